@@ -1,0 +1,476 @@
+"""Directories that know their type: sealed last, checked when opened, resumable while unsealed.
+
+    draft = PairSet.draft(out, lineage)      # what an interrupted run with the same lineage left is kept
+    draft.add_shard(0, rows, files)          # a shard is there whole, or not at all
+    pairs = draft.seal()                     # writes manifest.json last: its existence means complete
+    pairs = PairSet.open(out)                # kind, schema and every digest are checked, or it raises
+
+A digest is the sha256 of the manifest's canonical JSON without the digest itself, so equal content and equal lineage
+give equal digests on any machine; no clock enters it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import io
+import json
+import os
+import shutil
+import tarfile
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Self, TypeVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from dubmill.clips import Clip
+from dubmill.errors import BadArtifact, OutOfRoom, TamperedArtifact, UnsealedArtifact, UsageError
+
+SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+DRAFT = "draft.json"
+ROWS = "rows.parquet"
+
+
+class Row(BaseModel):
+    """One line of a set: frozen, nothing unknown."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Line(Row):
+    """Words in a language: `text` in the native script, `language` a BCP-47 tag."""
+
+    language: str
+    text: str
+
+
+class Prompt(Row):
+    """What one switch clip shall show and say, and what each half says once it is inpainted into the other language."""
+
+    id: str
+    split: str  # train | heldout
+    source: str  # grammar | bank | llm | world
+    seed: int
+    speaker: str
+    first: Line
+    second: Line
+    first_dubbed: Line
+    second_dubbed: Line
+    caption: str  # of the switch clip
+    caption_first_dubbed: str  # of the whole clip when its first half is inpainted
+    caption_second_dubbed: str
+
+
+class ClipRow(Row):
+    """One generated switch clip."""
+
+    id: str
+    prompt: Prompt
+
+
+class PairRow(Row):
+    """Two clips of the same person and scene, in two languages, with the mouth box of each frame (x0, y0, x1, y1)."""
+
+    id: str
+    split: str
+    source: str  # self-made | world
+    half: str  # first | second
+    seed: int
+    speaker: str
+    original: Line
+    counterpart: Line
+    mouth_boxes: list[list[float]]
+    accepted: bool  # by the gate; False until it has spoken
+
+
+class DubRow(Row):
+    """One dub of a held-out clip: what was asked for, and by which method it was made."""
+
+    id: str
+    pair_id: str
+    method: str  # adapter | base | cascade
+    line: Line
+    seed: int
+
+
+class Lineage(BaseModel):
+    """Where an artifact comes from: enough to make it again, and to refuse what does not fit."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    step: str
+    params: dict[str, Any]
+    inputs: dict[str, str] = {}  # artifact word -> digest
+    backbone: str = ""  # digest of the backbone, where one took part
+    text_encoder: str = ""
+    licence: str = ""
+    pair_source: str = ""  # self-made | world, where pairs took part
+    consent: str = ""
+
+    @property
+    def key(self) -> str:
+        """A digest of all of it: equal keys mean the same work."""
+        return digest_of(self.model_dump())
+
+
+class Manifest(BaseModel):
+    """The sealed description of an artifact."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    kind: str
+    schema_version: int
+    files: dict[str, str]  # relative path -> sha256
+    lineage: Lineage
+    info: dict[str, Any]  # counts and settings that a reader needs
+    digest: str = ""
+
+    def with_digest(self) -> Manifest:
+        """The same manifest with its digest filled in."""
+        return self.model_copy(update={"digest": digest_of(self.model_dump(exclude={"digest"}))})
+
+
+def digest_of(value: Any) -> str:
+    """sha256 of the canonical JSON of plain data."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def sha256_of(path: Path) -> str:
+    """sha256 of a file's bytes."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Put `data` at `path` whole or not at all.
+
+    Raises:
+        OutOfRoom: the disk is full.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        partial.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise OutOfRoom(
+                "the disk is full", where=str(path.parent), cure="free room and run the step again"
+            ) from error
+        raise
+
+
+class Artifact:
+    """A sealed directory; subclasses name their kind and say what is inside."""
+
+    kind: ClassVar[str]
+
+    def __init__(self, path: Path, manifest: Manifest) -> None:
+        self.path, self.manifest = path, manifest
+
+    @classmethod
+    def draft(cls, out: Path, lineage: Lineage) -> Draft[Self]:
+        """A directory to fill at `out`; what an interrupted run of the same lineage left there is kept."""
+        return Draft(cls, out, lineage)
+
+    @classmethod
+    def open(cls, path: Path | str) -> Self:
+        """The artifact at `path`, its kind, schema and every digest checked.
+
+        Raises:
+            UnsealedArtifact: it was never finished.
+            BadArtifact: it is something else.
+            TamperedArtifact: a file changed, or is gone.
+        """
+        path = Path(path)
+        manifest = read_manifest(path)
+        if manifest.kind != cls.kind:
+            raise BadArtifact(
+                f"this is a {manifest.kind}, not a {cls.kind}", where=str(path), cure="give the right directory"
+            )
+        if manifest.schema_version != SCHEMA_VERSION:
+            raise BadArtifact(
+                f"schema version {manifest.schema_version}, this dubmill reads {SCHEMA_VERSION}",
+                where=str(path),
+                cure="make it again",
+            )
+        if manifest.with_digest().digest != manifest.digest:
+            raise TamperedArtifact(
+                "the manifest was edited", where=str(path), cure="make the artifact again or pull it"
+            )
+        for name, expected in manifest.files.items():
+            member = path / name
+            if not member.is_file() or sha256_of(member) != expected:
+                trouble = "has changed" if member.is_file() else "is gone"
+                raise TamperedArtifact(
+                    f"{name} {trouble} since it was sealed", where=str(path), cure="make the artifact again or pull it"
+                )
+        return cls(path, manifest)
+
+    @property
+    def digest(self) -> str:
+        """The identity of content and lineage."""
+        return self.manifest.digest
+
+    @property
+    def lineage(self) -> Lineage:
+        """Where it comes from."""
+        return self.manifest.lineage
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """Counts and settings sealed with it."""
+        return self.manifest.info
+
+
+Kind = TypeVar("Kind", bound=Artifact)
+
+
+def read_manifest(path: Path) -> Manifest:
+    """The manifest of an artifact, not yet held against its files.
+
+    Raises:
+        UnsealedArtifact: there is none.
+        TamperedArtifact: it cannot be read.
+    """
+    if not (path / MANIFEST).is_file():
+        state = "was never finished" if path.is_dir() else "is not there"
+        raise UnsealedArtifact(f"the artifact {state}", where=str(path), cure="run the step that makes it")
+    try:
+        return Manifest.model_validate_json((path / MANIFEST).read_bytes())
+    except ValidationError as error:
+        raise TamperedArtifact(
+            "its manifest cannot be read", where=str(path), cure="make the artifact again"
+        ) from error
+
+
+class Draft(Generic[Kind]):
+    """A directory being filled, resumable until it is sealed."""
+
+    def __init__(self, kind: type[Kind], out: Path, lineage: Lineage) -> None:
+        self.kind, self.path, self.lineage = kind, Path(out), lineage
+        if not self.is_sealed and self._left_by() != lineage.key:
+            self._refuse_strangers()
+            shutil.rmtree(self.path, ignore_errors=True)
+        self.path.mkdir(parents=True, exist_ok=True)
+        if not self.is_sealed:
+            write_atomically(self.path / DRAFT, json.dumps({"key": lineage.key}).encode())
+
+    @property
+    def is_sealed(self) -> bool:
+        """Whether an artifact of this very lineage is already complete here."""
+        try:
+            return self.kind.open(self.path).lineage.key == self.lineage.key
+        except BadArtifact:
+            return False
+
+    def _refuse_strangers(self) -> None:
+        ours = (MANIFEST, DRAFT)
+        if self.path.is_dir() and any(self.path.iterdir()) and not any((self.path / name).is_file() for name in ours):
+            raise UsageError(
+                "the directory holds files that are not an artifact", where=str(self.path), cure="give an empty one"
+            )
+
+    def _left_by(self) -> str:
+        try:
+            return json.loads((self.path / DRAFT).read_bytes())["key"]
+        except (OSError, ValueError, KeyError):
+            return ""
+
+    def write(self, name: str, data: bytes) -> Path:
+        """Put one file into the draft, atomically."""
+        path = self.path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, data)
+        return path
+
+    def has_shard(self, index: int) -> bool:
+        """Whether shard `index` was written, by this run or the one before it."""
+        return (self.path / f"shard-{index:05d}.json").is_file()
+
+    def add_shard(self, index: int, rows: Sequence[Row], files: Mapping[str, bytes]) -> None:
+        """Write the rows and files of shard `index`; members are named `<row id>/<name>`."""
+        self.write(f"shard-{index:05d}.tar", _tar(files))
+        described = [row.model_dump() for row in rows]
+        self.write(f"shard-{index:05d}.json", json.dumps(described).encode())
+
+    def seal(self, info: Mapping[str, Any] | None = None) -> Kind:
+        """Merge shard rows, write the manifest last, and hand back the artifact."""
+        if self.is_sealed:
+            return self.kind.open(self.path)
+        self._merge_rows()
+        with contextlib.suppress(FileNotFoundError):
+            (self.path / DRAFT).unlink()
+        names = sorted(path.relative_to(self.path).as_posix() for path in self.path.rglob("*") if path.is_file())
+        files = {name: sha256_of(self.path / name) for name in names if name != MANIFEST}
+        manifest = Manifest(
+            kind=self.kind.kind, schema_version=SCHEMA_VERSION, files=files, lineage=self.lineage, info=dict(info or {})
+        ).with_digest()
+        write_atomically(self.path / MANIFEST, manifest.model_dump_json(indent=1).encode())
+        return self.kind(self.path, manifest)
+
+    def _merge_rows(self) -> None:
+        parts = sorted(self.path.glob("shard-*.json"))
+        if not parts:
+            return
+        rows = [dict(row, shard=part.stem) for part in parts for row in json.loads(part.read_bytes())]
+        self.write(ROWS, table_bytes(rows))
+        for part in parts:
+            part.unlink()
+
+
+def table_bytes(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    """Rows of plain data as the bytes of a Parquet table."""
+    stream = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist([dict(row) for row in rows]), stream)
+    return stream.getvalue()
+
+
+def _tar(files: Mapping[str, bytes]) -> bytes:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for name in sorted(files):
+            member = tarfile.TarInfo(name)
+            member.size = len(files[name])
+            tar.addfile(member, io.BytesIO(files[name]))
+    return stream.getvalue()
+
+
+RowKind = TypeVar("RowKind", bound=Row)
+
+
+class RowSet(Artifact, Generic[RowKind]):
+    """Rows in a Parquet table, their clips in tar shards (`<row id>/<name>.clip` without loss, `.mp4` to look at)."""
+
+    row_type: ClassVar[type[Row]]
+
+    @cached_property
+    def _table(self) -> list[dict[str, Any]]:
+        return pq.read_table(self.path / ROWS).to_pylist() if (self.path / ROWS).is_file() else []
+
+    @cached_property
+    def rows(self) -> list[RowKind]:
+        """All rows, in the order they were written."""
+        stripped = ({name: value for name, value in row.items() if name != "shard"} for row in self._table)
+        return [self.row_type.model_validate(row) for row in stripped]  # type: ignore[misc]
+
+    @cached_property
+    def _shard_of(self) -> dict[str, str]:
+        return {row["id"]: row["shard"] for row in self._table}
+
+    @cached_property
+    def _tars(self) -> dict[str, tarfile.TarFile]:
+        return {}
+
+    def data(self, row_id: str, name: str) -> bytes:
+        """The bytes of member `<row id>/<name>`.
+
+        Raises:
+            BadArtifact: there is no such row or member.
+        """
+        try:
+            shard = self._shard_of[row_id]
+            if shard not in self._tars:
+                self._tars[shard] = tarfile.open(self.path / f"{shard}.tar")  # noqa: SIM115 (kept open for its index)
+            stream = self._tars[shard].extractfile(f"{row_id}/{name}")
+        except KeyError as error:
+            raise BadArtifact(f"no {name} of {row_id!r}", where=str(self.path), cure="see `dubmill look`") from error
+        assert stream is not None
+        return stream.read()
+
+    def clip(self, row_id: str, name: str) -> Clip:
+        """The lossless clip `<name>` of a row."""
+        return Clip.from_bytes(self.data(row_id, f"{name}.clip"))
+
+    def mp4(self, row_id: str, name: str) -> bytes:
+        """The MP4 of clip `<name>` of a row, for players."""
+        return self.data(row_id, f"{name}.mp4")
+
+    def split(self, name: str) -> list[RowKind]:
+        """The rows of one split, train or heldout."""
+        return [row for row in self.rows if getattr(row, "split", name) == name]
+
+    def batches(self, rows: Sequence[RowKind], size: int) -> Iterator[list[RowKind]]:
+        """`rows` in lists of at most `size`."""
+        for start in range(0, len(rows), size):
+            yield list(rows[start : start + size])
+
+
+class Backbone(Artifact):
+    """A joint audio-video diffusion model that `dubmill.backbone.load` opens; `info` names its source and geometry."""
+
+    kind = "Backbone"
+
+    @property
+    def text_encoder_digest(self) -> str:
+        """Identity of the text encoder: text features of another one do not fit."""
+        return self.info["text_encoder_digest"]
+
+
+class PromptSet(RowSet[Prompt]):
+    """Structured prompts of both splits."""
+
+    kind, row_type = "PromptSet", Prompt
+
+
+class ClipSet(RowSet[ClipRow]):
+    """Generated switch clips; member `clip`."""
+
+    kind, row_type = "ClipSet", ClipRow
+
+
+class PairSet(RowSet[PairRow]):
+    """Bilingual pairs; members `original` and `counterpart`. `info["gated"]` says whether the gate has spoken."""
+
+    kind, row_type = "PairSet", PairRow
+
+
+class LatentSet(Artifact):
+    """Latents and text features of accepted pairs, packed in one safetensors file to map into memory."""
+
+    kind = "LatentSet"
+
+
+class Adapter(Artifact):
+    """A LoRA with what it needs to be used rightly: backbone digest, reference positions, rank, geometry."""
+
+    kind = "Adapter"
+
+
+class DubSet(RowSet[DubRow]):
+    """Dubs of held-out clips by each method; member `dub`."""
+
+    kind, row_type = "DubSet", DubRow
+
+
+class Report(Artifact):
+    """What was measured: metrics.json, rows.parquet, report.html."""
+
+    kind = "Report"
+
+
+class Release(Artifact):
+    """What is served: an adapter with its report's figures, its backbone's digest, and its licence."""
+
+    kind = "Release"
+
+
+KINDS: dict[str, type[Artifact]] = {
+    one.kind: one for one in (Backbone, PromptSet, ClipSet, PairSet, LatentSet, Adapter, DubSet, Report, Release)
+}
+
+
+def open_any(path: Path | str) -> Artifact:
+    """The artifact at `path`, whatever its kind."""
+    manifest = read_manifest(Path(path))
+    if manifest.kind not in KINDS:
+        raise BadArtifact(f"unknown kind {manifest.kind!r}", where=str(path), cure=f"known: {', '.join(KINDS)}")
+    return KINDS[manifest.kind].open(path)

@@ -1,0 +1,1 @@
+"""What is measured of a dub, one file per question; METRICS is the table of all of it."""

@@ -1,0 +1,303 @@
+"""The meaning of every parameter: type, bound, unit. The values are in params.yaml, once; there are no defaults here.
+
+A section per word of the line. An overlay file lists only what differs. KFP hands numbers over as floats (8 -> 8.0):
+whole floats are taken as integers, 8.5 is refused.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from dubmill.errors import BadParams
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**53)]
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0)]
+
+
+class Section(BaseModel):
+    """One section: frozen, unknown names refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class BackboneParams(Section):
+    """Which joint audio-video diffusion model to use."""
+
+    source: Literal["nano", "hub"] = Field(description="nano: embedded; hub: a diffusers LTX-2 repository or folder")
+    repo: str = Field(description="hub: repository id or local folder; nano: ignored, keep 'nano'")
+    revision: str = Field(description="hub: the pinned commit; nano: ignored, keep 'embedded'")
+    licence: str = Field(description="licence id that every derivative carries")
+
+
+class PromptsParams(Section):
+    """What the synthetic speakers are and say."""
+
+    source: Literal["grammar", "bank", "llm"] = Field(
+        description="grammar: the nano world; bank: LTX-2 paragraphs; llm: an endpoint"
+    )
+    seed: Seed = Field(description="seed of every draw")
+    num_train: Count = Field(description="switch-clip prompts to make pairs from")
+    num_heldout: Count = Field(description="prompts whose clips are kept for evaluation")
+    languages: list[str] = Field(min_length=2, description="BCP-47 tags; every ordered pair of two is drawn")
+    llm_url: str = Field(description="llm: base URL of an OpenAI-compatible endpoint")
+    llm_model: str = Field(description="llm: model name")
+    llm_attempts: Count = Field(
+        description="llm: times an answer that breaks the schema is asked again before it is dropped"
+    )
+
+
+class SamplingParams(Section):
+    """How a generation is sampled; the released figures are in docs."""
+
+    num_steps: Count = Field(description="denoising steps")
+    video_guidance: Positive = Field(description="classifier-free guidance of the video; 1 is off")
+    audio_guidance: Positive = Field(description="classifier-free guidance of the audio; 1 is off")
+
+
+class SynthesizeParams(Section):
+    """Generation of switch clips, whose speaker changes language half-way."""
+
+    seed: Seed
+    num_frames: Count = Field(description="frames of a switch clip: 2 x temporal ratio x k + 1")
+    height: Count = Field(description="pixels")
+    width: Count = Field(description="pixels")
+    frame_rate: Positive = Field(description="frames per second")
+    batch_size: Count = Field(description="clips generated at once")
+    sampling: SamplingParams
+
+
+class InpaintParams(Section):
+    """Re-voicing each half of a switch clip into the other half's language."""
+
+    source: Literal["self-made", "world"] = Field(
+        description="self-made: inpainted switch clips; world: exact pairs (nano only)"
+    )
+    seed: Seed
+    batch_size: Count = Field(description="clips inpainted at once")
+    mask_threshold: Positive = Field(
+        description="latent residual above which a token counts as touched by the mouth (method: 0.1)"
+    )
+    mask_norm: Literal["max", "mean"] = Field(
+        description="how the residual is reduced over channels, in units of the latent's std"
+    )
+    mouth_margin: Share = Field(description="widening of the mouth box, as a share of its size, before it is filled")
+    resamplings: Count = Field(description="times each step is re-noised and repeated (1: none), as in RePaint")
+    sampling: SamplingParams
+
+
+class Thresholds(Section):
+    """The bounds of one level of gates; a pair outside one of them is named by it."""
+
+    min_words_right: Share = Field(description="share of asked words recognised in order, worse of the two clips")
+    min_language_right: Share = Field(
+        description="share of recognised words in the asked language, worse of the two clips"
+    )
+    min_voice_cosine: float = Field(ge=-1, le=1, description="cosine of the two voices")
+    min_identity_cosine: float = Field(ge=-1, le=1, description="cosine of the two faces")
+    min_sync_correlation: float = Field(
+        ge=-1, le=1, description="mouth opening seen against heard, worse of the two clips"
+    )
+    min_outside_psnr_db: float = Field(ge=0, description="likeness outside the mouth box")
+    min_mouth_change: Share = Field(
+        description="mean absolute difference inside the mouth box, 0..1: nothing changed means copied"
+    )
+    max_old_motion_correlation: float = Field(
+        ge=-1, le=1, description="mouth opening of the one against the other: leakage"
+    )
+    min_loudness_dbfs: float = Field(le=0, description="RMS of the quieter clip")
+    max_clipped_share: Share = Field(description="share of samples at full scale")
+    max_duration_gap_ms: float = Field(ge=0, description="picture against sound, and clip against clip")
+
+
+class GateParams(Section):
+    """Which pairs may train an adapter."""
+
+    strict: Thresholds = Field(description="a pair outside these is rejected")
+    warning: Thresholds = Field(description="a pair outside these is kept and reported")
+    min_accepted_share: Share = Field(description="below this share the step fails")
+
+
+class EncodeParams(Section):
+    """Turning accepted pairs into latents and text features, once."""
+
+    batch_size: Count = Field(description="clips encoded at once")
+    face_margin: Share = Field(description="widening of the mouth box to the face region that the loss weighs fully")
+
+
+class TrainParams(Section):
+    """Fitting one LoRA on reference-conditioned pairs."""
+
+    seed: Seed
+    rank: Count = Field(description="LoRA rank")
+    alpha: Positive = Field(description="LoRA scale numerator; the scale is alpha / rank")
+    dropout: Share
+    targets: list[str] = Field(min_length=1, description="suffixes of the linear layers that get a LoRA")
+    num_steps: Count = Field(description="optimizer steps")
+    batch_size: Count
+    accumulate: Count = Field(description="batches per optimizer step")
+    learning_rate: Positive
+    learning_rate_groups: dict[str, Positive] = Field(
+        description="anchored regular expression on a module name -> its own rate"
+    )
+    schedule: Literal["linear", "cosine", "constant"] = Field(description="decay to zero, after the warm-up")
+    num_warmup_steps: int = Field(ge=0)
+    weight_decay: float = Field(ge=0)
+    max_grad_norm: Positive
+    shared_sigma: bool = Field(description="one sigma for video and audio of a sample (the paper), or one each")
+    sigma_sampler: Literal["shifted-logit-normal", "two-logit-normals"] = Field(
+        description="the released sampler, or nano's"
+    )
+    first_frame_probability: Share = Field(description="chance that the first latent frame is given clean")
+    drop_caption_probability: Share = Field(
+        description="chance that the caption is emptied, for classifier-free guidance"
+    )
+    reverse_probability: Share = Field(
+        description="chance that the counterpart is the reference and the original the target"
+    )
+    background_weight: Share = Field(description="loss weight of video tokens outside the face")
+    reference_positions: Literal["shared", "negative"] = Field(description="RoPE positions of the reference audio")
+    isolate_modalities: bool = Field(
+        description="only noisy video and noisy audio see each other across modalities (paper, eq. 2)"
+    )
+    mixed_precision: Literal["no", "bf16"]
+    gradient_checkpointing: bool
+    checkpoint_every: Count = Field(description="optimizer steps between checkpoints")
+    keep_checkpoints: Count
+
+
+class DubParams(Section):
+    """Dubbing the held-out clips."""
+
+    seed: Seed
+    methods: list[Literal["adapter", "base", "cascade"]] = Field(
+        min_length=1, description="cascade: target speech under the old picture"
+    )
+    adapter_strength: Positive = Field(description="LoRA weight at inference")
+    batch_size: Count
+    sampling: SamplingParams
+
+
+class EvaluateParams(Section):
+    """Measuring the dubs."""
+
+    seed: Seed
+    num_bootstrap: Count = Field(description="resamples behind each interval")
+    confidence: Share = Field(description="coverage of the intervals")
+    num_showcase: Count = Field(description="held-out clips shown side by side in the report")
+
+
+class RegisterParams(Section):
+    """Where a trained adapter is registered."""
+
+    experiment: str = Field(description="MLflow experiment")
+    model: str = Field(description="registered model name")
+
+
+class PromoteParams(Section):
+    """When a challenger becomes champion."""
+
+    improve: list[str] = Field(
+        min_length=1, description="metrics of which at least one must be better than the champion's"
+    )
+    max_regression: dict[str, float] = Field(description="metric -> the most it may get worse, in its own unit")
+    floors: dict[str, float] = Field(
+        description="metric -> the least (or most, where lower is better) a champion may have"
+    )
+
+
+with warnings.catch_warnings():
+    warnings.filterwarnings("ignore", message='Field name "register"')  # the step's word; ABCMeta.register is not used
+
+    class Params(Section):
+        """All sections, in the order of the line."""
+
+        backbone: BackboneParams
+        prompts: PromptsParams
+        synthesize: SynthesizeParams
+        inpaint: InpaintParams
+        gate: GateParams
+        encode: EncodeParams
+        train: TrainParams
+        dub: DubParams
+        evaluate: EvaluateParams
+        register: RegisterParams  # type: ignore[assignment]
+        promote: PromoteParams
+
+
+def merge(base: Mapping[str, Any], overlay: Mapping[str, Any], where: str = "overlay") -> dict[str, Any]:
+    """`base` with the values of `overlay` in place; free-form maps (rates, floors) are replaced whole.
+
+    Raises:
+        BadParams: the overlay names something that the base does not have.
+    """
+    merged = dict(base)
+    for name, value in overlay.items():
+        if name not in base:
+            raise BadParams(f"{name!r} is not a parameter", where=where, cure=f"use one of {', '.join(base)}")
+        nested = isinstance(value, Mapping) and isinstance(base[name], Mapping) and name not in FREE_FORM
+        merged[name] = merge(base[name], value, f"{where}.{name}") if nested else value
+    return merged
+
+
+FREE_FORM = ("learning_rate_groups", "max_regression", "floors")
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file.
+
+    Raises:
+        BadParams: no file, no YAML, or not a mapping.
+    """
+    try:
+        data = yaml.safe_load(path.read_text())
+    except FileNotFoundError as error:
+        raise BadParams(
+            "there is no such file", where=str(path), cure="run in the project's folder or pass --params"
+        ) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise BadParams(
+            f"not readable as YAML ({str(error).splitlines()[0]})", where=str(path), cure="mend the file"
+        ) from error
+    if not isinstance(data, dict):
+        raise BadParams("holds no sections", where=str(path), cure="start from the committed params.yaml")
+    return data
+
+
+def load(path: Path, *overlays: Path) -> Params:
+    """Params of `path` with each overlay merged in turn.
+
+    Raises:
+        BadParams: see `merge` and `validate`.
+    """
+    data = read_yaml(path)
+    for overlay in overlays:
+        data = merge(data, read_yaml(overlay), str(overlay))
+    return validate(Params, data, str(path))
+
+
+Kind = TypeVar("Kind", bound=Section)
+
+
+def validate(kind: type[Kind], data: Mapping[str, Any], where: str) -> Kind:
+    """`data` as a section, or one sentence about the first fault.
+
+    Raises:
+        BadParams: a name, type or bound is broken.
+    """
+    try:
+        return kind.model_validate(data)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        name = ".".join(str(part) for part in fault["loc"])
+        given = f" (given: {fault['input']!r})" if not isinstance(fault["input"], Mapping) else ""
+        raise BadParams(
+            f"{name}: {fault['msg']}{given}", where=where, cure="see `dubmill params` for the meaning and bounds"
+        ) from error
