@@ -1,0 +1,203 @@
+"""Media files in and out, on small clips made here and, where a container matters, by FFmpeg itself."""
+
+import dataclasses
+import io
+import subprocess
+import wave
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dubmill import media
+from dubmill.clips import Clip
+from dubmill.errors import UnreadableMedia, UsageError
+
+
+def a_clip(*, num_frames=25, height=64, width=64, frame_rate=Fraction(25, 2), tone_hz=440, rate=16000, channels=1):
+    """A white square that moves right over a colour ramp, under a tone."""
+    ramp = np.zeros((num_frames, height, width, 3), np.uint8)
+    ramp[..., 0], ramp[..., 1] = np.linspace(0, 250, width), np.linspace(0, 250, height)[:, None]
+    for frame in range(num_frames):
+        ramp[frame, 10:20, frame : frame + 10] = 255
+    times = np.arange(round(num_frames / frame_rate * rate)) / rate
+    tone = 0.5 * np.sin(2 * np.pi * tone_hz * times)
+    return Clip(ramp, frame_rate, np.tile(tone.astype(np.float32), (channels, 1)), rate)
+
+
+def ffmpeg(*arguments):
+    subprocess.run([media.executable(), "-v", "error", "-y", *map(str, arguments)], check=True)
+
+
+@pytest.fixture(scope="module")
+def mp4(tmp_path_factory):
+    path = tmp_path_factory.mktemp("media") / "a clip.mp4"
+    path.write_bytes(media.mp4_bytes(a_clip()))
+    return path
+
+
+def sentence_of(source, **how):
+    with pytest.raises(UnreadableMedia) as told:
+        media.read(source, frame_rate=None, sample_rate_hz=16000, **how)
+    assert "\n" not in told.value.sentence
+    return told.value.sentence
+
+
+def test_a_clip_survives_an_mp4(mp4):
+    clip, back = a_clip(), media.read(mp4, frame_rate=None, sample_rate_hz=16000)
+    assert (back.frame_rate, back.num_frames, back.audio_CN.shape) == (clip.frame_rate, 25, (1, 32000))
+    assert np.abs(back.frames_FHWC.astype(int) - clip.frames_FHWC).mean() < 2
+    assert np.corrcoef(back.mono_N, clip.mono_N)[0, 1] > 0.999
+
+
+def test_a_probe_counts_instead_of_trusting_the_header(mp4):
+    assert media.probe(mp4) == media.MediaInfo(64, 64, Fraction(25, 2), 25, True, 16000, 1)
+    assert media.probe(mp4).seconds == 2.0
+
+
+def test_a_path_and_its_bytes_read_alike(mp4):
+    one, other = (media.read(source, frame_rate=None, sample_rate_hz=16000) for source in (mp4, mp4.read_bytes()))
+    assert one.to_bytes() == other.to_bytes()
+
+
+def test_equal_clips_give_equal_mp4_bytes_with_the_index_first():
+    data = media.mp4_bytes(a_clip(), {"comment": "a"})
+    assert data == media.mp4_bytes(a_clip(), {"comment": "a"})
+    assert data != media.mp4_bytes(a_clip(), {"comment": "b"})
+    assert data.index(b"moov") < data.index(b"mdat")
+
+
+def test_metadata_survives_signs_that_mean_something_to_ffmpeg():
+    said = {"comment": "machine=made; by\n#us \\ ü", "title": "a; b"}
+    assert media.metadata(media.mp4_bytes(a_clip(), said)).items() >= said.items()
+    with pytest.raises(UsageError, match="no place for 'mood'"):
+        media.mp4_bytes(a_clip(), {"mood": "good"})
+
+
+def test_odd_sides_are_padded_by_one_and_shown_as_such():
+    info = media.probe(media.mp4_bytes(a_clip(height=63, width=65)))
+    assert (info.height, info.width) == (64, 66)
+
+
+@pytest.mark.parametrize("rate", [Fraction(24), Fraction(24000, 1001), Fraction(25, 2)])
+def test_frame_rates_stay_exact(rate):
+    assert media.probe(media.mp4_bytes(a_clip(frame_rate=rate, num_frames=12))).frame_rate == rate
+
+
+def test_a_clip_is_resampled_to_what_is_asked_and_sound_fits_picture(mp4):
+    clip = media.read(mp4, frame_rate=Fraction(24), sample_rate_hz=48000, height=32, width=48, channels=2)
+    assert clip.frames_FHWC.shape == (48, 32, 48, 3)
+    assert clip.audio_CN.shape == (2, 96000)
+
+
+def test_a_wide_picture_is_cropped_at_its_centre_and_not_squashed(tmp_path):
+    wide = a_clip(width=128)
+    wide.frames_FHWC[...] = 0
+    wide.frames_FHWC[:, :, 32:96] = 255
+    clip = media.read(media.mp4_bytes(wide), frame_rate=None, sample_rate_hz=16000, height=64, width=64)
+    assert clip.frames_FHWC[:, :, 2:-2].min() > 240
+
+
+def test_rotation_is_obeyed(mp4, tmp_path):
+    ffmpeg("-display_rotation:v", 90, "-i", mp4, "-c", "copy", tmp_path / "turned.mp4")
+    turned = media.read(tmp_path / "turned.mp4", frame_rate=None, sample_rate_hz=16000)
+    upright = media.read(mp4, frame_rate=None, sample_rate_hz=16000)
+    expected = np.rot90(upright.frames_FHWC, axes=(1, 2))  # up to chroma, which is halved before the turn
+    assert np.abs(turned.frames_FHWC.astype(int) - expected).mean() < 1
+
+
+def test_sound_that_starts_late_or_ends_early_keeps_its_place(tmp_path):
+    """Late sound used to be a classic: dropped timestamps move every word forward and no lips fit."""
+    picture, sound = tmp_path / "picture.mp4", tmp_path / "sound.wav"
+    picture.write_bytes(media.mp4_bytes(a_clip()))
+    sound.write_bytes(media.wav_bytes(a_clip().audio_CN[:, :16000], 16000))
+    late = tmp_path / "late.mkv"
+    ffmpeg("-i", picture, "-itsoffset", 0.5, "-i", sound, "-map", "0:v", "-map", "1:a", "-c:v", "copy", late)
+    heard = media.read(late, frame_rate=None, sample_rate_hz=16000).mono_N
+    assert len(heard) == 32000
+    assert np.abs(heard[:7500]).max() < 0.01 < np.abs(heard[8500:23500]).max()
+    assert np.abs(heard[24500:]).max() < 0.01
+
+
+def test_a_colour_comes_back_as_it_went():
+    flat = a_clip()
+    flat.frames_FHWC[...] = (200, 60, 30)
+    back = media.read(media.mp4_bytes(flat), frame_rate=None, sample_rate_hz=16000)
+    assert np.abs(back.frames_FHWC.astype(int) - flat.frames_FHWC).max() <= 3
+
+
+def test_a_missing_file_a_directory_and_an_empty_file_are_told_apart(tmp_path):
+    (tmp_path / "empty.mp4").touch()
+    assert "no such file" in sentence_of(tmp_path / "gone.mp4")
+    assert "directory" in sentence_of(tmp_path)
+    assert "empty" in sentence_of(tmp_path / "empty.mp4")
+    assert "empty" in sentence_of(b"")
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.99])
+def test_a_truncated_file_is_an_error_and_not_a_shorter_clip(mp4, share):
+    data = mp4.read_bytes()
+    assert "truncated" in sentence_of(data[: int(len(data) * share)])
+
+
+def test_a_file_whose_index_is_cut_off_is_truncated(mp4, tmp_path):
+    ffmpeg("-i", mp4, "-c", "copy", "-movflags", "-faststart", tmp_path / "last.mp4")
+    assert "truncated" in sentence_of((tmp_path / "last.mp4").read_bytes()[:-500])
+    assert "truncated" in sentence_of((tmp_path / "last.mp4").read_bytes()[:-2000])
+
+
+@pytest.mark.parametrize("data", [b"hello world" * 99, b"#EXTM3U\n#EXTINF:2,\n", b"ffconcat version 1.0\nfile x\n"])
+def test_what_is_not_media_is_said_not_to_be(data):
+    assert "not a media file" in sentence_of(data)
+
+
+def test_a_playlist_cannot_make_us_read_another_file(mp4, tmp_path):
+    """FFmpeg follows HLS playlists and concat scripts to any file it can open; a server must not."""
+    for name, text in (("a.m3u8", "#EXTM3U\n#EXTINF:2,\n{}\n"), ("a.ffconcat", "ffconcat version 1.0\nfile '{}'\n")):
+        (tmp_path / name).write_text(text.format(mp4))
+        assert "not a media file" in sentence_of(tmp_path / name)
+
+
+def test_sound_without_picture_and_picture_without_sound_are_named(mp4, tmp_path):
+    assert "no picture" in sentence_of(media.wav_bytes(a_clip().audio_CN, 16000))
+    ffmpeg("-i", mp4, "-an", "-c", "copy", tmp_path / "mute.mp4")
+    assert "no sound" in sentence_of(tmp_path / "mute.mp4")
+    mute = media.read(tmp_path / "mute.mp4", frame_rate=None, sample_rate_hz=16000, needs_sound=False)
+    assert mute.audio_CN.shape == (1, 32000)
+    assert not mute.audio_CN.any()
+
+
+def test_silence_is_not_taken_for_a_voice():
+    silent = dataclasses.replace(a_clip(), audio_CN=np.zeros((1, 32000), np.float32))
+    assert "silent" in sentence_of(media.mp4_bytes(silent))
+
+
+def test_limits_hold_before_memory_fills(mp4):
+    assert "longer than 1 s" in sentence_of(mp4, limits=media.Limits(max_seconds=1))
+    assert "larger than 32 pixels" in sentence_of(mp4, limits=media.Limits(max_side=32))
+    assert "GiB" in sentence_of(mp4, limits=media.Limits(max_decoded_bytes=1000))
+
+
+def test_sound_over_full_scale_is_clipped_and_missing_sound_padded():
+    loud = dataclasses.replace(a_clip(), audio_CN=np.full((1, 100), 3.0, np.float32))
+    back = media.read(media.mp4_bytes(loud), frame_rate=None, sample_rate_hz=16000)
+    assert back.audio_CN.shape == (1, 32000)
+    assert np.abs(back.audio_CN).max() <= 1
+
+
+def test_a_wav_holds_the_samples():
+    stereo = np.stack([a_clip().mono_N, -a_clip().mono_N])
+    with wave.open(io.BytesIO(media.wav_bytes(stereo, 16000))) as told:
+        assert (told.getnchannels(), told.getframerate(), told.getnframes()) == (2, 16000, 32000)
+        samples = np.frombuffer(told.readframes(32000), "<i2").reshape(-1, 2).T / 32767
+    assert np.abs(samples - stereo).max() < 1e-4
+
+
+def test_nothing_is_left_on_disk_or_open(mp4, tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    media.mp4_bytes(media.read(mp4, frame_rate=None, sample_rate_hz=16000))
+    sentence_of(mp4.read_bytes()[:5000])
+    assert list(Path(tmp_path).iterdir()) == []
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
