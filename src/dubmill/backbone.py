@@ -1,0 +1,234 @@
+"""The seam: `materialize` makes a sealed backbone folder, `load` opens it. Nothing else knows what "nano" is.
+
+nano and LTX-2 are the same diffusers classes, so everything behind `load` is one code path. Ratios and widths are read
+from the loaded modules and held against the manifest.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dubmill import languages
+from dubmill.artifacts import Backbone, Line, Lineage, Prompt, digest_of, sha256_of
+from dubmill.clips import Clip
+from dubmill.errors import BadArtifact, BadParams, DubmillError, ServiceUnavailable
+from dubmill.params import BackboneParams
+from dubmill.shapes import Geometry
+
+if TYPE_CHECKING:
+    import torch
+
+    from dubmill.mel import MelSettings
+    from dubmill.metrics.scorers import Scorers
+
+logger = logging.getLogger(__name__)
+
+PIPELINE = "pipeline"
+
+
+@dataclass(frozen=True)
+class Modules:
+    """The parts of one joint audio-video diffusion model, frozen and in evaluation mode."""
+
+    transformer: Any  # diffusers LTX2VideoTransformer3DModel
+    vae: Any  # AutoencoderKLLTX2Video
+    audio_vae: Any  # AutoencoderKLLTX2Audio
+    vocoder: Any  # LTX2Vocoder
+    text_encoder: Any  # transformers Gemma3
+    tokenizer: Any
+    connectors: Any  # LTX2TextConnectors
+    scheduler: Any  # FlowMatchEulerDiscreteScheduler
+    geometry: Geometry
+    mel: MelSettings
+    max_text_tokens: int
+    device: torch.device
+    dtype: torch.dtype
+
+
+def materialize(params: BackboneParams, out: Path) -> Backbone:
+    """Write the backbone's diffusers folder at `out` and seal it.
+
+    Raises:
+        TamperedArtifact: a shipped nano weight file is not the one whose digest ships with it.
+        ServiceUnavailable: the hub does not answer.
+        BadArtifact: the folder is not an LTX-2 pipeline.
+    """
+    draft = Backbone.draft(out, Lineage(step="backbone", params=params.model_dump(), licence=params.licence))
+    if draft.is_sealed:
+        return draft.seal()
+    folder = draft.path / PIPELINE
+    if params.source == "nano":
+        from dubmill.nano import weights
+
+        weights.materialize(folder)
+    else:
+        _fetch(params, folder)
+    modules = _load(folder)
+    info = {
+        "source": params.source,
+        "repo": params.repo,
+        "revision": params.revision,
+        "geometry": modules.geometry.to_dict(),
+        "mel": modules.mel.to_dict(),
+        "text_encoder_digest": _folder_digest(folder, "text_encoder", "tokenizer", "connectors"),
+    }
+    return draft.seal(info)
+
+
+def _fetch(params: BackboneParams, folder: Path) -> None:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        snapshot_download(params.repo, revision=params.revision, local_dir=folder)
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise ServiceUnavailable(
+            f"{params.repo}@{params.revision} could not be fetched ({type(error).__name__})",
+            cure="check the network, the revision and HF_TOKEN, or use backbone.source: nano",
+        ) from error
+
+
+def _folder_digest(folder: Path, *parts: str) -> str:
+    files = sorted(path for part in parts for path in (folder / part).rglob("*") if path.is_file())
+    return digest_of({path.relative_to(folder).as_posix(): sha256_of(path) for path in files})
+
+
+def load(backbone: Backbone) -> Modules:
+    """The modules of a backbone, on the GPU in bf16 where there is one, else on the CPU in float32.
+
+    Raises:
+        BadArtifact: the modules disagree with the manifest about their geometry.
+    """
+    modules = _load(backbone.path / PIPELINE)
+    declared = backbone.info["geometry"]
+    if modules.geometry.to_dict() != declared:
+        raise BadArtifact(
+            f"the modules measure {modules.geometry.to_dict()}, the manifest says {declared}",
+            where=str(backbone.path),
+            cure="make the backbone again",
+        )
+    return modules
+
+
+def _load(folder: Path) -> Modules:
+    import torch
+    from diffusers import LTX2Pipeline
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    try:
+        pipeline = LTX2Pipeline.from_pretrained(folder, torch_dtype=dtype).to(device)
+    except (OSError, ValueError, KeyError) as error:
+        raise BadArtifact(
+            f"not an LTX-2 pipeline in diffusers' layout ({str(error).splitlines()[0]})",
+            where=str(folder),
+            cure="give a repository or folder that LTX2Pipeline.from_pretrained opens",
+        ) from error
+    parts = {name: getattr(pipeline, name) for name in ("transformer", "vae", "audio_vae", "vocoder", "connectors")}
+    for part in (*parts.values(), pipeline.text_encoder):
+        part.requires_grad_(False).eval()
+    mel = _mel_settings(pipeline)
+    return Modules(
+        **parts,
+        text_encoder=pipeline.text_encoder,
+        tokenizer=pipeline.tokenizer,
+        scheduler=pipeline.scheduler,
+        geometry=_geometry(pipeline),
+        mel=mel,
+        max_text_tokens=min(pipeline.tokenizer.model_max_length, 1024),
+        device=device,
+        dtype=dtype,
+    )
+
+
+def _mel_settings(pipeline: Any) -> MelSettings:
+    from dubmill.mel import MelSettings
+
+    audio = pipeline.audio_vae.config
+    return MelSettings(audio.sample_rate, 1024, audio.mel_hop_length, audio.mel_bins or 64, "slaney", 1e-5)
+
+
+def _geometry(pipeline: Any) -> Geometry:
+    """Ratios of the modules; the transformer's own idea of them must agree, or positions would be wrong."""
+    temporal, spatial = pipeline.vae_temporal_compression_ratio, pipeline.vae_spatial_compression_ratio
+    believed = tuple(pipeline.transformer.config.vae_scale_factors)
+    if believed != (temporal, spatial, spatial):
+        raise BadArtifact(
+            f"the VAE compresses {temporal}x{spatial}, the transformer believes {believed}", cure="fix the configs"
+        )
+    audio = pipeline.audio_vae.config
+    return Geometry(
+        temporal=temporal,
+        spatial=spatial,
+        video_channels=pipeline.transformer.config.in_channels,
+        audio_channels=pipeline.transformer.config.audio_in_channels,
+        sample_rate_hz=audio.sample_rate,
+        output_sample_rate_hz=pipeline.vocoder.config.output_sampling_rate,
+        hop_length=audio.mel_hop_length,
+        mel_per_latent=pipeline.audio_vae_temporal_compression_ratio,
+        audio_in_channels=audio.in_channels,
+    )
+
+
+def load_scorers(backbone: Backbone) -> Scorers:
+    """The measuring models that fit this backbone's clips.
+
+    Raises:
+        DubmillError: none ship with it.
+    """
+    if backbone.info["source"] == "nano":
+        from dubmill.nano import scorers
+
+        return scorers.load(backbone.path / PIPELINE / "scorers")
+    raise DubmillError(
+        "no scorers are configured for real faces and speech yet",
+        where=backbone.info["repo"],
+        cure="measure on nano, or bring a module that fulfils dubmill.metrics.scorers.Scorers",
+    )
+
+
+def check_line(backbone: Backbone, line: Line) -> None:
+    """Refuse words that the backbone cannot say.
+
+    Raises:
+        UnsayableText: unknown language or word, or too many words; the sentence lists what is allowed.
+    """
+    languages.language(line.language)
+    if backbone.info["source"] == "nano":
+        from dubmill.nano import world
+
+        world.check_text(line.language, line.text)
+
+
+def film_pair(prompt: Prompt, half: str) -> tuple[Clip, Clip, np.ndarray]:
+    """The world's own exact pair: one half of the prompt's puppet filmed in both languages, and its mouth boxes (F, 4).
+
+    Raises:
+        BadParams: the prompt is not of the nano world.
+    """
+    from dubmill.nano import world
+
+    if prompt.source != "grammar":
+        raise BadParams(f"prompt {prompt.id} is no scene of the nano world", cure="set prompts.source to grammar")
+    index = ("first", "second").index(half)
+    original = world.halves(world.film(*_scene(prompt, prompt.first, prompt.second), motion_seed=prompt.seed))[index]
+    lines = (prompt.first_dubbed, prompt.second) if half == "first" else (prompt.first, prompt.second_dubbed)
+    counterpart = world.halves(world.film(*_scene(prompt, *lines), motion_seed=prompt.seed))[index]
+    clips = [
+        Clip(film.frames_FHWC, Fraction(world.FRAME_RATE), film.audio_N[None], world.SAMPLE_RATE_HZ)
+        for film in (original, counterpart)
+    ]
+    return clips[0], clips[1], original.mouth_box_F4
+
+
+def _scene(prompt: Prompt, first: Line, second: Line) -> tuple[Any, Any]:
+    from dubmill.nano import world
+
+    phrases = tuple(world.Phrase(line.language, tuple(line.text.split())) for line in (first, second))
+    return world.puppet(prompt.seed), phrases

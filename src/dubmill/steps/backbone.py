@@ -1,0 +1,14 @@
+"""Step `backbone`: the model that everything after it stands on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dubmill.artifacts import Backbone
+from dubmill.backbone import materialize
+from dubmill.params import BackboneParams
+
+
+def backbone(params: BackboneParams, out: Path) -> Backbone:
+    """Unpack the embedded nano weights, or fetch a pinned LTX-2, and seal the folder at `out`."""
+    return materialize(params, out)

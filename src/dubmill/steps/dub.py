@@ -1,0 +1,83 @@
+"""Step `dub`: held-out clips dubbed by the adapter, by the base alone, and by a cascade."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from dubmill.artifacts import Adapter, Backbone, DubRow, DubSet, Lineage, PairRow, PairSet
+from dubmill.clips import Clip
+from dubmill.dubber import Dubber
+from dubmill.errors import BadArtifact
+from dubmill.params import DubParams
+from dubmill.storage import clip_members
+
+logger = logging.getLogger(__name__)
+
+
+def dub(backbone: Backbone, adapter: Adapter, pairs: PairSet, params: DubParams, out: Path) -> DubSet:
+    """Dub every held-out original into its counterpart's words by each of `params.methods`.
+
+    The base alone is given the same references as the adapter. The cascade lays the counterpart's speech, the best that
+    any voice could say, under the untouched picture.
+
+    Raises:
+        BadArtifact: there is no held-out pair.
+        MismatchedBackbone: the adapter belongs to another backbone.
+    """
+    lineage = Lineage(
+        step="dub",
+        params=params.model_dump(),
+        inputs={"Backbone": backbone.digest, "Adapter": adapter.digest, "PairSet": pairs.digest},
+        backbone=backbone.digest,
+        text_encoder=backbone.text_encoder_digest,
+        licence=adapter.lineage.licence,
+        pair_source=adapter.lineage.pair_source,
+    )
+    draft = DubSet.draft(out, lineage)
+    if draft.is_sealed:
+        return draft.seal()
+    rows = pairs.split("heldout")
+    if not rows:
+        raise BadArtifact("no held-out pair to dub", where=str(pairs.path), cure="raise prompts.num_heldout")
+    shard = 0
+    for method in params.methods:
+        dubber = _dubber(method, backbone, adapter, params)
+        for batch in pairs.batches(rows, params.batch_size):
+            if not draft.has_shard(shard):
+                draft.add_shard(shard, *_dub_batch(method, dubber, pairs, batch, params))
+                logger.info("dubbed %d clips by %s", len(batch), method)
+            shard += 1
+    return draft.seal({"methods": list(params.methods), "num_clips": len(rows)})
+
+
+def _dubber(method: str, backbone: Backbone, adapter: Adapter, params: DubParams) -> Dubber | None:
+    if method == "cascade":
+        return None
+    chosen = adapter if method == "adapter" else None
+    return Dubber.load(backbone, chosen, strength=params.adapter_strength, sampling=params.sampling)
+
+
+def _dub_batch(
+    method: str, dubber: Dubber | None, pairs: PairSet, batch: list[PairRow], params: DubParams
+) -> tuple[list[DubRow], dict[str, bytes]]:
+    seeds = [params.seed * 1_000_003 + row.seed for row in batch]
+    rows = [
+        DubRow(id=f"{row.id}-{method}", pair_id=row.id, method=method, line=row.counterpart, seed=seed)
+        for row, seed in zip(batch, seeds, strict=True)
+    ]
+    originals = [pairs.clip(row.id, "original") for row in batch]
+    clips = (
+        _cascade(pairs, batch, originals)
+        if dubber is None
+        else dubber.dub_batch(originals, [r.line for r in rows], seeds)
+    )
+    files = {}
+    for row, clip in zip(rows, clips, strict=True):
+        files |= clip_members(f"{row.id}/dub", clip)
+    return rows, files
+
+
+def _cascade(pairs: PairSet, batch: list[PairRow], originals: list[Clip]) -> list[Clip]:
+    speech = [pairs.clip(row.id, "counterpart") for row in batch]
+    return [original.with_audio(said.audio_CN) for original, said in zip(originals, speech, strict=True)]

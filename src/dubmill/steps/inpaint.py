@@ -1,0 +1,145 @@
+"""Step `inpaint`: each half of a switch clip re-voiced into the other half's language, which makes it a bilingual pair.
+
+Training pairs are self-made, or the world's own exact ones as a control. Held-out pairs are the world's own where there
+is a world, since nothing else has the truth; a real backbone's held-out pairs are self-made from prompts kept aside.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from dubmill.artifacts import Backbone, ClipRow, ClipSet, Lineage, PairRow, PairSet, Prompt
+from dubmill.backbone import Modules, film_pair, load, load_scorers
+from dubmill.clips import Clip
+from dubmill.codec import shape_of
+from dubmill.faces import mouth_boxes
+from dubmill.generation import Region
+from dubmill.generation import inpaint as inpaint_clips
+from dubmill.masks import fine_mask, pixel_mask, widen
+from dubmill.params import InpaintParams
+from dubmill.shapes import LatentShape, half_frames, latent_of_frame
+from dubmill.storage import clip_members
+
+if TYPE_CHECKING:
+    from dubmill.metrics.scorers import Scorers
+
+logger = logging.getLogger(__name__)
+
+HALVES = ("first", "second")
+
+
+def inpaint(backbone: Backbone, clips: ClipSet, params: InpaintParams, out: Path) -> PairSet:
+    """Make two pairs of each switch clip, a shard per batch; a rerun goes on after the last whole shard.
+
+    Raises:
+        BadParams: world pairs were asked of a backbone or of prompts that have no world.
+    """
+    lineage = Lineage(
+        step="inpaint",
+        params=params.model_dump(),
+        inputs={"Backbone": backbone.digest, "ClipSet": clips.digest},
+        backbone=backbone.digest,
+        text_encoder=backbone.text_encoder_digest,
+        licence=backbone.lineage.licence,
+        pair_source=params.source,
+    )
+    draft = PairSet.draft(out, lineage)
+    if draft.is_sealed:
+        return draft.seal()
+    modules, scorers = load(backbone), load_scorers(backbone)
+    done = 0
+    for index, batch in enumerate(clips.batches(clips.rows, params.batch_size)):
+        done += len(batch)
+        if draft.has_shard(index):
+            continue
+        from_world = [row for row in batch if _is_filmed(row.prompt, params)]
+        made = [pair for row in from_world for pair in _filmed(row.prompt)]
+        self_made = [row for row in batch if row not in from_world]
+        if self_made:
+            made += _self_made(clips, self_made, params, modules, scorers)
+        files = {}
+        for row, original, counterpart in made:
+            files |= clip_members(f"{row.id}/original", original) | clip_members(f"{row.id}/counterpart", counterpart)
+        draft.add_shard(index, [row for row, _, _ in made], files)
+        logger.info("paired %d of %d clips", done, len(clips.rows))
+    return draft.seal({"gated": False, "pair_source": params.source})
+
+
+Pair = tuple[PairRow, Clip, Clip]
+
+
+def _is_filmed(prompt: Prompt, params: InpaintParams) -> bool:
+    return params.source == "world" or (prompt.split == "heldout" and prompt.source == "grammar")
+
+
+def _row(prompt: Prompt, half: str, source: str, boxes_F4: np.ndarray) -> PairRow:
+    is_first = half == "first"
+    return PairRow(
+        id=f"{prompt.id}-{half}",
+        split=prompt.split,
+        source=source,
+        half=half,
+        seed=prompt.seed,
+        speaker=prompt.speaker,
+        original=prompt.first if is_first else prompt.second,
+        counterpart=prompt.first_dubbed if is_first else prompt.second_dubbed,
+        mouth_boxes=boxes_F4.astype(float).round(2).tolist(),
+        accepted=False,
+    )
+
+
+def _filmed(prompt: Prompt) -> list[Pair]:
+    pairs = []
+    for half in HALVES:
+        original, counterpart, boxes_F4 = film_pair(prompt, half)
+        pairs.append((_row(prompt, half, "world", boxes_F4), original, counterpart))
+    return pairs
+
+
+def _self_made(
+    clips: ClipSet, rows: Sequence[ClipRow], params: InpaintParams, modules: Modules, scorers: Scorers
+) -> list[Pair]:
+    whole = [clips.clip(row.id, "clip") for row in rows]
+    boxes = [mouth_boxes(clip, scorers) for clip in whole]
+    pairs = []
+    for half in HALVES:
+        captions = [getattr(row.prompt, f"caption_{half}_dubbed") for row in rows]
+        region = half_region(whole, boxes, half, params, modules)
+        seeds = [(params.seed * 1_000_003 + row.prompt.seed) * 2 + HALVES.index(half) for row in rows]
+        voiced = inpaint_clips(whole, captions, region, seeds, params.sampling, params.resamplings, modules)
+        frames = half_frames(whole[0].num_frames, modules.geometry.temporal)
+        start = 0 if half == "first" else frames - 1
+        for row, before, after, box in zip(rows, whole, voiced, boxes, strict=True):
+            cut = slice(start, start + frames)
+            pair = _row(row.prompt, half, "self-made", box[cut])
+            pairs.append((pair, before.cut(cut.start, cut.stop), after.cut(cut.start, cut.stop)))
+    return pairs
+
+
+def half_region(
+    clips: Sequence[Clip], boxes: Sequence[np.ndarray], half: str, params: InpaintParams, modules: Modules
+) -> Region:
+    """Tokens of one half to make new: those that its mouth touches, and all of its sound."""
+    shape = shape_of(clips[0], modules)
+    is_half_F, is_half_L = half_tokens(shape, clips[0].num_frames, half, modules.geometry.temporal)
+    _, height, width, _ = clips[0].frames_FHWC.shape
+    masks = np.stack([pixel_mask(widen(box, params.mouth_margin, height, width), height, width) for box in boxes])
+    frames = np.stack([clip.frames_FHWC for clip in clips])
+    touched_BS = fine_mask(frames, masks, modules, threshold=params.mask_threshold, norm=params.mask_norm)
+    is_half_S = is_half_F.repeat_interleave(shape.height * shape.width).to(touched_BS.device)
+    audio_BL = is_half_L.to(touched_BS.device).expand(len(clips), -1)
+    return Region(touched_BS & is_half_S, audio_BL)
+
+
+def half_tokens(shape: LatentShape, num_frames: int, half: str, temporal: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Which latent frames (F') and which audio latents (L) belong to a half; the middle frame belongs to the first."""
+    border = latent_of_frame(half_frames(num_frames, temporal) - 1, temporal) + 1
+    is_first_F = torch.arange(shape.frames) < border
+    is_first_L = torch.arange(shape.audio) < round(shape.audio / 2)
+    return (is_first_F, is_first_L) if half == "first" else (~is_first_F, ~is_first_L)

@@ -1,0 +1,54 @@
+"""Step `synthesize`: clips whose speaker switches language half-way."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from dubmill.artifacts import Backbone, ClipRow, ClipSet, Lineage, Prompt, PromptSet
+from dubmill.backbone import load
+from dubmill.generation import generate
+from dubmill.params import SynthesizeParams
+from dubmill.shapes import half_frames
+from dubmill.storage import clip_members
+
+logger = logging.getLogger(__name__)
+
+
+def synthesize(backbone: Backbone, prompts: PromptSet, params: SynthesizeParams, out: Path) -> ClipSet:
+    """Generate a switch clip for each prompt, a shard per batch; a rerun goes on after the last whole shard.
+
+    Raises:
+        BadParams: the size does not fit the backbone, or has no halves on latent borders.
+    """
+    lineage = Lineage(
+        step="synthesize",
+        params=params.model_dump(),
+        inputs={"Backbone": backbone.digest, "PromptSet": prompts.digest},
+        backbone=backbone.digest,
+        text_encoder=backbone.text_encoder_digest,
+        licence=backbone.lineage.licence,
+    )
+    draft = ClipSet.draft(out, lineage)
+    if draft.is_sealed:
+        return draft.seal()
+    modules = load(backbone)
+    half_frames(params.num_frames, modules.geometry.temporal)
+    for index, batch in enumerate(prompts.batches(prompts.rows, params.batch_size)):
+        if draft.has_shard(index):
+            continue
+        clips = generate(
+            [prompt.caption for prompt in batch], [_seed(prompt, params) for prompt in batch], params, modules
+        )
+        files = {}
+        for prompt, clip in zip(batch, clips, strict=True):
+            files |= clip_members(f"{prompt.id}/clip", clip)
+        draft.add_shard(index, [ClipRow(id=prompt.id, prompt=prompt) for prompt in batch], files)
+        logger.info(
+            "synthesized %d of %d clips", min((index + 1) * params.batch_size, len(prompts.rows)), len(prompts.rows)
+        )
+    return draft.seal({"num_clips": len(prompts.rows)})
+
+
+def _seed(prompt: Prompt, params: SynthesizeParams) -> int:
+    return params.seed * 1_000_003 + prompt.seed

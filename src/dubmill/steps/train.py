@@ -1,0 +1,94 @@
+"""Step `train`: one dubbing LoRA from encoded pairs."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+
+from dubmill import adapters
+from dubmill.artifacts import Adapter, Backbone, LatentSet, Lineage
+from dubmill.backbone import load
+from dubmill.errors import MismatchedBackbone
+from dubmill.params import TrainParams
+from dubmill.training import LossLog, Trainer
+
+logger = logging.getLogger(__name__)
+
+
+def train(backbone: Backbone, latents: LatentSet, params: TrainParams, out: Path) -> Adapter:
+    """Fit one LoRA adapter on encoded pairs and seal it at `out`; a killed run goes on from its last checkpoint.
+
+    Raises:
+        MismatchedBackbone: `latents` were encoded by another backbone.
+    """
+    if latents.lineage.backbone != backbone.digest:
+        raise MismatchedBackbone(
+            f"the latents were encoded by backbone {latents.lineage.backbone[:12]}, this one is {backbone.digest[:12]}",
+            where=str(latents.path),
+            cure="run encode again with this backbone",
+        )
+    lineage = Lineage(
+        step="train",
+        params=params.model_dump(),
+        inputs={"Backbone": backbone.digest, "LatentSet": latents.digest},
+        backbone=backbone.digest,
+        text_encoder=backbone.text_encoder_digest,
+        licence=latents.lineage.licence,
+        pair_source=latents.lineage.pair_source,
+    )
+    draft = Adapter.draft(out, lineage)
+    if draft.is_sealed:
+        return draft.seal()
+    trainer = Trainer(load(backbone), latents, params, draft.path)
+    log = LossLog(draft.path, trainer.num_done)
+    with _Progress(params.num_steps) as progress:
+        trainer.run(lambda row: (log.add(row), progress.show(row)))
+    info = _info(latents, params)
+    metadata = {"backbone": backbone.digest, "reference_positions": params.reference_positions}
+    draft.write(adapters.WEIGHTS, adapters.to_bytes(trainer.modules.transformer, metadata))
+    for checkpoint in trainer.checkpoints():
+        checkpoint.unlink()
+    return draft.seal(info)
+
+
+def _info(latents: LatentSet, params: TrainParams) -> dict[str, object]:
+    """What a user of the adapter must know to use it rightly."""
+    return {
+        "rank": params.rank,
+        "alpha": params.alpha,
+        "targets": list(params.targets),
+        "reference_positions": params.reference_positions,
+        "isolate_modalities": params.isolate_modalities,
+        "pair_source": latents.lineage.pair_source,
+        "num_pairs": latents.info["num_pairs"],
+        "clip": latents.info["clip"],
+        "languages": latents.info["languages"],
+    }
+
+
+class _Progress:
+    """A bar with losses and the time left on a terminal; a line now and then where there is none."""
+
+    def __init__(self, num_steps: int) -> None:
+        self.num_steps, self.bar = num_steps, None
+
+    def __enter__(self) -> _Progress:
+        if sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self.bar = tqdm(total=self.num_steps, desc="train", unit="step")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar:
+            self.bar.close()
+
+    def show(self, row: dict[str, float]) -> None:
+        """Tell one step."""
+        losses = f"video {row['video']:.4f} audio {row['audio']:.4f}"
+        if self.bar:
+            self.bar.n = int(row["step"])
+            self.bar.set_postfix_str(losses)
+        elif row["step"] % 25 == 0 or row["step"] == self.num_steps:
+            logger.info("step %d of %d: %s, %.0f s left", row["step"], self.num_steps, losses, row["eta_seconds"])
