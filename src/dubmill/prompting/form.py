@@ -1,0 +1,90 @@
+"""The form that every prompt keeps, whatever its source: one flowing paragraph that quotes the exact words."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterator
+
+from dubmill.artifacts import Line, Prompt
+from dubmill.languages import LANGUAGES
+
+MAX_CAPTION_WORDS = 200  # LTX-2's own limit
+MAX_LINE_WORDS = 20  # what five seconds of quick speech hold
+MAX_LENGTH_RATIO = 2.0  # a dub much longer than its source loses words, a much shorter one drags
+
+FORBIDDEN = {
+    "a line break": re.compile(r"[\r\n]"),
+    "a heading": re.compile(r"^\s*#"),
+    "markdown": re.compile(r"\*\*|__|`|\]\("),
+    "a list": re.compile(r"(^|\s)([-*•]|\d+[.)])\s"),
+    "a timestamp": re.compile(
+        r"\b\d{1,2}:\d{2}\b|\b\d+(\.\d+)?\s*(s|sec|seconds?)\b|\[\d|\bseconds?\s+\d", re.IGNORECASE
+    ),
+    "a label": re.compile(r"(^|[.!?]\s+)[A-Z][A-Za-z ]{2,20}:\s"),
+    "a cut": re.compile(r"\b(cuts? to|jump cut|cross-?fades?|next scene)\b", re.IGNORECASE),
+}
+SCRIPTS = {"Latn": "LATIN", "Cyrl": "CYRILLIC"}
+QUOTED = re.compile(r'"([^"]*)"')
+
+
+def faults(prompt: Prompt) -> list[str]:
+    """What breaks the form, one phrase each; empty for a good prompt."""
+    return [*_language_faults(prompt), *_line_faults(prompt), *_caption_faults(prompt)]
+
+
+def _language_faults(prompt: Prompt) -> Iterator[str]:
+    for line in (prompt.first, prompt.second, prompt.first_dubbed, prompt.second_dubbed):
+        if line.language not in LANGUAGES:
+            yield f"unknown language {line.language!r}"
+    if prompt.first.language == prompt.second.language:
+        yield "the halves are in one language"
+    if (prompt.first_dubbed.language, prompt.second_dubbed.language) != (prompt.second.language, prompt.first.language):
+        yield "a dubbed half is not in the other half's language"
+
+
+def _line_faults(prompt: Prompt) -> Iterator[str]:
+    for name in ("first", "second", "first_dubbed", "second_dubbed"):
+        line: Line = getattr(prompt, name)
+        if not any(character.isalpha() for character in line.text) or line.text != line.text.strip():
+            yield f"{name} has no words, or stray blanks"
+        if '"' in line.text:
+            yield f"{name} holds a double quote"
+        if len(line.text.split()) > MAX_LINE_WORDS:
+            yield f"{name} has more than {MAX_LINE_WORDS} words"
+        if line.language in LANGUAGES and not in_native_script(line):
+            yield f"{name} is not in the script of {LANGUAGES[line.language].name}"
+    for name in ("first", "second"):
+        said, dubbed = getattr(prompt, name).text, getattr(prompt, f"{name}_dubbed").text
+        if max(len(said), len(dubbed)) > MAX_LENGTH_RATIO * max(1, min(len(said), len(dubbed))):
+            yield f"{name} and its translation differ in length more than {MAX_LENGTH_RATIO:g} times"
+
+
+def in_native_script(line: Line) -> bool:
+    """Whether every letter of a line belongs to the script of its language."""
+    script = SCRIPTS[LANGUAGES[line.language].script]
+    return all(unicodedata.name(letter, "").startswith(script) for letter in line.text if letter.isalpha())
+
+
+def _caption_faults(prompt: Prompt) -> Iterator[str]:
+    halves = {
+        "caption": (prompt.first, prompt.second),
+        "caption_first_dubbed": (prompt.first_dubbed, prompt.second),
+        "caption_second_dubbed": (prompt.first, prompt.second_dubbed),
+    }
+    for name, lines in halves.items():
+        yield from (f"{name} {fault}" for fault in caption_faults(getattr(prompt, name), lines))
+
+
+def caption_faults(caption: str, lines: tuple[Line, ...]) -> Iterator[str]:
+    """What breaks the form of one caption of `lines`, in the order they are said."""
+    # one quotation may hold both lines: nano tells neighbours of one language as one
+    if " ".join(QUOTED.findall(caption)) != " ".join(line.text for line in lines):
+        yield f"does not quote exactly {' and '.join(line.text for line in lines)}"
+    if len(caption.split()) > MAX_CAPTION_WORDS:
+        yield f"has more than {MAX_CAPTION_WORDS} words"
+    told = QUOTED.sub('""', caption)
+    for line in lines:
+        if line.language in LANGUAGES and LANGUAGES[line.language].name not in told:
+            yield f"does not name {LANGUAGES[line.language].name}"
+    yield from (f"holds {name}" for name, pattern in FORBIDDEN.items() if pattern.search(told))
