@@ -68,10 +68,11 @@ class Prompt(Row):
 
 
 class ClipRow(Row):
-    """One generated switch clip."""
+    """One switch clip; a held-out prompt of the nano world has none, since the world films its exact pair later."""
 
     id: str
     prompt: Prompt
+    has_clip: bool
 
 
 class PairRow(Row):

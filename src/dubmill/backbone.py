@@ -123,7 +123,7 @@ def _load(folder: Path) -> Modules:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     try:
-        pipeline = LTX2Pipeline.from_pretrained(folder, torch_dtype=dtype).to(device)
+        pipeline = LTX2Pipeline.from_pretrained(folder, dtype=dtype).to(device)
     except (OSError, ValueError, KeyError) as error:
         raise BadArtifact(
             f"not an LTX-2 pipeline in diffusers' layout ({str(error).splitlines()[0]})",
@@ -204,6 +204,11 @@ def check_line(backbone: Backbone, line: Line) -> None:
         from dubmill.nano import world
 
         world.check_text(line.language, line.text)
+
+
+def is_filmed(prompt: Prompt) -> bool:
+    """Whether the pairs of a prompt come from the nano world itself: its held-out ones do, for their exact truth."""
+    return prompt.split == "heldout" and prompt.source == "grammar"
 
 
 def film_pair(prompt: Prompt, half: str) -> tuple[Clip, Clip, np.ndarray]:

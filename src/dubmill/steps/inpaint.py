@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from dubmill.artifacts import Backbone, ClipRow, ClipSet, Lineage, PairRow, PairSet, Prompt
-from dubmill.backbone import Modules, film_pair, load, load_scorers
+from dubmill.backbone import Modules, film_pair, is_filmed, load, load_scorers
 from dubmill.clips import Clip
 from dubmill.codec import shape_of
 from dubmill.faces import mouth_boxes
@@ -58,9 +58,9 @@ def inpaint(backbone: Backbone, clips: ClipSet, params: InpaintParams, out: Path
         done += len(batch)
         if draft.has_shard(index):
             continue
-        from_world = [row for row in batch if _is_filmed(row.prompt, params)]
-        made = [pair for row in from_world for pair in _filmed(row.prompt)]
-        self_made = [row for row in batch if row not in from_world]
+        from_world = [row.prompt for row in batch if params.source == "world" or is_filmed(row.prompt)]
+        made = [pair for prompt in from_world for pair in _filmed(prompt)]
+        self_made = [row for row in batch if row.prompt not in from_world]
         if self_made:
             made += _self_made(clips, self_made, params, modules, scorers)
         files = {}
@@ -72,10 +72,6 @@ def inpaint(backbone: Backbone, clips: ClipSet, params: InpaintParams, out: Path
 
 
 Pair = tuple[PairRow, Clip, Clip]
-
-
-def _is_filmed(prompt: Prompt, params: InpaintParams) -> bool:
-    return params.source == "world" or (prompt.split == "heldout" and prompt.source == "grammar")
 
 
 def _row(prompt: Prompt, half: str, source: str, boxes_F4: np.ndarray) -> PairRow:

@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 
 from dubmill.artifacts import Backbone, ClipRow, ClipSet, Lineage, Prompt, PromptSet
-from dubmill.backbone import load
+from dubmill.backbone import Modules, load
 from dubmill.generation import generate
 from dubmill.params import SynthesizeParams
 from dubmill.shapes import half_frames
@@ -48,6 +48,16 @@ def synthesize(backbone: Backbone, prompts: PromptSet, params: SynthesizeParams,
             "synthesized %d of %d clips", min((index + 1) * params.batch_size, len(prompts.rows)), len(prompts.rows)
         )
     return draft.seal({"num_clips": len(prompts.rows)})
+
+
+def _generate(prompts: list[Prompt], params: SynthesizeParams, modules: Modules) -> dict[str, bytes]:
+    if not prompts:
+        return {}
+    captions, seeds = [prompt.caption for prompt in prompts], [_seed(prompt, params) for prompt in prompts]
+    files = {}
+    for prompt, clip in zip(prompts, generate(captions, seeds, params, modules), strict=True):
+        files |= clip_members(f"{prompt.id}/clip", clip)
+    return files
 
 
 def _seed(prompt: Prompt, params: SynthesizeParams) -> int:
