@@ -1,0 +1,80 @@
+"""Did the mouth change, and nothing else?
+
+Axes: F frames, H rows, W columns, C colours. A box is (x0, y0, x1, y1) in pixels, its far edges excluded.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from dubmill.errors import UsageError
+
+MARGIN = 0.25  # widening of the union mouth box, as a share of its size: a VAE smears a change over its neighbours
+CEILING_DB = 100.0  # stands for the infinity of equal pictures
+
+
+def _common(first_FHWC: np.ndarray, second_FHWC: np.ndarray) -> int:
+    if first_FHWC.shape[1:] != second_FHWC.shape[1:]:
+        sizes = " and ".join(f"{one.shape[2]}x{one.shape[1]}" for one in (first_FHWC, second_FHWC))
+        raise UsageError(f"pictures of {sizes} pixels cannot be compared", cure="scale the one to the other's size")
+    return min(len(first_FHWC), len(second_FHWC))
+
+
+def _slices(box: np.ndarray, height: int, width: int) -> tuple[slice, slice]:
+    x0, y0, x1, y1 = box
+    rows = slice(max(0, int(np.floor(y0))), min(height, max(0, int(np.ceil(y1)))))
+    return rows, slice(max(0, int(np.floor(x0))), min(width, max(0, int(np.ceil(x1)))))
+
+
+def _known(boxes_F4: np.ndarray) -> np.ndarray:
+    boxes_F4 = np.asarray(boxes_F4, dtype=np.float64).reshape(-1, 4)
+    return boxes_F4[np.isfinite(boxes_F4).all(axis=1)]
+
+
+def union_box(boxes_F4: np.ndarray, margin: float) -> np.ndarray:
+    """The box (4,) around all boxes, widened by `margin` of its size on each side; zeros where there are none."""
+    known = _known(boxes_F4)
+    if not len(known):
+        return np.zeros(4)
+    x0, y0, x1, y1 = *known[:, :2].min(axis=0), *known[:, 2:].max(axis=0)
+    across, down = margin * (x1 - x0), margin * (y1 - y0)
+    return np.array([x0 - across, y0 - down, x1 + across, y1 + down])
+
+
+def outside_psnr_db(dub_FHWC: np.ndarray, source_FHWC: np.ndarray, boxes_F4: np.ndarray) -> float:
+    """PSNR of the frames both have, outside the widened union mouth box; equal pictures have 100 dB.
+
+    NaN where the box covers the whole picture: there is no outside to compare.
+
+    Raises:
+        UsageError: the pictures differ in size.
+    """
+    num_frames = _common(dub_FHWC, source_FHWC)
+    outside_HW = np.ones(dub_FHWC.shape[1:3], dtype=bool)
+    outside_HW[_slices(union_box(boxes_F4, MARGIN), *outside_HW.shape)] = False
+    if not num_frames or not outside_HW.any():
+        return float("nan")
+    errors = [
+        np.mean(np.square(dub_FHWC[frame][outside_HW].astype(np.float64) - source_FHWC[frame][outside_HW]))
+        for frame in range(num_frames)
+    ]
+    error = float(np.mean(errors)) / 255**2
+    return min(CEILING_DB, -10 * float(np.log10(error))) if error > 0 else CEILING_DB
+
+
+def mouth_change(dub_FHWC: np.ndarray, source_FHWC: np.ndarray, boxes_F4: np.ndarray) -> float:
+    """Mean absolute difference 0..1 inside each frame's mouth box: 0 says that the mouth was copied.
+
+    NaN where no frame has a box inside the picture.
+
+    Raises:
+        UsageError: the pictures differ in size.
+    """
+    boxes_F4 = np.asarray(boxes_F4, dtype=np.float64).reshape(-1, 4)
+    num_frames, total, count = min(_common(dub_FHWC, source_FHWC), len(boxes_F4)), 0.0, 0
+    for frame in range(num_frames):
+        if np.isfinite(boxes_F4[frame]).all():
+            inside = _slices(boxes_F4[frame], *dub_FHWC.shape[1:3])
+            difference = np.abs(dub_FHWC[frame][inside].astype(np.int16) - source_FHWC[frame][inside])
+            total, count = total + float(difference.sum()), count + difference.size
+    return total / count / 255 if count else float("nan")
