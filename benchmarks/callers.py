@@ -1,0 +1,69 @@
+"""What do the orchestrators cost beside the work they call?
+
+    python benchmarks/callers.py
+
+Prints: seconds a Kubeflow local task adds to doing nothing; seconds to compile the pipeline; seconds of a `dvc repro` that
+has nothing to do (run in a checkout where `dvc repro` has been run).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def timed(work: object) -> float:
+    """Wall seconds of one call, its output swallowed."""
+    started = time.perf_counter()
+    with contextlib.redirect_stdout(io.StringIO()):
+        work()
+    return time.perf_counter() - started
+
+
+def command(*words: str) -> float:
+    """Wall seconds of one command."""
+    return timed(lambda: subprocess.run(words, cwd=ROOT, check=True, capture_output=True))
+
+
+def kfp_task() -> float:
+    """Seconds that one local task of a pipeline of five costs, beside starting five Pythons that import kfp."""
+    from kfp import dsl, local
+
+    @dsl.component(install_kfp_package=False)
+    def nothing() -> None:
+        return None
+
+    @dsl.pipeline
+    def five() -> None:
+        before = nothing()
+        for _ in range(4):
+            task = nothing().after(before)
+            before = task
+
+    with tempfile.TemporaryDirectory() as root:
+        local.init(local.SubprocessRunner(use_venv=False), pipeline_root=root)
+        whole = timed(five)
+    bare = statistics.median(command(sys.executable, "-c", "import kfp.dsl.executor_main") for _ in range(5))
+    return whole / 5 - bare
+
+
+def main() -> None:
+    """Measure and print."""
+    compile_seconds = command(sys.executable, "-m", "pipelines", "compile")
+    lines = [f"Kubeflow local task beyond its Python's start: {kfp_task():.2f} s", f"compile: {compile_seconds:.2f} s"]
+    if (ROOT / "dvc.lock").exists():
+        repro = statistics.median(command(sys.executable, "-m", "dvc", "repro") for _ in range(3))
+        lines.append(f"dvc repro with nothing to do: {repro:.2f} s")
+    sys.stdout.write("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()
