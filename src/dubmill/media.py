@@ -40,6 +40,10 @@ _BT709 = {"colorspace": "bt709", "color_primaries": "bt709", "color_trc": "bt709
 _PATIENCE_SECONDS = 600.0
 
 
+class OversizedMedia(UnreadableMedia):
+    """It is longer, larger or heavier than the caller's limits allow."""
+
+
 @dataclass(frozen=True)
 class Limits:
     """What is still taken on: a longer, larger or heavier clip is refused before it fills the memory."""
@@ -71,7 +75,8 @@ def probe(source: Source, *, limits: Limits | None = None) -> MediaInfo:
     """What `source` holds, by decoding all of it: counts are exact, a header is not trusted.
 
     Raises:
-        UnreadableMedia: it is not there, not media, truncated, without picture or frames, or over a limit.
+        UnreadableMedia: it is not there, not media, truncated, or without picture or frames.
+        OversizedMedia: it is over a limit.
     """
     limits = limits or Limits()
     name = name_of(source)
@@ -383,9 +388,9 @@ def _evened(clip: Clip) -> Clip:
 
 def _hold_against(limits: Limits, info: MediaInfo, name: str) -> None:
     if info.seconds > limits.max_seconds:
-        raise UnreadableMedia(f"it is longer than {limits.max_seconds:g} s", where=name, cure="cut it first")
+        raise OversizedMedia(f"it is longer than {limits.max_seconds:g} s", where=name, cure="cut it first")
     if max(info.width, info.height) > limits.max_side:
-        raise UnreadableMedia(
+        raise OversizedMedia(
             f"{info.width}x{info.height} is larger than {limits.max_side} pixels a side", where=name, cure="scale it"
         )
 
@@ -397,6 +402,6 @@ def _hold_weight(
     weight = round(info.seconds * rate) * tall * wide * 3
     if weight > limits.max_decoded_bytes:
         cap = limits.max_decoded_bytes / 1024**3
-        raise UnreadableMedia(
+        raise OversizedMedia(
             f"its frames would fill {weight / 1024**3:.1f} GiB, over {cap:.1f}", where=name, cure="cut or scale it"
         )

@@ -1,0 +1,12 @@
+"""A promoted release behind KServe: V1, V2, a raw route, a studio page, and a ledger of consent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Serve until stopped; 2 after one sentence if something does not fit. `argv` None is the process's own."""
+    from dubmill.serving.server import main as serve
+
+    return serve(argv)

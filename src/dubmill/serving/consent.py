@@ -1,0 +1,73 @@
+"""Who agreed to which dub: an append-only file, one JSON object a line."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import threading
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from dubmill.errors import ConsentMissing, OutOfRoom, ServiceUnavailable
+
+CURE = "say who agrees, such as 'Ana Ruiz, the speaker, agrees to this dub'"
+
+
+def check_statement(statement: str) -> str:
+    """`statement` without outer blanks.
+
+    Raises:
+        ConsentMissing: it is empty, or too short to name anybody (a bare "yes").
+    """
+    if len(statement.split()) < 2:
+        trouble = "the consent statement names nobody" if statement.strip() else "there is no consent statement"
+        raise ConsentMissing(trouble, cure=CURE)
+    return statement.strip()
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """Statements appended to one file; nothing is dubbed that could not be written down first."""
+
+    path: Path
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def record(self, *, source: bytes, statement: str, language: str, release: str) -> None:
+        """Append who agreed, to what: the sha256 of the clip's bytes, the language asked for, the release's digest.
+
+        Raises:
+            ConsentMissing: see `check_statement`.
+            OutOfRoom: the disk is full.
+            ServiceUnavailable: the ledger cannot be written.
+        """
+        entry = {
+            "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "source_sha256": hashlib.sha256(source).hexdigest(),
+            "statement": check_statement(statement),
+            "language": language,
+            "release": release,
+        }
+        self._append((json.dumps(entry, ensure_ascii=False) + "\n").encode())
+
+    def check(self) -> None:
+        """Raise what `record` would raise if the ledger cannot be written."""
+        self._append(b"")
+
+    def _append(self, line: bytes) -> None:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self._lock, self.path.open("ab") as stream:
+                stream.write(line)  # one write at the file's end: lines of several servers do not mix
+                stream.flush()
+                os.fsync(stream.fileno())
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise OutOfRoom(
+                    "the disk of the consent ledger is full", where=str(self.path), cure="free room"
+                ) from error
+            raise ServiceUnavailable(
+                f"consent cannot be recorded ({error.strerror})", where=str(self.path), cure="give a writable --ledger"
+            ) from error

@@ -1,0 +1,440 @@
+"""The server process as its users meet it: KServe's client, plain HTTP, our client. Only the dubber stands in."""
+
+import argparse
+import asyncio
+import base64
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from fractions import Fraction
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+
+from dubmill import media
+from dubmill.artifacts import Backbone, Line, Lineage, Release
+from dubmill.client import DubClient
+from dubmill.clips import Clip
+from dubmill.errors import (
+    BadArtifact,
+    ConsentMissing,
+    DubmillError,
+    MismatchedBackbone,
+    ServiceUnavailable,
+    UnreadableMedia,
+    UnsayableText,
+)
+from dubmill.serving import server
+from dubmill.serving.consent import Ledger
+from dubmill.serving.desk import ClipSize, Desk, DubRequest, normalise
+from dubmill.serving.queue import Queue, QueueFull
+
+RATE = Fraction(25, 2)
+CONSENT = "Ana Ruiz, the speaker, agrees"
+SLOW_SECONDS = 1.5
+
+
+class ToneDubber:
+    """Stands in for the model: the same picture under a tone that the seed picks; 'lento' takes its time."""
+
+    def dub(self, clip, *, line, seed, progress=None):
+        if line.text == "indecible":
+            raise UnsayableText("'indecible' is not a word of this backbone", cure="use a digit")
+        for step in range(10 if line.text == "lento" else 0):
+            time.sleep(SLOW_SECONDS / 10)
+            progress(step / 10)
+        times = np.arange(clip.audio_CN.shape[1]) / clip.sample_rate_hz
+        return clip.with_audio(0.3 * np.sin(2 * np.pi * (300 + 100 * seed) * times)[None].astype(np.float32))
+
+
+class MuteDubber:
+    """A model that broke: its dubs are silent."""
+
+    def dub(self, clip, *, line, seed, progress=None):
+        return clip.with_audio(np.zeros_like(clip.audio_CN))
+
+
+def a_clip(*, num_frames=13, side=64, rate=RATE):
+    frames = np.tile(np.linspace(0, 255, side).astype(np.uint8)[None, None, :, None], (num_frames, side, 1, 3))
+    sound = np.sin(np.arange(round(num_frames / rate * 16000)) / 8)[None].astype(np.float32) / 2
+    return Clip(frames, rate, sound, 16000)
+
+
+def a_backbone(out, name="tiny"):
+    draft = Backbone.draft(out, Lineage(step="backbone", params={"name": name}))
+    draft.write("weights.bin", name.encode())
+    return draft.seal({"text_encoder_digest": "t"})
+
+
+def a_release(out, backbone, *, selftest=True):
+    draft = Release.draft(out, Lineage(step="promote", params={}, backbone=backbone.digest, licence="Apache-2.0"))
+    draft.write("release.json", b"{}")
+    if selftest:
+        draft.write("selftest.clip", a_clip().to_bytes())
+    return draft.seal(
+        {
+            "backbone": backbone.digest,
+            "version": "7",
+            "languages": ["en", "es"],
+            "clip": {"num_frames": 13, "height": 64, "width": 64, "frame_rate": 12.5, "sample_rate_hz": 16000},
+            "selftest": {"language": "es", "text": "uno tres"},
+            "sampling": {"num_steps": 2, "video_guidance": 1.0, "audio_guidance": 1.0},
+            "strength": 1.0,
+        }
+    )
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def serve(folder, dubber, *, selftest=True):
+    """A server process with `dubber` in it; answers (process, port)."""
+    port = free_port()
+    release = a_release(folder / "release", a_backbone(folder / "backbone"), selftest=selftest)
+    arguments = ["--backbone", folder / "backbone", "--release", release.path, "--host", "127.0.0.1"]
+    arguments += ["--http_port", port, "--ledger", folder / "consent.jsonl", "--max_waiting", 1]
+    arguments += ["--max_body_bytes", 4_000_000, "--max_seconds", 5]
+    script = (
+        "import sys; from dubmill.serving import server; import test_serving;"
+        f"server.open_dubber = lambda backbone, release: test_serving.{dubber}(); sys.exit(server.main())"
+    )
+    paths = {"PYTHONPATH": str(Path(__file__).parent)}
+    with (folder / "log").open("wb") as log:
+        command = [sys.executable, "-c", script, *map(str, arguments)]
+        return subprocess.Popen(command, env=os.environ | paths, stderr=log, stdout=log), port
+
+
+def stop(process):
+    process.send_signal(signal.SIGTERM)
+    return process.wait(timeout=20)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("served")
+
+
+@pytest.fixture(scope="module")
+def url(folder):
+    process, port = serve(folder, "ToneDubber")
+    DubClient(f"http://127.0.0.1:{port}").wait_until_ready(seconds=30)
+    yield f"http://127.0.0.1:{port}"
+    stop(process)
+
+
+@pytest.fixture(scope="module")
+def mp4(folder):
+    path = folder / "in.mp4"
+    path.write_bytes(media.mp4_bytes(a_clip()))
+    return path
+
+
+@pytest.fixture
+def client(url):
+    return DubClient(url)
+
+
+def instance(mp4, **changes):
+    video = base64.b64encode(mp4.read_bytes()).decode()
+    return {"video": video, "language": "es", "text": "uno tres", "consent": CONSENT, "seed": 1} | changes
+
+
+def predict(url, *instances):
+    return httpx.post(f"{url}/v1/models/dubmill:predict", json={"instances": list(instances)}, timeout=30)
+
+
+def pitch_of(mp4_bytes):
+    sound = media.read(mp4_bytes, frame_rate=None, sample_rate_hz=16000).mono_N
+    return np.argmax(np.abs(np.fft.rfft(sound))) * 16000 / len(sound)
+
+
+def test_v1_dubs_a_clip_and_says_what_it_did(url, mp4):
+    told = predict(url, instance(mp4, seed=3)).json()["predictions"][0]
+    video = base64.b64decode(told.pop("video"))
+    assert told == {"seconds": 1.04, "seed": 3, "model_version": "7", "machine_generated": True, "notes": []}
+    assert pitch_of(video) == pytest.approx(600, abs=2)
+    assert media.probe(video).num_frames == 13
+
+
+def test_the_dub_says_in_its_metadata_that_a_machine_made_it_and_from_what(client, mp4, folder):
+    comment = media.metadata(client.dub(mp4, to="es", text="uno", consent=CONSENT))["comment"]
+    assert "machine-generated" in comment
+    assert "dubmill 7" in comment
+    assert Release.open(folder / "release").digest in comment
+    assert __import__("hashlib").sha256(mp4.read_bytes()).hexdigest() in comment
+
+
+def test_equal_requests_get_equal_bytes_and_seeds_matter(client, mp4):
+    one, same, other = (client.dub(mp4, to="es", text="uno", consent=CONSENT, seed=seed) for seed in (4, 4, 5))
+    assert one == same != other
+
+
+def test_consent_is_asked_for_and_kept(client, mp4, folder):
+    before = (folder / "consent.jsonl").read_text().splitlines()
+    for statement in ("", "   ", "yes"):
+        with pytest.raises(ConsentMissing, match="say who agrees"):
+            client.dub(mp4, to="es", text="uno", consent=statement)
+    client.dub(mp4, to="en", text="one", consent="Zoë Ñandú agrees")
+    entries = (folder / "consent.jsonl").read_text().splitlines()
+    assert entries[:-1] == before
+    entry = json.loads(entries[-1])
+    assert (entry["statement"], entry["language"]) == ("Zoë Ñandú agrees", "en")
+    assert len(entry["source_sha256"]) == 64
+
+
+def test_v2_dubs_through_kserves_own_client_in_json_and_in_binary(url, mp4):
+    from kserve import InferenceRESTClient, InferInput, InferRequest, RESTConfig
+
+    def tensors(binary):
+        video = np.frombuffer(mp4.read_bytes(), np.uint8)
+        told = {"language": "es", "text": "uno tres", "consent": CONSENT}
+        inputs = [InferInput("video", [len(video)], "UINT8"), *(InferInput(name, [1], "BYTES") for name in told)]
+        values = [video, *(np.array([word.encode()], dtype=object) for word in told.values())]
+        for tensor, value in zip(inputs, values, strict=True):
+            tensor.set_data_from_numpy(value, binary_data=binary)
+        return InferRequest("dubmill", inputs, parameters={"binary_data_output": binary})
+
+    async def both():
+        async with InferenceRESTClient(RESTConfig(protocol="v2", timeout=30)) as kserve:
+            assert await kserve.is_model_ready(url, "dubmill")
+            return [await kserve.infer(url, tensors(binary), model_name="dubmill") for binary in (False, True)]
+
+    plain, binary = asyncio.run(both())
+    video = plain.get_output_by_name("video").as_numpy().astype(np.uint8).tobytes()
+    assert pitch_of(video) == pytest.approx(300, abs=2)
+    assert binary.get_output_by_name("video").as_numpy().tobytes() == video
+    assert plain.model_version == "7"
+    assert bool(plain.get_output_by_name("machine_generated").as_numpy()[0])
+
+
+def test_v1_works_through_kserves_own_client(url, mp4):
+    from kserve import InferenceRESTClient, RESTConfig
+
+    async def infer():
+        async with InferenceRESTClient(RESTConfig(protocol="v1", timeout=30)) as kserve:
+            return await kserve.infer(url, {"instances": [instance(mp4)]}, model_name="dubmill")
+
+    assert media.probe(base64.b64decode(asyncio.run(infer())["predictions"][0]["video"])).has_audio
+
+
+def test_v2_json_takes_base64_too(url, mp4):
+    words = {name: value for name, value in instance(mp4).items() if name != "seed"}
+    inputs = [{"name": name, "shape": [1], "datatype": "BYTES", "data": [word]} for name, word in words.items()]
+    inputs.append({"name": "seed", "shape": [1], "datatype": "INT64", "data": [2]})
+    told = httpx.post(f"{url}/v2/models/dubmill/infer", json={"inputs": inputs}, timeout=30).json()
+    outputs = {output["name"]: output["data"] for output in told["outputs"]}
+    assert pitch_of(bytes(outputs["video"])) == pytest.approx(500, abs=2)
+    assert outputs["seed"] == [2]
+
+
+def test_the_raw_route_takes_and_gives_an_mp4(url, mp4):
+    query = {"language": "es", "text": "uno", "consent": CONSENT, "seed": 2}
+    answer = httpx.post(f"{url}/v1/dub", params=query, content=mp4.read_bytes(), timeout=30)
+    assert answer.headers["content-type"] == "video/mp4"
+    assert answer.headers["x-dub-machine-generated"] == "true"
+    assert pitch_of(answer.content) == pytest.approx(500, abs=2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "sentence"),
+    [
+        ({"video": "no base64!"}, 400, "not base64"),
+        ({"video": None}, 400, "base64 string"),
+        ({"seed": -1}, 400, "seed"),
+        ({"seed": 2**53}, 400, "seed"),
+        ({"mood": "good"}, 400, "mood"),
+        ({"consent": ""}, 400, "consent"),
+        ({"language": "tlh"}, 422, "unknown language"),
+        ({"text": "indecible"}, 422, "not a word"),
+        ({"video": base64.b64encode(b"hello").decode()}, 422, "not a media file"),
+        ({"video": ""}, 422, "no clip"),
+    ],
+)
+def test_a_request_that_makes_no_sense_gets_a_sentence(url, mp4, changes, status, sentence):
+    answer = predict(url, instance(mp4, **changes))
+    assert answer.status_code == status
+    assert sentence in answer.json()["error"]
+    assert "Traceback" not in answer.text
+
+
+@pytest.mark.parametrize("body", ["[]", "{}", '{"instances": []}', '{"instances": [3]}', '{"instances": 3}', "{"])
+def test_a_body_that_is_no_v1_request_is_a_400(url, body):
+    answer = httpx.post(
+        f"{url}/v1/models/dubmill:predict", content=body, headers={"content-type": "application/json"}, timeout=30
+    )
+    assert answer.status_code == 400
+    assert answer.json()["error"]
+
+
+def test_a_wrong_length_is_refused_and_a_near_one_told(client, folder):
+    long, near = folder / "long.mp4", folder / "near.mp4"
+    long.write_bytes(media.mp4_bytes(a_clip(num_frames=40)))
+    near.write_bytes(media.mp4_bytes(a_clip(num_frames=14, side=80)))
+    with pytest.raises(UnreadableMedia, match=r"lasts 3.20 s, and this model dubs clips of 1.04 s"):
+        client.dub(long, to="es", text="uno", consent=CONSENT)
+    notes = client.ask(near, to="es", text="uno", consent=CONSENT)["notes"]
+    assert any("80x80 to 64x64" in note for note in notes)
+    assert any("1 frame(s), 0.08 s, were cut" in note for note in notes)
+
+
+def test_what_is_too_large_or_too_long_is_a_413(url, mp4, folder):
+    heavy = httpx.post(f"{url}/v1/dub", content=b"x" * 5_000_000, timeout=30)
+    streamed = httpx.post(f"{url}/v1/dub", content=(b"x" * 100_000 for _ in range(50)), timeout=30)
+    lasting = folder / "lasting.mp4"
+    lasting.write_bytes(media.mp4_bytes(a_clip(num_frames=80)))
+    answers = [heavy, streamed, predict(url, instance(lasting))]
+    assert [answer.status_code for answer in answers] == [413, 413, 413]
+    assert "longer than 5 s" in answers[-1].json()["error"]
+
+
+def test_health_answers_while_a_dub_runs_and_the_queue_is_bounded(url, client, mp4):
+    """A synchronous predict would run on KServe's event loop, and Kubernetes would kill a server for working."""
+    answers = []
+    threads = [
+        threading.Thread(target=lambda: answers.append(predict(url, instance(mp4, text="lento")))) for _ in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    until = time.monotonic() + 1.0
+    while client.about()["pending"] < 2 and time.monotonic() < until:
+        time.sleep(0.02)
+    began = time.monotonic()
+    assert httpx.get(f"{url}/v2/models/dubmill/ready", timeout=5).status_code == 200
+    assert httpx.get(f"{url}/v2/health/live", timeout=5).status_code == 200
+    assert time.monotonic() - began < 0.7
+    refused = predict(url, instance(mp4))
+    assert refused.status_code == 429
+    assert int(refused.headers["retry-after"]) >= 1
+    for thread in threads:
+        thread.join()
+    assert [answer.status_code for answer in answers] == [200, 200]
+    assert client.about()["pending"] == 0
+
+
+def test_metrics_count_dubs_by_outcome(url, client, mp4):
+    client.dub(mp4, to="es", text="uno", consent=CONSENT)
+    told = httpx.get(f"{url}/metrics", timeout=5).text
+    assert 'dubs_total{language="es",model="dubmill",outcome="done"}' in told
+    assert 'dub_seconds_count{model="dubmill"}' in told
+    assert "tlh" not in told
+
+
+def test_the_studio_page_and_what_it_asks_for_are_served(url, client):
+    page = httpx.get(f"{url}/", timeout=5)
+    assert page.headers["content-type"].startswith("text/html")
+    assert "http://" not in page.text.replace("http://www.w3.org", "")
+    assert "https://" not in page.text
+    sample = httpx.get(f"{url}/v1/dub/sample", timeout=5).content
+    assert media.probe(sample).num_frames == 13
+    told = client.about()
+    assert (told["ready"], told["version"], told["licence"]) == (True, "7", "Apache-2.0")
+    assert [one["name"] for one in told["languages"]] == ["English", "Spanish"]
+
+
+def test_a_client_without_a_server_says_so(mp4):
+    with pytest.raises(ServiceUnavailable, match="dubmill serve"):
+        DubClient(f"http://127.0.0.1:{free_port()}").dub(mp4, to="es", text="uno", consent=CONSENT)
+
+
+@pytest.mark.parametrize(
+    ("dubber", "selftest", "reason"),
+    [("ToneDubber", False, "no selftest.clip"), ("MuteDubber", True, "self-test dub is silent")],
+)
+def test_a_release_that_cannot_prove_itself_stays_unready_and_says_why(tmp_path, mp4, dubber, selftest, reason):
+    process, port = serve(tmp_path, dubber, selftest=selftest)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        until = time.monotonic() + 30
+        told = ""
+        while reason not in told and time.monotonic() < until:
+            time.sleep(0.1)
+            told = said(f"{url}/v1/models/dubmill")
+        assert reason in told
+        assert httpx.get(f"{url}/v2/health/live", timeout=5).status_code == 200
+        for answer in (httpx.get(f"{url}/v2/health/ready", timeout=5), predict(url, instance(mp4))):
+            assert answer.status_code == 503
+            assert reason in answer.json()["error"]
+        with pytest.raises(ServiceUnavailable, match=reason):
+            DubClient(url).dub(mp4, to="es", text="uno", consent=CONSENT)
+    finally:
+        stop(process)
+
+
+def said(url):
+    try:
+        return httpx.get(url, timeout=5).text
+    except httpx.HTTPError:
+        return ""
+
+
+def test_a_release_of_another_backbone_is_refused_before_anything_starts(tmp_path, capsys):
+    release = a_release(tmp_path / "release", a_backbone(tmp_path / "one"))
+    other = a_backbone(tmp_path / "other", name="other")
+    with pytest.raises(MismatchedBackbone):
+        server.matched(other.path, release.path)
+    assert server.main(["--backbone", str(other.path), "--release", str(release.path)]) == 2
+    assert "was trained on backbone" in capsys.readouterr().err
+
+
+def test_a_release_that_does_not_tell_its_clip_size_is_refused(tmp_path):
+    silent = Release.draft(tmp_path, Lineage(step="promote", params={})).seal({})
+    with pytest.raises(BadArtifact, match="'clip'"):
+        ClipSize.of(silent)
+
+
+def test_a_short_clip_is_held_on_its_last_frame():
+    size = ClipSize(num_frames=13, height=64, width=64, frame_rate=RATE, sample_rate_hz=16000, channels=1)
+    clip, notes = normalise(media.mp4_bytes(a_clip(num_frames=11)), size, media.Limits())
+    assert clip.num_frames == 13
+    assert clip.audio_CN.shape == (1, 16640)
+    assert notes == ("2 frame(s), 0.16 s, were added by holding the last frame",)
+
+
+def test_nothing_is_dubbed_that_cannot_be_recorded(tmp_path):
+    """The ledger's folder is a file: consent cannot be written, so the dubber must not be asked."""
+
+    class Never:
+        def dub(self, *_, **__):
+            pytest.fail("dubbed without a record")
+
+    (tmp_path / "file").touch()
+    release = a_release(tmp_path / "release", a_backbone(tmp_path / "backbone"))
+    desk = Desk("dubmill", release, Never(), Ledger(tmp_path / "file" / "consent.jsonl"), media.Limits())
+    asked = DubRequest(media.mp4_bytes(a_clip()), Line(language="es", text="uno"), CONSENT, 1)
+    with pytest.raises(ServiceUnavailable, match="consent cannot be recorded"):
+        desk.dub(asked)
+
+
+def test_a_cancelled_caller_keeps_its_place_until_its_dub_is_over():
+    """Two dubs would else share the machine, and the count would run below zero."""
+
+    async def story():
+        queue, release = Queue(max_waiting=0), threading.Event()
+        task = asyncio.create_task(queue.run(release.wait))
+        await asyncio.sleep(0.05)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        with pytest.raises(QueueFull):
+            await queue.run(lambda: None)
+        release.set()
+        await asyncio.sleep(0.05)
+        return await queue.run(lambda: queue.pending)
+
+    assert asyncio.run(story()) == 1
+
+
+def test_the_arguments_are_plain_and_typed():
+    asked = server.arguments().parse_args(["--backbone", "b", "--release", "r", "--http_port", "9"])
+    assert isinstance(asked, argparse.Namespace)
+    assert (asked.http_port, asked.name, asked.release) == (9, "dubmill", Path("r"))
+    assert issubclass(QueueFull, DubmillError)
