@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import uuid
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -171,7 +172,7 @@ def to_v2(dub: Dub, request: InferRequest) -> InferResponse:
         output.set_data_from_numpy(values[told["name"]], binary_data=request.use_binary_outputs)
         outputs.append(output)
     return InferResponse(
-        response_id=request.id,
+        response_id=request.id or str(uuid.uuid4()),  # KServe's answer insists on one
         model_name=request.model_name,
         model_version=dub.model_version,
         infer_outputs=outputs,
