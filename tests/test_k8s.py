@@ -1,0 +1,430 @@
+"""Manifests, overlays and Containerfiles, as far as they can be held to account without a cluster or an engine."""
+
+import ast
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+
+import kubernetes_validate
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from dubmill import params as dubmill_params
+
+ROOT = Path(__file__).parent.parent
+OVERLAYS = ("kind", "ltx2")
+CONTAINERFILES = sorted((ROOT / "components").glob("Containerfile*"))
+CHECKER = ROOT.parent / "shared" / "tools" / "check_manifests"
+KUBERNETES_VERSION = "1.34"
+
+needs_kubectl = pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed")
+every_overlay = pytest.mark.parametrize("overlay", OVERLAYS)
+every_containerfile = pytest.mark.parametrize("path", CONTAINERFILES, ids=lambda path: path.name)
+
+
+@cache
+def rendered(overlay):
+    folder = ROOT / "k8s" / "overlays" / overlay
+    return subprocess.run(["kubectl", "kustomize", folder], capture_output=True, text=True, check=True).stdout
+
+
+def manifests(overlay, kind=None):
+    documents = [one for one in yaml.safe_load_all(rendered(overlay)) if one]
+    return [one for one in documents if kind in (None, one["kind"])]
+
+
+def named(overlay, kind, name):
+    (found,) = [one for one in manifests(overlay, kind) if one["metadata"]["name"] == name]
+    return found
+
+
+def pods(overlay):
+    """(kind/name, pod spec) of everything that becomes a pod."""
+    places = {"Deployment": ("template", "spec"), "Job": ("template", "spec"), "InferenceService": ("predictor",)}
+    for one in manifests(overlay):
+        if one["kind"] in places:
+            spec = one["spec"]
+            for step in places[one["kind"]]:
+                spec = spec[step]
+            yield f"{one['kind']}/{one['metadata']['name']}", spec
+
+
+def restricted_faults(pod):
+    """What the Pod Security Standard `restricted` refuses in a pod spec, with our read-only root on top."""
+    whole = pod.get("securityContext", {})
+    if any(pod.get(name) for name in ("hostNetwork", "hostPID", "hostIPC")):
+        yield "shares a namespace of the host"
+    allowed = {
+        "configMap",
+        "csi",
+        "downwardAPI",
+        "emptyDir",
+        "ephemeral",
+        "persistentVolumeClaim",
+        "projected",
+        "secret",
+    }
+    for volume in pod.get("volumes", []):
+        if set(volume) - {"name"} - allowed:
+            yield f"volume {volume['name']} is of a forbidden type"
+    for container in [*pod.get("initContainers", []), *pod["containers"]]:
+        own = container.get("securityContext", {})
+        merged = {**whole, **own}
+        if merged.get("runAsNonRoot") is not True or merged.get("runAsUser", 0) == 0:
+            yield f"{container['name']} may run as root"
+        if merged.get("seccompProfile", {}).get("type") not in ("RuntimeDefault", "Localhost"):
+            yield f"{container['name']} has no seccomp profile"
+        if own.get("allowPrivilegeEscalation") is not False or own.get("privileged"):
+            yield f"{container['name']} may escalate"
+        capabilities = own.get("capabilities", {})
+        if capabilities.get("drop") != ["ALL"] or set(capabilities.get("add", [])) - {"NET_BIND_SERVICE"}:
+            yield f"{container['name']} keeps capabilities"
+        if own.get("readOnlyRootFilesystem") is not True:
+            yield f"{container['name']} may write to its root"
+        if any("hostPort" in port for port in container.get("ports", [])):
+            yield f"{container['name']} takes a port of the host"
+
+
+@needs_kubectl
+@every_overlay
+def test_an_overlay_builds_and_its_built_in_kinds_keep_the_real_schemas(overlay):
+    for one in manifests(overlay):
+        try:
+            kubernetes_validate.validate(one, KUBERNETES_VERSION, strict=True)
+        except kubernetes_validate.SchemaNotFoundError:
+            assert one["apiVersion"].startswith("serving.kserve.io/"), one["apiVersion"]
+
+
+@needs_kubectl
+@pytest.mark.skipif(not CHECKER.is_file(), reason="the CRD check is not beside this checkout")
+@every_overlay
+def test_custom_kinds_keep_their_real_schemas(overlay):
+    checked = subprocess.run([sys.executable, CHECKER, "-"], input=rendered(overlay), capture_output=True, text=True)
+    assert checked.returncode == 0, checked.stdout
+
+
+@needs_kubectl
+@every_overlay
+def test_every_pod_passes_pod_security_restricted_and_the_namespace_enforces_it(overlay):
+    found = {name: list(restricted_faults(pod)) for name, pod in pods(overlay)}
+    assert found == {"Deployment/mlflow": [], "InferenceService/dubmill": []}
+    labels = named(overlay, "Namespace", "dubmill")["metadata"]["labels"]
+    assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
+
+
+def test_the_restricted_check_finds_each_fault_of_a_careless_pod():
+    careless = {
+        "hostNetwork": True,
+        "volumes": [{"name": "node", "hostPath": {"path": "/"}}],
+        "containers": [{"name": "c", "ports": [{"hostPort": 80}]}],
+    }
+    told = " ".join(restricted_faults(careless))
+    for fault in ("namespace of the host", "forbidden type", "root", "seccomp", "escalate", "capabilities", "port"):
+        assert fault in told
+
+
+@needs_kubectl
+@every_overlay
+def test_pods_are_bounded_probed_and_carry_no_token(overlay):
+    for name, pod in pods(overlay):
+        assert pod["automountServiceAccountToken"] is False, name
+        accounts = [one["metadata"]["name"] for one in manifests(overlay, "ServiceAccount")]
+        assert pod["serviceAccountName"] in accounts
+        for container in pod["containers"]:
+            assert {"cpu", "memory"} <= set(container["resources"]["limits"]), name
+            assert {"startupProbe", "readinessProbe", "livenessProbe"} <= set(container), name
+
+
+@needs_kubectl
+@every_overlay
+def test_every_volume_that_a_pod_mounts_is_there(overlay):
+    claims = {one["metadata"]["name"] for one in manifests(overlay, "PersistentVolumeClaim")}
+    for name, pod in pods(overlay):
+        volumes = {volume["name"] for volume in pod["volumes"]}
+        asked = {volume["persistentVolumeClaim"]["claimName"] for volume in pod["volumes"] if "emptyDir" not in volume}
+        mounted = {mount["name"] for container in pod["containers"] for mount in container["volumeMounts"]}
+        assert mounted == volumes, name
+        assert asked <= claims, name
+
+
+@needs_kubectl
+@every_overlay
+def test_images_carry_a_fixed_tag_or_digest(overlay):
+    for name, pod in pods(overlay):
+        for container in pod["containers"]:
+            assert re.search(r":\d+\.\d+\.\d+[\w.-]*$|@sha256:[0-9a-f]{64}$", container["image"]), name
+
+
+@needs_kubectl
+@every_overlay
+def test_the_endpoint_starts_the_server_with_arguments_it_knows(overlay):
+    pytest.importorskip("dubmill.serving.server")
+    from dubmill.serving.server import arguments
+
+    endpoint = named(overlay, "InferenceService", "dubmill")
+    (container,) = endpoint["spec"]["predictor"]["containers"]
+    asked = arguments().parse_args(container["args"])
+    mounts = {mount["mountPath"]: mount for mount in container["volumeMounts"]}
+    assert container["ports"][0]["containerPort"] == asked.http_port
+    assert container["readinessProbe"]["httpGet"]["path"] == f"/v2/models/{asked.name}/ready"
+    assert str(asked.backbone.parent) in mounts
+    assert mounts[str(asked.release.parent)]["readOnly"] is True
+    assert mounts[str(asked.ledger.parent)].get("readOnly") is not True
+
+
+@needs_kubectl
+@every_overlay
+def test_only_the_promoter_may_patch_and_only_that_one_endpoint(overlay):
+    roles = {one["metadata"]["name"]: one["rules"] for one in manifests(overlay, "Role")}
+    patching = [
+        name for name, rules in roles.items() if any("inferenceservices" in rule["resources"] for rule in rules)
+    ]
+    assert patching == ["roll-endpoint"]
+    (rule,) = roles["roll-endpoint"]
+    assert rule["resourceNames"] == [named(overlay, "InferenceService", "dubmill")["metadata"]["name"]]
+    assert rule["verbs"] == ["get", "patch"]
+    bound = named(overlay, "RoleBinding", "roll-endpoint")["subjects"]
+    assert [subject["name"] for subject in bound] == ["promoter"]
+    assert not any("*" in str(rule) for rules in roles.values() for rule in rules)
+    assert not manifests(overlay, "ClusterRole") + manifests(overlay, "ClusterRoleBinding")
+
+
+@needs_kubectl
+@every_overlay
+def test_the_network_is_closed_but_for_named_ways(overlay):
+    policies = {one["metadata"]["name"]: one["spec"] for one in manifests(overlay, "NetworkPolicy")}
+    assert policies["default-deny"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
+    for name, spec in policies.items():
+        for way in [*spec.get("ingress", []), *spec.get("egress", [])]:
+            assert way.get("from") or way.get("to"), f"{name} opens to everybody"
+    everywhere = [name for name, spec in policies.items() if "0.0.0.0/0" in str(spec)]
+    assert everywhere == (["downloads"] if overlay == "ltx2" else [])
+
+
+@needs_kubectl
+@every_overlay
+def test_mlflow_answers_to_its_service_name_in_every_spelling(overlay):
+    """MLflow's middleware answers 403 to a Host it was not told; `name:*` does not cover the bare name."""
+    service, deployment = named(overlay, "Service", "mlflow"), named(overlay, "Deployment", "mlflow")
+    pod = deployment["spec"]["template"]
+    (argument,) = [one for one in pod["spec"]["containers"][0]["args"] if one.startswith("--allowed-hosts=")]
+    allowed = argument.removeprefix("--allowed-hosts=").split(",")
+    for suffix in ("", ".dubmill", ".dubmill.svc", ".dubmill.svc.cluster.local"):
+        assert {f"mlflow{suffix}", f"mlflow{suffix}:*"} <= set(allowed)
+    assert service["spec"]["selector"].items() <= pod["metadata"]["labels"].items()
+
+
+@needs_kubectl
+def test_only_ltx2_asks_for_a_gpu_and_tolerates_its_taint():
+    kind, ltx2 = (dict(pods(overlay)) for overlay in OVERLAYS)
+    assert "nvidia.com/gpu" not in str(kind)
+    predictor = ltx2["InferenceService/dubmill"]
+    assert predictor["tolerations"] == [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
+    resources = predictor["containers"][0]["resources"]
+    assert resources["limits"]["nvidia.com/gpu"] == resources["requests"]["nvidia.com/gpu"] == "1"
+    assert "gpu" not in str(ltx2["Deployment/mlflow"])
+
+
+@needs_kubectl
+def test_kind_fits_a_small_node():
+    for _, pod in pods("kind"):
+        for container in pod["containers"]:
+            assert container["resources"]["requests"]["memory"] in ("384Mi", "1Gi")
+
+
+# Parameters
+
+
+def leaves(tree, path=()):
+    for name, value in tree.items():
+        if isinstance(value, dict) and value and name not in dubmill_params.FREE_FORM:
+            yield from leaves(value, (*path, name))
+        else:
+            yield (*path, name), value
+
+
+def at(tree, path):
+    for name in path:
+        tree = tree[name]
+    return tree
+
+
+@every_overlay
+def test_overlay_params_name_existing_keys_that_differ_and_the_whole_validates(overlay):
+    base, path = ROOT / "params.yaml", ROOT / "k8s" / "overlays" / overlay / "params.yaml"
+    tree = dubmill_params.read_yaml(base)
+    for name, value in leaves(dubmill_params.read_yaml(path)):
+        assert at(tree, name) != value, f"{'.'.join(name)} repeats params.yaml"
+    dubmill_params.load(base, path)
+
+
+def test_the_ltx2_overlay_is_the_released_recipe():
+    merged = dubmill_params.load(ROOT / "params.yaml", ROOT / "k8s" / "overlays" / "ltx2" / "params.yaml")
+    train = merged.train
+    assert (train.rank, train.alpha, train.learning_rate, train.num_steps, train.batch_size) == (
+        128,
+        128,
+        2e-4,
+        2000,
+        1,
+    )
+    assert (train.background_weight, train.first_frame_probability, train.reference_positions) == (0.1, 0.1, "shared")
+    assert train.isolate_modalities
+    assert train.shared_sigma
+    assert merged.backbone.source == "hub"
+
+
+def test_the_ltx2_clip_has_halves_on_latent_borders_and_sides_that_divide():
+    from dubmill.shapes import half_frames
+
+    merged = dubmill_params.load(ROOT / "params.yaml", ROOT / "k8s" / "overlays" / "ltx2" / "params.yaml").synthesize
+    assert half_frames(merged.num_frames, temporal=8) == 121
+    assert merged.height % 32 == merged.width % 32 == 0
+
+
+@pytest.mark.parametrize(
+    ("module", "rate"),
+    [
+        ("audio_attn1.to_q", 1e-6),
+        ("audio_ff.net.2", 1e-6),
+        ("video_to_audio_attn.to_k", 1e-6),
+        ("audio_to_video_attn.to_k", 2e-4),
+        ("attn1.to_q", 2e-4),
+        ("ff.net.0.proj", 2e-4),
+    ],
+)
+def test_the_audio_branch_alone_learns_slowly(module, rate):
+    pytest.importorskip("torch")
+    from dubmill.adapters import groups
+
+    train = dubmill_params.load(ROOT / "params.yaml", ROOT / "k8s" / "overlays" / "ltx2" / "params.yaml").train
+    name = f"transformer_blocks.7.{module}.lora_A.dubmill.weight"
+    assert groups([name], train) == {name: rate}
+
+
+# Containerfiles
+
+
+def instructions(path):
+    joined = path.read_text().replace("\\\n", " ")
+    return [line.strip() for line in joined.splitlines() if line.strip() and not line.startswith("#")]
+
+
+def test_there_is_one_containerfile_per_need():
+    assert [path.name for path in CONTAINERFILES] == ["Containerfile", "Containerfile.gpu", "Containerfile.predictor"]
+
+
+@every_containerfile
+def test_an_image_runs_as_10001_and_installs_nothing_in_its_last_stage(path):
+    lines = instructions(path)
+    stages = [number for number, line in enumerate(lines) if line.startswith("FROM")]
+    assert len(stages) >= 3
+    last = lines[stages[-1] :]
+    assert [line for line in last if line.startswith("USER")] == ["USER 10001:10001"]
+    assert not any("pip" in line or "apt" in line for line in last)
+    assert any("PYTHONUNBUFFERED=1" in line and "HF_HOME=" in line for line in last)
+
+
+@every_containerfile
+def test_an_image_is_built_from_the_constraints_and_no_moving_tag(path):
+    lines = instructions(path)
+    text = "\n".join(lines)
+    (base,) = [line for line in lines if line.startswith("ARG PYTHON=")]
+    assert re.search(r":3\.11[\w.-]*(@sha256:[0-9a-f]{64})?$", base)
+    assert "latest" not in text
+    assert "PIP_NO_CACHE_DIR=1" in text
+    installs = [line for line in lines if line.startswith("RUN") and "pip install" in line]
+    assert installs
+    assert all("-c /constraints.txt" in line or "/constraints.txt)" in line for line in installs)
+    assert "pip check" in text
+
+
+@every_containerfile
+def test_an_image_asks_for_extras_that_exist_and_copies_files_that_the_context_holds(path):
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    (asked,) = re.findall(r"\$\{wheel\}\[([\w,-]+)\]", path.read_text())
+    assert set(asked.split(",")) <= set(extras)
+    kept = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    copied = [line.split()[1:-1] for line in instructions(path) if line.startswith("COPY") and "--from" not in line]
+    assert {name for names in copied for name in names} <= kept
+
+
+def imported(module):
+    """Third-party packages that `dubmill.<module>` and all it imports from dubmill ask for, wherever in the file."""
+    seen, packages, waiting = set(), set(), [module]
+    while waiting:
+        name = waiting.pop()
+        path = ROOT / "src" / Path(*name.split("."))
+        source = path.with_suffix(".py") if path.with_suffix(".py").is_file() else path / "__init__.py"
+        if name in seen or not source.is_file():
+            continue
+        seen.add(name)
+        for node in ast.walk(ast.parse(source.read_text())):
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+            else:
+                continue
+            waiting += [one for one in names if one.startswith("dubmill")]
+            packages |= {one.split(".")[0] for one in names} - {"dubmill", *sys.stdlib_module_names}
+    return packages
+
+
+def installed(extras):
+    """Distributions that come with dubmill and these extras, by the metadata of what is installed here."""
+    found, waiting = set(), [("dubmill", frozenset(extras))]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    while waiting:
+        name, wanted = waiting.pop()
+        if (name, wanted) in found:
+            continue
+        found.add((name, wanted))
+        if name == "dubmill":
+            asked = [
+                *project["dependencies"],
+                *(one for extra in wanted for one in project["optional-dependencies"][extra]),
+            ]
+        else:
+            try:
+                asked = metadata.requires(name) or []
+            except metadata.PackageNotFoundError:  # a marker of another platform, or CUDA's own wheels
+                continue
+        for requirement in map(Requirement, asked):
+            if not requirement.marker or any(requirement.marker.evaluate({"extra": one}) for one in ("", *wanted)):
+                waiting.append((canonicalize_name(requirement.name), frozenset(requirement.extras)))
+    return {name for name, _ in found}
+
+
+IMAGE_MODULES = {
+    "Containerfile": ("prompts", "gate", "evaluate", "register", "promote"),
+    "Containerfile.gpu": ("synthesize", "inpaint", "encode", "train", "dub"),
+}
+
+
+@every_containerfile
+def test_the_extras_of_an_image_hold_every_package_its_steps_import(path):
+    """Once the codec wanted SciPy, which only the report's extra had: the GPU image would have died at its first clip."""
+    (asked,) = re.findall(r"\$\{wheel\}\[([\w,-]+)\]", path.read_text())
+    have, owners = installed(asked.split(",")), metadata.packages_distributions()
+    steps = IMAGE_MODULES.get(path.name)
+    modules = [f"dubmill.steps.{step}" for step in steps] if steps else ["dubmill.serving.server"]
+    lacking = {
+        (module, package)
+        for module in modules
+        for package in imported(module)
+        if not {canonicalize_name(owner) for owner in owners.get(package, [package])} & have
+    }
+    assert not lacking
+
+
+def test_the_predictor_image_starts_the_model_server():
+    text = (ROOT / "components" / "Containerfile.predictor").read_text()
+    assert 'ENTRYPOINT ["python", "-m", "dubmill.serving"]' in text
