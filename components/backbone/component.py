@@ -1,0 +1,31 @@
+"""Task `backbone` for Kubeflow Pipelines: opens, validates, calls the step, logs."""
+
+from kfp import dsl
+
+from components import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def backbone(
+    params: dict,
+    backbone: dsl.Output[dsl.Model],
+    metrics: dsl.Output[dsl.Metrics],
+    look: dsl.Output[dsl.Markdown],
+) -> None:
+    """The joint audio-video diffusion model that everything after it stands on.
+
+    Args:
+        params: section `backbone` of params.yaml
+        backbone: the sealed backbone
+        metrics: counts and figures
+        look: what is inside, in Markdown
+    """
+    from pathlib import Path
+
+    from dubmill import looking
+    from dubmill.params import BackboneParams, validate
+    from dubmill.steps.backbone import backbone as step
+
+    section = validate(BackboneParams, params, "backbone")
+    sealed = step(section, Path(backbone.path))
+    looking.log(sealed, backbone, metrics, look)

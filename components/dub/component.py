@@ -1,0 +1,42 @@
+"""Task `dub` for Kubeflow Pipelines: opens, validates, calls the step, logs."""
+
+from kfp import dsl
+
+from components import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def dub(
+    backbone: dsl.Input[dsl.Model],
+    adapter: dsl.Input[dsl.Model],
+    pairs: dsl.Input[dsl.Dataset],
+    params: dict,
+    dubs: dsl.Output[dsl.Dataset],
+    metrics: dsl.Output[dsl.Metrics],
+    look: dsl.Output[dsl.Markdown],
+    page: dsl.Output[dsl.HTML],
+) -> None:
+    """Dubs of the held-out clips by the adapter and by each baseline.
+
+    Args:
+        backbone: the sealed backbone
+        adapter: the LoRA adapter
+        pairs: the gated pairs, whose held-out rows are dubbed
+        params: section `dub` of params.yaml
+        dubs: the dubs
+        metrics: counts and figures
+        look: what is inside, in Markdown
+        page: what is best looked at, as HTML
+    """
+    from pathlib import Path
+
+    from dubmill import looking
+    from dubmill.artifacts import Adapter, Backbone, PairSet
+    from dubmill.params import DubParams, validate
+    from dubmill.steps.dub import dub as step
+
+    section = validate(DubParams, params, "dub")
+    opened = [Backbone.open(backbone.path), Adapter.open(adapter.path), PairSet.open(pairs.path)]
+    sealed = step(*opened, section, Path(dubs.path))
+    looking.log(sealed, dubs, metrics, look)
+    looking.page(sealed, page.path)

@@ -1,0 +1,37 @@
+"""Task `encode` for Kubeflow Pipelines: opens, validates, calls the step, logs."""
+
+from kfp import dsl
+
+from components import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def encode(
+    backbone: dsl.Input[dsl.Model],
+    pairs: dsl.Input[dsl.Dataset],
+    params: dict,
+    latents: dsl.Output[dsl.Dataset],
+    metrics: dsl.Output[dsl.Metrics],
+    look: dsl.Output[dsl.Markdown],
+) -> None:
+    """Latents and text features of the accepted pairs, computed once.
+
+    Args:
+        backbone: the sealed backbone
+        pairs: the gated pairs
+        params: section `encode` of params.yaml
+        latents: the packed latents
+        metrics: counts and figures
+        look: what is inside, in Markdown
+    """
+    from pathlib import Path
+
+    from dubmill import looking
+    from dubmill.artifacts import Backbone, PairSet
+    from dubmill.params import EncodeParams, validate
+    from dubmill.steps.encode import encode as step
+
+    section = validate(EncodeParams, params, "encode")
+    opened = [Backbone.open(backbone.path), PairSet.open(pairs.path)]
+    sealed = step(*opened, section, Path(latents.path))
+    looking.log(sealed, latents, metrics, look)

@@ -1,0 +1,49 @@
+"""Task `evaluate` for Kubeflow Pipelines: opens, validates, calls the step, logs."""
+
+from kfp import dsl
+
+from components import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def evaluate(
+    backbone: dsl.Input[dsl.Model],
+    dubs: dsl.Input[dsl.Dataset],
+    pairs: dsl.Input[dsl.Dataset],
+    adapter: dsl.Input[dsl.Model],
+    params: dict,
+    report: dsl.Output[dsl.Dataset],
+    metrics: dsl.Output[dsl.Metrics],
+    look: dsl.Output[dsl.Markdown],
+    page: dsl.Output[dsl.HTML],
+) -> None:
+    """What was measured of the dubs: figures with intervals, and a page to look at.
+
+    Args:
+        backbone: the sealed backbone
+        dubs: the dubs
+        pairs: the gated pairs, which hold the truth
+        adapter: the LoRA adapter
+        params: section `evaluate` of params.yaml
+        report: the report
+        metrics: counts and figures
+        look: what is inside, in Markdown
+        page: what is best looked at, as HTML
+    """
+    from pathlib import Path
+
+    from dubmill import looking
+    from dubmill.artifacts import Adapter, Backbone, DubSet, PairSet
+    from dubmill.params import EvaluateParams, validate
+    from dubmill.steps.evaluate import evaluate as step
+
+    section = validate(EvaluateParams, params, "evaluate")
+    opened = [
+        Backbone.open(backbone.path),
+        DubSet.open(dubs.path),
+        PairSet.open(pairs.path),
+        Adapter.open(adapter.path),
+    ]
+    sealed = step(*opened, section, Path(report.path))
+    looking.log(sealed, report, metrics, look)
+    looking.page(sealed, page.path)

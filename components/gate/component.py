@@ -1,0 +1,40 @@
+"""Task `gate` for Kubeflow Pipelines: opens, validates, calls the step, logs."""
+
+from kfp import dsl
+
+from components import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def gate(
+    backbone: dsl.Input[dsl.Model],
+    pairs: dsl.Input[dsl.Dataset],
+    params: dict,
+    accepted: dsl.Output[dsl.Dataset],
+    metrics: dsl.Output[dsl.Metrics],
+    look: dsl.Output[dsl.Markdown],
+    page: dsl.Output[dsl.HTML],
+) -> None:
+    """The pairs that passed every gate, and the rejects with their reasons.
+
+    Args:
+        backbone: the sealed backbone
+        pairs: the bilingual pairs
+        params: section `gate` of params.yaml
+        accepted: the pairs that may train, with the held-out ones
+        metrics: counts and figures
+        look: what is inside, in Markdown
+        page: what is best looked at, as HTML
+    """
+    from pathlib import Path
+
+    from dubmill import looking
+    from dubmill.artifacts import Backbone, PairSet
+    from dubmill.params import GateParams, validate
+    from dubmill.steps.gate import gate as step
+
+    section = validate(GateParams, params, "gate")
+    opened = [Backbone.open(backbone.path), PairSet.open(pairs.path)]
+    sealed = step(*opened, section, Path(accepted.path))
+    looking.log(sealed, accepted, metrics, look)
+    looking.page(sealed, page.path)

@@ -1,0 +1,40 @@
+"""Task `inpaint` for Kubeflow Pipelines: opens, validates, calls the step, logs."""
+
+from kfp import dsl
+
+from components import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def inpaint(
+    backbone: dsl.Input[dsl.Model],
+    clips: dsl.Input[dsl.Dataset],
+    params: dict,
+    pairs: dsl.Output[dsl.Dataset],
+    metrics: dsl.Output[dsl.Metrics],
+    look: dsl.Output[dsl.Markdown],
+    page: dsl.Output[dsl.HTML],
+) -> None:
+    """Bilingual pairs: each half of a clip re-voiced into the other half's language.
+
+    Args:
+        backbone: the sealed backbone
+        clips: the switch clips
+        params: section `inpaint` of params.yaml
+        pairs: the bilingual pairs
+        metrics: counts and figures
+        look: what is inside, in Markdown
+        page: what is best looked at, as HTML
+    """
+    from pathlib import Path
+
+    from dubmill import looking
+    from dubmill.artifacts import Backbone, ClipSet
+    from dubmill.params import InpaintParams, validate
+    from dubmill.steps.inpaint import inpaint as step
+
+    section = validate(InpaintParams, params, "inpaint")
+    opened = [Backbone.open(backbone.path), ClipSet.open(clips.path)]
+    sealed = step(*opened, section, Path(pairs.path))
+    looking.log(sealed, pairs, metrics, look)
+    looking.page(sealed, page.path)

@@ -1,0 +1,45 @@
+"""Task `promote` for Kubeflow Pipelines: opens, validates, calls the step, logs."""
+
+from kfp import dsl
+
+from components import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def promote(
+    backbone: dsl.Input[dsl.Model],
+    adapter: dsl.Input[dsl.Model],
+    report: dsl.Input[dsl.Dataset],
+    pairs: dsl.Input[dsl.Dataset],
+    registered: dsl.Input[dsl.Model],
+    register_params: dict,
+    params: dict,
+    release: dsl.Output[dsl.Model],
+    metrics: dsl.Output[dsl.Metrics],
+    look: dsl.Output[dsl.Markdown],
+) -> None:
+    """The release to serve, once the challenger has beaten the champion on the same clips.
+
+    Args:
+        backbone: the sealed backbone
+        adapter: the LoRA adapter
+        report: what was measured of it
+        pairs: the gated pairs, on whose held-out clips both are compared
+        registered: the challenger's model version
+        register_params: section `register` of params.yaml
+        params: section `promote` of params.yaml
+        release: what is served
+        metrics: counts and figures
+        look: what is inside, in Markdown
+    """
+    from pathlib import Path
+
+    from dubmill import looking
+    from dubmill.artifacts import Adapter, Backbone, PairSet, Report
+    from dubmill.params import PromoteParams, RegisterParams, validate
+    from dubmill.steps.promote import promote as step
+
+    opened = [Backbone.open(backbone.path), Adapter.open(adapter.path), Report.open(report.path)]
+    version = [PairSet.open(pairs.path), Path(registered.path), validate(RegisterParams, register_params, "register")]
+    sealed = step(*opened, *version, validate(PromoteParams, params, "promote"), Path(release.path))
+    looking.log(sealed, release, metrics, look)

@@ -1,0 +1,31 @@
+"""Task `prompts` for Kubeflow Pipelines: opens, validates, calls the step, logs."""
+
+from kfp import dsl
+
+from components import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def prompts(
+    params: dict,
+    prompts: dsl.Output[dsl.Dataset],
+    metrics: dsl.Output[dsl.Metrics],
+    look: dsl.Output[dsl.Markdown],
+) -> None:
+    """Structured prompts of both splits, whose speakers change language half-way.
+
+    Args:
+        params: section `prompts` of params.yaml
+        prompts: the prompts
+        metrics: counts and figures
+        look: what is inside, in Markdown
+    """
+    from pathlib import Path
+
+    from dubmill import looking
+    from dubmill.params import PromptsParams, validate
+    from dubmill.steps.prompts import prompts as step
+
+    section = validate(PromptsParams, params, "prompts")
+    sealed = step(section, Path(prompts.path))
+    looking.log(sealed, prompts, metrics, look)

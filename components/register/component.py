@@ -1,0 +1,34 @@
+"""Task `register` for Kubeflow Pipelines: opens, validates, calls the step, logs."""
+
+from kfp import dsl
+
+from components import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def register(
+    adapter: dsl.Input[dsl.Model],
+    report: dsl.Input[dsl.Dataset],
+    params: dict,
+    registered: dsl.Output[dsl.Model],
+    look: dsl.Output[dsl.Markdown],
+) -> None:
+    """A model version in MLflow, under the alias challenger.
+
+    Args:
+        adapter: the LoRA adapter
+        report: what was measured of it
+        params: section `register` of params.yaml
+        registered: name, version and run of the model version
+        look: the same, in Markdown
+    """
+    from pathlib import Path
+
+    from dubmill import looking
+    from dubmill.artifacts import Adapter, Report
+    from dubmill.params import RegisterParams, validate
+    from dubmill.steps.register import register as step
+
+    section = validate(RegisterParams, params, "register")
+    step(Adapter.open(adapter.path), Report.open(report.path), section, Path(registered.path))
+    looking.log_version(Path(registered.path), registered, look)

@@ -1,0 +1,40 @@
+"""Task `synthesize` for Kubeflow Pipelines: opens, validates, calls the step, logs."""
+
+from kfp import dsl
+
+from components import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def synthesize(
+    backbone: dsl.Input[dsl.Model],
+    prompts: dsl.Input[dsl.Dataset],
+    params: dict,
+    clips: dsl.Output[dsl.Dataset],
+    metrics: dsl.Output[dsl.Metrics],
+    look: dsl.Output[dsl.Markdown],
+    page: dsl.Output[dsl.HTML],
+) -> None:
+    """One generated switch clip for each prompt.
+
+    Args:
+        backbone: the sealed backbone
+        prompts: the prompts
+        params: section `synthesize` of params.yaml
+        clips: the switch clips
+        metrics: counts and figures
+        look: what is inside, in Markdown
+        page: what is best looked at, as HTML
+    """
+    from pathlib import Path
+
+    from dubmill import looking
+    from dubmill.artifacts import Backbone, PromptSet
+    from dubmill.params import SynthesizeParams, validate
+    from dubmill.steps.synthesize import synthesize as step
+
+    section = validate(SynthesizeParams, params, "synthesize")
+    opened = [Backbone.open(backbone.path), PromptSet.open(prompts.path)]
+    sealed = step(*opened, section, Path(clips.path))
+    looking.log(sealed, clips, metrics, look)
+    looking.page(sealed, page.path)

@@ -1,0 +1,37 @@
+"""Task `train` for Kubeflow Pipelines: opens, validates, calls the step, logs."""
+
+from kfp import dsl
+
+from components import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def train(
+    backbone: dsl.Input[dsl.Model],
+    latents: dsl.Input[dsl.Dataset],
+    params: dict,
+    adapter: dsl.Output[dsl.Model],
+    metrics: dsl.Output[dsl.Metrics],
+    look: dsl.Output[dsl.Markdown],
+) -> None:
+    """One LoRA adapter, fitted on reference-conditioned pairs.
+
+    Args:
+        backbone: the sealed backbone
+        latents: the packed latents
+        params: section `train` of params.yaml
+        adapter: the LoRA adapter
+        metrics: counts and figures
+        look: what is inside, in Markdown
+    """
+    from pathlib import Path
+
+    from dubmill import looking
+    from dubmill.artifacts import Backbone, LatentSet
+    from dubmill.params import TrainParams, validate
+    from dubmill.steps.train import train as step
+
+    section = validate(TrainParams, params, "train")
+    opened = [Backbone.open(backbone.path), LatentSet.open(latents.path)]
+    sealed = step(*opened, section, Path(adapter.path))
+    looking.log(sealed, adapter, metrics, look)

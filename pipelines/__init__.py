@@ -1,0 +1,1 @@
+"""The line as a Kubeflow pipeline: `python -m pipelines compile | run | submit`."""

@@ -1,0 +1,116 @@
+"""python -m pipelines compile | run | submit: the same pipeline as YAML, on this machine, on a cluster."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import dubmill
+from dubmill.errors import DubmillError
+from dubmill.params import Params, load, merge, read_yaml, validate
+
+app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
+
+CLUSTER_MLFLOW = "http://mlflow:5000"
+
+ParamsFile = Annotated[Path, typer.Option("--params", help="values of every section, or an overlay of params.yaml")]
+Overlays = Annotated[list[Path], typer.Option("--overlay", help="file of values that differ; may be repeated")]
+Gpu = Annotated[bool, typer.Option("--gpu/--no-gpu", help="ask for GPU pools where a step needs one")]
+Mlflow = Annotated[str, typer.Option("--mlflow", envvar="MLFLOW_TRACKING_URI", help="MLflow as the cluster sees it")]
+
+
+@app.command("compile")
+def compile_(
+    out: Annotated[Path, typer.Option(help="the YAML to write")] = Path("build/dubbing.yaml"),
+    params: ParamsFile = Path("params.yaml"),
+    overlay: Overlays = [],  # noqa: B006 (typer reads it, nothing changes it)
+    gpu: Gpu = True,
+    mlflow: Mlflow = CLUSTER_MLFLOW,
+) -> None:
+    """Write the pipeline as YAML, to upload by hand or to keep under version control."""
+    from pipelines.dubbing import NEEDS, Target, compile_to
+
+    started = time.monotonic()
+    compile_to(out, _params(params, overlay), Target(gpu, mlflow, 2, code_digest()))
+    spent = time.monotonic() - started
+    typer.echo(f"{out}: {len(NEEDS)} tasks, {out.stat().st_size / 1024:.0f} KiB, {spent:.2f} s")
+
+
+@app.command()
+def run(
+    out: Annotated[Path, typer.Option(help="where KFP keeps every task's outputs")] = Path("work/kfp"),
+    work: Annotated[Path, typer.Option(help="where report and release are put at the end")] = Path("work"),
+    params: ParamsFile = Path("params.yaml"),
+    overlay: Overlays = [],  # noqa: B006
+) -> None:
+    """Run the pipeline on this machine, one process per task; what is unchanged since the last run is not done again."""
+    from pipelines.dubbing import Target, compile_to
+    from pipelines.local import keep
+    from pipelines.local import run as run_here
+
+    started = time.monotonic()
+    compile_to(out / "dubbing.yaml", _params(params, overlay), Target(False, "", 0, code_digest()))
+    report, release = keep(run_here(out / "dubbing.yaml", out), work)
+    typer.echo(f"\nthe whole line took {time.monotonic() - started:.0f} s")
+    typer.echo(f"look at      {report}\nrelease      {release}\nserve it     make serve")
+    typer.echo(f'dub with it  dubmill dub IN.mp4 --to es --text "…" --consent "…" --release {release} --out OUT.mp4')
+
+
+@app.command()
+def submit(
+    host: Annotated[str, typer.Option(help="address of Kubeflow Pipelines")],
+    namespace: Annotated[str, typer.Option(help="profile namespace, where KFP runs for many users")] = "",
+    experiment: Annotated[str, typer.Option(help="KFP experiment")] = "dubmill",
+    params: ParamsFile = Path("params.yaml"),
+    overlay: Overlays = [],  # noqa: B006
+    gpu: Gpu = True,
+    mlflow: Mlflow = CLUSTER_MLFLOW,
+) -> None:
+    """Upload the pipeline to a cluster as a new version and start a run of it."""
+    from pipelines.cluster import start
+    from pipelines.dubbing import Target, compile_to
+
+    package = Path("build/dubbing.yaml")
+    code = code_digest()
+    compile_to(package, _params(params, overlay), Target(gpu, mlflow, 2, code))
+    typer.echo(start(package, host=host, namespace=namespace, experiment=experiment, version=code[:12]))
+
+
+def code_digest() -> str:
+    """sha256 over the library's sources and shipped weights: what the tasks would run."""
+    root = Path(dubmill.__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*")):
+        if path.is_file() and path.suffix in (".py", ".safetensors", ".json", ".html"):
+            digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+def _params(path: Path, overlays: list[Path]) -> Params:
+    """Params of a whole file; a file with some sections only is laid over params.yaml."""
+    base = Path("params.yaml")
+    given = read_yaml(path)
+    if set(given) >= set(Params.model_fields) or path == base:
+        return load(path, *overlays)
+    values = merge(read_yaml(base), given, str(path))
+    for overlay in overlays:
+        values = merge(values, read_yaml(overlay), str(overlay))
+    return validate(Params, values, str(path))
+
+
+def main() -> None:
+    """The command; one sentence and exit code 2 for whatever a person can mend."""
+    try:
+        app(prog_name="python -m pipelines")
+    except DubmillError as error:
+        typer.echo(error.sentence, err=True)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

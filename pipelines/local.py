@@ -1,0 +1,116 @@
+"""The compiled pipeline on this machine: KFP's own runner, a process per task, a line per task."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import re
+import shutil
+import sys
+import time
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+from dubmill.errors import DubmillError
+
+ANSI = re.compile(r"\x1b\[\d+m")
+SENTENCE = re.compile(r"dubmill\.errors\.(\w+): (.*)")
+STARTED = re.compile(r"Executing task '([\w-]+)'")
+ENDED = re.compile(r"Task '([\w-]+)' finished with status (\w+)")
+CACHED = re.compile(r"Task ([\w-]+) cache hit")
+
+
+class TaskFailed(DubmillError):
+    """A task of the local run failed."""
+
+
+class Progress(logging.Filter):
+    """Turns what KFP logs into a plain line per task; nothing else of it reaches the terminal."""
+
+    def __init__(self, screen: TextIO) -> None:
+        super().__init__()
+        self.screen, self.started = screen, time.monotonic()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Tell a task's end; every record still goes to the log file."""
+        said = ANSI.sub("", record.getMessage())
+        if STARTED.search(said):
+            self.started = time.monotonic()
+        elif ended := ENDED.search(said):
+            state = "done" if ended[2] == "SUCCESS" else "failed"
+            self.tell(f"{ended[1]:<12} {state:<9} {time.monotonic() - self.started:7.1f} s")
+        elif cached := CACHED.search(said):
+            self.tell(f"{cached[1]:<12} as before")
+        return True
+
+    def tell(self, line: str) -> None:
+        """One line on the terminal."""
+        clear = "\r\x1b[K" if self.screen.isatty() else ""
+        print(f"{clear}{line}", file=self.screen, flush=True)  # noqa: T201 (this is the command's output)
+
+
+class Log(io.TextIOBase):
+    """Everything the tasks print, kept in a file; on a terminal the latest line is shown while its task runs."""
+
+    def __init__(self, path: Path, screen: TextIO) -> None:
+        self.stream, self.screen, self.sentence = path.open("w"), screen, ""
+
+    def write(self, text: str) -> int:
+        """Keep `text`, remember the last error sentence."""
+        self.stream.write(text)
+        self.stream.flush()
+        for line in text.splitlines():
+            if found := SENTENCE.search(line):
+                self.sentence = found[2]
+            if self.screen.isatty() and line.strip():
+                self.screen.write(f"\r\x1b[K  {line.strip()[:100]}")
+                self.screen.flush()
+        return len(text)
+
+    def flush(self) -> None:
+        """Push what was written to the file."""
+        self.stream.flush()
+
+
+def run(package: Path, root: Path) -> Mapping[str, Any]:
+    """Run the YAML at `package`; tasks whose inputs, params and code are as before are taken from `root`.
+
+    Returns:
+        The pipeline's outputs by name, each with `.path`.
+
+    Raises:
+        TaskFailed: with the failing step's own sentence.
+    """
+    from kfp import components, local
+
+    root.mkdir(parents=True, exist_ok=True)
+    local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(root), enable_caching=True)
+    progress, log = Progress(sys.stdout), Log(root / "run.log", sys.stdout)
+    pipeline = components.load_component_from_file(str(package))
+    logging.getLogger().addFilter(progress)
+    try:
+        with contextlib.redirect_stdout(log), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # KFP warns that pods' resources mean nothing here
+            return pipeline().outputs
+    except RuntimeError as error:
+        said = log.sentence or ANSI.sub("", str(error))
+        raise TaskFailed(said, cure=f"everything that was printed is in {root / 'run.log'}") from error
+    finally:
+        logging.getLogger().removeFilter(progress)
+
+
+def keep(outputs: Mapping[str, Any], work: Path) -> tuple[Path, Path]:
+    """Copy report page and release from KFP's own folders to places that stay; gives both paths."""
+    report, release = work / "report.html", work / "release"
+    work.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(Path(outputs["report"].path) / "report.html", report)
+    for name in ("backbone", "release"):
+        fresh, place = work / f".{name}.partial", work / name
+        shutil.rmtree(fresh, ignore_errors=True)
+        shutil.copytree(outputs[name].path, fresh)
+        shutil.rmtree(place, ignore_errors=True)
+        fresh.rename(place)
+    return report, release
