@@ -1,0 +1,219 @@
+"""gate.html: one page without a network that says how many pairs passed, which gate ate the rest, and lets one look."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import numpy as np
+
+from dubmill.params import GateParams
+from dubmill.quality.suite import LEVELS, Gate, Judgement, Verdict, gates
+
+NUM_BINS = 24
+MAX_LISTED = 200  # rejected pairs in the table; all of them are in rejects.parquet
+WIDTH, HEIGHT = 260, 84  # pixels of a histogram
+
+STYLE = """
+:root{--ink:#1c2430;--soft:#5b6675;--line:#dde3ea;--card:#fff;--page:#f5f7fa;--good:#2b7a4b;--bad:#b3261e;--warn:#b7791f}
+@media(prefers-color-scheme:dark){:root{--ink:#e6eaf0;--soft:#9aa6b5;--line:#2c3542;--card:#1a2029;--page:#12161c;
+--good:#58b67e;--bad:#ef7a72;--warn:#e0ac55}}
+*{box-sizing:border-box}body{font:15px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--page);margin:0}
+main{max-width:76rem;margin:auto;padding:1.2rem}h1{font-size:1.4rem;margin:.2rem 0}h2{font-size:1.05rem;margin:1.6rem 0 .5rem}
+p,small{color:var(--soft)}.grid{display:grid;gap:.8rem;grid-template-columns:repeat(auto-fill,minmax(17.5rem,1fr))}
+.card{background:var(--card);border:1px solid var(--line);border-radius:10px;padding:.7rem .8rem}
+.big{font-size:1.9rem;font-weight:650}.good{color:var(--good)}.bad{color:var(--bad)}.warn{color:var(--warn)}
+table{border-collapse:collapse;width:100%;background:var(--card);font-size:.9rem}
+th,td{text-align:left;padding:.35rem .6rem;border-bottom:1px solid var(--line);vertical-align:top}
+video{width:48%;border-radius:6px;background:#000;image-rendering:pixelated}.wide{overflow-x:auto}code{font-size:.88em}
+svg{width:100%;height:auto;display:block}
+"""
+
+
+@dataclass(frozen=True)
+class Player:
+    """One pair to look at: its MP4s, and what is to be seen; too large ones come without bytes."""
+
+    title: str
+    note: str
+    original: bytes
+    counterpart: bytes
+
+
+def gate_page(
+    rows: Sequence[Mapping[str, Any]],
+    judgement: Judgement,
+    params: GateParams,
+    *,
+    pair_source: str,
+    heldout: Sequence[Mapping[str, Any]],
+    worst: Sequence[Player],
+    rejected: Sequence[Player],
+) -> str:
+    """The page for measured and judged `rows`, with the held-out rows' figures beside them."""
+    verdicts = {verdict.id: verdict for verdict in judgement.verdicts}
+    share = judgement.accepted_share
+    passed = bool(rows) and share >= params.min_accepted_share
+    parts = [
+        f"<h1>Gate: {len(rows)} {escape(pair_source)} training pairs</h1>",
+        "<p>Gates and thresholds are our own design; the paper publishes none. Of each figure, the worse of a pair's "
+        "two clips counts. The whole table: <code>measurements.parquet</code>; Great Expectations' own pages: "
+        '<a href="docs/index.html">docs/</a>.</p>',
+        _cards(judgement, share, params.min_accepted_share, passed),
+        "<h2>Pairs by gate</h2>",
+        _gate_table(judgement, params),
+        "<h2>Every figure against its thresholds</h2>",
+        "<p>Red line: outside it a pair is rejected. Amber: outside it a pair is kept and reported. Red bars were "
+        "rejected, by whichever gate.</p>",
+        f'<div class="grid">{"".join(_histograms(rows, verdicts, params))}</div>',
+        _players("Accepted, but the least convincing", worst),
+        _players("Rejected", rejected),
+        _rejects_table(rows, verdicts),
+        _heldout(heldout, params),
+    ]
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" '
+        f'content="width=device-width"><title>Gate</title><style>{STYLE}</style></head><body><main>'
+        f"{''.join(parts)}</main></body></html>"
+    )
+
+
+def _cards(judgement: Judgement, share: float, floor: float, passed: bool) -> str:
+    num_warned = sum(bool(verdict.warned) for verdict in judgement.verdicts if verdict.is_accepted)
+    num_rejected = len(judgement.verdicts) - judgement.num_accepted
+    cards = (
+        (f"{judgement.num_accepted}", "accepted", "good"),
+        (f"{num_rejected}", "rejected", "bad" if num_rejected else "good"),
+        (f"{num_warned}", "accepted with a warning", "warn" if num_warned else "good"),
+        (f"{share:.0%}", f"accepted share; the floor is {floor:.0%}", "good" if passed else "bad"),
+    )
+    inner = "".join(f'<div class="card"><div class="big {tone}">{n}</div>{what}</div>' for n, what, tone in cards)
+    return f'<div class="grid">{inner}</div>'
+
+
+def _gate_table(judgement: Judgement, params: GateParams) -> str:
+    counts = {level: judgement.by_gate(level) for level in LEVELS}
+    lines = "".join(
+        f"<tr><td><code>{gate.name}</code></td><td>{gate.bound:g}</td><td>{getattr(params.warning, gate.name):g}</td>"
+        f'<td class="{"bad" if counts["strict"][gate.name] else ""}">{counts["strict"][gate.name]}</td>'
+        f"<td>{counts['warning'][gate.name]}</td></tr>"
+        for gate in gates(params)
+        if gate.level == "strict"
+    )
+    return (
+        '<div class="wide"><table><tr><th>gate</th><th>strict bound</th><th>warning bound</th><th>pairs it rejects'
+        f"</th><th>pairs it warns of</th></tr>{lines}</table></div><p>A pair may break several gates.</p>"
+    )
+
+
+def _histograms(rows: Sequence[Mapping[str, Any]], verdicts: Mapping[str, Verdict], params: GateParams) -> list[str]:
+    strict, warning = ([gate for gate in gates(params) if gate.level == level] for level in LEVELS)
+    accepted = np.array([verdicts[row["id"]].is_accepted for row in rows], dtype=bool)
+    return [
+        _histogram(np.array([row[gate.column] for row in rows], dtype=float), accepted, gate, softer.bound)
+        for gate, softer in zip(strict, warning, strict=True)
+    ]
+
+
+def _histogram(values: np.ndarray, accepted: np.ndarray, gate: Gate, warning: float) -> str:
+    known = np.isfinite(values)
+    span = np.concatenate([values[known], [gate.bound, warning]])
+    low, high = float(span.min()), float(span.max())
+    pad = 0.04 * (high - low) or 0.5
+    edges = np.linspace(low - pad, high + pad, NUM_BINS + 1)
+    stacks = [np.histogram(values[known & group], edges)[0] for group in (accepted, ~accepted)]
+    tallest = max(1, int(sum(stacks).max()))
+    lines = _line(gate.bound, edges, "var(--bad)", 0) + _line(warning, edges, "var(--warn)", 3)
+    missing = f" · {int((~known).sum())} could not be measured" if not known.all() else ""
+    middle = f"median {np.median(values[known]):.3g}" if known.any() else "no figures"
+    return (
+        f'<div class="card"><b>{gate.column}</b><svg viewBox="0 0 {WIDTH} {HEIGHT + 14}" role="img" '
+        f'aria-label="histogram of {gate.column}">{_bars(stacks, tallest)}{lines}'
+        f'<text x="0" y="{HEIGHT + 12}" font-size="10" fill="var(--soft)">{low:.3g}</text>'
+        f'<text x="{WIDTH}" y="{HEIGHT + 12}" font-size="10" text-anchor="end" fill="var(--soft)">{high:.3g}</text>'
+        f"</svg><small>{middle}{missing}</small></div>"
+    )
+
+
+def _bars(stacks: Sequence[np.ndarray], tallest: int) -> str:
+    width, base, bars = WIDTH / NUM_BINS, np.zeros(NUM_BINS), []
+    for counts, tone in zip(stacks, ("var(--good)", "var(--bad)"), strict=True):
+        for index in np.flatnonzero(counts):
+            height = counts[index] / tallest * HEIGHT
+            top = HEIGHT - base[index] - height
+            bars.append(
+                f'<rect x="{index * width:.1f}" y="{top:.1f}" width="{width - 1:.1f}" height="{height:.1f}" '
+                f'fill="{tone}"/>'
+            )
+            base[index] += height
+    return "".join(bars)
+
+
+def _line(bound: float, edges: np.ndarray, tone: str, dash: int) -> str:
+    x = (bound - edges[0]) / (edges[-1] - edges[0]) * WIDTH
+    return (
+        f'<line x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{HEIGHT}" stroke="{tone}" stroke-width="2" '
+        f'stroke-dasharray="{dash}"/>'
+    )
+
+
+def _players(title: str, players: Sequence[Player]) -> str:
+    if not players:
+        return ""
+    cards = "".join(
+        f'<div class="card"><b>{escape(one.title)}</b><div>{_video(one.original)} {_video(one.counterpart)}</div>'
+        f"<small>{escape(one.note)}</small></div>"
+        for one in players
+    )
+    return f'<h2>{title}</h2><p>Left the original, right the counterpart.</p><div class="grid">{cards}</div>'
+
+
+def _video(mp4: bytes) -> str:
+    if not mp4:
+        return "<small>(too large to show here)</small>"
+    return f'<video controls preload="none" src="data:video/mp4;base64,{base64.b64encode(mp4).decode()}"></video>'
+
+
+def _rejects_table(rows: Sequence[Mapping[str, Any]], verdicts: Mapping[str, Verdict]) -> str:
+    rejects = [row for row in rows if not verdicts[row["id"]].is_accepted]
+    if not rejects:
+        return "<h2>Rejected</h2><p>None.</p>"
+    lines = "".join(
+        f"<tr><td><code>{escape(row['id'])}</code></td><td>{escape(verdicts[row['id']].reasons)}</td>"
+        f"<td>{_said(row, 'original')}<br>{_said(row, 'counterpart')}</td></tr>"
+        for row in rejects[:MAX_LISTED]
+    )
+    more = f"<p>And {len(rejects) - MAX_LISTED} more.</p>" if len(rejects) > MAX_LISTED else ""
+    return (
+        '<h2>Why each was rejected</h2><div class="wide"><table><tr><th>pair</th><th>reasons</th><th>asked → heard</th>'
+        f"</tr>{lines}</table></div>{more}"
+    )
+
+
+def _said(row: Mapping[str, Any], which: str) -> str:
+    return f"{escape(str(row[f'asked_{which}']))} → {escape(str(row[f'heard_{which}']))}"
+
+
+def _heldout(rows: Sequence[Mapping[str, Any]], params: GateParams) -> str:
+    if not rows:
+        return ""
+    true = all(row["source"] == "world" for row in rows)
+    what = (
+        "They are the world's true pairs, so their figures are the oracle: no dub can be asked for more."
+        if true
+        else "They are self-made."
+    )
+    columns = [gate.column for gate in gates(params) if gate.level == "strict"]
+    lines = "".join(f"<tr><td>{name}</td><td>{_mean([row[name] for row in rows])}</td></tr>" for name in columns)
+    return (
+        f"<h2>Held-out pairs ({len(rows)})</h2><p>Measured, never judged: filtering the test set by the scorers would "
+        f"bias it. {what}</p><table><tr><th>figure</th><th>mean</th></tr>{lines}</table>"
+    )
+
+
+def _mean(values: Sequence[float]) -> str:
+    known = [value for value in values if np.isfinite(value)]
+    return f"{np.mean(known):.3g}" if known else "not measured"

@@ -1,0 +1,255 @@
+"""Step `gate`: which pairs may train. Train rows are measured and judged, held-out rows measured and passed untouched."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import logging
+import math
+import tarfile
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dubmill.artifacts import Backbone, Draft, Lineage, PairRow, PairSet, table_bytes
+from dubmill.backbone import load_scorers
+from dubmill.errors import GateFailed, MismatchedBackbone, UsageError
+from dubmill.metrics import measure_pair
+from dubmill.params import GateParams
+from dubmill.quality import Judgement, Player, Verdict, gate_page, judge, offline_pages
+
+if TYPE_CHECKING:
+    from dubmill.metrics.scorers import Scorers
+
+logger = logging.getLogger(__name__)
+
+Measurement = dict[str, Any]
+MEMBERS = ("original.clip", "original.mp4", "counterpart.clip", "counterpart.mp4")
+BATCH = 16  # pairs measured between two saves: what a killed run may lose
+MAX_SHARD_PAIRS, MAX_SHARD_BYTES = 100, 256 * 2**20
+MAX_PLAYERS, MAX_PLAYER_BYTES = 6, 300_000  # per section of the page, and per MP4 inside it
+
+
+def gate(backbone: Backbone, pairs: PairSet, params: GateParams, out: Path) -> PairSet:
+    """Keep the pairs that pass every strict gate, beside the held-out ones, and say of each why or why not.
+
+    Raises:
+        UsageError: `pairs` have been through the gate already.
+        MismatchedBackbone: `pairs` were made with another backbone.
+        GateFailed: too few passed; `gate.html` stays in `out`, nothing is sealed.
+    """
+    _check(backbone, pairs)
+    lineage = Lineage(
+        step="gate",
+        params=params.model_dump(),
+        inputs={"Backbone": backbone.digest, "PairSet": pairs.digest},
+        backbone=backbone.digest,
+        text_encoder=backbone.text_encoder_digest,
+        licence=pairs.lineage.licence,
+        pair_source=pairs.lineage.pair_source,
+        consent=pairs.lineage.consent,
+    )
+    draft = PairSet.draft(out, lineage)
+    if draft.is_sealed:
+        return draft.seal()
+    measured = _measure(draft, pairs, load_scorers(backbone))
+    judged = [row for row in measured if row["split"] == "train"]
+    with tempfile.TemporaryDirectory() as site:
+        judgement = judge(judged, params, Path(site))
+        for name, page in offline_pages(Path(site)).items():
+            draft.write(f"docs/{name}", page)
+    _write_findings(draft, pairs, measured, judgement, params)
+    _require_enough(draft, judgement, params)
+    accepted = {verdict.id for verdict in judgement.verdicts if verdict.is_accepted}
+    _write_pairs(draft, pairs, accepted)
+    for part in sorted(draft.path.glob("measured-*.json")):
+        part.unlink()
+    return draft.seal({**pairs.info, **_info(pairs, judgement)})
+
+
+def _check(backbone: Backbone, pairs: PairSet) -> None:
+    if pairs.info.get("gated"):
+        raise UsageError(
+            "these pairs have been through the gate already",
+            where=str(pairs.path),
+            cure="give the pairs that `dubmill inpaint` made",
+        )
+    if pairs.lineage.backbone not in ("", backbone.digest):
+        raise MismatchedBackbone(
+            "these pairs were made with another backbone",
+            where=str(pairs.path),
+            cure="give the backbone that `dubmill inpaint` had",
+        )
+
+
+def _measure(draft: Draft[PairSet], pairs: PairSet, scorers: Scorers) -> list[Measurement]:
+    """One row per pair, in order; batches that an interrupted run saved are not measured again."""
+    measured: list[Measurement] = []
+    for index, batch in enumerate(pairs.batches(pairs.rows, BATCH)):
+        name = f"measured-{index:05d}.json"
+        if not (draft.path / name).is_file():
+            rows = [_measure_one(pairs, row, scorers) for row in batch]
+            draft.write(name, json.dumps(rows).encode())
+        measured += json.loads((draft.path / name).read_bytes())
+        logger.info("measured %d of %d pairs", len(measured), len(pairs.rows))
+    return measured
+
+
+def _measure_one(pairs: PairSet, row: PairRow, scorers: Scorers) -> Measurement:
+    original, counterpart = (pairs.clip(row.id, name) for name in ("original", "counterpart"))
+    return measure_pair(original, counterpart, row=row, scorers=scorers)
+
+
+def _write_findings(
+    draft: Draft[PairSet],
+    pairs: PairSet,
+    measured: Sequence[Measurement],
+    judgement: Judgement,
+    params: GateParams,
+) -> None:
+    """Everything a person needs to understand the verdict, whether the step goes on or fails."""
+    verdicts = {verdict.id: verdict for verdict in judgement.verdicts}
+    rows = [_with_verdict(row, verdicts.get(row["id"])) for row in measured]
+    rejects = [row for row in rows if row["verdict"] == "rejected"]
+    draft.write("measurements.parquet", table_bytes(rows))
+    if rejects:
+        draft.write("rejects.parquet", table_bytes(rejects))
+        draft.write("rejects.tar", _tar_of_mp4s(pairs, [row["id"] for row in rejects]))
+    draft.write("gate.json", json.dumps(_figures(pairs, judgement), indent=1, sort_keys=True).encode())
+    draft.write("plots/by_gate.csv", _csv(_by_gate_rows(judgement)))
+    draft.write("plots/measurements.csv", _csv(rows))
+    page = gate_page(
+        [row for row in measured if row["id"] in verdicts],
+        judgement,
+        params,
+        pair_source=pairs.lineage.pair_source or "unnamed",
+        heldout=[row for row in measured if row["id"] not in verdicts],
+        worst=_players(pairs, _least_convincing(rows), "warnings"),
+        rejected=_players(pairs, rejects, "reasons"),
+    )
+    draft.write("gate.html", page.encode())
+
+
+def _with_verdict(row: Measurement, verdict: Verdict | None) -> Measurement:
+    if verdict is None:
+        return {**row, "verdict": "held out", "reasons": "", "warnings": ""}
+    said = "accepted" if verdict.is_accepted else "rejected"
+    return {**row, "verdict": said, "reasons": verdict.reasons, "warnings": verdict.warnings}
+
+
+def _least_convincing(rows: Sequence[Measurement]) -> list[Measurement]:
+    """Accepted rows, those with most warnings first, then those with the least sync."""
+    accepted = [row for row in rows if row["verdict"] == "accepted"]
+    return sorted(accepted, key=lambda row: (-row["warnings"].count(":"), row["sync_correlation"], row["id"]))
+
+
+def _players(pairs: PairSet, rows: Sequence[Measurement], note: str) -> list[Player]:
+    """The first few of `rows` to look at."""
+
+    def light(row_id: str, name: str) -> bytes:
+        mp4 = pairs.mp4(row_id, name)
+        return mp4 if len(mp4) <= MAX_PLAYER_BYTES else b""
+
+    return [
+        Player(row["id"], row[note] or "no warning", light(row["id"], "original"), light(row["id"], "counterpart"))
+        for row in rows[:MAX_PLAYERS]
+    ]
+
+
+def _tar_of_mp4s(pairs: PairSet, ids: Sequence[str]) -> bytes:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for row_id in ids:
+            for name in ("original.mp4", "counterpart.mp4"):
+                data = pairs.data(row_id, name)
+                member = tarfile.TarInfo(f"{row_id}/{name}")
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+    return stream.getvalue()
+
+
+def _figures(pairs: PairSet, judgement: Judgement) -> dict[str, Any]:
+    """What `dvc metrics` compares between runs."""
+    info = _info(pairs, judgement)
+    kept = ("num_accepted", "num_rejected", "num_heldout", "by_gate")
+    return {
+        "accepted_share": round(judgement.accepted_share, 6),
+        **{name: info[name] for name in kept},
+        "by_gate_warning": judgement.by_gate("warning"),
+    }
+
+
+def _info(pairs: PairSet, judgement: Judgement) -> dict[str, Any]:
+    return {
+        "gated": True,
+        "num_accepted": judgement.num_accepted,
+        "num_rejected": len(judgement.verdicts) - judgement.num_accepted,
+        "num_heldout": len(pairs.split("heldout")),
+        "by_gate": judgement.by_gate("strict"),
+        "pair_source": pairs.lineage.pair_source,
+    }
+
+
+def _by_gate_rows(judgement: Judgement) -> list[Measurement]:
+    return [
+        {"gate": name, "level": level, "pairs": count}
+        for level in ("strict", "warning")
+        for name, count in judgement.by_gate(level).items()
+    ]
+
+
+def _csv(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    """Rows as CSV for `dvc plots`; a figure that could not be had is an empty cell."""
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow(
+            {name: "" if isinstance(value, float) and math.isnan(value) else value for name, value in row.items()}
+        )
+    return stream.getvalue().encode()
+
+
+def _require_enough(draft: Draft[PairSet], judgement: Judgement, params: GateParams) -> None:
+    page = draft.path / "gate.html"
+    if not judgement.verdicts:
+        raise GateFailed("there is no training pair to judge", where=str(page), cure="see what `dubmill inpaint` made")
+    if judgement.num_accepted and judgement.accepted_share >= params.min_accepted_share:
+        return
+    eaters = sorted(judgement.by_gate("strict").items(), key=lambda item: (-item[1], item[0]))
+    eaten = ", ".join(f"{name} rejected {count}" for name, count in eaters if count) or "no gate rejected any"
+    raise GateFailed(
+        f"only {judgement.num_accepted} of {len(judgement.verdicts)} pairs passed ({judgement.accepted_share:.0%}, the "
+        f"floor is {params.min_accepted_share:.0%}): {eaten}",
+        where=str(draft.path),
+        cure=f"open {page} to see why, then make better pairs or loosen gate.strict",
+    )
+
+
+def _write_pairs(draft: Draft[PairSet], pairs: PairSet, accepted: set[str]) -> None:
+    kept = [
+        row.model_copy(update={"accepted": True}) if row.id in accepted else row
+        for row in pairs.rows
+        if row.id in accepted or row.split != "train"
+    ]
+    for index, (rows, files) in enumerate(_shards(pairs, kept)):
+        draft.add_shard(index, rows, files)
+
+
+def _shards(pairs: PairSet, rows: Sequence[PairRow]) -> Iterator[tuple[list[PairRow], dict[str, bytes]]]:
+    """Rows with their members, in shards bounded in pairs and in memory."""
+    shard: list[PairRow] = []
+    files: dict[str, bytes] = {}
+    size = 0
+    for row in rows:
+        shard.append(row)
+        members = {f"{row.id}/{name}": pairs.data(row.id, name) for name in MEMBERS}
+        files |= members
+        size += sum(map(len, members.values()))
+        if len(shard) >= MAX_SHARD_PAIRS or size >= MAX_SHARD_BYTES:
+            yield shard, files
+            shard, files, size = [], {}, 0
+    if shard:
+        yield shard, files
