@@ -16,7 +16,8 @@ def scene(mini):
     shape = shape_of(clip, mini)
     generator = torch.Generator().manual_seed(1)
     noise = Latents(
-        torch.randn(1, shape.video_tokens, 128, generator=generator), torch.randn(1, shape.audio, 128, generator=generator)
+        torch.randn(1, shape.video_tokens, 128, generator=generator),
+        torch.randn(1, shape.audio, 128, generator=generator),
     )
     return shape, noise, encode([miniature.clip(seed=5)], mini), encode_captions([CAPTION], mini)
 

@@ -17,7 +17,9 @@ def test_the_released_bucket_has_the_published_token_counts():
 @pytest.mark.parametrize("temporal", [4, 8])
 def test_every_frame_lies_in_the_latent_that_lists_it(temporal):
     for index in range(6):
-        assert all(shapes.latent_of_frame(frame, temporal) == index for frame in shapes.frames_of_latent(index, temporal))
+        assert all(
+            shapes.latent_of_frame(frame, temporal) == index for frame in shapes.frames_of_latent(index, temporal)
+        )
     assert shapes.pixel_frames(6, temporal) == shapes.frames_of_latent(5, temporal).stop
 
 
