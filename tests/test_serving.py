@@ -32,7 +32,7 @@ from dubmill.errors import (
     UnreadableMedia,
     UnsayableText,
 )
-from dubmill.serving import server
+from dubmill.serving import dub_file, opening, server
 from dubmill.serving.consent import Ledger
 from dubmill.serving.desk import ClipSize, Desk, DubRequest, normalise
 from dubmill.serving.queue import Queue, QueueFull
@@ -106,18 +106,13 @@ def serve(folder, dubber, *, selftest=True):
     arguments += ["--http_port", port, "--ledger", folder / "consent.jsonl", "--max_waiting", 1]
     arguments += ["--max_body_bytes", 4_000_000, "--max_seconds", 5]
     script = (
-        "import sys; from dubmill.serving import server; import test_serving;"
-        f"server.open_dubber = lambda backbone, release: test_serving.{dubber}(); sys.exit(server.main())"
+        "import sys; from dubmill.serving import opening, server; import test_serving;"
+        f"opening.open_dubber = lambda backbone, release: test_serving.{dubber}(); sys.exit(server.main())"
     )
     paths = {"PYTHONPATH": str(Path(__file__).parent)}
     with (folder / "log").open("wb") as log:
         command = [sys.executable, "-c", script, *map(str, arguments)]
         return subprocess.Popen(command, env=os.environ | paths, stderr=log, stdout=log), port
-
-
-def stop(process):
-    process.send_signal(signal.SIGTERM)
-    return process.wait(timeout=20)
 
 
 @pytest.fixture(scope="module")
@@ -126,11 +121,23 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def url(folder):
-    process, port = serve(folder, "ToneDubber")
-    DubClient(f"http://127.0.0.1:{port}").wait_until_ready(seconds=30)
-    yield f"http://127.0.0.1:{port}"
-    stop(process)
+def urls(folder):
+    """Two servers, started together because importing takes them long: a good one, and one without a self-test."""
+    (folder / "unready").mkdir()
+    processes, ports = zip(
+        serve(folder, "ToneDubber"), serve(folder / "unready", "ToneDubber", selftest=False), strict=True
+    )
+    good, unready = (f"http://127.0.0.1:{port}" for port in ports)
+    DubClient(good).wait_until_ready(seconds=30)
+    yield good, unready
+    for process in processes:
+        process.send_signal(signal.SIGTERM)
+    assert [process.wait(timeout=20) for process in processes] == [0, 0]
+
+
+@pytest.fixture(scope="module")
+def url(urls):
+    return urls[0]
 
 
 @pytest.fixture(scope="module")
@@ -348,27 +355,23 @@ def test_a_client_without_a_server_says_so(mp4):
         DubClient(f"http://127.0.0.1:{free_port()}").dub(mp4, to="es", text="uno", consent=CONSENT)
 
 
-def test_a_release_that_cannot_prove_itself_stays_unready_and_says_why(tmp_path, mp4):
-    process, port = serve(tmp_path, "ToneDubber", selftest=False)
-    url, reason = f"http://127.0.0.1:{port}", "no selftest.clip"
-    try:
-        until = time.monotonic() + 30
-        while reason not in said(f"{url}/v1/models/dubmill") and time.monotonic() < until:
-            time.sleep(0.1)
-        assert httpx.get(f"{url}/v2/health/live", timeout=5).status_code == 200
-        asked = {"content": mp4.read_bytes(), "params": {"language": "es", "text": "uno", "consent": CONSENT}}
-        refusals = [
-            httpx.get(f"{url}/v1/models/dubmill", timeout=5),
-            httpx.get(f"{url}/v2/health/ready", timeout=5),
-            httpx.post(f"{url}/v1/dub", **asked, timeout=5),
-            predict(url, instance(mp4)),
-        ]
-        assert [answer.status_code for answer in refusals] == [503] * 4
-        assert all(reason in answer.json()["error"] for answer in refusals)
-        with pytest.raises(ServiceUnavailable, match=reason):
-            DubClient(url).dub(mp4, to="es", text="uno", consent=CONSENT)
-    finally:
-        stop(process)
+def test_a_release_that_cannot_prove_itself_stays_unready_and_says_why(urls, mp4):
+    url, reason = urls[1], "no selftest.clip"
+    until = time.monotonic() + 30
+    while reason not in said(f"{url}/v1/models/dubmill") and time.monotonic() < until:
+        time.sleep(0.1)
+    assert httpx.get(f"{url}/v2/health/live", timeout=5).status_code == 200
+    asked = {"content": mp4.read_bytes(), "params": {"language": "es", "text": "uno", "consent": CONSENT}}
+    refusals = [
+        httpx.get(f"{url}/v1/models/dubmill", timeout=5),
+        httpx.get(f"{url}/v2/health/ready", timeout=5),
+        httpx.post(f"{url}/v1/dub", **asked, timeout=5),
+        predict(url, instance(mp4)),
+    ]
+    assert [answer.status_code for answer in refusals] == [503] * 4
+    assert all(reason in answer.json()["error"] for answer in refusals)
+    with pytest.raises(ServiceUnavailable, match=reason):
+        DubClient(url).dub(mp4, to="es", text="uno", consent=CONSENT)
 
 
 def said(url):
@@ -399,7 +402,7 @@ def test_a_release_of_another_backbone_is_refused_before_anything_starts(tmp_pat
     release = a_release(tmp_path / "release", a_backbone(tmp_path / "one"))
     other = a_backbone(tmp_path / "other", name="other")
     with pytest.raises(MismatchedBackbone):
-        server.matched(other.path, release.path)
+        opening.matched(other.path, release.path)
     assert server.main(["--backbone", str(other.path), "--release", str(release.path)]) == 2
     assert "was trained on backbone" in capsys.readouterr().err
 
@@ -449,6 +452,21 @@ def test_a_cancelled_caller_keeps_its_place_until_its_dub_is_over():
         return await queue.run(lambda: queue.pending)
 
     assert asyncio.run(story()) == 1
+
+
+def test_a_file_is_dubbed_without_a_server_by_the_same_rules(tmp_path, mp4, monkeypatch):
+    monkeypatch.setattr(opening, "open_dubber", lambda backbone, release: ToneDubber())
+    backbone = a_backbone(tmp_path / "backbone")
+    places = {"release": a_release(tmp_path / "release", backbone).path, "backbone": backbone.path}
+    asked = {"to": "es", "text": "uno", "seed": 2, "ledger": tmp_path / "consent.jsonl", **places}
+    assert dub_file(mp4, tmp_path / "new" / "out.mp4", consent=CONSENT, **asked) == ()
+    assert pitch_of((tmp_path / "new" / "out.mp4").read_bytes()) == pytest.approx(500, abs=2)
+    assert CONSENT in (tmp_path / "consent.jsonl").read_text()
+    with pytest.raises(ConsentMissing):
+        dub_file(mp4, tmp_path / "no.mp4", consent="", **asked)
+    with pytest.raises(UnreadableMedia, match="no such file"):
+        dub_file(tmp_path / "gone.mp4", tmp_path / "no.mp4", consent=CONSENT, **asked)
+    assert not (tmp_path / "no.mp4").exists()
 
 
 def test_the_arguments_are_plain_and_typed():

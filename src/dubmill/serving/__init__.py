@@ -1,8 +1,10 @@
-"""A promoted release behind KServe: V1, V2, a raw route, a studio page, and a ledger of consent."""
+"""A promoted release behind KServe (V1, V2, a raw route, a studio page), or without a server; consent kept either way."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+
+from dubmill.serving.opening import dub_file
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -10,3 +12,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     from dubmill.serving.server import main as serve
 
     return serve(argv)
+
+
+__all__ = ["dub_file", "main"]

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from dubmill.errors import ConsentMissing, OutOfRoom, ServiceUnavailable
 
+LEDGER = Path("consent.jsonl")  # in the working directory, unless told otherwise
 CURE = "say who agrees, such as 'Ana Ruiz, the speaker, agrees to this dub'"
 
 

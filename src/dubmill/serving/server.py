@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from dubmill.artifacts import Adapter, Backbone, Release, read_manifest
-from dubmill.errors import BadArtifact, DubmillError, MismatchedBackbone
+from dubmill.artifacts import Release
+from dubmill.errors import DubmillError
 from dubmill.media import Limits
-from dubmill.params import SamplingParams
-from dubmill.params import validate as validate_section
+from dubmill.serving import opening
+from dubmill.serving.consent import LEDGER
 from dubmill.serving.desk import ClipSize, Dubbing
 
 log = logging.getLogger("dubmill.serving")
@@ -24,9 +24,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     asked = arguments().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", stream=sys.stderr)
     try:
-        release = matched(asked.backbone, asked.release)
+        release = opening.matched(asked.backbone, asked.release)
         ClipSize.of(release)
-        run(asked, release, lambda: open_dubber(asked.backbone, release))
+        run(asked, release, lambda: opening.open_dubber(asked.backbone, release))
     except DubmillError as error:
         sys.stderr.write(f"{error.sentence}\n")
         return 2
@@ -41,41 +41,11 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--name", default="dubmill", help="model name in the URLs")
     parser.add_argument("--host", default="0.0.0.0", help="address to listen on; a pod needs all of them")  # noqa: S104
     parser.add_argument("--http_port", type=int, default=8080, help="port of V1, V2, metrics and the studio page")
-    parser.add_argument("--ledger", type=Path, default=Path("consent.jsonl"), help="file of consent statements")
+    parser.add_argument("--ledger", type=Path, default=LEDGER, help="file of consent statements")
     parser.add_argument("--max_waiting", type=int, default=4, help="dubs that may wait; the next one gets 429")
     parser.add_argument("--max_seconds", type=float, default=60.0, help="longest clip that is read at all")
     parser.add_argument("--max_body_bytes", type=int, default=64 * 1024**2, help="largest request; beyond: 413")
     return parser
-
-
-def matched(backbone: Path, release: Path) -> Release:
-    """The release, once it is sure that it was trained on this backbone.
-
-    Raises:
-        BadArtifact: one of them is something else.
-        MismatchedBackbone: it was trained on another one.
-    """
-    opened, digest = Release.open(release), read_manifest(backbone).digest  # the weights are checked while loading
-    wanted = opened.info.get("backbone") or opened.lineage.backbone
-    if wanted != digest:
-        raise MismatchedBackbone(
-            f"the release was trained on backbone {wanted[:12]}, this is {digest[:12]}",
-            where=str(release),
-            cure="give the backbone it was trained on",
-        )
-    return opened
-
-
-def open_dubber(backbone: Path, release: Release) -> Dubbing:
-    """The release's adapter on its backbone, sampled as it was evaluated."""
-    from dubmill.dubber import Dubber
-
-    for name in ("sampling", "strength"):
-        if name not in release.info:
-            raise BadArtifact(f"the release does not tell its {name!r}", where=str(release.path), cure="promote again")
-    sampling = validate_section(SamplingParams, release.info["sampling"], str(release.path))
-    adapter = Adapter.open(release.path / "adapter")
-    return Dubber.load(Backbone.open(backbone), adapter, strength=float(release.info["strength"]), sampling=sampling)
 
 
 def run(asked: argparse.Namespace, release: Release, dubber: Callable[[], Dubbing]) -> None:
