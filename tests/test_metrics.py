@@ -1,0 +1,243 @@
+"""The figures of a dub, each against a case whose answer is known without the code."""
+
+from fractions import Fraction
+from itertools import product
+
+import numpy as np
+import pytest
+
+from dubmill.artifacts import Line
+from dubmill.clips import Clip
+from dubmill.errors import UsageError
+from dubmill.metrics import METRICS, lipsync, measure, picture, speech, stats
+from dubmill.metrics.identity import cosine
+
+BOXES = np.tile([4.0, 4.0, 8.0, 8.0], (5, 1))
+
+
+def clip(frames_FHWC=None, audio_CN=None, *, rate=Fraction(25, 2), sample_rate_hz=16_000):
+    frames = np.zeros((5, 16, 16, 3), np.uint8) if frames_FHWC is None else frames_FHWC
+    silence = np.zeros((1, round(len(frames) / rate * sample_rate_hz)), np.float32)
+    return Clip(frames, rate, silence if audio_CN is None else audio_CN, sample_rate_hz)
+
+
+class PlainScorers:
+    """Judges that read pixels and samples: the mouth is as open as its box is bright, the voice is the mean sample."""
+
+    def words(self, audio_N):
+        return [("es", "uno"), ("en", "three")] if np.any(audio_N) else []
+
+    def voice(self, audio_N):
+        return np.array([np.mean(audio_N), 1.0])
+
+    def identity(self, frames_FHWC):
+        return frames_FHWC[:, 0].mean(axis=(0, 1)) + 1.0
+
+    def mouth(self, frames_FHWC):
+        opening = frames_FHWC[:, 4:8, 4:8].mean(axis=(1, 2, 3)) / 255
+        return np.column_stack([opening, np.tile(BOXES[0], (len(opening), 1))])
+
+    def speech_opening(self, audio_N, num_frames):
+        return np.array([np.abs(part).mean() for part in np.array_split(audio_N, num_frames)])
+
+    def sync_distances(self, frames_FHWC, audio_N):
+        return np.array([3.0, 1.0, 4.0])
+
+
+def talking(openings, gain=0.5):
+    frames = np.zeros((len(openings), 16, 16, 3), np.uint8)
+    frames[:, 4:8, 4:8] = (np.asarray(openings) * 255).astype(np.uint8)[:, None, None, None]
+    loudness = np.repeat(openings, 1280)
+    return clip(frames, (gain * loudness * np.sign(np.sin(np.arange(len(loudness))))).astype(np.float32)[None])
+
+
+def test_every_metric_of_the_table_is_measured_and_none_besides():
+    dub, source = talking([0.1, 0.9, 0.3, 0.7, 0.2]), talking([0.9, 0.1, 0.2, 0.8, 0.4])
+    line = Line(language="es", text="Uno, tres")
+    figures = measure(dub, source=source, truth=dub, line=line, mouth_boxes_F4=BOXES, scorers=PlainScorers())
+    assert set(figures) == set(METRICS)
+    assert all(np.isfinite(value) for value in figures.values())
+    assert figures["words_right"] == 0.5
+    assert figures["language_right"] == 0.5
+    assert figures["sync_correlation"] > 0.999
+    assert figures["truth_mouth_correlation"] == pytest.approx(1)
+    assert figures["old_motion_correlation"] < 0.5
+    assert (figures["lse_d"], figures["lse_c"], figures["sync_offset_frames"]) == (1.0, 2.0, 0.0)
+    assert figures["outside_psnr_db"] == picture.CEILING_DB
+    assert figures["duration_gap_ms"] == 0
+
+
+def test_without_the_true_dub_its_correlation_is_nan_and_the_rest_stands():
+    one = talking([0.1, 0.9, 0.3, 0.7, 0.2])
+    line = Line(language="es", text="uno")
+    figures = measure(one, source=one, truth=None, line=line, mouth_boxes_F4=BOXES, scorers=PlainScorers())
+    assert [name for name, value in figures.items() if np.isnan(value)] == ["truth_mouth_correlation"]
+    assert figures["mouth_change"] == 0
+    assert figures["old_motion_correlation"] == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("asked", "heard", "right", "errors"),
+    [
+        ("uno tres", "uno tres", 1.0, 0.0),
+        ("uno tres", "tres uno", 0.0, 1.0),
+        ("uno tres", "uno", 0.5, 0.5),
+        ("uno tres", "uno dos tres", 0.5, 0.5),
+        ("uno", "dos dos dos", 0.0, 3.0),
+        ("uno tres", "", 0.0, 1.0),
+        ("¡Uno! Tres.", "uno TRES", 1.0, 0.0),
+        ("cafe\u0301", "caf\u00e9", 1.0, 0.0),
+        ("", "", 0.0, 0.0),
+        ("", "uno", 0.0, 1.0),
+    ],
+)
+def test_words_count_in_their_order(asked, heard, right, errors):
+    assert speech.words_right(asked, [("es", word) for word in heard.split()]) == pytest.approx(right)
+    assert speech.word_error_rate(speech.words_of(asked), heard.split()) == pytest.approx(errors)
+
+
+def test_language_is_counted_over_heard_words_and_regions_do_not_matter():
+    heard = [("es-MX", "no"), ("en", "no"), ("es", "uno"), ("es", "dos")]
+    assert speech.language_right("es", heard) == 0.75
+    assert speech.language_right("es-ES", heard[:1]) == 1
+    assert speech.language_right("es", []) == 0
+
+
+def test_sound_is_heard_mono_at_16_khz():
+    stereo = np.stack([np.ones(48_000), -np.ones(48_000)]).astype(np.float32)
+    heard = speech.hearing(clip(audio_CN=stereo, sample_rate_hz=48_000))
+    assert heard.shape == (16_000,)
+    assert heard.dtype == np.float32
+    assert np.abs(heard).max() < 1e-6
+
+
+def test_loudness_clipping_and_length_of_known_sounds():
+    seconds = 0.4
+    sine = np.sin(2 * np.pi * 100 * np.arange(6400) / 16_000, dtype=np.float32)[None]
+    assert speech.loudness_dbfs(clip(audio_CN=sine)) == pytest.approx(-3.01, abs=0.01)
+    assert speech.loudness_dbfs(clip()) == speech.SILENCE_DBFS
+    assert speech.loudness_dbfs(clip(audio_CN=np.zeros((1, 0), np.float32))) == speech.SILENCE_DBFS
+    loud = np.array([[1.0, -1.0, 0.5, 0.0]], np.float32)
+    assert speech.clipped_share(clip(audio_CN=loud)) == 0.5
+    short = clip(audio_CN=np.zeros((1, round((seconds - 0.1) * 16_000)), np.float32))
+    assert speech.duration_gap_ms(short, clip()) == pytest.approx(100)
+    assert speech.duration_gap_ms(clip(), clip(np.zeros((4, 16, 16, 3), np.uint8))) == pytest.approx(80)
+
+
+def test_correlation_is_pearsons_and_zero_where_nothing_moves():
+    random = np.random.default_rng(0)
+    a, b = random.normal(size=(2, 40))
+    assert lipsync.correlation(a, b) == pytest.approx(np.corrcoef(a, b)[0, 1])
+    assert lipsync.correlation(a, np.full(40, 0.3)) == 0
+    assert lipsync.correlation(a[:1], b[:1]) == 0
+    assert lipsync.correlation([], []) == 0
+    holed = a.copy()
+    holed[7] = np.nan
+    assert lipsync.correlation(holed, np.append(b, 9.0)) == pytest.approx(
+        np.corrcoef(np.delete(a, 7), np.delete(b, 7))[0, 1]
+    )
+
+
+def test_lse_finds_the_offset_and_the_confidence():
+    assert lipsync.lip_sync(np.array([9.0, 8.0, 7.0, 2.0, 9.0])) == lipsync.LipSync(2.0, 6.0, 1.0)
+    assert lipsync.lip_sync(np.array([np.nan, 5.0, 6.0])) == lipsync.LipSync(5.0, 0.5, 0.0)
+    nothing = lipsync.lip_sync(np.full(3, np.nan))
+    assert np.isnan([nothing.distance, nothing.confidence, nothing.offset_frames]).all()
+
+
+def test_lip_diversity_of_a_still_mouth_is_nothing():
+    assert lipsync.lip_diversity(np.full(9, 0.4)) == pytest.approx(0)
+    assert lipsync.lip_diversity(np.array([0.0, 1.0, np.nan])) == 0.5
+    assert lipsync.lip_diversity(np.array([np.nan])) == 0
+
+
+def test_cosine_of_nobody_is_zero():
+    assert cosine(np.array([1.0, 0]), np.array([2.0, 0])) == 1
+    assert cosine(np.array([1.0, 0]), np.array([-1.0, 0])) == -1
+    assert cosine(np.zeros(2), np.array([1.0, 0])) == 0
+
+
+def test_psnr_looks_outside_the_mouth_and_change_inside_it():
+    source = np.full((5, 16, 16, 3), 100, np.uint8)
+    inside, outside = source.copy(), source.copy()
+    inside[:, 4:8, 4:8] = 151
+    outside[:, 12:, :] = 110
+    assert picture.outside_psnr_db(inside, source, BOXES) == picture.CEILING_DB
+    assert picture.mouth_change(inside, source, BOXES) == pytest.approx(0.2)
+    assert picture.mouth_change(outside, source, BOXES) == 0
+    share = 4 * 16 / (16 * 16 - 6 * 6)  # the widened box is 6 x 6
+    assert picture.outside_psnr_db(outside, source, BOXES) == pytest.approx(-10 * np.log10(share * (10 / 255) ** 2))
+
+
+def test_pictures_without_an_outside_or_a_mouth_have_no_figure():
+    frames = np.zeros((5, 16, 16, 3), np.uint8)
+    assert np.isnan(picture.outside_psnr_db(frames, frames, np.array([[0.0, 0, 16, 16]])))
+    assert np.isnan(picture.mouth_change(frames, frames, np.full((5, 4), np.nan)))
+    assert np.isnan(picture.mouth_change(frames, frames, np.array([[40.0, 40, 50, 50]])))
+    assert picture.outside_psnr_db(frames, frames, np.zeros((0, 4))) == picture.CEILING_DB
+    with pytest.raises(UsageError, match="16x16 and 8x16"):
+        picture.outside_psnr_db(frames, frames[:, :, :8], BOXES)
+
+
+def test_an_interval_covers_the_mean_as_often_as_it_says():
+    """A 90 % interval of 40 normal values: percentile bootstrap covers a little less; 300 trials, sd about 1.8 %."""
+    random = np.random.default_rng(1)
+    hits = 0
+    for trial in range(300):
+        _, low, high = stats.interval(random.normal(size=40), num_bootstrap=300, confidence=0.9, seed=trial)
+        hits += low <= 0 <= high
+    assert 0.82 <= hits / 300 <= 0.95
+
+
+def test_an_interval_of_one_value_or_none_is_open_about_it():
+    ask = {"num_bootstrap": 100, "confidence": 0.95, "seed": 3}
+    assert stats.interval([0.7], **ask) == (0.7, 0.7, 0.7)
+    assert np.isnan(stats.interval([np.nan], **ask)).all()
+    assert stats.interval([1.0, np.nan, 3.0], **ask)[0] == 2
+    assert stats.interval([1, 2, 9], **ask) == stats.interval([1, 2, 9], **ask)
+
+
+def test_blocks_do_not_change_an_interval(monkeypatch):
+    values = np.random.default_rng(5).normal(size=30)
+    whole = stats.interval(values, num_bootstrap=500, confidence=0.95, seed=3)
+    monkeypatch.setattr(stats, "BLOCK", 700)
+    assert stats.interval(values, num_bootstrap=500, confidence=0.95, seed=3) == whole
+
+
+def test_the_paired_test_equals_all_flips_done_by_hand():
+    a, b = np.array([3.0, 2.5, 4.0, 1.0, 2.0]), np.array([1.0, 2.0, 4.5, 0.5, 1.0])
+    gains = a - b
+    sums = [np.dot(signs, gains) for signs in product((-1, 1), repeat=5)]
+    by_hand = np.mean([total >= gains.sum() for total in sums])
+    assert stats.paired_test(a, b, better="higher", seed=0) == by_hand
+    assert stats.paired_test(b, a, better="lower", seed=0) == by_hand
+    assert stats.paired_test(b, a, better="higher", seed=0) > 0.9
+
+
+def test_drawn_flips_agree_with_all_flips(monkeypatch):
+    random = np.random.default_rng(2)
+    a = random.normal(0.4, 1, size=12)
+    exact = stats.paired_test(a, np.zeros(12), better="higher", seed=0)
+    monkeypatch.setattr(stats, "MAX_EXACT", 0)
+    drawn = stats.paired_test(a, np.zeros(12), better="higher", seed=0)
+    assert drawn == pytest.approx(exact, abs=4 * np.sqrt(exact * (1 - exact) / stats.NUM_FLIPS))
+    assert drawn != 0
+
+
+def test_ties_and_missing_figures_weigh_for_nobody():
+    assert stats.paired_test([1.0, 1.0], [1.0, 1.0], better="higher", seed=0) == 1
+    assert stats.paired_test([], [], better="higher", seed=0) == 1
+    assert stats.paired_test([2.0], [1.0], better="higher", seed=0) == 0.5
+    tied = stats.paired_test([2.0, 3, 4, 1, np.nan], [1.0, 2, 3, 1, 0], better="higher", seed=0)
+    assert tied == stats.paired_test([2.0, 3, 4], [1.0, 2, 3], better="higher", seed=0) == 0.125
+    with pytest.raises(UsageError, match="not pairs"):
+        stats.paired_test([1.0], [1.0, 2.0], better="higher", seed=0)
+
+
+def test_holm_matches_its_textbook_and_keeps_the_order():
+    assert stats.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert stats.holm([0.9, 0.8]) == [1.0, 1.0]
+    kept = stats.holm([0.02, float("nan")])
+    assert kept[0] == 0.02
+    assert np.isnan(kept[1])
+    assert stats.holm([]) == []
