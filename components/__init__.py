@@ -2,4 +2,5 @@
 
 import os
 
-IMAGE = os.environ.get("DUBMILL_IMAGE", "ghcr.io/dubmill/dubmill:0.1.0")  # pin by digest: KFP caches by this string
+IMAGE = os.environ.get("DUBMILL_IMAGE", "dubmill/tools:0.1.0-cpu")  # by digest on a cluster: KFP caches by this string
+GPU_IMAGE = os.environ.get("DUBMILL_GPU_IMAGE", "dubmill/gpu:0.1.0-cuda")  # what GPU pools run instead

@@ -16,12 +16,14 @@ from dubmill.params import Params, load, merge, read_yaml, validate
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
 
-CLUSTER_MLFLOW = "http://mlflow:5000"
+CLUSTER_MLFLOW = "http://mlflow.dubmill:5000"
 
 ParamsFile = Annotated[Path, typer.Option("--params", help="values of every section, or an overlay of params.yaml")]
 Overlays = Annotated[list[Path], typer.Option("--overlay", help="file of values that differ; may be repeated")]
 Gpu = Annotated[bool, typer.Option("--gpu/--no-gpu", help="ask for GPU pools where a step needs one")]
 Mlflow = Annotated[str, typer.Option("--mlflow", envvar="MLFLOW_TRACKING_URI", help="MLflow as the cluster sees it")]
+
+Models = Annotated[str, typer.Option("--models", help="volume claim that the endpoint reads; empty: none")]
 
 
 @app.command("compile")
@@ -31,12 +33,13 @@ def compile_(
     overlay: Overlays = [],  # noqa: B006 (typer reads it, nothing changes it)
     gpu: Gpu = True,
     mlflow: Mlflow = CLUSTER_MLFLOW,
+    models: Models = "models",
 ) -> None:
     """Write the pipeline as YAML, to upload by hand or to keep under version control."""
     from pipelines.dubbing import NEEDS, Target, compile_to
 
     started = time.monotonic()
-    compile_to(out, _params(params, overlay), Target(gpu, mlflow, 2, code_digest()))
+    compile_to(out, _params(params, overlay), Target(gpu, mlflow, models, 2, code_digest()))
     spent = time.monotonic() - started
     typer.echo(f"{out}: {len(NEEDS)} tasks, {out.stat().st_size / 1024:.0f} KiB, {spent:.2f} s")
 
@@ -54,7 +57,7 @@ def run(
     from pipelines.local import run as run_here
 
     started = time.monotonic()
-    compile_to(out / "dubbing.yaml", _params(params, overlay), Target(False, "", 0, code_digest()))
+    compile_to(out / "dubbing.yaml", _params(params, overlay), Target(False, "", "", 0, code_digest()))
     report, release = keep(run_here(out / "dubbing.yaml", out), work)
     typer.echo(f"\nthe whole line took {time.monotonic() - started:.0f} s")
     typer.echo(f"look at      {report}\nrelease      {release}\nserve it     make serve")
@@ -66,10 +69,12 @@ def submit(
     host: Annotated[str, typer.Option(help="address of Kubeflow Pipelines")],
     namespace: Annotated[str, typer.Option(help="profile namespace, where KFP runs for many users")] = "",
     experiment: Annotated[str, typer.Option(help="KFP experiment")] = "dubmill",
+    account: Annotated[str, typer.Option(help="service account of the tasks; empty: KFP's own")] = "",
     params: ParamsFile = Path("params.yaml"),
     overlay: Overlays = [],  # noqa: B006
     gpu: Gpu = True,
     mlflow: Mlflow = CLUSTER_MLFLOW,
+    models: Models = "models",
 ) -> None:
     """Upload the pipeline to a cluster as a new version and start a run of it."""
     from pipelines.cluster import start
@@ -77,8 +82,10 @@ def submit(
 
     package = Path("build/dubbing.yaml")
     code = code_digest()
-    compile_to(package, _params(params, overlay), Target(gpu, mlflow, 2, code))
-    typer.echo(start(package, host=host, namespace=namespace, experiment=experiment, version=code[:12]))
+    compile_to(package, _params(params, overlay), Target(gpu, mlflow, models, 2, code))
+    typer.echo(
+        start(package, host=host, namespace=namespace, experiment=experiment, account=account, version=code[:12])
+    )
 
 
 def code_digest() -> str:

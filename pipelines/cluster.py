@@ -12,7 +12,7 @@ from pipelines.dubbing import NAME
 TIMEOUT_SECONDS = 5
 
 
-def start(package: Path, *, host: str, namespace: str, experiment: str, version: str) -> str:
+def start(package: Path, *, host: str, namespace: str, experiment: str, account: str, version: str) -> str:
     """Upload `package` as version `version` (kept if it is there already), start a run, give the page to watch it on.
 
     Raises:
@@ -27,7 +27,11 @@ def start(package: Path, *, host: str, namespace: str, experiment: str, version:
         pipeline_id, version_id = _upload(client, package, version)
         group = client.create_experiment(experiment, namespace=namespace or None)
         run = client.run_pipeline(
-            group.experiment_id, f"{NAME}-{version}", pipeline_id=pipeline_id, version_id=version_id
+            group.experiment_id,
+            f"{NAME}-{version}",
+            pipeline_id=pipeline_id,
+            version_id=version_id,
+            service_account=account or None,
         )
     except ApiException as error:
         raise ServiceUnavailable(

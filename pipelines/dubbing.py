@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from kfp import compiler, dsl, kubernetes
 from kfp.dsl.graph_component import GraphComponent
 
+from components import GPU_IMAGE
 from components.backbone.component import backbone as backbone_component
 from components.dub.component import dub as dub_component
 from components.encode.component import encode as encode_component
@@ -42,6 +43,7 @@ class Needs:
     memory: str
     gpu: bool = False
     registry: bool = False  # it logs to MLflow
+    publishes: bool = False  # it writes what the endpoint serves
     cached: bool = True
 
 
@@ -57,7 +59,7 @@ NEEDS = {
     evaluate_component: Needs("4", "8Gi"),
     # What these two do depends on what the registry holds by then, which KFP's cache key cannot know.
     register_component: Needs("1", "2Gi", registry=True, cached=False),
-    promote_component: Needs("2", "8Gi", registry=True, cached=False),
+    promote_component: Needs("2", "8Gi", registry=True, publishes=True, cached=False),
 }
 SMALL, SMALL_LIMIT = Needs("1", "2Gi"), "6Gi"  # what any task of the nano backbone asks for, without a GPU
 
@@ -68,6 +70,7 @@ class Target:
 
     has_gpu: bool
     tracking_uri: str  # empty: the task's own environment says
+    models_claim: str  # volume claim that the endpoint reads; empty: none
     num_retries: int
     code: str  # digest of the library: part of KFP's cache key, so that new code is never answered by old results
 
@@ -108,11 +111,14 @@ def build(params: Params, target: Target) -> GraphComponent:
             register: MLflow experiment and model name
             promote: when a challenger becomes champion (metrics to improve, regressions, floors)
         """
-        base = task(backbone_component, params=backbone).outputs["backbone"]
+        made = task(backbone_component, params=backbone)
+        if params.backbone.source == "hub":  # the network policy lets only labelled pods out
+            kubernetes.add_pod_label(made, "dubmill/downloads", "true")
+        base = made.outputs["backbone"]
         asked = task(prompts_component, params=prompts).outputs["prompts"]
         clips = task(synthesize_component, backbone=base, prompts=asked, params=synthesize).outputs["clips"]
-        made = task(inpaint_component, backbone=base, clips=clips, params=inpaint).outputs["pairs"]
-        pairs = task(gate_component, backbone=base, pairs=made, params=gate).outputs["accepted"]
+        raw = task(inpaint_component, backbone=base, clips=clips, params=inpaint).outputs["pairs"]
+        pairs = task(gate_component, backbone=base, pairs=raw, params=gate).outputs["accepted"]
         latents = task(encode_component, backbone=base, pairs=pairs, params=encode).outputs["latents"]
         adapter = task(train_component, backbone=base, latents=latents, params=train).outputs["adapter"]
         dubs = task(dub_component, backbone=base, adapter=adapter, pairs=pairs, params=dub).outputs["dubs"]
@@ -145,7 +151,11 @@ def _place(task: dsl.PipelineTask, needs: Needs, target: Target) -> dsl.Pipeline
     if needs.registry and target.tracking_uri:
         task.set_env_variable("MLFLOW_TRACKING_URI", target.tracking_uri)
     if needs.gpu and target.has_gpu:
+        task.set_container_image(GPU_IMAGE)
         task.set_accelerator_type(GPU).set_accelerator_limit(1)
         kubernetes.add_node_selector(task, f"{GPU}.present", "true")
         kubernetes.add_toleration(task, key=GPU, operator="Exists", effect="NoSchedule")
+    if needs.publishes and target.models_claim:
+        kubernetes.mount_pvc(task, pvc_name=target.models_claim, mount_path="/models")
+        task.set_env_variable("DUBMILL_MODELS", "/models")
     return kubernetes.set_security_context(task, run_as_non_root=True)

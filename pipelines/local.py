@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from dubmill.errors import DubmillError
+from dubmill.publishing import publish
 
 ANSI = re.compile(r"\x1b\[\d+m")
 SENTENCE = re.compile(r"dubmill\.errors\.(\w+): (.*)")
@@ -105,12 +106,6 @@ def run(package: Path, root: Path) -> Mapping[str, Any]:
 def keep(outputs: Mapping[str, Any], work: Path) -> tuple[Path, Path]:
     """Copy report page and release from KFP's own folders to places that stay; gives both paths."""
     report, release = work / "report.html", work / "release"
-    work.mkdir(parents=True, exist_ok=True)
+    publish(work, backbone=outputs["backbone"].path, release=outputs["release"].path)
     shutil.copyfile(Path(outputs["report"].path) / "report.html", report)
-    for name in ("backbone", "release"):
-        fresh, place = work / f".{name}.partial", work / name
-        shutil.rmtree(fresh, ignore_errors=True)
-        shutil.copytree(outputs[name].path, fresh)
-        shutil.rmtree(place, ignore_errors=True)
-        fresh.rename(place)
     return report, release

@@ -168,7 +168,8 @@ def params_markdown(params: Params) -> str:
     pages = [f"# Parameters\n\n{PARAMS_HEAD}"]
     for word, field in type(params).model_fields.items():
         section = field.annotation
-        assert isinstance(section, type) and issubclass(section, Section)
+        assert isinstance(section, type)
+        assert issubclass(section, Section)
         rows = list(_fields(section, getattr(params, word)))
         pages.append(f"## {word}\n\n{section.__doc__}\n\n" + _table(("name", "value", "takes", "meaning"), rows))
     return "\n\n".join(pages) + "\n"
