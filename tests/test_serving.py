@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 from dubmill import media
-from dubmill.artifacts import Backbone, Line, Lineage, Release
+from dubmill.artifacts import Adapter, Backbone, Line, Lineage, Release
 from dubmill.client import DubClient
 from dubmill.clips import Clip
 from dubmill.errors import (
@@ -74,17 +74,21 @@ def a_backbone(out, name="tiny"):
     return draft.seal({"text_encoder_digest": "t"})
 
 
+def an_adapter(out, backbone):
+    draft = Adapter.draft(out, Lineage(step="train", params={}, backbone=backbone.digest))
+    return draft.seal({"languages": ["en", "es"]})
+
+
 def a_release(out, backbone, *, selftest=True):
     draft = Release.draft(out, Lineage(step="promote", params={}, backbone=backbone.digest, licence="Apache-2.0"))
-    draft.write("release.json", b"{}")
+    an_adapter(draft.path / "adapter", backbone)
     if selftest:
         draft.write("selftest.clip", a_clip().to_bytes())
     return draft.seal(
         {
             "backbone": backbone.digest,
             "version": "7",
-            "languages": ["en", "es"],
-            "clip": {"num_frames": 13, "height": 64, "width": 64, "frame_rate": 12.5, "sample_rate_hz": 16000},
+            "clip": {"num_frames": 13, "height": 64, "width": 64, "frame_rate": "25/2", "sample_rate_hz": 16000},
             "selftest": {"language": "es", "text": "uno tres"},
             "sampling": {"num_steps": 2, "video_guidance": 1.0, "audio_guidance": 1.0},
             "strength": 1.0,
@@ -467,6 +471,43 @@ def test_a_file_is_dubbed_without_a_server_by_the_same_rules(tmp_path, mp4, monk
     with pytest.raises(UnreadableMedia, match="no such file"):
         dub_file(tmp_path / "gone.mp4", tmp_path / "no.mp4", consent=CONSENT, **asked)
     assert not (tmp_path / "no.mp4").exists()
+
+
+def a_mini_release(out, backbone):
+    """A release of the miniature LTX-2, with a real LoRA of two ranks, laid out as `promote` lays it out."""
+    import miniature
+
+    from dubmill import adapters
+    from dubmill.backbone import load
+
+    transformer, draft = load(backbone).transformer, Release.draft(out, Lineage(step="promote", params={}))
+    told = {"rank": 2, "alpha": 2.0, "targets": ["to_q"]}
+    adapters.add(transformer, dropout=0.0, **told)
+    adapter = Adapter.draft(draft.path / "adapter", Lineage(step="train", params={}, backbone=backbone.digest))
+    adapter.write(adapters.WEIGHTS, adapters.to_bytes(transformer, {}))
+    positions = {"reference_positions": "negative", "isolate_modalities": True, "languages": ["en", "es"]}
+    adapter.seal({**told, **positions})
+    draft.write("selftest.clip", miniature.clip().to_bytes())
+    sampling = {"num_steps": 2, "video_guidance": 1.0, "audio_guidance": 1.0}
+    clip = {"num_frames": 17, "height": 64, "width": 96, "frame_rate": "25/1", "sample_rate_hz": 16000}
+    line = {"language": "es", "text": "uno dos"}
+    told = {"sampling": sampling, "strength": 1.0, "clip": clip, "selftest": line, "backbone": backbone.digest}
+    return draft.seal(told)
+
+
+def test_a_release_of_a_real_model_opens_proves_itself_and_dubs(mini_backbone, tmp_path):
+    """The only stand-in of this file taken away: nothing between the release's folder and the MP4 is fake."""
+    import miniature
+
+    release = a_mini_release(tmp_path / "release", mini_backbone)
+    dubber = opening.open_dubber(mini_backbone.path, release)
+    Desk("dubmill", release, dubber, Ledger(tmp_path / "consent.jsonl"), media.Limits()).selftest()
+    (tmp_path / "in.mp4").write_bytes(media.mp4_bytes(miniature.clip()))
+    places = {"release": release.path, "backbone": mini_backbone.path, "ledger": tmp_path / "consent.jsonl"}
+    dub_file(tmp_path / "in.mp4", tmp_path / "out.mp4", to="es", text="uno dos", consent=CONSENT, seed=1, **places)
+    told = media.probe(tmp_path / "out.mp4")
+    assert (told.num_frames, told.height, told.width, told.frame_rate) == (17, 64, 96, 25)
+    assert told.has_audio
 
 
 def test_the_arguments_are_plain_and_typed():

@@ -30,7 +30,7 @@ from dubmill.errors import (
 from dubmill.languages import LANGUAGES
 from dubmill.media import OversizedMedia
 from dubmill.serving import wire
-from dubmill.serving.desk import ClipSize, selftest_of, version_of
+from dubmill.serving.desk import ClipSize, languages_of, selftest_of, version_of
 from dubmill.serving.model import DubModel
 from dubmill.serving.queue import QueueFull
 
@@ -162,7 +162,7 @@ def add_routes(app: FastAPI, model: DubModel) -> None:
 def describe(model: DubModel) -> dict[str, Any]:
     """What a page or a client must know to ask for a dub."""
     release, size = model.release, ClipSize.of(model.release)
-    tags = release.info.get("languages", list(LANGUAGES))
+    tags = languages_of(release)
     return {
         "name": model.name,
         "version": version_of(release),

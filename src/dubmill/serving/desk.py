@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from dubmill import __version__, media
-from dubmill.artifacts import Line, Release
+from dubmill.artifacts import Line, Release, read_manifest
 from dubmill.clips import Clip, fit
 from dubmill.errors import BadArtifact, UnreadableMedia
 from dubmill.languages import language as language_of
@@ -210,6 +210,11 @@ def _fitted(clip: Clip, num_frames: int) -> Clip:
 def version_of(release: Release) -> str:
     """The release's version in the registry, else the head of its digest."""
     return str(release.info.get("version") or release.digest[:12])
+
+
+def languages_of(release: Release) -> list[str]:
+    """The tags of the languages that the release's adapter was trained on."""
+    return list(read_manifest(release.path / "adapter").info["languages"])
 
 
 def selftest_of(release: Release) -> tuple[Clip, Line]:
