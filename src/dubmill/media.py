@@ -178,9 +178,6 @@ def name_of(source: Source) -> str:
     return "the given clip" if isinstance(source, bytes) else str(source)
 
 
-# --- graphs
-
-
 _TRUSTED = {"format_whitelist": CONTAINERS}
 
 
@@ -247,9 +244,6 @@ def _encoding(clip: Clip, picture: IO[bytes], sound: IO[bytes], film: IO[bytes],
     return out.overwrite_output()
 
 
-# --- running
-
-
 @cache
 def executable() -> str:
     """The ffmpeg to run: on PATH, else bundled.
@@ -295,7 +289,8 @@ def _fault(told: str, name: str) -> UnreadableMedia:
         return UnreadableMedia(
             "neither picture nor sound is in it, or it is truncated", where=name, cure="give a video"
         )
-    if "Error opening input" in told and not any(sign in told for sign in begun):
+    unopened = re.search(r"Error opening input|^file:.*: Invalid data", told, flags=re.MULTILINE)  # FFmpeg 7 | 5, 6
+    if unopened and not any(sign in told for sign in begun):
         return UnreadableMedia("this is not a media file", where=name, cure="give an MP4, MOV, MKV or WebM")
     if "Invalid data found" in told:
         return UnreadableMedia("the file is truncated or damaged", where=name, cure="copy or export it again")
@@ -342,9 +337,6 @@ def _fill(stream: IO[bytes], values: np.ndarray) -> None:
 def _content(stream: IO[bytes]) -> bytes:
     stream.seek(0)
     return stream.read()
-
-
-# --- parsing
 
 
 def _parse_census(told: str, name: str) -> MediaInfo:

@@ -14,6 +14,7 @@ from kserve import ModelServer
 from kserve.errors import ModelNotReady, ServerNotReady
 from kserve.model_server import app as kserve_app
 from kserve.protocol.dataplane import DataPlane
+from kserve.protocol.model_repository_extension import ModelRepositoryExtension
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dubmill import __version__, media
@@ -64,6 +65,18 @@ class HonestDataPlane(DataPlane):
             raise ServerNotReady(str(error)) from error
 
 
+class OneRelease(ModelRepositoryExtension):
+    """No loading or unloading over the network: KServe would let any caller take the model away."""
+
+    async def load(self, model_name: str) -> None:
+        """Refuse."""
+        raise NotImplementedError(f"{model_name} is loaded when the server starts")
+
+    async def unload(self, model_name: str) -> None:
+        """Refuse."""
+        raise NotImplementedError(f"{model_name} is unloaded when the server stops")
+
+
 class DubServer(ModelServer):
     """KServe's server on one address, REST only: a video does not fit gRPC's 8 MiB messages."""
 
@@ -71,6 +84,7 @@ class DubServer(ModelServer):
         super().__init__(http_port=http_port, workers=1, enable_grpc=False, enable_latency_logging=True)
         self.host = host
         self.dataplane = HonestDataPlane(model_registry=self.registered_models)
+        self.model_repository_extension = OneRelease(model_registry=self.registered_models)
 
     async def _serve(self) -> None:
         self._rest_server.config.host = self.host  # KServe has no option for it; uvicorn reads it from here on

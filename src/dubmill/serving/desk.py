@@ -57,7 +57,6 @@ class ClipSize:
     width: int
     frame_rate: Fraction
     sample_rate_hz: int
-    channels: int
 
     @classmethod
     def of(cls, release: Release) -> ClipSize:
@@ -70,7 +69,7 @@ class ClipSize:
         try:
             whole = {name: int(told[name]) for name in ("num_frames", "height", "width", "sample_rate_hz")}
             rate = Fraction(str(told["frame_rate"])).limit_denominator(1001)
-            return cls(frame_rate=rate, channels=int(told.get("channels", 1)), **whole)
+            return cls(frame_rate=rate, **whole)
         except (KeyError, ValueError) as error:
             raise BadArtifact(
                 f"its clip size cannot be read ({error})", where=str(release.path), cure="promote again"
@@ -128,9 +127,10 @@ class Desk:
 
     def marks(self, asked: DubRequest) -> Mapping[str, str]:
         """The metadata that says a machine made it, from what, and with what."""
+        model = self.release.info.get("name", self.name)  # as registered; the served name is only a URL
         source = hashlib.sha256(asked.video).hexdigest()
         return {
-            "comment": f"machine-generated dub by dubmill {__version__}, model {self.name} {self.version}, "
+            "comment": f"machine-generated dub by dubmill {__version__}, model {model} {self.version}, "
             f"release sha256 {self.release.digest}, source sha256 {source}, language {asked.line.language}"
         }
 
@@ -168,7 +168,7 @@ def normalise(video: bytes, size: ClipSize, limits: media.Limits) -> tuple[Clip,
         sample_rate_hz=size.sample_rate_hz,
         height=size.height,
         width=size.width,
-        channels=size.channels,
+        channels=min(info.channels, 2) or 1,  # none: `read` says so
         limits=limits,
     )
     return _fitted(clip, size.num_frames), (*_changes(info, size), *_length_changes(clip, size))
@@ -183,9 +183,8 @@ def _changes(info: media.MediaInfo, size: ClipSize) -> list[str]:
     if info.frame_rate != size.frame_rate:
         rates = f"{float(info.frame_rate):g} to {float(size.frame_rate):g}"
         notes.append(f"the picture was resampled from {rates} frames a second")
-    if (info.sample_rate_hz, info.channels) != (size.sample_rate_hz, size.channels):
-        was, now = (f"{one.sample_rate_hz} Hz and {one.channels} channel(s)" for one in (info, size))
-        notes.append(f"the sound was converted from {was} to {now}")
+    if info.sample_rate_hz != size.sample_rate_hz:
+        notes.append(f"the sound was resampled from {info.sample_rate_hz} to {size.sample_rate_hz} Hz")
     return notes
 
 

@@ -16,6 +16,7 @@ from prometheus_client import Counter, Histogram
 from dubmill import media
 from dubmill.artifacts import Release
 from dubmill.errors import DubmillError
+from dubmill.languages import LANGUAGES
 from dubmill.serving import wire
 from dubmill.serving.consent import Ledger
 from dubmill.serving.desk import Desk, Dub, Dubbing, DubRequest, check, selftest_of
@@ -104,7 +105,7 @@ class DubModel(Model):
             outcome = type(error).__name__
             raise
         finally:
-            known = asked.line.language if outcome != "UnsayableText" else "other"  # no label from a stranger's hand
+            known = asked.line.language if asked.line.language in LANGUAGES else "other"  # labels are for ever
             DUBS.labels(self.name, known, outcome).inc()
 
     def _timed(self, desk: Desk, asked: DubRequest) -> Dub:
