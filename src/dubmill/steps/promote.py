@@ -1,0 +1,308 @@
+"""Make the challenger champion: a sealed Release, the alias moved, an entry in the ledger; or refuse with reasons."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dubmill import __version__, tracking
+from dubmill.artifacts import MANIFEST, Adapter, Backbone, Draft, Lineage, PairRow, PairSet, Release, Report
+from dubmill.clips import Clip
+from dubmill.errors import BadArtifact, MismatchedBackbone, PromotionRefused, UsageError
+from dubmill.params import PromoteParams, RegisterParams
+from dubmill.tracking import rules
+from dubmill.tracking.ledger import FILE, Entry, Ledger
+
+SAME_CLIPS = "evaluate the champion on the same clips, then register it again with that report"
+BETTER = "train longer or on better pairs, then register and promote again"
+
+
+def promote(
+    backbone: Backbone,
+    adapter: Adapter,
+    report: Report,
+    pairs: PairSet,
+    registered: Path,
+    register_params: RegisterParams,
+    params: PromoteParams,
+    out: Path,
+) -> Release:
+    """The sealed Release at `out`, whose version is now the champion.
+
+    The order is Release, alias, ledger; each is a no-op where it was done, so a killed call is ended by the next one.
+
+    Raises:
+        PromotionRefused: with every reason; the alias stays, and the ledger tells of it.
+        MismatchedBackbone: the adapter was trained on another backbone.
+        UsageError: the things given do not belong together.
+        ServiceUnavailable: the MLflow server does not answer.
+    """
+    _check_fit(backbone, adapter, report, pairs)
+    case = _case(adapter, report, registered, register_params)
+    ledger = Ledger(out.parent / FILE)
+    figures = rules.means(case.ours, rules.names_in(params))
+    if not case.is_champion:
+        _judge(case, report, pairs, params, ledger, figures)
+    release = _release(backbone, adapter, report, pairs, case.version, params, out)
+    old = tracking.promote_alias(case.version)
+    entry = _entry(case.version, old, release.digest, "promoted", [], figures)
+    tracking.record(case.version, ledger, entry, again=case.is_champion)
+    told = {"base_model": backbone.info["repo"], "heldout_digest": f"{report.digest}:{rules.heldout_digest(pairs)}"}
+    tracking.tag_version(case.version, told)
+    return release
+
+
+@dataclass(frozen=True)
+class Case:
+    """The version up for promotion, its figures by pair id, and who is champion."""
+
+    version: tracking.Version
+    champion: tracking.Version | None
+    ours: rules.Rows
+
+    @property
+    def is_champion(self) -> bool:
+        """Whether it already is: an interrupted or repeated promotion."""
+        return self.champion is not None and self.champion.number == self.version.number
+
+
+def _check_fit(backbone: Backbone, adapter: Adapter, report: Report, pairs: PairSet) -> None:
+    if adapter.lineage.backbone != backbone.digest:
+        raise MismatchedBackbone(
+            "the adapter was trained on another backbone",
+            where=str(adapter.path),
+            cure="give the one it was trained on",
+        )
+    for word, digest in (("Adapter", adapter.digest), ("PairSet", pairs.digest)):
+        if report.lineage.inputs.get(word, digest) != digest:
+            raise UsageError(
+                f"this report was made with another {word}", where=str(report.path), cure="run `dubmill evaluate` again"
+            )
+
+
+def _case(adapter: Adapter, report: Report, registered: Path, params: RegisterParams) -> Case:
+    path = registered / "model_version.json" if registered.is_dir() else registered
+    try:
+        told = json.loads(path.read_bytes())
+        name, number = told["name"], int(told["version"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BadArtifact("there is no registered version", where=str(path), cure="run `dubmill register`") from error
+    version = tracking.get_version(name, number)
+    digests = version.tags.get("adapter_digest"), version.tags.get("report_digest")
+    if name != params.model or digests != (adapter.digest, report.digest):
+        raise UsageError(
+            f"{version.uri} is not {params.model!r} with this adapter and this report",
+            where=str(path),
+            cure="run `dubmill register` with them first",
+        )
+    ours = rules.dubs_of(tracking.report_rows(report), str(report.path))
+    return Case(version, tracking.aliased(name, tracking.CHAMPION), ours)
+
+
+def _judge(
+    case: Case, report: Report, pairs: PairSet, params: PromoteParams, ledger: Ledger, figures: dict[str, float]
+) -> None:
+    """Let the case pass, or note the refusal and raise it with all reasons."""
+    better = rules.directions(report, rules.names_in(params))
+    reasons, cure = list(rules.below_floors(case.ours, params.floors, better)), BETTER
+    if case.champion is not None:
+        theirs = rules.dubs_of(tracking.report_of(case.champion), case.champion.uri)
+        if _are_same_clips(case, theirs, report, pairs):
+            reasons += rules.against(case.ours, theirs, params, better)
+        else:
+            reasons.append(f"the champion (version {case.champion.number}) was measured on other held-out clips")
+            cure = SAME_CLIPS
+    if reasons:
+        entry = _entry(case.version, case.champion, case.version.tags["adapter_digest"], "refused", reasons, figures)
+        tracking.record(case.version, ledger, entry, again=True)
+        raise PromotionRefused(f"not promoted: {'; '.join(reasons)}", where=case.version.uri, cure=cure)
+
+
+def _are_same_clips(case: Case, theirs: rules.Rows, report: Report, pairs: PairSet) -> bool:
+    """Whether both were measured on the same clips: the same pairs, or pairs whose held-out clips are the same."""
+    assert case.champion is not None
+    tags = case.champion.tags
+    same_pairs = bool(tags.get("report_pairs")) and tags["report_pairs"] == report.lineage.inputs.get("PairSet")
+    heldout = f"{tags.get('report_digest')}:{rules.heldout_digest(pairs)}"
+    return set(theirs) == set(case.ours) and (same_pairs or tags.get("heldout_digest") == heldout)
+
+
+def _entry(
+    version: tracking.Version,
+    old: tracking.Version | None,
+    digest: str,
+    decision: str,
+    reasons: list[str],
+    figures: dict[str, float],
+) -> Entry:
+    previous = old.number if old is not None else None
+    told = {"digest": digest, "decision": decision, "reasons": reasons, "metrics": figures}
+    return Entry(name=version.name, version=version.number, previous=previous, **told)
+
+
+def _release(
+    backbone: Backbone,
+    adapter: Adapter,
+    report: Report,
+    pairs: PairSet,
+    version: tracking.Version,
+    params: PromoteParams,
+    out: Path,
+) -> Release:
+    """The sealed Release: everything the endpoint needs beside the backbone, and nothing that tells the time."""
+    inputs = {one.kind: one.digest for one in (backbone, adapter, report, pairs)}
+    lineage = Lineage(
+        step="promote",
+        params={**params.model_dump(), "name": version.name, "version": version.number},
+        inputs=inputs,
+        backbone=backbone.digest,
+        text_encoder=backbone.text_encoder_digest,
+        licence=adapter.lineage.licence,
+        pair_source=adapter.lineage.pair_source,
+        consent=adapter.lineage.consent,
+    )
+    row, sampling = _selftest_row(pairs), _how_sampled(adapter, report)
+    draft = Release.draft(out, lineage)
+    if draft.is_sealed:
+        return draft.seal()
+    clip = pairs.data(row.id, "original.clip")
+    info = {**_info(backbone, adapter, version), "selftest": row.counterpart.model_dump(), **sampling}
+    info["clip"] = _geometry(Clip.from_bytes(clip))
+    _fill(draft, backbone, adapter, report, version)
+    draft.write("selftest.clip", clip)
+    return draft.seal(info)
+
+
+def _fill(
+    draft: Draft[Release], backbone: Backbone, adapter: Adapter, report: Report, version: tracking.Version
+) -> None:
+    base = backbone.info["repo"]
+    for name in (*adapter.manifest.files, MANIFEST):
+        target = draft.path / "adapter" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(adapter.path / name, target)
+    draft.write("metrics.json", (report.path / "metrics.json").read_bytes())
+    draft.write("README.md", tracking.model_card(adapter, report, name=version.name, base=base).encode())
+    draft.write("NOTICE", tracking.licence_notice(adapter, base).encode())
+    draft.write("inferenceservice.yaml", inference_service(version, adapter.digest).encode())
+
+
+def _info(backbone: Backbone, adapter: Adapter, version: tracking.Version) -> dict[str, Any]:
+    return {
+        "name": version.name,
+        "version": version.number,
+        "adapter_digest": adapter.digest,
+        "backbone": backbone.digest,
+        "base_model": backbone.info["repo"],
+        "licence": adapter.lineage.licence,
+    }
+
+
+def _geometry(clip: Clip) -> dict[str, Any]:
+    _, height, width, _ = clip.frames_FHWC.shape
+    return {
+        "num_frames": clip.num_frames,
+        "height": height,
+        "width": width,
+        "frame_rate": f"{clip.frame_rate.numerator}/{clip.frame_rate.denominator}",
+        "sample_rate_hz": clip.sample_rate_hz,
+    }
+
+
+def _selftest_row(pairs: PairSet) -> PairRow:
+    rows = pairs.split("heldout")
+    if not rows:
+        raise BadArtifact("no held-out pair to test the release with", where=str(pairs.path), cure="make some")
+    return rows[0]
+
+
+def _how_sampled(adapter: Adapter, report: Report) -> dict[str, Any]:
+    """`sampling` and `strength` of the measured dubs, so that what is served is what was measured.
+
+    They are in the report's or the adapter's info, by themselves or in `dub`, the params of that step.
+    """
+    for info in (report.info, report.info.get("dub", {}), adapter.info):
+        strength = info.get("strength", info.get("adapter_strength"))
+        if "sampling" in info and strength is not None:
+            return {"sampling": info["sampling"], "strength": strength}
+    raise BadArtifact(
+        "the report does not tell with which sampling and strength its clips were dubbed",
+        where=str(report.path),
+        cure="run `dubmill evaluate` again",
+    )
+
+
+def inference_service(version: tracking.Version, adapter_digest: str) -> str:
+    """The KServe manifest that rolls the endpoint to this release once it is copied to `release` on the volume."""
+    return SERVICE.format(
+        name=version.name, version=version.number, digest=adapter_digest[:12], image=f"dubmill/predictor:{__version__}"
+    )
+
+
+SERVICE = """\
+# Serves version {version} of {name}. Copy the release to `release` and its backbone to `backbone` on the volume claim
+# `models`, then `kubectl apply -f inferenceservice.yaml`: the annotation differs for each release, so the pods roll, and
+# the old pod serves until the new one has answered its self-test. For a GPU pool, patch it as the ltx2 overlay does.
+apiVersion: serving.kserve.io/v1beta1
+kind: InferenceService
+metadata:
+  name: dubmill
+  annotations:
+    serving.kserve.io/deploymentMode: Standard
+    serving.kserve.io/autoscalerClass: none
+spec:
+  predictor:
+    annotations:
+      dubmill/release: "{version}-{digest}"
+    minReplicas: 1
+    maxReplicas: 1
+    containerConcurrency: 1
+    timeout: 600
+    storageUris:
+      - {{uri: "pvc://models/release", mountPath: /mnt/models/release}}
+      - {{uri: "pvc://models/backbone", mountPath: /mnt/models/backbone}}
+    serviceAccountName: predictor
+    automountServiceAccountToken: false
+    securityContext:
+      runAsNonRoot: true
+      runAsUser: 10001
+      runAsGroup: 10001
+      fsGroup: 10001
+      seccompProfile: {{type: RuntimeDefault}}
+    containers:
+      - name: kserve-container
+        image: {image}
+        args:
+          - --release=/mnt/models/release
+          - --backbone=/mnt/models/backbone
+          - --name=dubmill
+          - --ledger=/ledger/consent.jsonl
+        env:
+          - {{name: HOME, value: /tmp}}
+          - {{name: HF_HUB_OFFLINE, value: "1"}}
+        ports:
+          - {{name: http1, containerPort: 8080, protocol: TCP}}
+        startupProbe:
+          httpGet: {{path: /v2/models/dubmill/ready, port: 8080}}
+          periodSeconds: 15
+          failureThreshold: 120
+        readinessProbe:
+          httpGet: {{path: /v2/models/dubmill/ready, port: 8080}}
+          periodSeconds: 10
+          timeoutSeconds: 5
+        securityContext:
+          allowPrivilegeEscalation: false
+          readOnlyRootFilesystem: true
+          capabilities: {{drop: [ALL]}}
+        volumeMounts:
+          - {{name: ledger, mountPath: /ledger}}
+          - {{name: tmp, mountPath: /tmp}}
+    volumes:
+      - name: ledger
+        persistentVolumeClaim: {{claimName: ledger}}
+      - name: tmp
+        emptyDir: {{sizeLimit: 5Gi}}
+"""

@@ -1,0 +1,101 @@
+"""Register an adapter with its figures and its lineage as a version of a model in MLflow."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+from dubmill import tracking
+from dubmill.artifacts import Adapter, Report, digest_of, sha256_of, write_atomically
+from dubmill.errors import UsageError
+from dubmill.params import RegisterParams
+from dubmill.tracking.runs import LOSSES
+
+MODEL_VERSION = "model_version.json"
+
+
+def register(adapter: Adapter, report: Report, params: RegisterParams, out: Path) -> Path:
+    """The path of `out`/model_version.json, which names the version that holds `adapter`, now the challenger.
+
+    One adapter is one version, however often it is registered; a new report of it replaces the old one.
+
+    Raises:
+        UsageError: the report is about another adapter, or MLFLOW_RUN_ID names a run of other work.
+        ServiceUnavailable: the MLflow server does not answer.
+    """
+    if report.lineage.inputs.get("Adapter", adapter.digest) != adapter.digest:
+        raise UsageError(
+            "this report is about another adapter",
+            where=str(report.path),
+            cure="evaluate this adapter, then register it",
+        )
+    version = tracking.find_version(params.model, adapter.digest)
+    version = tracking.add_report(version, report) if version else _new_version(adapter, report, params)
+    tracking.move_alias(tracking.CHALLENGER, version)
+    out.mkdir(parents=True, exist_ok=True)
+    told = {
+        "name": version.name,
+        "version": version.number,
+        "run_id": version.run_id,
+        "uri": version.uri,
+        "alias": tracking.CHALLENGER,
+        "adapter_digest": adapter.digest,
+        "report_digest": report.digest,
+        "tracking_uri": tracking.public_uri(),
+    }
+    write_atomically(out / MODEL_VERSION, json.dumps(told, indent=1).encode())
+    return out / MODEL_VERSION
+
+
+def _new_version(adapter: Adapter, report: Report, params: RegisterParams) -> tracking.Version:
+    name = f"{params.model}-{adapter.digest[:8]}"
+    run, is_ours = tracking.open_run(params.experiment, name=name, tags={"adapter_digest": adapter.digest})
+    card = tracking.model_card(adapter, report, name=params.model, base=tracking.base_of(adapter, report))
+    tracking.log_params(run, adapter.lineage.params, prefix=adapter.lineage.step)
+    if (adapter.path / LOSSES).is_file():
+        tracking.log_losses(run, adapter.path / LOSSES)
+    tracking.log_report(run, report)
+    tracking.log_figures(run, report)
+    source = tracking.log_adapter(run, adapter, card)
+    version = tracking.create_version(
+        params.model, source=source, run_id=run.info.run_id, tags=lineage_tags(adapter, report), description=card
+    )
+    if is_ours:
+        tracking.close_run(run)
+    return version
+
+
+def lineage_tags(adapter: Adapter, report: Report) -> dict[str, str]:
+    """Where the adapter comes from, as tags; what is not known is left out."""
+    lineage = adapter.lineage
+    tags = {
+        "adapter_digest": adapter.digest,
+        "backbone_digest": lineage.backbone,
+        "text_encoder_digest": lineage.text_encoder,
+        "params_digest": digest_of(lineage.params),
+        "pair_source": lineage.pair_source,
+        "licence": lineage.licence,
+        "consent": lineage.consent,
+        "base_model": tracking.base_of(adapter, report),
+        "git_revision": git_revision(),
+        "dvc_revision": dvc_revision(),
+        **{f"input.{word}": digest for word, digest in lineage.inputs.items()},
+        **tracking.report_tags(report),
+    }
+    return {key: value for key, value in tags.items() if value}
+
+
+def git_revision() -> str:
+    """The commit of the working directory, with `-dirty` where files differ from it; empty outside of git."""
+    command = ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
+def dvc_revision() -> str:
+    """The sha256 of dvc.lock in the working directory, which pins every file of the line; empty without one."""
+    lock = Path("dvc.lock")
+    return sha256_of(lock) if lock.is_file() else ""

@@ -1,0 +1,217 @@
+"""Model versions, found by the digest of the adapter they hold, and the aliases that say what they are for.
+
+Stages are gone from MLflow; `challenger` is the newest candidate, `champion` what is served, `previous` the way back.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow.parquet as pq
+
+from dubmill.artifacts import MANIFEST, ROWS, Report, read_manifest, sha256_of
+from dubmill.errors import BadArtifact, UsageError
+from dubmill.tracking.ledger import Entry, Ledger
+from dubmill.tracking.runs import log_figures, log_report, report_folder
+from dubmill.tracking.server import answering, client, is_missing, public_uri
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
+
+CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
+
+
+@dataclass(frozen=True)
+class Version:
+    """One version of a registered model; `tags` hold its lineage."""
+
+    name: str
+    number: int
+    run_id: str
+    source: str
+    tags: dict[str, str]
+
+    @property
+    def uri(self) -> str:
+        """How MLflow names it."""
+        return f"models:/{self.name}/{self.number}"
+
+
+def _version(found: ModelVersion) -> Version:
+    return Version(found.name, int(found.version), found.run_id or "", found.source or "", dict(found.tags))
+
+
+def create_version(name: str, *, source: str, run_id: str, tags: Mapping[str, str], description: str) -> Version:
+    """A new version of model `name` (made where it is missing) with all its tags at once."""
+    from mlflow.exceptions import MlflowException
+
+    mlflow = client()
+    with answering():
+        try:
+            mlflow.get_registered_model(name)
+        except MlflowException as error:
+            if not is_missing(error):
+                raise
+            mlflow.create_registered_model(name, description="Dubbing adapters; see the card of each version.")
+        return _version(
+            mlflow.create_model_version(
+                name, source=source, run_id=run_id, tags=dict(tags), description=description, await_creation_for=0
+            )
+        )
+
+
+def find_version(name: str, adapter_digest: str) -> Version | None:
+    """The version that holds this adapter, or None."""
+    with answering():
+        found = client().search_model_versions(f"name = '{name}' and tags.adapter_digest = '{adapter_digest}'")
+    return _version(min(found, key=lambda one: int(one.version))) if found else None
+
+
+def get_version(name: str, number: int) -> Version:
+    """Version `number` of model `name`.
+
+    Raises:
+        UsageError: the registry has no such version.
+    """
+    from mlflow.exceptions import MlflowException
+
+    mlflow = client()
+    with answering():
+        try:
+            return _version(mlflow.get_model_version(name, str(number)))
+        except MlflowException as error:
+            if not is_missing(error):
+                raise
+            raise UsageError(
+                f"MLflow knows no version {number} of {name!r}", where=public_uri(), cure="run `dubmill register` again"
+            ) from error
+
+
+def aliased(name: str, alias: str) -> Version | None:
+    """The version that carries `alias`, or None."""
+    from mlflow.exceptions import MlflowException
+
+    mlflow = client()
+    with answering():
+        try:
+            return _version(mlflow.get_model_version_by_alias(name, alias))
+        except MlflowException as error:
+            if not is_missing(error):
+                raise
+            return None
+
+
+def move_alias(alias: str, version: Version) -> None:
+    """Let `alias` point at `version`."""
+    with answering():
+        client().set_registered_model_alias(version.name, alias, str(version.number))
+
+
+def tag_version(version: Version, tags: Mapping[str, str]) -> None:
+    """Set tags of a version; equal ones are left alone."""
+    for key, value in tags.items():
+        if version.tags.get(key) != value:
+            with answering():
+                client().set_model_version_tag(version.name, str(version.number), key, value)
+
+
+def report_tags(report: Report) -> dict[str, str]:
+    """The tags that say by which report a version is judged, and on which pairs that was made."""
+    return {"report_digest": report.digest, "report_pairs": report.lineage.inputs.get("PairSet", "")}
+
+
+def add_report(version: Version, report: Report) -> Version:
+    """The version judged by `report`: measured again, on other clips, it keeps its number and its run."""
+    if version.tags.get("report_digest") == report.digest:
+        return version
+    with answering():
+        run = client().get_run(version.run_id)
+    log_report(run, report)
+    log_figures(run, report)
+    tag_version(version, report_tags(report))
+    return get_version(version.name, version.number)
+
+
+def record(version: Version, ledger: Ledger, entry: Entry, *, again: bool) -> Entry:
+    """Note a decision in the ledger and as a tag of the version; `again`: it may have been noted before a kill.
+
+    The tags are the history where the ledger's folder does not outlive the task.
+    """
+    told = [value for key, value in sorted(version.tags.items()) if key.startswith("promotion.")]
+    newest = Entry.model_validate_json(told[-1]) if told else entry
+    entry = ledger.append(newest if again and newest.is_same(entry) else entry)
+    tags = {f"promotion.{entry.time}": entry.model_dump_json(), "promotion": entry.decision}
+    tag_version(version, tags | ({"release_digest": entry.digest} if entry.decision == "promoted" else {}))
+    return entry
+
+
+def promote_alias(version: Version) -> Version | None:
+    """Make `version` the champion; gives the one it replaces, or None.
+
+    `previous` moves first: a kill in between leaves the old champion in place, and the same call ends the work.
+    """
+    old = aliased(version.name, CHAMPION)
+    if old is not None and old.number == version.number:
+        return aliased(version.name, PREVIOUS)
+    if old is not None:
+        move_alias(PREVIOUS, old)
+    move_alias(CHAMPION, version)
+    return old
+
+
+def rollback(name: str, ledger: Ledger) -> Version:
+    """Make the previous version of `name` champion again, note it in the ledger, and hand the version back.
+
+    `champion` moves first, then the ledger is written, then `previous` goes: repeated after a kill, it ends the same.
+
+    Raises:
+        UsageError: there is no previous version.
+    """
+    champion, previous = aliased(name, CHAMPION), aliased(name, PREVIOUS)
+    if champion is None or previous is None:
+        raise UsageError("there is no previous version to go back to", where=name, cure="promote another version")
+    last = ledger.last_change(name)
+    resumed = champion.number == previous.number
+    left = last.previous if resumed and last is not None and last.version == previous.number else champion.number
+    left = last.version if resumed and last is not None and last.version != previous.number else left
+    move_alias(CHAMPION, previous)
+    digest = previous.tags.get("release_digest", "")
+    entry = Entry(name=name, version=previous.number, previous=left, digest=digest, decision="rolled back", reasons=[])
+    record(previous, ledger, entry, again=resumed)
+    with answering():
+        client().delete_registered_model_alias(name, PREVIOUS)
+    return previous
+
+
+def report_of(version: Version) -> list[dict]:
+    """The rows of the report a version was registered with, held against their digest.
+
+    Raises:
+        BadArtifact: the version's run has no such report, or another one.
+    """
+    from mlflow.exceptions import MlflowException
+
+    digest = version.tags.get("report_digest", "")
+    cure = "evaluate that version on the same clips and register it again with the new report"
+    with tempfile.TemporaryDirectory() as folder, answering():
+        try:
+            for name in (MANIFEST, ROWS):
+                client().download_artifacts(version.run_id, f"{report_folder(digest)}/{name}", folder)
+        except (MlflowException, OSError) as error:
+            raise BadArtifact(
+                f"the report of version {version.number} is gone", where=version.uri, cure=cure
+            ) from error
+        found = next(Path(folder).rglob(MANIFEST)).parent
+        manifest = read_manifest(found)
+        if manifest.with_digest().digest != digest or sha256_of(found / ROWS) != manifest.files.get(ROWS):
+            raise BadArtifact(f"the report of version {version.number} has changed", where=version.uri, cure=cure)
+        return pq.read_table(found / ROWS).to_pylist()
+
+
+def report_rows(report: Report) -> list[dict]:
+    """The rows of a report at hand: one per dub, with its pair_id, its method and a column per metric."""
+    return pq.read_table(report.path / ROWS).to_pylist()

@@ -1,0 +1,104 @@
+"""When a challenger becomes champion: floors, no regression, and something better, on the same held-out clips."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from dubmill.artifacts import PairSet, Report
+from dubmill.errors import BadArtifact, BadParams
+from dubmill.params import PromoteParams
+
+METHOD = "adapter"
+Rows = Mapping[str, Mapping[str, Any]]  # pair id -> its figures
+
+
+def dubs_of(rows: Sequence[Mapping[str, Any]], where: str) -> Rows:
+    """The rows of the adapter's own dubs by pair id.
+
+    Raises:
+        BadArtifact: the report measured none.
+    """
+    dubs = {row["pair_id"]: row for row in rows if row.get("method") == METHOD}
+    if not dubs:
+        raise BadArtifact("no dub by the adapter was measured", where=where, cure="put `adapter` into dub.methods")
+    return dubs
+
+
+def heldout_digest(pairs: PairSet) -> str:
+    """The identity of the held-out clips themselves: pairs made anew for training do not change it."""
+    together = hashlib.sha256()
+    for row in pairs.split("heldout"):
+        together.update(json.dumps([row.id, row.counterpart.model_dump()], sort_keys=True).encode())
+        together.update(hashlib.sha256(pairs.data(row.id, "original.clip")).digest())
+    return together.hexdigest()
+
+
+def directions(report: Report, names: Sequence[str]) -> dict[str, str]:
+    """`higher` or `lower` of each metric: by the table of metrics, else by `better` in the report's metrics.json.
+
+    Raises:
+        BadParams: neither knows the metric.
+    """
+    table = getattr(importlib.import_module("dubmill.metrics"), "METRICS", {})
+    told = json.loads((report.path / "metrics.json").read_bytes()).get("better", {})
+    known = {**told, **{name: metric.better for name, metric in table.items()}}
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise BadParams(f"no metric is called {unknown[0]!r}", where="promote", cure=f"use {', '.join(sorted(known))}")
+    return {name: known[name] for name in names}
+
+
+def names_in(params: PromoteParams) -> list[str]:
+    """Every metric that the rules name, once."""
+    return list(dict.fromkeys([*params.improve, *params.max_regression, *params.floors]))
+
+
+def means(dubs: Rows, names: Sequence[str]) -> dict[str, float]:
+    """The mean of each metric over the clips that have it; what no clip has is left out."""
+    values = {name: [row[name] for row in dubs.values() if _is_number(row.get(name))] for name in names}
+    return {name: math.fsum(found) / len(found) for name, found in values.items() if found}
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def below_floors(dubs: Rows, floors: Mapping[str, float], better: Mapping[str, str]) -> Iterator[str]:
+    """A reason for each floor (ceiling, where lower is better) that the mean breaks."""
+    found = means(dubs, list(floors))
+    for name, floor in floors.items():
+        if name not in found:
+            yield f"{name} was not measured on any clip"
+        elif better[name] == "higher" and found[name] < floor:
+            yield f"{name} is {found[name]:.4g}, under its floor {floor:g}"
+        elif better[name] == "lower" and found[name] > floor:
+            yield f"{name} is {found[name]:.4g}, over its ceiling {floor:g}"
+
+
+def gain(ours: Rows, theirs: Rows, name: str, better: str) -> float | None:
+    """Mean paired gain over the champion in the metric's unit, positive where ours is better; None: never both there."""
+    sign = 1.0 if better == "higher" else -1.0
+    both = [(row.get(name), theirs[pair_id].get(name)) for pair_id, row in ours.items()]
+    gains = [sign * (mine - other) for mine, other in both if _is_number(mine) and _is_number(other)]
+    return math.fsum(gains) / len(gains) if gains else None
+
+
+def against(ours: Rows, theirs: Rows, params: PromoteParams, better: Mapping[str, str]) -> Iterator[str]:
+    """A reason for each regression that goes too far, and one where nothing is better."""
+    for name, most in params.max_regression.items():
+        found = gain(ours, theirs, name, better[name])
+        if found is None:
+            yield f"{name} was measured on no clip of both"
+        elif found < -most:
+            yield f"{name} is worse than the champion's by {-found:.4g} (at most {most:g} allowed)"
+    gains = {name: gain(ours, theirs, name, better[name]) for name in params.improve}
+    if not any(found is not None and found > 0 for found in gains.values()):
+        told = ", ".join(
+            f"{name} {'not measured' if found is None else f'{found:+.4g}'}" for name, found in gains.items()
+        )
+        yield f"nothing that should improve is better than the champion's ({told})"

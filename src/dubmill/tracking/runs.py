@@ -1,0 +1,192 @@
+"""What an MLflow run holds of an adapter: its params, figures, loss curves and files."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dubmill.artifacts import MANIFEST, Adapter, Artifact, Report
+from dubmill.errors import BadArtifact, UsageError
+from dubmill.tracking.server import answering, artifact_root, client, is_missing, public_uri
+
+if TYPE_CHECKING:
+    from mlflow.entities import Metric, Run
+
+LOSSES = "losses.jsonl"  # of an adapter: one {"step", "video", "audio", "total", "lr"} a line
+METRICS_JSON = "metrics.json"  # of a report
+MAX_BATCH = 1000  # metrics per call, MLflow's limit; params: 100
+MAX_PROXIED_BYTES = 50_000_000  # uploads through the server's proxy time out above this (mlflow#7564, #8539)
+PARAM_NAME = re.compile(r"[\w\-./ :]+")
+
+
+def open_run(experiment: str, *, name: str, tags: Mapping[str, str]) -> tuple[Run, bool]:
+    """The run to log into, and whether it is ours to close.
+
+    That is the run of MLFLOW_RUN_ID; else the one that an interrupted call with the same tags left; else a new one.
+
+    Raises:
+        UsageError: MLFLOW_RUN_ID names no run.
+        ServiceUnavailable: the server does not answer.
+    """
+    mlflow = client()
+    with answering():
+        if os.environ.get("MLFLOW_RUN_ID"):
+            return _given_run(os.environ["MLFLOW_RUN_ID"], tags), False
+        experiment_id = _experiment_id(experiment)
+        wanted = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
+        for run in mlflow.search_runs([experiment_id], f"{wanted} and attributes.status = 'RUNNING'", max_results=1):
+            return run, True
+        return mlflow.create_run(experiment_id, run_name=name, tags=dict(tags)), True
+
+
+def _given_run(run_id: str, tags: Mapping[str, str]) -> Run:
+    from mlflow.exceptions import MlflowException
+
+    mlflow = client()
+    try:
+        run = mlflow.get_run(run_id)
+    except MlflowException as error:
+        if not is_missing(error):
+            raise
+        raise UsageError(f"MLFLOW_RUN_ID={run_id} is no run", where=public_uri(), cure="unset it or mend it") from error
+    for key, value in tags.items():
+        mlflow.set_tag(run_id, key, value)
+    return run
+
+
+def _experiment_id(name: str) -> str:
+    from mlflow.exceptions import MlflowException
+
+    mlflow = client()
+    found = mlflow.get_experiment_by_name(name)
+    if found is not None:
+        return found.experiment_id
+    try:
+        return mlflow.create_experiment(name, artifact_location=artifact_root())
+    except MlflowException:
+        found = mlflow.get_experiment_by_name(name)  # another process may have been quicker
+        if found is None:
+            raise
+        return found.experiment_id
+
+
+def flatten(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every leaf of nested maps as `a.b.c`, value; a map whose names MLflow refuses stays whole."""
+    for name, inner in value.items():
+        path = f"{prefix}{name}"
+        if isinstance(inner, Mapping) and inner and all(PARAM_NAME.fullmatch(str(key)) for key in inner):
+            yield from flatten(inner, f"{path}.")
+        else:
+            yield path, inner
+
+
+def log_params(run: Run, params: Mapping[str, Any], *, prefix: str) -> None:
+    """Log `params` as `<prefix>.<name>`; those that the run already holds must be equal.
+
+    Raises:
+        UsageError: the run holds other values (a run of MLFLOW_RUN_ID that belongs to other work).
+    """
+    from mlflow.entities import Param
+
+    texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in flatten(params)}
+    wanted = {f"{prefix}.{name}": text[:6000] for name, text in texts.items()}
+    other = sorted(name for name, text in wanted.items() if run.data.params.get(name, text) != text)
+    if other:
+        raise UsageError(
+            f"the run already holds other values of {', '.join(other)}",
+            where=f"MLflow run {run.info.run_id}",
+            cure="unset MLFLOW_RUN_ID, so that a new run is started",
+        )
+    new = [Param(name, text) for name, text in wanted.items() if name not in run.data.params]
+    with answering():
+        for start in range(0, len(new), 100):
+            client().log_batch(run.info.run_id, params=new[start : start + 100])
+
+
+def log_losses(run: Run, path: Path) -> int:
+    """Log the curves of a losses.jsonl as `loss.video`, `loss.audio`, `loss.total` and `lr`; gives the number of steps.
+
+    Points carry the run's start as their time, so logging them twice leaves them once.
+
+    Raises:
+        BadArtifact: a line is not what `train` writes.
+    """
+    from mlflow.entities import Metric
+
+    try:
+        rows = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+        points = [
+            Metric(name if name == "lr" else f"loss.{name}", float(row[name]), run.info.start_time, int(row["step"]))
+            for row in rows
+            for name in ("video", "audio", "total", "lr")
+            if name in row and math.isfinite(float(row[name]))
+        ]
+    except (ValueError, KeyError, TypeError) as error:
+        raise BadArtifact(f"not a curve of losses ({error})", where=str(path), cure="train again") from error
+    _log_metrics(run, points)
+    return len(rows)
+
+
+def log_figures(run: Run, report: Report) -> None:
+    """Log every finite number of the report's metrics.json as `<path.of.names>`."""
+    from mlflow.entities import Metric
+
+    leaves = flatten(json.loads((report.path / METRICS_JSON).read_bytes()))
+    now = int(time.time() * 1000)
+    numbers = [(name, value) for name, value in leaves if isinstance(value, int | float) and math.isfinite(value)]
+    _log_metrics(run, [Metric(name, float(value), now, 0) for name, value in numbers if PARAM_NAME.fullmatch(name)])
+
+
+def _log_metrics(run: Run, points: list[Metric]) -> None:
+    mlflow = client()
+    with answering():
+        for start in range(0, len(points), MAX_BATCH):
+            mlflow.log_batch(run.info.run_id, metrics=points[start : start + MAX_BATCH])
+
+
+def log_adapter(run: Run, adapter: Adapter, card: str) -> str:
+    """Put the sealed adapter and its card under `adapter/` of the run; gives the folder's URI.
+
+    Through a server's proxy only small files travel safely: a larger adapter is logged by reference, that is its
+    manifest with the digest of every file, its card, and where it lies.
+    """
+    mlflow, run_id = client(), run.info.run_id
+    size = sum((adapter.path / name).stat().st_size for name in adapter.manifest.files)
+    by_reference = run.info.artifact_uri.startswith("mlflow-artifacts:") and size > MAX_PROXIED_BYTES
+    with answering():
+        _log_files(run, adapter, "adapter", () if by_reference else tuple(adapter.manifest.files))
+        if by_reference:
+            reference = {"uri": adapter.path.resolve().as_uri(), "digest": adapter.digest, "bytes": size}
+            mlflow.log_dict(run_id, reference, "adapter/reference.json")
+        if "README.md" not in adapter.manifest.files:
+            mlflow.log_text(run_id, card, "adapter/README.md")
+    return f"{run.info.artifact_uri}/adapter"
+
+
+def log_report(run: Run, report: Report) -> None:
+    """Put the sealed report under `reports/<digest>/` of the run: a version may be measured again, on other clips."""
+    with answering():
+        _log_files(run, report, report_folder(report.digest), tuple(report.manifest.files))
+
+
+def report_folder(digest: str) -> str:
+    """Where in a run the report of this digest lies."""
+    return f"reports/{digest[:12]}"
+
+
+def _log_files(run: Run, artifact: Artifact, folder: str, names: tuple[str, ...]) -> None:
+    for name in (*names, MANIFEST):
+        parent = (Path(folder) / name).parent.as_posix()
+        client().log_artifact(run.info.run_id, str(artifact.path / name), parent)
+
+
+def close_run(run: Run) -> None:
+    """Mark a run of ours as finished."""
+    with answering():
+        client().set_terminated(run.info.run_id)

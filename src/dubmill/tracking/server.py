@@ -1,0 +1,111 @@
+"""Which MLflow server is used, and one sentence when it does not answer."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from dubmill.errors import ServiceUnavailable
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+DEFAULT_URI = "sqlite:///mlflow.db"
+SQLITE = "sqlite:///"
+PROBE_SECONDS = 5.0
+CURE = "start the server (`make mlflow`), or set MLFLOW_TRACKING_URI to one that answers"
+
+
+def tracking_uri() -> str:
+    """MLFLOW_TRACKING_URI, or a SQLite file in the working directory; the path of a SQLite file is made absolute.
+
+    MLflow keeps one open store per URI, so a relative path would follow the first working directory for ever.
+    """
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
+    return f"{SQLITE}{Path(uri.removeprefix(SQLITE)).absolute()}" if uri.startswith(SQLITE) else uri
+
+
+def public_uri() -> str:
+    """The tracking URI without a user name and password, fit for files and messages."""
+    parts = urlsplit(tracking_uri())
+    return tracking_uri() if "@" not in parts.netloc else parts._replace(netloc=parts.netloc.split("@")[-1]).geturl()
+
+
+def client() -> MlflowClient:
+    """A client of the tracking server and its registry.
+
+    Raises:
+        ServiceUnavailable: nobody answers at the tracking URI. MLflow itself would try for minutes.
+    """
+    return _client(tracking_uri())
+
+
+@functools.cache
+def _client(uri: str) -> MlflowClient:
+    _probe(uri)
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")  # its own 7 keep one waiting for four minutes
+    from mlflow import MlflowClient
+
+    with answering():
+        return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def _probe(uri: str) -> None:
+    if uri.startswith(("http://", "https://")):
+        _probe_http(uri)
+    if uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).parent.is_dir():
+        raise ServiceUnavailable("there is no such folder for the SQLite file of MLflow", where=public_uri(), cure=CURE)
+
+
+def _probe_http(uri: str) -> None:
+    parts = urlsplit(public_uri())
+    try:
+        with urllib.request.urlopen(f"{parts.geturl().rstrip('/')}/health", timeout=PROBE_SECONDS):
+            return
+    except urllib.error.HTTPError as error:
+        if error.code < 500:  # it answers; a proxy may hide /health or ask for a password
+            return
+        reason: object = f"HTTP {error.code}"
+    except urllib.error.URLError as error:
+        reason = error.reason
+    except (OSError, ValueError) as error:
+        reason = error
+    raise ServiceUnavailable(f"the MLflow server does not answer ({reason})", where=public_uri(), cure=CURE)
+
+
+@contextlib.contextmanager
+def answering() -> Iterator[None]:
+    """MLflow's own errors inside the block as one sentence.
+
+    Raises:
+        ServiceUnavailable: the server refused, failed or went away.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        said = str(error).strip().splitlines()[0][:200]
+        raise ServiceUnavailable(f"MLflow could not do it ({said})", where=public_uri(), cure=CURE) from error
+
+
+def is_missing(error: Exception) -> bool:
+    """Whether an MLflow error only says that something does not exist."""
+    code = getattr(error, "error_code", "")
+    return code == "RESOURCE_DOES_NOT_EXIST" or (code == "INVALID_PARAMETER_VALUE" and "not found" in str(error))
+
+
+def artifact_root() -> str | None:
+    """Where a SQLite store keeps its files: `mlartifacts` beside the database; None where a server decides."""
+    uri = tracking_uri()
+    if not uri.startswith(SQLITE):
+        return None
+    return (Path(uri.removeprefix(SQLITE)).parent / "mlartifacts").as_uri()

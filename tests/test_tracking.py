@@ -1,0 +1,450 @@
+"""Registering and promoting against a real MLflow: SQLite files, and one real server."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from dubmill import tracking
+from dubmill.artifacts import (
+    Adapter,
+    Backbone,
+    Line,
+    Lineage,
+    PairRow,
+    PairSet,
+    Release,
+    Report,
+    table_bytes,
+)
+from dubmill.clips import Clip
+from dubmill.errors import (
+    BadArtifact,
+    BadParams,
+    MismatchedBackbone,
+    PromotionRefused,
+    ServiceUnavailable,
+    UsageError,
+)
+from dubmill.params import PromoteParams, RegisterParams
+from dubmill.steps import promote as promote_step
+from dubmill.steps.promote import promote
+from dubmill.steps.register import register
+from dubmill.tracking.ledger import Entry, Ledger
+
+NAMES = RegisterParams(experiment="dubmill", model="dubs")
+RULES = PromoteParams(
+    improve=["words_right", "sync_correlation"],
+    max_regression={"words_right": 0.02, "duration_gap_ms": 5.0},
+    floors={"words_right": 0.3, "duration_gap_ms": 100.0},
+)
+BETTER = {"words_right": "higher", "sync_correlation": "higher", "duration_gap_ms": "lower"}
+SAMPLING = {"num_steps": 2, "video_guidance": 1.0, "audio_guidance": 1.0}
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory):
+    """A SQLite file with MLflow's tables, made once: the migrations take seconds."""
+    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+    from mlflow import MlflowClient
+
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    MlflowClient(tracking_uri=f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def store(tmp_path, empty_store, monkeypatch):
+    """A store of the test's own, at the default place: the working directory."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
+    shutil.copyfile(empty_store, tmp_path / "mlflow.db")
+    return tracking.client()
+
+
+@pytest.fixture
+def backbone(tmp_path):
+    draft = Backbone.draft(tmp_path / "backbone", Lineage(step="backbone", params={}, licence="Apache-2.0"))
+    return draft.seal({"repo": "nano", "source": "nano", "text_encoder_digest": "t" * 64})
+
+
+def make_pairs(out, *, seed=0, noise=0):
+    """Two held-out pairs whose clips follow `seed`; `noise` changes the set without changing the held-out clips."""
+    draft = PairSet.draft(out, Lineage(step="gate", params={"seed": seed, "noise": noise}))
+    rng, rows, files = np.random.default_rng(seed), [], {}
+    for index in range(2):
+        frames = rng.integers(0, 255, (5, 8, 8, 3)).astype(np.uint8)
+        clip = Clip(frames, Fraction(25, 2), np.zeros((1, 6400), np.float32), 16000)
+        row = PairRow(
+            id=f"held-{index}",
+            split="heldout",
+            source="world",
+            half="first",
+            seed=seed,
+            speaker="a puppet",
+            original=Line(language="en", text="one"),
+            counterpart=Line(language="es", text="uno"),
+            mouth_boxes=[[0, 0, 4, 4]] * 5,
+            accepted=False,
+        )
+        rows.append(row)
+        files[f"{row.id}/original.clip"] = clip.to_bytes()
+    draft.add_shard(0, rows, files)
+    return draft.seal({"gated": True})
+
+
+def make_adapter(out, backbone, *, seed=0):
+    params = {"rank": 4, "seed": seed, "targets": ["to_q"], "learning_rate_groups": {"(audio_.*)?": 0.1}}
+    lineage = Lineage(
+        step="train",
+        params=params,
+        inputs={"LatentSet": "d" * 64},
+        backbone=backbone.digest,
+        text_encoder=backbone.text_encoder_digest,
+        licence="Apache-2.0",
+        pair_source="world",
+    )
+    draft = Adapter.draft(out, lineage)
+    draft.write("adapter.safetensors", bytes([seed]) * 64)
+    losses = [{"step": n, "video": 1 / n, "audio": 2 / n, "total": 3 / n, "lr": 0.1} for n in (1, 2, 3)]
+    draft.write("losses.jsonl", "".join(json.dumps(row) + "\n" for row in losses).encode())
+    return draft.seal({"rank": 4, "base_model": "nano"})
+
+
+def make_report(out, adapter, pairs, *, words=0.5, sync=0.5, gap_ms=10.0, salt=0):
+    lineage = Lineage(
+        step="evaluate", params={"salt": salt}, inputs={"Adapter": adapter.digest, "PairSet": pairs.digest}
+    )
+    draft = Report.draft(out, lineage)
+    figures = {"words_right": words, "sync_correlation": sync, "duration_gap_ms": gap_ms}
+    rows = [
+        {"pair_id": row.id, "method": method, **(figures if method == "adapter" else dict.fromkeys(figures, 0.0))}
+        for method in ("adapter", "base")
+        for row in pairs.split("heldout")
+    ]
+    draft.write("rows.parquet", table_bytes(rows))
+    means = {name: {"mean": value, "n": len(rows) // 2} for name, value in figures.items()}
+    draft.write("metrics.json", json.dumps({"better": BETTER, "methods": {"adapter": means}}).encode())
+    draft.write("report.html", b"<p>look</p>")
+    return draft.seal({"dub": {"sampling": SAMPLING, "adapter_strength": 1.0}})
+
+
+class Candidate:
+    """One adapter on its way from training to promotion."""
+
+    def __init__(self, root, backbone, pairs, *, seed=0, **figures):
+        self.root, self.backbone, self.pairs = root, backbone, pairs
+        self.folder = root / f"line-{seed}"
+        self.adapter = make_adapter(self.folder / "train", backbone, seed=seed)
+        self.report = make_report(self.folder / "evaluate", self.adapter, pairs, **figures)
+
+    def register(self):
+        return register(self.adapter, self.report, NAMES, self.folder / "register")
+
+    def promote(self, rules=RULES):
+        self.register()
+        return self.promote_only(rules)
+
+    def promote_only(self, rules=RULES):
+        given = self.backbone, self.adapter, self.report, self.pairs, self.folder / "register"
+        return promote(*given, NAMES, rules, self.root / "promote")
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    return make_pairs(tmp_path / "pairs")
+
+
+def champion():
+    found = tracking.aliased("dubs", "champion")
+    return found.number if found else None
+
+
+def entries(root):
+    return [(one.decision, one.version, one.previous) for one in Ledger(root / "promotions.jsonl").entries]
+
+
+def test_a_registered_version_carries_its_lineage_figures_curves_and_card(tmp_path, store, backbone, pairs):
+    line = Candidate(tmp_path, backbone, pairs, words=0.75)
+    told = json.loads(line.register().read_bytes())
+    version = tracking.aliased("dubs", "challenger")
+    assert (told["name"], told["version"], told["run_id"]) == ("dubs", 1, version.run_id)
+    assert version.tags["adapter_digest"] == line.adapter.digest
+    assert version.tags["input.LatentSet"] == "d" * 64
+    assert (version.tags["licence"], version.tags["pair_source"]) == ("Apache-2.0", "world")
+    run = store.get_run(version.run_id)
+    assert (run.info.status, run.data.params["train.rank"]) == ("FINISHED", "4")
+    assert run.data.params["train.learning_rate_groups"] == '{"(audio_.*)?": 0.1}'
+    assert run.data.metrics["methods.adapter.words_right.mean"] == 0.75
+    curve = store.get_metric_history(version.run_id, "loss.video")
+    assert [(point.step, point.value) for point in curve] == [(1, 1.0), (2, 0.5), (3, 1 / 3)]
+    logged = Path(store.download_artifacts(version.run_id, "adapter", str(tmp_path)))
+    assert Adapter.open(logged).digest == line.adapter.digest
+    card = (logged / "README.md").read_text()
+    assert "nano" in card
+    assert "| methods.adapter.words_right | 0.75 |" in card
+
+
+def test_registering_the_same_adapter_again_gives_the_same_version_and_run(tmp_path, store, backbone, pairs):
+    line = Candidate(tmp_path, backbone, pairs)
+    first, second = line.register().read_bytes(), line.register().read_bytes()
+    assert first == second
+    assert len(store.search_model_versions("name = 'dubs'")) == 1
+    assert len(store.search_runs([store.get_experiment_by_name("dubmill").experiment_id])) == 1
+
+
+def test_a_registration_killed_before_the_version_was_made_goes_on_in_its_run(
+    tmp_path, store, backbone, pairs, monkeypatch
+):
+    line = Candidate(tmp_path, backbone, pairs)
+    with monkeypatch.context() as patch:
+        patch.setattr(tracking, "create_version", _killed)
+        with pytest.raises(KeyboardInterrupt):
+            line.register()
+    assert not (line.folder / "register" / "model_version.json").exists()
+    told = json.loads(line.register().read_bytes())
+    assert len(store.search_runs([store.get_experiment_by_name("dubmill").experiment_id])) == 1
+    assert len(store.get_metric_history(told["run_id"], "loss.total")) == 3
+
+
+def _killed(*_args, **_kwargs):
+    raise KeyboardInterrupt
+
+
+def test_a_given_run_is_used_and_left_open(tmp_path, store, backbone, pairs, monkeypatch):
+    run = store.create_run(store.create_experiment("mine", artifact_location=(tmp_path / "mine").as_uri()))
+    monkeypatch.setenv("MLFLOW_RUN_ID", run.info.run_id)
+    assert json.loads(Candidate(tmp_path, backbone, pairs).register().read_bytes())["run_id"] == run.info.run_id
+    assert store.get_run(run.info.run_id).info.status == "RUNNING"
+    with pytest.raises(UsageError, match="other values of train.seed"):
+        Candidate(tmp_path, backbone, pairs, seed=1).register()
+    monkeypatch.setenv("MLFLOW_RUN_ID", "nothing")
+    with pytest.raises(UsageError, match="MLFLOW_RUN_ID"):
+        Candidate(tmp_path, backbone, pairs, seed=2).register()
+
+
+def test_a_report_of_another_adapter_is_not_registered(tmp_path, store, backbone, pairs):
+    line, other = (Candidate(tmp_path, backbone, pairs, seed=seed) for seed in (0, 1))
+    with pytest.raises(UsageError, match="another adapter"):
+        register(line.adapter, other.report, NAMES, tmp_path / "register")
+
+
+@pytest.mark.parametrize("uri", ["http://127.0.0.1:9/", "http://someone:secret@127.0.0.1:9", "sqlite:////no/such/m.db"])
+def test_an_unreachable_server_is_one_quick_sentence(uri, tmp_path, backbone, pairs, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    began = time.monotonic()
+    with pytest.raises(ServiceUnavailable) as caught:
+        Candidate(tmp_path, backbone, pairs).register()
+    assert time.monotonic() - began < 5
+    assert "\n" not in caught.value.sentence
+    assert "MLFLOW_TRACKING_URI" in caught.value.sentence
+    assert "secret" not in caught.value.sentence
+
+
+def test_the_first_challenger_over_the_floors_becomes_champion_with_a_release(tmp_path, store, backbone, pairs):
+    line = Candidate(tmp_path, backbone, pairs)
+    release = line.promote()
+    assert champion() == 1
+    assert entries(tmp_path) == [("promoted", 1, None)]
+    opened = Release.open(tmp_path / "promote")
+    assert opened.digest == release.digest == store.get_model_version("dubs", "1").tags["release_digest"]
+    assert Adapter.open(opened.path / "adapter").digest == line.adapter.digest == opened.info["adapter_digest"]
+    assert (opened.path / "selftest.clip").read_bytes() == pairs.data("held-0", "original.clip")
+    assert opened.info["selftest"] == {"language": "es", "text": "uno"}
+    clip = {"num_frames": 5, "height": 8, "width": 8, "frame_rate": "25/2", "sample_rate_hz": 16000}
+    assert opened.info["clip"] == clip
+    assert (opened.info["sampling"], opened.info["strength"]) == (SAMPLING, 1.0)
+    assert "nano" in (opened.path / "README.md").read_text()
+    assert "Apache-2.0" in (opened.path / "NOTICE").read_text()
+
+
+def test_the_first_challenger_under_a_floor_is_refused(tmp_path, store, backbone, pairs):
+    with pytest.raises(PromotionRefused, match=r"words_right is 0.2, under its floor 0.3; duration_gap_ms is 120"):
+        Candidate(tmp_path, backbone, pairs, words=0.2, gap_ms=120.0).promote()
+    assert champion() is None
+    assert not (tmp_path / "promote").exists()
+
+
+def test_a_worse_challenger_is_refused_with_all_reasons_and_nothing_moves(tmp_path, store, backbone, pairs):
+    release = Candidate(tmp_path, backbone, pairs, words=0.9).promote()
+    worse = Candidate(tmp_path, backbone, pairs, seed=1, words=0.8, sync=0.5, gap_ms=20.0)
+    for _ in range(2):
+        with pytest.raises(PromotionRefused) as caught:
+            worse.promote()
+    for reason in ("words_right is worse", "duration_gap_ms is worse", "nothing that should improve"):
+        assert reason in caught.value.sentence
+    assert champion() == 1
+    assert Release.open(tmp_path / "promote").digest == release.digest
+    assert entries(tmp_path) == [("promoted", 1, None), ("refused", 2, 1)]
+    assert store.get_model_version("dubs", "2").tags["promotion"] == "refused"
+
+
+def test_a_better_challenger_takes_over_once_however_often_it_is_promoted(tmp_path, store, backbone, pairs):
+    Candidate(tmp_path, backbone, pairs).promote()
+    better = Candidate(tmp_path, backbone, pairs, seed=1, words=0.6)
+    digests = {better.promote().digest for _ in range(2)}
+    assert (champion(), tracking.aliased("dubs", "previous").number) == (2, 1)
+    assert entries(tmp_path) == [("promoted", 1, None), ("promoted", 2, 1)]
+    assert len(digests) == 1
+
+
+@pytest.mark.parametrize("place", ["promote_alias", "move_alias", "record", "tag_version"])
+def test_a_promotion_killed_anywhere_ends_the_same_when_repeated(place, tmp_path, store, backbone, pairs, monkeypatch):
+    Candidate(tmp_path, backbone, pairs).promote()
+    better = Candidate(tmp_path, backbone, pairs, seed=1, words=0.6)
+    better.register()
+    with monkeypatch.context() as patch:
+        if place == "move_alias":  # `previous` has moved, `champion` has not
+            whole = tracking.registry.move_alias
+            patch.setattr(
+                tracking.registry, place, lambda alias, one: whole(alias, one) if alias == "previous" else _killed()
+            )
+        else:
+            patch.setattr(promote_step.tracking, place, _killed)
+        with pytest.raises(KeyboardInterrupt):
+            better.promote_only()
+    assert Release.open(tmp_path / "promote").info["version"] == 2  # sealed before anything moved
+    better.promote_only()
+    assert (champion(), tracking.aliased("dubs", "previous").number) == (2, 1)
+    assert entries(tmp_path) == [("promoted", 1, None), ("promoted", 2, 1)]
+    tags = store.get_model_version("dubs", "2").tags
+    assert len([key for key in tags if key.startswith("promotion.")]) == 1
+
+
+def test_a_torn_ledger_line_is_passed_over(tmp_path):
+    ledger = Ledger(tmp_path / "promotions.jsonl")
+    ledger.path.write_text('{"time": "2025-0')
+    entry = Entry(name="m", version=1, previous=None, digest="d", decision="promoted", reasons=[])
+    ledger.append(entry)
+    assert ledger.append(entry.model_copy(update={"time": "later"})) == entry
+    assert ledger.entries == [entry]
+
+
+def test_other_heldout_clips_of_the_same_names_are_not_compared(tmp_path, store, backbone, pairs):
+    first = Candidate(tmp_path, backbone, pairs)
+    first.promote()
+    other = make_pairs(tmp_path / "other", seed=5)
+    challenger = Candidate(tmp_path, backbone, other, seed=1, words=0.9)
+    with pytest.raises(PromotionRefused, match="evaluate the champion on the same clips"):
+        challenger.promote()
+    first.report = make_report(tmp_path / "again", first.adapter, other, salt=1)  # the cure
+    first.register()
+    challenger.promote()
+    assert champion() == 2
+
+
+def test_the_same_heldout_clips_in_another_set_of_pairs_are_compared(tmp_path, store, backbone, pairs):
+    Candidate(tmp_path, backbone, pairs).promote()
+    regated = make_pairs(tmp_path / "regated", noise=1)
+    assert regated.digest != pairs.digest
+    Candidate(tmp_path, backbone, regated, seed=1, words=0.9).promote()
+    assert champion() == 2
+
+
+def test_a_rollback_is_done_once_and_noted(tmp_path, store, backbone, pairs):
+    for seed in (0, 1):
+        Candidate(tmp_path, backbone, pairs, seed=seed, words=0.5 + seed / 10).promote()
+    ledger = Ledger(tmp_path / "promotions.jsonl")
+    assert tracking.rollback("dubs", ledger).number == champion() == 1
+    assert entries(tmp_path)[-1] == ("rolled back", 1, 2)
+    with pytest.raises(UsageError, match="no previous version"):
+        tracking.rollback("dubs", ledger)
+
+
+def test_a_rollback_killed_half_way_ends_the_same_when_repeated(tmp_path, store, backbone, pairs, monkeypatch):
+    for seed in (0, 1):
+        Candidate(tmp_path, backbone, pairs, seed=seed, words=0.5 + seed / 10).promote()
+    ledger = Ledger(tmp_path / "promotions.jsonl")
+    with monkeypatch.context() as patch:
+        patch.setattr(tracking.registry, "record", _killed)
+        with pytest.raises(KeyboardInterrupt):
+            tracking.rollback("dubs", ledger)
+    tracking.rollback("dubs", ledger)
+    assert champion() == 1
+    assert entries(tmp_path)[-1] == ("rolled back", 1, 2)
+
+
+def test_things_that_do_not_belong_together_are_refused(tmp_path, store, backbone, pairs):
+    line = Candidate(tmp_path, backbone, pairs)
+    with pytest.raises(BadArtifact, match="run `dubmill register`"):
+        line.promote_only()
+    line.register()
+    line.report = make_report(tmp_path / "newer", line.adapter, pairs, words=0.9)
+    with pytest.raises(UsageError, match="with this adapter and this report"):
+        line.promote_only()
+    other = Backbone.draft(tmp_path / "b2", Lineage(step="backbone", params={"x": 1})).seal({"repo": "nano"})
+    line.backbone = other
+    with pytest.raises(MismatchedBackbone):
+        line.promote_only()
+    unknown = RULES.model_copy(update={"improve": ["niceness"]})
+    with pytest.raises(BadParams, match="niceness"):
+        Candidate(tmp_path, backbone, pairs, seed=3).promote(unknown)
+
+
+def test_a_changed_report_of_the_champion_is_noticed(tmp_path, store, backbone, pairs):
+    Candidate(tmp_path, backbone, pairs).promote()
+    stored = next((tmp_path / "mlartifacts").rglob("rows.parquet"))
+    stored.write_bytes(table_bytes([{"pair_id": "held-0", "method": "adapter", "words_right": 0.0}]))
+    with pytest.raises(BadArtifact, match="has changed"):
+        Candidate(tmp_path, backbone, pairs, seed=1, words=0.9).promote()
+
+
+def test_the_kserve_manifest_runs_the_predictor_on_the_mounted_release(tmp_path, store, backbone, pairs):
+    release = Candidate(tmp_path, backbone, pairs).promote()
+    manifest = yaml.safe_load((release.path / "inferenceservice.yaml").read_text())
+    predictor = manifest["spec"]["predictor"]
+    mounted = [one["mountPath"] for one in predictor["storageUris"]]
+    options = dict(argument.split("=") for argument in predictor["containers"][0]["args"])
+    assert [options["--release"], options["--backbone"]] == mounted
+    assert release.info["adapter_digest"][:12] in predictor["annotations"]["dubmill/release"]
+
+
+def test_a_real_server_takes_a_registration_and_a_promotion(tmp_path, empty_store, backbone, pairs, monkeypatch):
+    shutil.copyfile(empty_store, tmp_path / "mlflow.db")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "server", "--host=127.0.0.1", f"--port={port}", "--workers=1"]
+    command += [f"--backend-store-uri=sqlite:///{tmp_path}/mlflow.db", f"--artifacts-destination={tmp_path}/files"]
+    settings = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    with (tmp_path / "server.log").open("wb") as log:
+        server = subprocess.Popen(
+            command, env=os.environ | settings, stdout=log, stderr=log, cwd=tmp_path, start_new_session=True
+        )
+    try:
+        uri = f"http://127.0.0.1:{port}"
+        _wait_for(uri, seconds=60)
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        Candidate(tmp_path, backbone, pairs).promote()
+        with pytest.raises(PromotionRefused):
+            Candidate(tmp_path, backbone, pairs, seed=1, words=0.4).promote()
+        assert champion() == 1
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(30)
+
+
+def _wait_for(uri, seconds):
+    until = time.monotonic() + seconds
+    while True:
+        try:
+            urllib.request.urlopen(f"{uri}/health", timeout=2).close()
+            return
+        except (urllib.error.URLError, OSError):
+            assert time.monotonic() < until, "the MLflow server did not start"
+            time.sleep(0.2)
