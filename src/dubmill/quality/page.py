@@ -66,7 +66,7 @@ def gate_page(
         "<h2>Pairs by gate</h2>",
         _gate_table(judgement, params),
         "<h2>Every figure against its thresholds</h2>",
-        "<p>Red line: outside it a pair is rejected. Amber: outside it a pair is kept and reported. Red bars were "
+        "<p>Solid line: outside it a pair is rejected. Dashed: outside it a pair is kept and reported. Red bars were "
         "rejected, by whichever gate.</p>",
         f'<div class="grid">{"".join(_histograms(rows, verdicts, params))}</div>',
         _players("Accepted, but the least convincing", worst),
@@ -126,7 +126,7 @@ def _histogram(values: np.ndarray, accepted: np.ndarray, gate: Gate, warning: fl
     edges = np.linspace(low - pad, high + pad, NUM_BINS + 1)
     stacks = [np.histogram(values[known & group], edges)[0] for group in (accepted, ~accepted)]
     tallest = max(1, int(sum(stacks).max()))
-    lines = _line(gate.bound, edges, "var(--bad)", 0) + _line(warning, edges, "var(--warn)", 3)
+    lines = _line(gate.bound, edges, "var(--ink)", 0) + _line(warning, edges, "var(--warn)", 3)
     missing = f" · {int((~known).sum())} could not be measured" if not known.all() else ""
     middle = f"median {np.median(values[known]):.3g}" if known.any() else "no figures"
     return (
@@ -174,7 +174,7 @@ def _players(title: str, players: Sequence[Player]) -> str:
 def _video(mp4: bytes) -> str:
     if not mp4:
         return "<small>(too large to show here)</small>"
-    return f'<video controls preload="none" src="data:video/mp4;base64,{base64.b64encode(mp4).decode()}"></video>'
+    return f'<video controls preload="metadata" src="data:video/mp4;base64,{base64.b64encode(mp4).decode()}"></video>'
 
 
 def _rejects_table(rows: Sequence[Mapping[str, Any]], verdicts: Mapping[str, Verdict]) -> str:

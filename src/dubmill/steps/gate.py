@@ -9,6 +9,7 @@ import logging
 import math
 import tarfile
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -127,7 +128,7 @@ def _write_findings(
         pair_source=pairs.lineage.pair_source or "unnamed",
         heldout=[row for row in measured if row["id"] not in verdicts],
         worst=_players(pairs, _least_convincing(rows), "warnings"),
-        rejected=_players(pairs, rejects, "reasons"),
+        rejected=_players(pairs, _one_of_each(rejects), "reasons"),
     )
     draft.write("gate.html", page.encode())
 
@@ -143,6 +144,17 @@ def _least_convincing(rows: Sequence[Measurement]) -> list[Measurement]:
     """Accepted rows, those with most warnings first, then those with the least sync."""
     accepted = [row for row in rows if row["verdict"] == "accepted"]
     return sorted(accepted, key=lambda row: (-row["warnings"].count(":"), row["sync_correlation"], row["id"]))
+
+
+def _one_of_each(rejects: Sequence[Measurement]) -> list[Measurement]:
+    """The rejects, the first of every leading reason before the second of any."""
+    seen: Counter[str] = Counter()
+    ranks = []
+    for row in rejects:
+        leading = row["reasons"].split(":")[0]
+        ranks.append(seen[leading])
+        seen[leading] += 1
+    return [row for _, row in sorted(zip(ranks, rejects, strict=True), key=lambda ranked: ranked[0])]
 
 
 def _players(pairs: PairSet, rows: Sequence[Measurement], note: str) -> list[Player]:
