@@ -1,0 +1,205 @@
+"""The report's files: one self-contained page, a lighter one if it is heavy, a summary, and data for `dvc plots`."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from dubmill.metrics import METRICS, Metric
+from dubmill.report.charts import dot_plot, loss_curves
+from dubmill.report.figures import ORACLE, SUBJECT, Figure, Measured, Scores, Test, headline, shown, shown_p
+from dubmill.report.showcase import Show
+
+MAX_BYTES, MAX_LIGHT_BYTES = 6_000_000, 1_500_000
+FULL, LIGHT, SUMMARY = "report.html", "report_light.html", "summary.md"
+SHOWN_FIRST = ("words_right", "sync_correlation", "voice_cosine", "identity_cosine")
+
+
+@dataclass(frozen=True)
+class About:
+    """Whose figures these are."""
+
+    pair_source: str  # self-made | world: what trained the adapter
+    is_nano: bool
+    backbone: str  # digest
+    adapter: str  # digest
+    licence: str
+
+    @property
+    def first_line(self) -> str:
+        """What a reader must know before any figure."""
+        pairs = {
+            "self-made": "self-made pairs (inpainted from its own clips)",
+            "world": "the world's own true pairs, not self-made ones",
+        }.get(self.pair_source, "pairs of unknown source")
+        whose = (
+            " All figures are those of nano, the small embedded model, and say nothing of LTX-2."
+            if self.is_nano
+            else ""
+        )
+        return f"The adapter was trained on {pairs}.{whose}"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One figure of the table, with its place on the row's scale in percent."""
+
+    method: str
+    figure: Figure | None
+    text: str
+    span: str
+    low: float
+    middle: float
+    width: float
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """One metric: a cell per method, a test per baseline."""
+
+    metric: Metric
+    cells: list[Cell]
+    tests: list[Test | None]
+    n: int
+
+
+@dataclass(frozen=True)
+class View:
+    """All that the templates show."""
+
+    about: About
+    headline: str
+    scores: Scores
+    baselines: list[str]
+    table: list[TableRow]
+    first_dots: list[tuple[Metric, str]]
+    other_dots: list[tuple[Metric, str]]
+    losses: str
+    shows: list[Show]
+    num_asked_shows: int
+    has_videos: bool
+
+
+def render(
+    about: About,
+    *,
+    scores: Scores,
+    rows: Sequence[Measured],
+    shows: Sequence[Show],
+    losses: Sequence[Mapping[str, float]],
+) -> dict[str, bytes]:
+    """Name -> bytes: report.html (at most about 6 MB: clips are left out, least first), summary.md, plots/*.json, and
+    report_light.html without players where report.html is over 1.5 MB.
+    """
+    view = _view(about, scores, rows, shows, losses)
+    full = _fitting(view, MAX_BYTES)
+    light = {LIGHT: _fitting(replace(view, has_videos=False), MAX_LIGHT_BYTES)} if len(full) > MAX_LIGHT_BYTES else {}
+    return {FULL: full, **light, SUMMARY: _template("summary.md.j2", view), **_plots(scores, losses)}
+
+
+def write(files: Mapping[str, bytes], put: Any) -> str:
+    """Hand every file to `put(name, data)`; returns the name of the page that is light enough for a pipeline's UI."""
+    for name, data in files.items():
+        put(name, data)
+    return LIGHT if LIGHT in files else FULL
+
+
+def _fitting(view: View, max_bytes: int) -> bytes:
+    """The page with as many of its clips as fit; with none of them it is as large as it is."""
+    page = _template("report.html.j2", view)
+    while len(page) > max_bytes and view.shows:
+        view = replace(view, shows=view.shows[:-1])
+        page = _template("report.html.j2", view)
+    return page
+
+
+def _view(
+    about: About,
+    scores: Scores,
+    rows: Sequence[Measured],
+    shows: Sequence[Show],
+    losses: Sequence[Mapping[str, float]],
+) -> View:
+    dots = [
+        (metric, _dots(metric, scores, rows))
+        for metric in METRICS.values()
+        if any(metric.name in own for own in scores.figures.values())
+    ]
+    first = [one for name in SHOWN_FIRST for one in dots if one[0].name == name]
+    return View(
+        about=about,
+        headline=headline(scores),
+        scores=scores,
+        baselines=list(scores.tests),
+        table=[_table_row(metric, scores) for metric, _ in dots],
+        first_dots=first,
+        other_dots=[one for one in dots if one not in first],
+        losses=loss_curves(losses) if losses else "",
+        shows=list(shows),
+        num_asked_shows=len(shows),
+        has_videos=True,
+    )
+
+
+def _dots(metric: Metric, scores: Scores, rows: Sequence[Measured]) -> str:
+    values = {
+        method: [row.values.get(metric.name, math.nan) for row in rows if row.method == method]
+        for method in scores.methods
+    }
+    intervals = {method: own[metric.name] for method, own in scores.figures.items() if metric.name in own}
+    return dot_plot(metric.name, metric.unit, values, intervals)
+
+
+def _table_row(metric: Metric, scores: Scores) -> TableRow:
+    figures = {method: own.get(metric.name) for method, own in scores.figures.items()}
+    known = [figure for figure in figures.values() if figure]
+    least, most = min(one.low for one in known), max(one.high for one in known)
+    return TableRow(
+        metric=metric,
+        cells=[_cell(method, figure, metric.unit, least, most) for method, figure in figures.items()],
+        tests=[own.get(metric.name) for own in scores.tests.values()],
+        n=max(figure.n for figure in known),
+    )
+
+
+def _cell(method: str, figure: Figure | None, unit: str, least: float, most: float) -> Cell:
+    if figure is None:
+        return Cell(method, None, "–", "not measured", 0, 0, 0)
+    low, middle, high = (_percent(value, least, most) for value in (figure.low, figure.mean, figure.high))
+    span = f"{shown(figure.low, unit)} to {shown(figure.high, unit)}"
+    return Cell(method, figure, shown(figure.mean, unit), span, low, middle, round(high - low, 1))
+
+
+def _percent(value: float, least: float, most: float) -> float:
+    return round(100 * (value - least) / (most - least), 1) if most > least else 50.0
+
+
+def _template(name: str, view: View) -> bytes:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    room = Environment(
+        loader=PackageLoader("dubmill.report", "templates"),
+        autoescape=name.endswith(".html.j2"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    room.globals |= {"shown": shown, "shown_p": shown_p, "subject": SUBJECT, "oracle": ORACLE}
+    return room.get_template(name).render(view=view).encode()
+
+
+def _plots(scores: Scores, losses: Sequence[Mapping[str, float]]) -> dict[str, bytes]:
+    """Rows for `dvc plots`: one per optimizer step, and one per metric and method."""
+    methods = [
+        {"metric": name, "method": method, "mean": figure.mean, "low": figure.low, "high": figure.high}
+        for method, own in scores.figures.items()
+        for name, figure in own.items()
+    ]
+    kept = [{name: row[name] for name in ("step", "video", "audio", "total")} for row in losses]
+    return {
+        f"plots/{name}.json": json.dumps(rows, indent=1).encode() + b"\n"
+        for name, rows in (("losses", kept), ("methods", methods))
+    }
