@@ -97,8 +97,8 @@ def page(artifact: Artifact, out: Path | str) -> None:
 def contact_sheet(artifact: Artifact, num_rows: int = NUM_SHOWN) -> str:
     """HTML that shows a few frames of the first clips of a set, and what each says."""
     names = CLIP_NAMES.get(artifact.manifest.kind, ())
-    rows = artifact.rows[:num_rows] if isinstance(artifact, RowSet) else []
-    cells = (_cell(artifact, row.id, name, _words(row)) for row in rows for name in names)
+    rows = [row for row in artifact.rows if getattr(row, "has_clip", True)] if isinstance(artifact, RowSet) else []
+    cells = (_cell(artifact, row.id, name, _words(row)) for row in rows[:num_rows] for name in names)
     title = f"{artifact.manifest.kind} {artifact.digest[:12]}"
     style = "body{font:14px sans-serif;margin:1em}figure{margin:0 0 1em}img{image-rendering:pixelated;max-width:100%}"
     return f"<!doctype html><meta charset=utf-8><title>{title}</title><style>{style}</style><h1>{title}</h1>" + "".join(

@@ -1,0 +1,232 @@
+"""Sealed directories: nothing half-done opens, what was done is kept, what was touched is refused."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dubmill.artifacts import (
+    MANIFEST,
+    Adapter,
+    ClipRow,
+    ClipSet,
+    Line,
+    Lineage,
+    PairSet,
+    Prompt,
+    PromptSet,
+    open_any,
+    write_atomically,
+)
+from dubmill.clips import Clip
+from dubmill.errors import BadArtifact, OutOfRoom, TamperedArtifact, UnsealedArtifact, UsageError
+from dubmill.publishing import publish
+
+LINEAGE = Lineage(step="synthesize", params={"seed": 1}, inputs={"PromptSet": "abc"}, licence="Apache-2.0")
+OTHER = LINEAGE.model_copy(update={"params": {"seed": 2}})
+
+
+def a_row(index: int) -> ClipRow:
+    """A row that says something."""
+    line = Line(language="en", text="one")
+    said = dict.fromkeys(("first", "second", "first_dubbed", "second_dubbed"), line)
+    told = dict.fromkeys(("speaker", "caption", "caption_first_dubbed", "caption_second_dubbed"), "a person")
+    prompt = Prompt(id=f"p{index}", split="train", source="grammar", seed=index, **said, **told)
+    return ClipRow(id=f"c{index}", prompt=prompt, has_clip=True)
+
+
+def a_clip(seed: int = 0) -> Clip:
+    """Two noisy frames with their sound."""
+    rng = np.random.default_rng(seed)
+    sound = rng.uniform(-1, 1, (1, 2560)).astype(np.float32)
+    return Clip(rng.integers(0, 256, (2, 8, 8, 3), dtype=np.uint8), Fraction(25, 2), sound, 16000)
+
+
+def filled(out: Path, lineage: Lineage = LINEAGE, num_shards: int = 2) -> ClipSet:
+    """A sealed set of `num_shards` one-clip shards; shards that are there are kept."""
+    draft = ClipSet.draft(out, lineage)
+    for index in range(num_shards):
+        if not draft.has_shard(index):
+            draft.add_shard(index, [a_row(index)], {f"c{index}/clip.clip": a_clip(index).to_bytes()})
+    return draft.seal({"num_clips": num_shards})
+
+
+def test_a_sealed_set_gives_back_its_rows_and_clips(tmp_path):
+    filled(tmp_path / "set")
+    opened = ClipSet.open(tmp_path / "set")
+    assert [row.id for row in opened.rows] == ["c0", "c1"]
+    back = opened.clip("c1", "clip")
+    assert np.array_equal(back.frames_FHWC, a_clip(1).frames_FHWC)
+    assert np.array_equal(back.audio_CN, a_clip(1).audio_CN)
+    assert back.frame_rate == Fraction(25, 2)
+    assert open_any(tmp_path / "set").digest == opened.digest
+
+
+def test_equal_content_gives_equal_digests_and_any_change_another(tmp_path):
+    one, same = filled(tmp_path / "one"), filled(tmp_path / "same")
+    assert one.digest == same.digest
+    assert (one.path / MANIFEST).read_bytes() == (same.path / MANIFEST).read_bytes()
+    assert filled(tmp_path / "other", OTHER).digest != one.digest
+    assert filled(tmp_path / "more", num_shards=3).digest != one.digest
+
+
+def test_a_draft_does_not_open(tmp_path):
+    ClipSet.draft(tmp_path / "set", LINEAGE).add_shard(0, [a_row(0)], {"c0/clip.clip": b"x"})
+    with pytest.raises(UnsealedArtifact):
+        ClipSet.open(tmp_path / "set")
+
+
+def test_what_is_not_there_does_not_open(tmp_path):
+    with pytest.raises(UnsealedArtifact, match="not there"):
+        open_any(tmp_path / "nothing")
+
+
+def test_a_rerun_of_the_same_work_keeps_whole_shards_and_ends_with_the_same_digest(tmp_path):
+    draft = ClipSet.draft(tmp_path / "set", LINEAGE)
+    draft.add_shard(0, [a_row(0)], {"c0/clip.clip": a_clip(0).to_bytes()})
+    born = (draft.path / "shard-00000.tar").stat().st_ino
+    resumed = filled(tmp_path / "set")
+    assert (resumed.path / "shard-00000.tar").stat().st_ino == born
+    assert resumed.digest == filled(tmp_path / "whole").digest
+
+
+def test_a_rerun_with_other_params_starts_from_nothing(tmp_path):
+    ClipSet.draft(tmp_path / "set", LINEAGE).add_shard(0, [a_row(7)], {"c7/clip.clip": b"x"})
+    assert not ClipSet.draft(tmp_path / "set", OTHER).has_shard(0)
+    assert [row.id for row in filled(tmp_path / "set", OTHER).rows] == ["c0", "c1"]
+
+
+def test_sealed_work_is_not_done_again(tmp_path):
+    filled(tmp_path / "set")
+    draft = ClipSet.draft(tmp_path / "set", LINEAGE)
+    assert draft.is_sealed
+    assert draft.seal().digest == ClipSet.open(tmp_path / "set").digest
+
+
+KILLED = """
+import os, signal, sys
+sys.path.insert(0, {tests!r})
+import test_artifacts as t
+from pathlib import Path
+import dubmill.artifacts as a
+write, count = a.write_atomically, 0
+def dying(path, data):
+    global count
+    count += 1
+    if count == {moment}:
+        if {torn}:
+            path.with_name(f".{{path.name}}.{{os.getpid()}}.partial").write_bytes(data[: len(data) // 2])
+        os.kill(os.getpid(), signal.SIGKILL)
+    write(path, data)
+a.write_atomically = dying
+t.filled(Path({out!r}))
+"""
+
+
+@pytest.mark.parametrize("torn", [False, True])
+@pytest.mark.parametrize("moment", range(1, 8))
+def test_a_kill_at_any_write_leaves_nothing_that_opens_and_the_rerun_ends_the_same(tmp_path, moment, torn):
+    """Write 1 is the draft's key, 2 to 5 the shards and their rows, 6 the merged rows, 7 the manifest."""
+    out = tmp_path / "set"
+    code = KILLED.format(tests=str(Path(__file__).parent), moment=moment, torn=torn, out=str(out))
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGKILL
+    with pytest.raises(UnsealedArtifact):
+        ClipSet.open(out)
+    assert filled(out).digest == filled(tmp_path / "whole").digest
+
+
+def test_a_changed_or_missing_file_and_an_edited_manifest_are_refused(tmp_path):
+    for name, break_it in {
+        "changed": lambda path: (path / "shard-00000.tar").write_bytes(b"other"),
+        "missing": lambda path: (path / "shard-00001.tar").unlink(),
+        "edited": lambda path: (path / MANIFEST).write_text((path / MANIFEST).read_text().replace("Apache", "MIT")),
+        "torn": lambda path: (path / MANIFEST).write_text((path / MANIFEST).read_text()[:50]),
+    }.items():
+        path = filled(tmp_path / name).path
+        break_it(path)
+        with pytest.raises(TamperedArtifact):
+            ClipSet.open(path)
+
+
+def test_an_artifact_of_another_kind_or_schema_is_refused(tmp_path):
+    path = filled(tmp_path / "set").path
+    with pytest.raises(BadArtifact, match="this is a ClipSet, not a PairSet"):
+        PairSet.open(path)
+    manifest = json.loads((path / MANIFEST).read_text())
+    (path / MANIFEST).write_text(json.dumps(manifest | {"schema_version": 99}))
+    with pytest.raises(BadArtifact, match="schema version 99"):
+        ClipSet.open(path)
+
+
+def test_a_folder_of_somebody_elses_files_is_left_alone(tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(UsageError, match="not an artifact"):
+        ClipSet.draft(tmp_path, LINEAGE)
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+def test_a_member_that_is_not_there_is_told(tmp_path):
+    opened = filled(tmp_path / "set")
+    with pytest.raises(BadArtifact, match="no clip.mp4 of 'c0'"):
+        opened.mp4("c0", "clip")
+    with pytest.raises(BadArtifact, match="c9"):
+        opened.clip("c9", "clip")
+
+
+def test_bytes_that_are_no_clip_are_told():
+    with pytest.raises(BadArtifact, match="not a stored clip"):
+        Clip.from_bytes(b"\x08\0\0\0\0\0\0\0{}      ")
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_no_partial_file(tmp_path, monkeypatch):
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OutOfRoom, match="the disk is full"):
+        write_atomically(tmp_path / "file", b"x")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_disk_that_fills_up_midway_loses_nothing_sealed_and_the_rerun_goes_on(tmp_path, monkeypatch):
+    sealed = filled(tmp_path / "before")
+    real, calls = os.fsync, iter(range(100))
+
+    def filling(descriptor: int) -> None:
+        if next(calls) >= 3:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", filling)
+        with pytest.raises(OutOfRoom):
+            filled(tmp_path / "set")
+    assert ClipSet.open(sealed.path).digest == sealed.digest
+    assert filled(tmp_path / "set").digest == sealed.digest
+
+
+def test_a_set_without_rows_and_an_artifact_without_rows_both_seal(tmp_path):
+    assert PromptSet.draft(tmp_path / "empty", LINEAGE).seal().rows == []
+    draft = Adapter.draft(tmp_path / "adapter", LINEAGE)
+    draft.write("deep/weights.safetensors", b"w")
+    assert Adapter.open(draft.seal({"rank": 4}).path).info == {"rank": 4}
+
+
+def test_publishing_replaces_whole_folders_and_leaves_equal_ones_alone(tmp_path):
+    first, second = filled(tmp_path / "one"), filled(tmp_path / "two", OTHER)
+    publish(tmp_path / "volume", release=first.path)
+    born = (tmp_path / "volume/release" / MANIFEST).stat().st_ino
+    publish(tmp_path / "volume", release=first.path)
+    assert (tmp_path / "volume/release" / MANIFEST).stat().st_ino == born
+    publish(tmp_path / "volume", release=second.path)
+    assert ClipSet.open(tmp_path / "volume/release").digest == second.digest
+    assert [path.name for path in (tmp_path / "volume").iterdir()] == ["release"]

@@ -1,0 +1,118 @@
+"""params.yaml holds values, params.py their meaning; overlays and KFP's floats go through the same door."""
+
+from __future__ import annotations
+
+import copy
+import io
+from pathlib import Path
+
+import pytest
+import yaml
+from ruamel.yaml import YAML
+
+from dubmill.errors import BadParams
+from dubmill.params import Params, SamplingParams, TrainParams, load, merge, read_yaml, validate
+
+ROOT = Path(__file__).parent.parent
+COMMITTED = ROOT / "params.yaml"
+
+
+def written(folder: Path, values: dict, name: str = "params.yaml") -> Path:
+    """`values` as a YAML file."""
+    path = folder / name
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+def test_the_committed_values_are_valid():
+    assert load(COMMITTED).backbone.source == "nano"
+
+
+def test_no_section_has_a_default_in_python():
+    sections = [field.annotation for field in Params.model_fields.values()] + [SamplingParams]
+    assert not [
+        f"{s.__name__}.{name}" for s in sections for name, field in s.model_fields.items() if not field.is_required()
+    ]
+
+
+def test_whole_floats_are_integers_again_and_others_are_refused():
+    section = read_yaml(COMMITTED)["train"] | {"rank": 8.0}
+    assert validate(TrainParams, section, "train").rank == 8
+    assert isinstance(validate(TrainParams, section, "train").rank, int)
+    with pytest.raises(BadParams, match="rank"):
+        validate(TrainParams, section | {"rank": 8.5}, "train")
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "value"),
+    [
+        ("train", "rank", 0),
+        ("train", "learning_rate", -1),
+        ("train", "seed", 2**53),
+        ("gate", "min_accepted_share", 1.5),
+        ("prompts", "languages", ["en"]),
+        ("dub", "methods", ["magic"]),
+        ("train", "rnak", 8),
+    ],
+)
+def test_a_broken_bound_type_or_name_is_told_in_one_sentence(tmp_path, section, name, value):
+    values = read_yaml(COMMITTED)
+    values[section][name] = value
+    with pytest.raises(BadParams) as told:
+        load(written(tmp_path, values))
+    assert name in told.value.sentence
+    assert "\n" not in told.value.sentence
+
+
+def test_a_missing_value_is_told_by_name(tmp_path):
+    values = read_yaml(COMMITTED)
+    del values["train"]["rank"]
+    with pytest.raises(BadParams, match=r"train\.rank"):
+        load(written(tmp_path, values))
+
+
+def test_an_overlay_changes_only_what_it_names(tmp_path):
+    overlay = written(tmp_path, {"train": {"rank": 4}, "synthesize": {"sampling": {"num_steps": 3}}}, "overlay.yaml")
+    changed, before = load(COMMITTED, overlay), load(COMMITTED)
+    assert (changed.train.rank, changed.synthesize.sampling.num_steps) == (4, 3)
+    assert changed.train.model_copy(update={"rank": before.train.rank}) == before.train
+    assert changed.inpaint == before.inpaint
+
+
+def test_an_overlay_replaces_free_form_maps_whole(tmp_path):
+    overlay = written(tmp_path, {"promote": {"floors": {"sync_correlation": 0.1}}}, "overlay.yaml")
+    assert load(COMMITTED, overlay).promote.floors == {"sync_correlation": 0.1}
+
+
+def test_an_overlay_with_a_name_that_does_not_exist_is_refused(tmp_path):
+    overlay = written(tmp_path, {"train": {"rnak": 4}}, "overlay.yaml")
+    with pytest.raises(BadParams, match="rnak"):
+        load(COMMITTED, overlay)
+
+
+def test_merging_changes_neither_of_the_two():
+    base, overlay = {"a": {"b": 1}}, {"a": {"b": 2}}
+    kept = copy.deepcopy((base, overlay))
+    assert merge(base, overlay) == {"a": {"b": 2}}
+    assert (base, overlay) == kept
+
+
+@pytest.mark.parametrize("text", ["", "- a list", "a: [", "\x00"])
+def test_a_file_that_is_not_a_mapping_is_told(tmp_path, text):
+    path = tmp_path / "params.yaml"
+    path.write_text(text)
+    with pytest.raises(BadParams):
+        read_yaml(path)
+
+
+def test_a_missing_file_is_told_with_its_path(tmp_path):
+    with pytest.raises(BadParams, match="nowhere"):
+        load(tmp_path / "nowhere.yaml")
+
+
+def test_values_survive_the_way_dvc_writes_them_back(tmp_path):
+    """`dvc exp run -S` rewrites params.yaml as YAML 1.2, where a bare `no` is a word; YAML 1.1 reads it as false."""
+    stream = io.StringIO()
+    YAML().dump(YAML(typ="safe").load(COMMITTED.read_text()), stream)
+    (tmp_path / "params.yaml").write_text(stream.getvalue())
+    assert load(tmp_path / "params.yaml") == load(COMMITTED)
