@@ -1,17 +1,9 @@
-"""Registering and promoting against a real MLflow: SQLite files, and one real server."""
+"""Registering and promoting against a real MLflow on SQLite."""
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import signal
-import socket
-import subprocess
-import sys
 import time
-import urllib.error
-import urllib.request
 from fractions import Fraction
 from pathlib import Path
 
@@ -41,40 +33,41 @@ from dubmill.errors import (
     UsageError,
 )
 from dubmill.params import PromoteParams, RegisterParams
-from dubmill.steps import promote as promote_step
 from dubmill.steps.promote import promote
 from dubmill.steps.register import register
 from dubmill.tracking.ledger import Entry, Ledger
 
-NAMES = RegisterParams(experiment="dubmill", model="dubs")
 RULES = PromoteParams(
     improve=["words_right", "sync_correlation"],
     max_regression={"words_right": 0.02, "duration_gap_ms": 5.0},
     floors={"words_right": 0.3, "duration_gap_ms": 100.0},
 )
-BETTER = {"words_right": "higher", "sync_correlation": "higher", "duration_gap_ms": "lower"}
 SAMPLING = {"num_steps": 2, "video_guidance": 1.0, "audio_guidance": 1.0}
 
 
 @pytest.fixture(scope="session")
-def empty_store(tmp_path_factory):
-    """A SQLite file with MLflow's tables, made once: the migrations take seconds."""
-    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
-    from mlflow import MlflowClient
+def client(tmp_path_factory):
+    """A real MLflow on SQLite, shared: making its tables takes seconds. Each test has a model of its own name."""
+    from sqlalchemy import event
+    from sqlalchemy.engine import Engine
 
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    MlflowClient(tracking_uri=f"sqlite:///{path}").search_experiments()
-    return path
+    event.listen(Engine, "connect", lambda connection, _: connection.execute("PRAGMA synchronous=OFF"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("mlflow"))
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        uri = tracking.tracking_uri()  # the default: in the working directory
+        assert uri == f"sqlite:///{Path.cwd()}/mlflow.db"
+        made = tracking.client()
+        made.search_experiments()
+    return uri, made
 
 
 @pytest.fixture
-def store(tmp_path, empty_store, monkeypatch):
-    """A store of the test's own, at the default place: the working directory."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+def store(client, monkeypatch):
+    """The client of that MLflow, which is also the one that the code under test uses."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", client[0])
     monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
-    shutil.copyfile(empty_store, tmp_path / "mlflow.db")
-    return tracking.client()
+    return client[1]
 
 
 @pytest.fixture
@@ -123,7 +116,7 @@ def make_adapter(out, backbone, *, seed=0):
     draft.write("adapter.safetensors", bytes([seed]) * 64)
     losses = [{"step": n, "video": 1 / n, "audio": 2 / n, "total": 3 / n, "lr": 0.1} for n in (1, 2, 3)]
     draft.write("losses.jsonl", "".join(json.dumps(row) + "\n" for row in losses).encode())
-    return draft.seal({"rank": 4, "base_model": "nano"})
+    return draft.seal({"rank": 4})
 
 
 def make_report(out, adapter, pairs, *, words=0.5, sync=0.5, gap_ms=10.0, salt=0):
@@ -138,23 +131,29 @@ def make_report(out, adapter, pairs, *, words=0.5, sync=0.5, gap_ms=10.0, salt=0
         for row in pairs.split("heldout")
     ]
     draft.write("rows.parquet", table_bytes(rows))
-    means = {name: {"mean": value, "n": len(rows) // 2} for name, value in figures.items()}
-    draft.write("metrics.json", json.dumps({"better": BETTER, "methods": {"adapter": means}}).encode())
+    means = {name: {"mean": value, "num_clips": 2} for name, value in figures.items()}
+    told = {"adapter": means, "summary": figures, "about": {"pair_source": "world", "is_nano": True}}
+    draft.write("metrics.json", json.dumps(told).encode())
     draft.write("report.html", b"<p>look</p>")
-    return draft.seal({"dub": {"sampling": SAMPLING, "adapter_strength": 1.0}})
+    return draft.seal({"is_nano": True, "dub": {"sampling": SAMPLING, "adapter_strength": 1.0}})
+
+
+def names(root):
+    """The experiment and the model of one test."""
+    return RegisterParams(experiment=root.name, model=root.name)
 
 
 class Candidate:
     """One adapter on its way from training to promotion."""
 
     def __init__(self, root, backbone, pairs, *, seed=0, **figures):
-        self.root, self.backbone, self.pairs = root, backbone, pairs
+        self.root, self.backbone, self.pairs, self.names = root, backbone, pairs, names(root)
         self.folder = root / f"line-{seed}"
         self.adapter = make_adapter(self.folder / "train", backbone, seed=seed)
         self.report = make_report(self.folder / "evaluate", self.adapter, pairs, **figures)
 
     def register(self):
-        return register(self.adapter, self.report, NAMES, self.folder / "register")
+        return register(self.adapter, self.report, self.names, self.folder / "register")
 
     def promote(self, rules=RULES):
         self.register()
@@ -162,7 +161,7 @@ class Candidate:
 
     def promote_only(self, rules=RULES):
         given = self.backbone, self.adapter, self.report, self.pairs, self.folder / "register"
-        return promote(*given, NAMES, rules, self.root / "promote")
+        return promote(*given, self.names, rules, self.root / "promote")
 
 
 @pytest.fixture
@@ -170,8 +169,8 @@ def pairs(tmp_path):
     return make_pairs(tmp_path / "pairs")
 
 
-def champion():
-    found = tracking.aliased("dubs", "champion")
+def number(root, alias="champion"):
+    found = tracking.aliased(root.name, alias)
     return found.number if found else None
 
 
@@ -182,30 +181,30 @@ def entries(root):
 def test_a_registered_version_carries_its_lineage_figures_curves_and_card(tmp_path, store, backbone, pairs):
     line = Candidate(tmp_path, backbone, pairs, words=0.75)
     told = json.loads(line.register().read_bytes())
-    version = tracking.aliased("dubs", "challenger")
-    assert (told["name"], told["version"], told["run_id"]) == ("dubs", 1, version.run_id)
+    version = tracking.aliased(tmp_path.name, "challenger")
+    assert (told["name"], told["version"], told["run_id"]) == (tmp_path.name, 1, version.run_id)
     assert version.tags["adapter_digest"] == line.adapter.digest
     assert version.tags["input.LatentSet"] == "d" * 64
     assert (version.tags["licence"], version.tags["pair_source"]) == ("Apache-2.0", "world")
     run = store.get_run(version.run_id)
     assert (run.info.status, run.data.params["train.rank"]) == ("FINISHED", "4")
     assert run.data.params["train.learning_rate_groups"] == '{"(audio_.*)?": 0.1}'
-    assert run.data.metrics["methods.adapter.words_right.mean"] == 0.75
+    assert run.data.metrics["adapter.words_right.mean"] == 0.75
     curve = store.get_metric_history(version.run_id, "loss.video")
     assert [(point.step, point.value) for point in curve] == [(1, 1.0), (2, 0.5), (3, 1 / 3)]
     logged = Path(store.download_artifacts(version.run_id, "adapter", str(tmp_path)))
     assert Adapter.open(logged).digest == line.adapter.digest
     card = (logged / "README.md").read_text()
     assert "nano" in card
-    assert "| methods.adapter.words_right | 0.75 |" in card
+    assert "| words_right | 0.75 |" in card
 
 
 def test_registering_the_same_adapter_again_gives_the_same_version_and_run(tmp_path, store, backbone, pairs):
     line = Candidate(tmp_path, backbone, pairs)
     first, second = line.register().read_bytes(), line.register().read_bytes()
     assert first == second
-    assert len(store.search_model_versions("name = 'dubs'")) == 1
-    assert len(store.search_runs([store.get_experiment_by_name("dubmill").experiment_id])) == 1
+    assert len(store.search_model_versions(f"name = '{tmp_path.name}'")) == 1
+    assert len(store.search_runs([store.get_experiment_by_name(tmp_path.name).experiment_id])) == 1
 
 
 def test_a_registration_killed_before_the_version_was_made_goes_on_in_its_run(
@@ -218,7 +217,7 @@ def test_a_registration_killed_before_the_version_was_made_goes_on_in_its_run(
             line.register()
     assert not (line.folder / "register" / "model_version.json").exists()
     told = json.loads(line.register().read_bytes())
-    assert len(store.search_runs([store.get_experiment_by_name("dubmill").experiment_id])) == 1
+    assert len(store.search_runs([store.get_experiment_by_name(tmp_path.name).experiment_id])) == 1
     assert len(store.get_metric_history(told["run_id"], "loss.total")) == 3
 
 
@@ -227,7 +226,9 @@ def _killed(*_args, **_kwargs):
 
 
 def test_a_given_run_is_used_and_left_open(tmp_path, store, backbone, pairs, monkeypatch):
-    run = store.create_run(store.create_experiment("mine", artifact_location=(tmp_path / "mine").as_uri()))
+    run = store.create_run(
+        store.create_experiment(f"{tmp_path.name}-mine", artifact_location=(tmp_path / "mine").as_uri())
+    )
     monkeypatch.setenv("MLFLOW_RUN_ID", run.info.run_id)
     assert json.loads(Candidate(tmp_path, backbone, pairs).register().read_bytes())["run_id"] == run.info.run_id
     assert store.get_run(run.info.run_id).info.status == "RUNNING"
@@ -241,7 +242,7 @@ def test_a_given_run_is_used_and_left_open(tmp_path, store, backbone, pairs, mon
 def test_a_report_of_another_adapter_is_not_registered(tmp_path, store, backbone, pairs):
     line, other = (Candidate(tmp_path, backbone, pairs, seed=seed) for seed in (0, 1))
     with pytest.raises(UsageError, match="another adapter"):
-        register(line.adapter, other.report, NAMES, tmp_path / "register")
+        register(line.adapter, other.report, names(tmp_path), tmp_path / "register")
 
 
 @pytest.mark.parametrize("uri", ["http://127.0.0.1:9/", "http://someone:secret@127.0.0.1:9", "sqlite:////no/such/m.db"])
@@ -259,10 +260,10 @@ def test_an_unreachable_server_is_one_quick_sentence(uri, tmp_path, backbone, pa
 def test_the_first_challenger_over_the_floors_becomes_champion_with_a_release(tmp_path, store, backbone, pairs):
     line = Candidate(tmp_path, backbone, pairs)
     release = line.promote()
-    assert champion() == 1
+    assert number(tmp_path) == 1
     assert entries(tmp_path) == [("promoted", 1, None)]
     opened = Release.open(tmp_path / "promote")
-    assert opened.digest == release.digest == store.get_model_version("dubs", "1").tags["release_digest"]
+    assert opened.digest == release.digest == store.get_model_version(tmp_path.name, "1").tags["release_digest"]
     assert Adapter.open(opened.path / "adapter").digest == line.adapter.digest == opened.info["adapter_digest"]
     assert (opened.path / "selftest.clip").read_bytes() == pairs.data("held-0", "original.clip")
     assert opened.info["selftest"] == {"language": "es", "text": "uno"}
@@ -276,7 +277,7 @@ def test_the_first_challenger_over_the_floors_becomes_champion_with_a_release(tm
 def test_the_first_challenger_under_a_floor_is_refused(tmp_path, store, backbone, pairs):
     with pytest.raises(PromotionRefused, match=r"words_right is 0.2, under its floor 0.3; duration_gap_ms is 120"):
         Candidate(tmp_path, backbone, pairs, words=0.2, gap_ms=120.0).promote()
-    assert champion() is None
+    assert number(tmp_path) is None
     assert not (tmp_path / "promote").exists()
 
 
@@ -288,42 +289,46 @@ def test_a_worse_challenger_is_refused_with_all_reasons_and_nothing_moves(tmp_pa
             worse.promote()
     for reason in ("words_right is worse", "duration_gap_ms is worse", "nothing that should improve"):
         assert reason in caught.value.sentence
-    assert champion() == 1
+    assert number(tmp_path) == 1
     assert Release.open(tmp_path / "promote").digest == release.digest
     assert entries(tmp_path) == [("promoted", 1, None), ("refused", 2, 1)]
-    assert store.get_model_version("dubs", "2").tags["promotion"] == "refused"
+    assert store.get_model_version(tmp_path.name, "2").tags["promotion"] == "refused"
 
 
 def test_a_better_challenger_takes_over_once_however_often_it_is_promoted(tmp_path, store, backbone, pairs):
     Candidate(tmp_path, backbone, pairs).promote()
     better = Candidate(tmp_path, backbone, pairs, seed=1, words=0.6)
     digests = {better.promote().digest for _ in range(2)}
-    assert (champion(), tracking.aliased("dubs", "previous").number) == (2, 1)
+    assert (number(tmp_path), number(tmp_path, "previous")) == (2, 1)
     assert entries(tmp_path) == [("promoted", 1, None), ("promoted", 2, 1)]
     assert len(digests) == 1
 
 
-@pytest.mark.parametrize("place", ["promote_alias", "move_alias", "record", "tag_version"])
-def test_a_promotion_killed_anywhere_ends_the_same_when_repeated(place, tmp_path, store, backbone, pairs, monkeypatch):
+def test_a_promotion_killed_at_one_place_after_another_ends_as_if_it_never_was(
+    tmp_path, store, backbone, pairs, monkeypatch
+):
     Candidate(tmp_path, backbone, pairs).promote()
     better = Candidate(tmp_path, backbone, pairs, seed=1, words=0.6)
     better.register()
-    with monkeypatch.context() as patch:
-        if place == "move_alias":  # `previous` has moved, `champion` has not
-            whole = tracking.registry.move_alias
-            patch.setattr(
-                tracking.registry, place, lambda alias, one: whole(alias, one) if alias == "previous" else _killed()
-            )
-        else:
-            patch.setattr(promote_step.tracking, place, _killed)
-        with pytest.raises(KeyboardInterrupt):
-            better.promote_only()
-    assert Release.open(tmp_path / "promote").info["version"] == 2  # sealed before anything moved
+    move = tracking.registry.move_alias
+    half = lambda alias, version: move(alias, version) if alias == "previous" else _killed()  # noqa: E731
+    places = [(tracking, "promote_alias", _killed), (tracking.registry, "move_alias", half)]
+    places += [(tracking, "record", _killed), (tracking.registry, "tag_version", _killed)]
+    champions = []
+    for where, what, broken in [*places, (tracking, "tag_version", _killed)]:
+        with monkeypatch.context() as patch:
+            patch.setattr(where, what, broken)
+            with pytest.raises(KeyboardInterrupt):
+                better.promote_only()
+        champions.append(number(tmp_path))
+        assert Release.open(tmp_path / "promote").info["version"] == 2  # sealed before anything moved
+    assert champions == [1, 1, 2, 2, 2]
     better.promote_only()
-    assert (champion(), tracking.aliased("dubs", "previous").number) == (2, 1)
+    assert (number(tmp_path), number(tmp_path, "previous")) == (2, 1)
     assert entries(tmp_path) == [("promoted", 1, None), ("promoted", 2, 1)]
-    tags = store.get_model_version("dubs", "2").tags
+    tags = store.get_model_version(tmp_path.name, "2").tags
     assert len([key for key in tags if key.startswith("promotion.")]) == 1
+    assert tags["release_digest"] == Release.open(tmp_path / "promote").digest
 
 
 def test_a_torn_ledger_line_is_passed_over(tmp_path):
@@ -345,7 +350,7 @@ def test_other_heldout_clips_of_the_same_names_are_not_compared(tmp_path, store,
     first.report = make_report(tmp_path / "again", first.adapter, other, salt=1)  # the cure
     first.register()
     challenger.promote()
-    assert champion() == 2
+    assert number(tmp_path) == 2
 
 
 def test_the_same_heldout_clips_in_another_set_of_pairs_are_compared(tmp_path, store, backbone, pairs):
@@ -353,17 +358,17 @@ def test_the_same_heldout_clips_in_another_set_of_pairs_are_compared(tmp_path, s
     regated = make_pairs(tmp_path / "regated", noise=1)
     assert regated.digest != pairs.digest
     Candidate(tmp_path, backbone, regated, seed=1, words=0.9).promote()
-    assert champion() == 2
+    assert number(tmp_path) == 2
 
 
 def test_a_rollback_is_done_once_and_noted(tmp_path, store, backbone, pairs):
     for seed in (0, 1):
         Candidate(tmp_path, backbone, pairs, seed=seed, words=0.5 + seed / 10).promote()
     ledger = Ledger(tmp_path / "promotions.jsonl")
-    assert tracking.rollback("dubs", ledger).number == champion() == 1
+    assert tracking.rollback(tmp_path.name, ledger).number == number(tmp_path) == 1
     assert entries(tmp_path)[-1] == ("rolled back", 1, 2)
     with pytest.raises(UsageError, match="no previous version"):
-        tracking.rollback("dubs", ledger)
+        tracking.rollback(tmp_path.name, ledger)
 
 
 def test_a_rollback_killed_half_way_ends_the_same_when_repeated(tmp_path, store, backbone, pairs, monkeypatch):
@@ -373,9 +378,9 @@ def test_a_rollback_killed_half_way_ends_the_same_when_repeated(tmp_path, store,
     with monkeypatch.context() as patch:
         patch.setattr(tracking.registry, "record", _killed)
         with pytest.raises(KeyboardInterrupt):
-            tracking.rollback("dubs", ledger)
-    tracking.rollback("dubs", ledger)
-    assert champion() == 1
+            tracking.rollback(tmp_path.name, ledger)
+    tracking.rollback(tmp_path.name, ledger)
+    assert number(tmp_path) == 1
     assert entries(tmp_path)[-1] == ("rolled back", 1, 2)
 
 
@@ -398,7 +403,8 @@ def test_things_that_do_not_belong_together_are_refused(tmp_path, store, backbon
 
 def test_a_changed_report_of_the_champion_is_noticed(tmp_path, store, backbone, pairs):
     Candidate(tmp_path, backbone, pairs).promote()
-    stored = next((tmp_path / "mlartifacts").rglob("rows.parquet"))
+    run = store.get_run(tracking.aliased(tmp_path.name, "champion").run_id)
+    stored = next(Path(run.info.artifact_uri.removeprefix("file://")).rglob("rows.parquet"))
     stored.write_bytes(table_bytes([{"pair_id": "held-0", "method": "adapter", "words_right": 0.0}]))
     with pytest.raises(BadArtifact, match="has changed"):
         Candidate(tmp_path, backbone, pairs, seed=1, words=0.9).promote()
@@ -412,39 +418,3 @@ def test_the_kserve_manifest_runs_the_predictor_on_the_mounted_release(tmp_path,
     options = dict(argument.split("=") for argument in predictor["containers"][0]["args"])
     assert [options["--release"], options["--backbone"]] == mounted
     assert release.info["adapter_digest"][:12] in predictor["annotations"]["dubmill/release"]
-
-
-def test_a_real_server_takes_a_registration_and_a_promotion(tmp_path, empty_store, backbone, pairs, monkeypatch):
-    shutil.copyfile(empty_store, tmp_path / "mlflow.db")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "server", "--host=127.0.0.1", f"--port={port}", "--workers=1"]
-    command += [f"--backend-store-uri=sqlite:///{tmp_path}/mlflow.db", f"--artifacts-destination={tmp_path}/files"]
-    settings = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    with (tmp_path / "server.log").open("wb") as log:
-        server = subprocess.Popen(
-            command, env=os.environ | settings, stdout=log, stderr=log, cwd=tmp_path, start_new_session=True
-        )
-    try:
-        uri = f"http://127.0.0.1:{port}"
-        _wait_for(uri, seconds=60)
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-        Candidate(tmp_path, backbone, pairs).promote()
-        with pytest.raises(PromotionRefused):
-            Candidate(tmp_path, backbone, pairs, seed=1, words=0.4).promote()
-        assert champion() == 1
-    finally:
-        os.killpg(server.pid, signal.SIGTERM)
-        server.wait(30)
-
-
-def _wait_for(uri, seconds):
-    until = time.monotonic() + seconds
-    while True:
-        try:
-            urllib.request.urlopen(f"{uri}/health", timeout=2).close()
-            return
-        except (urllib.error.URLError, OSError):
-            assert time.monotonic() < until, "the MLflow server did not start"
-            time.sleep(0.2)

@@ -106,7 +106,7 @@ def _judge(
     case: Case, report: Report, pairs: PairSet, params: PromoteParams, ledger: Ledger, figures: dict[str, float]
 ) -> None:
     """Let the case pass, or note the refusal and raise it with all reasons."""
-    better = rules.directions(report, rules.names_in(params))
+    better = rules.directions(rules.names_in(params))
     reasons, cure = list(rules.below_floors(case.ours, params.floors, better)), BETTER
     if case.champion is not None:
         theirs = rules.dubs_of(tracking.report_of(case.champion), case.champion.uri)

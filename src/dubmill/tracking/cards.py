@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 import yaml
 
 from dubmill.artifacts import Adapter, Report
-from dubmill.tracking.runs import METRICS_JSON, flatten
+from dubmill.tracking.runs import METRICS_JSON
 
 NANO = (
     "These figures are of the **nano** backbone: a toy world of 64-pixel puppets that say digit words. They show that "
@@ -24,9 +23,10 @@ dubmill says in its metadata that it is machine-made; leave that in place."""
 
 
 def base_of(adapter: Adapter, report: Report) -> str:
-    """The backbone's repository (`nano`: the embedded one) as `info["base_model"]` of either tells it, else nothing."""
-    told = (info.get("base_model") for info in (adapter.info, report.info))
-    return next((base for base in told if base), "")
+    """The backbone's repository (`nano`: the embedded one) as far as the two artifacts tell it, else nothing."""
+    if report.info.get("is_nano"):
+        return "nano"
+    return next((info["base_model"] for info in (adapter.info, report.info) if info.get("base_model")), "")
 
 
 def model_card(adapter: Adapter, report: Report, *, name: str, base: str) -> str:
@@ -90,13 +90,19 @@ def _pairs(source: str) -> str:
 
 
 def _figures(report: Report) -> str:
-    """A table of every mean in metrics.json, or of every number where there are no means."""
+    """A table of the means in metrics.json: a line per metric, a column per method."""
     metrics = json.loads((report.path / METRICS_JSON).read_bytes())
-    leaves = {name: value for name, value in flatten(metrics) if isinstance(value, int | float)}
-    means = {name.removesuffix(".mean"): value for name, value in leaves.items() if name.endswith(".mean")}
-    return "\n".join(["| figure | value |", "|---|---|", *_table(means or leaves)])
+    means = {method: _means(own) for method, own in metrics.items()}
+    methods = [method for method, own in means.items() if own]
+    names = list(dict.fromkeys(name for method in methods for name in means[method]))
+    lines = [f"| metric | {' | '.join(methods)} |", "|---" * (len(methods) + 1) + "|"]
+    for name in names:
+        lines.append(f"| {name} | {' | '.join(means[method].get(name, '–') for method in methods)} |")
+    return "\n".join(lines)
 
 
-def _table(figures: Mapping[str, Any]) -> Iterator[str]:
-    for name, value in figures.items():
-        yield f"| {name} | {value:.4g} |"
+def _means(figures: object) -> dict[str, str]:
+    """metric -> mean, where `figures` are those of a method."""
+    found = figures.items() if isinstance(figures, Mapping) else ()
+    told = {name: figure["mean"] for name, figure in found if isinstance(figure, Mapping) and "mean" in figure}
+    return {name: "–" if value is None else f"{value:.4g}" for name, value in told.items()}

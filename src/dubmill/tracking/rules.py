@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from dubmill.artifacts import PairSet, Report
+from dubmill.artifacts import PairSet
 from dubmill.errors import BadArtifact, BadParams
+from dubmill.metrics import METRICS
 from dubmill.params import PromoteParams
 
 METHOD = "adapter"
@@ -38,19 +38,17 @@ def heldout_digest(pairs: PairSet) -> str:
     return together.hexdigest()
 
 
-def directions(report: Report, names: Sequence[str]) -> dict[str, str]:
-    """`higher` or `lower` of each metric: by the table of metrics, else by `better` in the report's metrics.json.
+def directions(names: Sequence[str]) -> dict[str, str]:
+    """`higher` or `lower` of each metric: which way is better.
 
     Raises:
-        BadParams: neither knows the metric.
+        BadParams: the table of metrics does not know one.
     """
-    table = getattr(importlib.import_module("dubmill.metrics"), "METRICS", {})
-    told = json.loads((report.path / "metrics.json").read_bytes()).get("better", {})
-    known = {**told, **{name: metric.better for name, metric in table.items()}}
-    unknown = [name for name in names if name not in known]
+    unknown = [name for name in names if name not in METRICS]
     if unknown:
-        raise BadParams(f"no metric is called {unknown[0]!r}", where="promote", cure=f"use {', '.join(sorted(known))}")
-    return {name: known[name] for name in names}
+        known = ", ".join(sorted(METRICS))
+        raise BadParams(f"no metric is called {unknown[0]!r}", where="promote", cure=f"use one of {known}")
+    return {name: METRICS[name].better for name in names}
 
 
 def names_in(params: PromoteParams) -> list[str]:

@@ -139,7 +139,7 @@ def log_figures(run: Run, report: Report) -> None:
 
     leaves = flatten(json.loads((report.path / METRICS_JSON).read_bytes()))
     now = int(time.time() * 1000)
-    numbers = [(name, value) for name, value in leaves if isinstance(value, int | float) and math.isfinite(value)]
+    numbers = [(name, value) for name, value in leaves if type(value) in (int, float) and math.isfinite(value)]
     _log_metrics(run, [Metric(name, float(value), now, 0) for name, value in numbers if PARAM_NAME.fullmatch(name)])
 
 
