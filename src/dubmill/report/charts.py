@@ -64,7 +64,7 @@ def dot_plot(name: str, unit: str, values: Mapping[str, Sequence[float]], interv
     from matplotlib import rc_context
 
     with rc_context(_SETTINGS):
-        figure = _figure(3.6, 0.55 + 0.36 * len(values))
+        figure = _figure(2.9, 0.5 + 0.36 * len(values))
         axes = figure.subplots()
         for row, (method, own) in enumerate(values.items()):
             _dots(axes, row, np.asarray(own, dtype=float), _METHODS.get(method, _METHODS["other"]))
@@ -73,12 +73,22 @@ def dot_plot(name: str, unit: str, values: Mapping[str, Sequence[float]], interv
         axes.set_yticks(range(len(values)), list(values))
         axes.set_ylim(len(values) - 0.45, -0.55)
         axes.tick_params(axis="y", length=0)
+        _widen(axes)
+        axes.ticklabel_format(axis="x", useOffset=False)
         axes.locator_params(axis="x", nbins=4)
         axes.set_xlabel(unit)
         axes.spines["left"].set_visible(False)
         axes.grid(axis="x", linewidth=0.6)
         axes.set_axisbelow(True)
         return _svg(figure, f"dots-{name}", f"Distribution of {name} over clips, by method")
+
+
+def _widen(axes: Axes) -> None:
+    """Keep rounding noise from filling the chart: at least a fiftieth of the values' size is shown."""
+    low, high = axes.get_xlim()
+    short = 0.02 * max(abs(low), abs(high), 0.5) - (high - low)
+    if short > 0:
+        axes.set_xlim(low - short / 2, high + short / 2)
 
 
 def _dots(axes: Axes, row: int, values: np.ndarray, colour: str) -> None:

@@ -149,13 +149,15 @@ def shown(value: float, unit: str) -> str:
     """`value` with as many digits as its unit bears: 0.76, 28.4, 12."""
     if not math.isfinite(value):
         return "–"
+    if 0 < abs(value) < 0.001:
+        return f"{value:.0e}".replace("-", "−")
     digits = {"dB": 1, "dBFS": 1, "ms": 1, "frames": 1}.get(unit, 3 if 0 < abs(value) < 0.01 else 2)
     return f"{value:.{digits}f}".replace("-", "−")
 
 
 def shown_p(p: float) -> str:
     """`p < 0.001`, or `p = 0.031`."""
-    return "p < 0.001" if p < 0.001 else f"p = {min(p, 1.0):.3f}".rstrip("0").rstrip(".") if p < 1 else "p = 1"
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 1 else "p = 1"
 
 
 def headline(scores: Scores) -> str:
@@ -169,7 +171,7 @@ def headline(scores: Scores) -> str:
 
 _SAID = {
     "words_right": "gets {value} of the asked words right",
-    "sync_correlation": "moves its mouth with the sound at r = {value}",
+    "sync_correlation": "moves its mouth with the sound at r\u00a0=\u00a0{value}",
 }
 
 
@@ -182,7 +184,8 @@ def _decisive(scores: Scores, metric: str, baseline: str) -> str:
     if test is None:
         return said
     other = _plain(scores.mean(baseline, metric), metric)
-    return f"{said} ({baseline} {other}: {test.verdict}, {shown_p(test.p_holm)})"
+    p = shown_p(test.p_worse_holm if test.verdict == "worse" else test.p_holm).replace(" ", "\u00a0")
+    return f"{said} ({baseline} {other}: {test.verdict}, {p})"
 
 
 def _plain(value: float, metric: str) -> str:

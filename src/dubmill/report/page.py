@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from dubmill.metrics import METRICS, Metric
 from dubmill.report.charts import dot_plot, loss_curves
@@ -100,7 +99,7 @@ def render(
     return {FULL: full, **light, SUMMARY: _template("summary.md.j2", view), **_plots(scores, losses)}
 
 
-def write(files: Mapping[str, bytes], put: Any) -> str:
+def write(files: Mapping[str, bytes], put: Callable[[str, bytes], object]) -> str:
     """Hand every file to `put(name, data)`; returns the name of the page that is light enough for a pipeline's UI."""
     for name, data in files.items():
         put(name, data)

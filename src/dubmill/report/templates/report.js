@@ -1,3 +1,14 @@
+for (const video of document.querySelectorAll("video")) {
+  // Controls would cover the mouth: they come with the pointer or the keyboard, and a tap plays.
+  const show = (yes) => () => { video.controls = yes; };
+  video.controls = false;
+  video.tabIndex = 0;
+  video.addEventListener("mouseenter", show(true));
+  video.addEventListener("focus", show(true));
+  video.addEventListener("mouseleave", show(false));
+  video.addEventListener("blur", show(false));
+  video.addEventListener("touchend", () => { if (!video.controls) video.paused ? video.play() : video.pause(); });
+}
 for (const button of document.querySelectorAll("[data-play]")) {
   button.addEventListener("click", async () => {
     const videos = [...button.closest(".show").querySelectorAll("video")];
