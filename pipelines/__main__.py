@@ -53,13 +53,18 @@ def run(
 ) -> None:
     """Run the pipeline on this machine, one process per task; what is unchanged since the last run is not done again."""
     from pipelines.dubbing import Target, compile_to
-    from pipelines.local import keep
+    from pipelines.local import TaskFailed, keep, rescue
     from pipelines.local import run as run_here
 
-    started = time.monotonic()
+    started = time.time()
     compile_to(out / "dubbing.yaml", _params(params, overlay), Target(False, "", "", 0, code_digest()))
-    report, release = keep(run_here(out / "dubbing.yaml", out), work)
-    typer.echo(f"\nthe whole line took {time.monotonic() - started:.0f} s")
+    try:
+        report, release = keep(run_here(out / "dubbing.yaml", out), work)
+    except TaskFailed:
+        if saved := rescue(out, started, work):
+            typer.echo(f"look at      {saved}")
+        raise
+    typer.echo(f"\nthe whole line took {time.time() - started:.0f} s")
     typer.echo(f"look at      {report}\nrelease      {release}\nserve it     make serve")
     typer.echo(f'dub with it  dubmill dub IN.mp4 --to es --text "…" --consent "…" --release {release} --out OUT.mp4')
 

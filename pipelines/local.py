@@ -97,10 +97,22 @@ def run(package: Path, root: Path) -> Mapping[str, Any]:
             warnings.simplefilter("ignore")  # KFP warns that pods' resources mean nothing here
             return pipeline().outputs
     except RuntimeError as error:
-        said = log.sentence or ANSI.sub("", str(error))
+        said = log.sentence or ANSI.sub("", str(error)).splitlines()[-1]
         raise TaskFailed(said, cure=f"everything that was printed is in {root / 'run.log'}") from error
     finally:
         logging.getLogger().removeFilter(progress)
+
+
+def rescue(root: Path, since: float, work: Path) -> Path | None:
+    """Copy the report of a run that failed after it (a refused promotion); None if this run made none.
+
+    `since` is the time the run started, in seconds since the epoch.
+    """
+    made = [page for page in root.glob("*/evaluate/report/report.html") if page.stat().st_mtime >= since]
+    if not made:
+        return None
+    work.mkdir(parents=True, exist_ok=True)
+    return Path(shutil.copyfile(made[0], work / "report.html"))
 
 
 def keep(outputs: Mapping[str, Any], work: Path) -> tuple[Path, Path]:

@@ -1,0 +1,185 @@
+"""The command `dubmill`: every word a sub-command, every fault one sentence and exit code 2."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from dubmill import cli
+from dubmill.artifacts import Adapter, Lineage, PromptSet, Release
+from dubmill.params import Params
+
+ROOT = Path(__file__).parent.parent
+FEW = "prompts: {num_train: 2, num_heldout: 1}"
+CONSENT = ("--consent", "Ana Ruiz, the speaker, agrees")
+
+
+def dubmill(*arguments: str | Path, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """The real command."""
+    command = [sys.executable, "-m", "dubmill.cli", *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+
+
+def call(monkeypatch, *arguments: str | Path) -> int:
+    """The command in this process; its exit code."""
+    monkeypatch.setattr(sys, "argv", ["dubmill", *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    return ended.value.code or 0
+
+
+@pytest.fixture
+def few(tmp_path):
+    """An overlay that asks for three prompts."""
+    path = tmp_path / "few.yaml"
+    path.write_text(FEW)
+    return path
+
+
+def is_one_sentence(text: str) -> bool:
+    """Whether a person got one line and no traceback."""
+    return len(text.strip().splitlines()) == 1 and "Traceback" not in text
+
+
+def test_help_names_every_word_and_comes_at_once():
+    started = time.process_time()
+    done = dubmill("--help")
+    assert time.process_time() - started < 1
+    assert not [word for word in (*Params.model_fields, "serve", "look", "params") if f" {word} " not in done.stdout]
+
+
+@pytest.mark.parametrize("word", list(Params.model_fields))
+def test_every_step_explains_its_options(word, monkeypatch, capsys):
+    assert call(monkeypatch, word, "--help") == 0
+    said = capsys.readouterr().out
+    assert "--out" in said
+    assert "--overlay" in said
+
+
+def test_a_step_seals_its_artifact_and_looking_shows_it(tmp_path, few, monkeypatch, capsys):
+    assert call(monkeypatch, "prompts", "--out", tmp_path / "prompts", "--overlay", few) == 0
+    sealed = PromptSet.open(tmp_path / "prompts")
+    assert len(sealed.rows) == 3
+    assert sealed.digest[:12] in capsys.readouterr().out
+    assert call(monkeypatch, "look", tmp_path / "prompts") == 0
+    shown = capsys.readouterr().out
+    assert sealed.digest in shown
+    assert "| rows of heldout | 1 |" in shown
+
+
+def test_a_finished_artifact_is_made_again_only_when_asked(tmp_path, few, monkeypatch):
+    out = tmp_path / "prompts"
+    call(monkeypatch, "prompts", "--out", out, "--overlay", few)
+    born = (out / "manifest.json").stat().st_ino, (out / "rows.parquet").stat().st_mtime_ns
+    call(monkeypatch, "prompts", "--out", out, "--overlay", few)
+    assert born == ((out / "manifest.json").stat().st_ino, (out / "rows.parquet").stat().st_mtime_ns)
+    call(monkeypatch, "prompts", "--out", out, "--overlay", few, "--again")
+    assert born[1] != (out / "rows.parquet").stat().st_mtime_ns
+
+
+def test_starting_over_keeps_a_draft_of_this_code_and_drops_one_of_other_code(tmp_path):
+    out = tmp_path / "adapter"
+    cli.start_over(out)
+    draft = Adapter.draft(out, Lineage(step="train", params={}))
+    draft.write("checkpoint", b"half-way")
+    cli.start_over(out)
+    assert (out / "checkpoint").is_file()
+    (tmp_path / ".adapter.code").write_text("the code of last week")
+    cli.start_over(out)
+    assert not out.exists()
+
+
+def test_starting_over_never_touches_a_strangers_folder(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/thesis.txt").write_text("years of work")
+    cli.start_over(tmp_path / "mine")
+    assert (tmp_path / "mine/thesis.txt").is_file()
+
+
+def test_a_fault_is_one_sentence_on_stderr_and_exit_code_2(tmp_path):
+    done = dubmill("gate", "--backbone", tmp_path, "--pairs", tmp_path, "--out", tmp_path / "out")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert is_one_sentence(done.stderr)
+    assert str(tmp_path) in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("look", "nowhere"),
+        ("params", "--params", "nowhere.yaml"),
+        ("dub", "--out", "x.mp4"),
+        ("dub", "nowhere.mp4", "--out", "x.mp4", "--to", "es", "--text", "uno", *CONSENT),
+        ("dub", "README.md", "--out", "x.mp4"),
+        ("dub", "README.md", "--out", "x.mp4", "--to", "es", "--text", "uno"),
+        ("dub", "README.md", "--out", "x.mp4", "--to", "es", "--text", "uno", *CONSENT, "--release", "nowhere"),
+    ],
+)
+def test_whatever_makes_no_sense_is_told_in_one_sentence(arguments, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    assert call(monkeypatch, *arguments) == 2
+    assert is_one_sentence(capsys.readouterr().err)
+    assert not Path("x.mp4").exists()
+
+
+def test_consent_is_asked_for_before_anything_is_opened(tmp_path, monkeypatch, capsys):
+    (tmp_path / "in.mp4").write_bytes(b"no video at all")
+    assert (
+        call(monkeypatch, "dub", tmp_path / "in.mp4", "--to", "es", "--text", "uno", "--out", tmp_path / "o.mp4") == 2
+    )
+    assert "consent" in capsys.readouterr().err
+
+
+def test_a_release_of_another_backbone_dubs_nothing(tmp_path, mini_backbone, monkeypatch, capsys):
+    release = Release.draft(tmp_path / "release", Lineage(step="promote", params={}, backbone="0" * 64)).seal({})
+    (tmp_path / "in.mp4").write_bytes(b"no video at all")
+    asked = ("--to", "es", "--text", "uno", "--out", tmp_path / "o.mp4", *CONSENT)
+    places = ("--release", release.path, "--backbone", mini_backbone.path)
+    assert call(monkeypatch, "dub", tmp_path / "in.mp4", *asked, *places) == 2
+    assert "another" in capsys.readouterr().err or not (tmp_path / "o.mp4").exists()
+
+
+def test_a_full_disk_is_a_sentence_wherever_it_happens(tmp_path, monkeypatch, capsys):
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(tmp_path / "big"))
+
+    monkeypatch.setattr(cli, "_step", full)
+    assert call(monkeypatch, "prompts", "--out", tmp_path / "out") == 2
+    said = capsys.readouterr().err
+    assert is_one_sentence(said)
+    assert "disk is full" in said
+    assert "big" in said
+
+
+def test_another_trouble_of_the_system_is_not_hidden(tmp_path, monkeypatch):
+    def broken(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(cli, "_step", broken)
+    monkeypatch.setattr(sys, "argv", ["dubmill", "prompts", "--out", str(tmp_path / "out")])
+    with pytest.raises(OSError, match="Input/output"):
+        cli.main()
+
+
+def test_evaluates_figures_are_copied_out_of_the_sealed_folder_for_dvc(tmp_path, monkeypatch):
+    report = tmp_path / "report"
+    (report / "plots").mkdir(parents=True)
+    (report / "metrics.json").write_text(json.dumps({"n": 1}))
+    (report / "plots/losses.json").write_text("[]")
+    monkeypatch.setattr(cli, "_step", lambda *_, **__: type("Sealed", (), {"path": report}))
+    folders = [part for name in ("backbone", "dubs", "pairs", "adapter") for part in (f"--{name}", tmp_path)]
+    assert call(monkeypatch, "evaluate", *folders, "--out", report, "--metrics", tmp_path / "metrics") == 0
+    assert json.loads((tmp_path / "metrics/metrics.json").read_text()) == {"n": 1}
+    assert (tmp_path / "metrics/plots/losses.json").is_file()
+
+
+def test_the_server_explains_its_own_options(monkeypatch, capsys):
+    assert call(monkeypatch, "serve", "--help") == 0
+    assert "--release" in capsys.readouterr().out

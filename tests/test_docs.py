@@ -1,0 +1,61 @@
+"""What the documents say is what the program does."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from dubmill import __version__
+from dubmill.cli import app
+from dubmill.looking import params_markdown
+from dubmill.params import Params, load
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+MAKEFILE = (ROOT / "Makefile").read_text()
+DOCUMENTS = sorted(
+    [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("components/**/*.md"), *ROOT.glob("k8s/**/*.md")]
+)
+COMMANDS = [command.name or command.callback.__name__ for command in app.registered_commands]
+
+
+def test_the_readme_names_the_two_commands():
+    assert "make demo" in README
+    assert "make test" in README
+
+
+@pytest.mark.parametrize("name", [*Params.model_fields, *COMMANDS])
+def test_the_readme_names_every_word_and_every_command(name):
+    assert re.search(rf"`[^`]*\b{name}\b[^`]*`|^\s*dubmill {name}\b|\b{name} ", README, re.MULTILINE)
+
+
+def test_the_table_of_parameters_is_the_programs_own():
+    """Made by `dubmill params --markdown > docs/params.md`."""
+    assert (ROOT / "docs/params.md").read_text() == params_markdown(load(ROOT / "params.yaml"))
+
+
+def test_the_readme_says_where_the_parameters_are_told():
+    assert "docs/params.md" in README or "dubmill params" in README
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_make_target_and_every_command_that_a_document_names_exists(document):
+    text = document.read_text()
+    targets = set(re.findall(r"(?:`|^\s*|&& )make ([a-z]+)\b", text, re.MULTILINE))
+    known = set(re.findall(r"^([a-z]+):", MAKEFILE, re.MULTILINE))
+    assert targets <= known
+    said = set(re.findall(r"(?:`|^\s*)dubmill ([a-z]+)\b", text, re.MULTILINE))
+    assert said <= set(COMMANDS)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_link_to_a_file_leads_somewhere(document):
+    links = re.findall(r"\]\((?!https?:|#|mailto:)([^)#\s]+)", document.read_text())
+    assert not [link for link in links if not (document.parent / link).exists()]
+
+
+def test_the_changelog_begins_with_what_this_version_is():
+    changelog = (ROOT / "CHANGELOG.md").read_text()
+    assert f"## [{__version__}]" in changelog or "## [Unreleased]" in changelog
