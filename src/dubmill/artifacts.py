@@ -262,6 +262,8 @@ class Draft(Generic[Kind]):
             self._refuse_strangers()
             shutil.rmtree(self.path, ignore_errors=True)
         self.path.mkdir(parents=True, exist_ok=True)
+        for partial in self.path.rglob(".*.partial"):  # of a writer that was killed
+            partial.unlink()
         if not self.is_sealed:
             write_atomically(self.path / DRAFT, json.dumps({"key": lineage.key}).encode())
 

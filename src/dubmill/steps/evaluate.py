@@ -56,7 +56,16 @@ def evaluate(
     light = report.write(files, draft.write)
     logger.info("measured %d clips of %d pairs", len(rows), scores.num_pairs)
     means = {name: figure.mean for name, figure in scores.figures.get(SUBJECT, {}).items()}
-    return draft.seal({**told, "methods": scores.methods, "html": "report.html", "light": light, "summary": means})
+    return draft.seal(
+        {
+            **told,
+            "dub": dubs.lineage.params,
+            "methods": scores.methods,
+            "html": "report.html",
+            "light": light,
+            "summary": means,
+        }
+    )
 
 
 def _lineage(backbone: Backbone, dubs: DubSet, pairs: PairSet, adapter: Adapter, params: EvaluateParams) -> Lineage:

@@ -44,7 +44,7 @@ def train(backbone: Backbone, latents: LatentSet, params: TrainParams, out: Path
     log = LossLog(draft.path, trainer.num_done)
     with _Progress(params.num_steps) as progress:
         trainer.run(lambda row: (log.add(row), progress.show(row)))
-    info = _info(latents, params)
+    info = _info(backbone, latents, params)
     metadata = {"backbone": backbone.digest, "reference_positions": params.reference_positions}
     draft.write(adapters.WEIGHTS, adapters.to_bytes(trainer.modules.transformer, metadata))
     for checkpoint in trainer.checkpoints():
@@ -52,9 +52,10 @@ def train(backbone: Backbone, latents: LatentSet, params: TrainParams, out: Path
     return draft.seal(info)
 
 
-def _info(latents: LatentSet, params: TrainParams) -> dict[str, object]:
+def _info(backbone: Backbone, latents: LatentSet, params: TrainParams) -> dict[str, object]:
     """What a user of the adapter must know to use it rightly."""
     return {
+        "base_model": backbone.info["repo"],
         "rank": params.rank,
         "alpha": params.alpha,
         "targets": list(params.targets),

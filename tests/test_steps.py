@@ -1,0 +1,224 @@
+"""The steps on nano, few clips and few steps each: what goes in, what comes out, and what a killed run leaves."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dubmill import params as parameters
+from dubmill.artifacts import Backbone, ClipSet, PairSet
+from dubmill.backbone import film_pair, load
+from dubmill.codec import decode, shape_of
+from dubmill.codec import encode as encode_clips
+from dubmill.errors import BadArtifact, BadParams, UnsealedArtifact
+from dubmill.steps import inpaint as inpaint_module
+from dubmill.steps import synthesize as synthesize_module
+from dubmill.steps.backbone import backbone as backbone_step
+from dubmill.steps.encode import encode
+from dubmill.steps.gate import gate
+from dubmill.steps.inpaint import half_tokens, inpaint
+from dubmill.steps.prompts import prompts as prompts_step
+from dubmill.steps.synthesize import synthesize
+
+ROOT = Path(__file__).parents[1]
+FEW = {"num_steps": 2, "video_guidance": 1.0, "audio_guidance": 2.0}
+
+
+@pytest.fixture(scope="module")
+def values():
+    data = parameters.read_yaml(ROOT / "params.yaml")
+    few = {
+        "prompts": {"num_train": 3, "num_heldout": 2},
+        "synthesize": {"batch_size": 2, "sampling": FEW},
+        "inpaint": {"batch_size": 2, "sampling": FEW},
+        "gate": {"min_accepted_share": 0.0},
+    }
+    return parameters.validate(parameters.Params, parameters.merge(data, few), "test")
+
+
+@pytest.fixture(scope="module")
+def nano(values, tmp_path_factory):
+    return backbone_step(values.backbone, tmp_path_factory.mktemp("nano") / "backbone")
+
+
+@pytest.fixture(scope="module")
+def asked(values, tmp_path_factory):
+    return prompts_step(values.prompts, tmp_path_factory.mktemp("prompts") / "prompts")
+
+
+@pytest.fixture(scope="module")
+def clips(nano, asked, values, tmp_path_factory):
+    return synthesize(nano, asked, values.synthesize, tmp_path_factory.mktemp("clips") / "clips")
+
+
+@pytest.fixture(scope="module")
+def pairs(nano, clips, values, tmp_path_factory):
+    return inpaint(nano, clips, values.inpaint, tmp_path_factory.mktemp("pairs") / "pairs")
+
+
+@pytest.fixture(scope="module")
+def filmed(nano, clips, values, tmp_path_factory):
+    """World pairs, which pass the gate."""
+    world = values.inpaint.model_copy(update={"source": "world"})
+    return inpaint(nano, clips, world, tmp_path_factory.mktemp("filmed") / "pairs")
+
+
+def test_the_materialised_folder_is_an_ltx2_for_every_diffusers_pipeline(nano):
+    from diffusers import LTX2ConditionPipeline, LTX2InContextPipeline, LTX2Pipeline
+
+    for kind in (LTX2Pipeline, LTX2InContextPipeline, LTX2ConditionPipeline):
+        pipeline = kind.from_pretrained(nano.path / "pipeline")
+        assert pipeline.vae_temporal_compression_ratio == nano.info["geometry"]["temporal"]
+    off = {"stg_scale": 0.0, "modality_scale": 1.0, "guidance_rescale": 0.0, "spatio_temporal_guidance_blocks": None}
+    made = LTX2Pipeline.from_pretrained(nano.path / "pipeline")(
+        prompt='A person is speaking English, saying: "one two"',
+        height=64,
+        width=64,
+        num_frames=13,
+        frame_rate=12.5,
+        num_inference_steps=2,
+        max_sequence_length=32,
+        output_type="np",
+        generator=torch.Generator().manual_seed(1),
+        **off,
+    )
+    assert made.frames.shape == (1, 13, 64, 64, 3)
+    assert np.isfinite(made.audio).all()
+
+
+def test_only_training_prompts_are_synthesised_since_the_world_films_the_rest(clips, asked):
+    assert [row.id for row in clips.rows] == [prompt.id for prompt in asked.rows]
+    assert all(row.has_clip == (row.prompt.split == "train") for row in clips.rows)
+    clip = clips.clip(clips.rows[0].id, "clip")
+    assert clip.frames_FHWC.shape == (25, 64, 64, 3)
+    assert clip.audio_CN.shape == (1, 32000)
+
+
+def test_each_train_prompt_gives_two_self_made_pairs_and_each_heldout_prompt_two_filmed_ones(pairs, asked):
+    assert len(pairs.split("train")) == 2 * 3
+    assert {row.source for row in pairs.split("train")} == {"self-made"}
+    assert {row.source for row in pairs.split("heldout")} == {"world"}
+    for row in pairs.rows:
+        sides = [pairs.clip(row.id, side) for side in ("original", "counterpart")]
+        assert all(side.num_frames == 13 and side.audio_CN.shape == (1, 16640) for side in sides)
+        assert row.original.language != row.counterpart.language
+
+
+def test_the_original_half_is_the_clips_own_and_its_counterpart_has_new_sound(pairs, clips):
+    row = next(row for row in pairs.split("train") if row.half == "second")
+    whole = clips.clip(row.id.removesuffix("-second"), "clip")
+    original, counterpart = pairs.clip(row.id, "original"), pairs.clip(row.id, "counterpart")
+    assert np.array_equal(original.frames_FHWC, whole.frames_FHWC[12:])
+    assert not np.array_equal(original.audio_CN, counterpart.audio_CN)
+
+
+def test_what_lies_outside_the_region_comes_out_as_from_a_round_trip(nano, clips, values):
+    """Only the half and the touched tokens are made new: the latents of all else are the clip's own."""
+    modules = load(nano)
+    clip = clips.clip(clips.split("train")[0].id, "clip")
+    shape = shape_of(clip, modules)
+    boxes = [np.tile([20.0, 40.0, 44.0, 60.0], (25, 1))]
+    region = inpaint_module.half_region([clip], boxes, "first", values.inpaint, modules)
+    is_half_F, _ = half_tokens(shape, 25, "first", 4)
+    assert region.video_BS[0].reshape(shape.frames, -1)[~is_half_F].sum() == 0
+    from dubmill.generation import inpaint as inpaint_clips
+
+    made = inpaint_clips([clip], [""], region, [1], values.inpaint.sampling, 1, modules)[0]
+    trip = decode(encode_clips([clip], modules), shape, clip.frame_rate, modules)[0]
+    late = slice(20, 25)  # frames whose decoding sees no changed latent's far side as strongly as the border's
+    before = np.abs(trip.frames_FHWC[late].astype(int) - made.frames_FHWC[late].astype(int)).mean()
+    inside = np.abs(trip.frames_FHWC[:10].astype(int) - made.frames_FHWC[:10].astype(int)).mean()
+    assert before < inside / 2
+
+
+def test_the_two_halves_part_all_tokens_between_them():
+    from dubmill.shapes import LatentShape
+
+    first, second = (half_tokens(LatentShape(31, 11, 20, 241), 241, half, 8) for half in ("first", "second"))
+    assert first[0].sum() == 16
+    assert torch.equal(first[0], ~second[0])
+    assert torch.equal(first[1], ~second[1])
+
+
+def test_a_filmed_pair_is_the_same_puppet_in_the_same_motion_with_another_mouth(asked):
+    prompt = asked.split("heldout")[0]
+    original, counterpart, boxes = film_pair(prompt, "first")
+    assert np.array_equal(original.frames_FHWC[:, :20], counterpart.frames_FHWC[:, :20])
+    assert not np.array_equal(original.frames_FHWC, counterpart.frames_FHWC)
+    assert (boxes[:, 1] > 20).all()
+
+
+def test_ungated_pairs_cannot_be_encoded(nano, filmed, values, tmp_path):
+    with pytest.raises(BadArtifact, match="never passed the gate"):
+        encode(nano, filmed, values.encode, tmp_path / "latents")
+
+
+def test_accepted_pairs_become_latents_with_a_face_region_and_captions(nano, filmed, values, tmp_path):
+    from dubmill.training import Pairs
+
+    gated = gate(nano, filmed, values.gate, tmp_path / "gated")
+    latents = encode(nano, gated, values.encode, tmp_path / "latents")
+    accepted = [row for row in gated.split("train") if row.accepted]
+    pairs = Pairs.open(latents)
+    assert len(pairs.video_P2SD) == len(accepted) == latents.info["num_pairs"]
+    assert len(pairs.text) == 2 * len(accepted) + 1
+    assert 0 < pairs.face_PS.mean() < 1
+    assert abs(pairs.video_P2SD.mean()) < 0.5
+    assert 0.5 < pairs.video_P2SD.std() < 2
+    assert latents.lineage.pair_source == "world"
+
+
+def test_the_same_work_gives_the_same_digest_and_a_killed_run_goes_on_to_it(
+    nano, asked, clips, values, tmp_path, monkeypatch
+):
+    generate, calls = synthesize_module.generate, []
+
+    def die_in_the_second_batch(*args):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return generate(*args)
+
+    monkeypatch.setattr(synthesize_module, "generate", die_in_the_second_batch)
+    with pytest.raises(KeyboardInterrupt):
+        synthesize(nano, asked, values.synthesize, tmp_path / "clips")
+    with pytest.raises(UnsealedArtifact):
+        ClipSet.open(tmp_path / "clips")
+    resumed = synthesize(nano, asked, values.synthesize, tmp_path / "clips")
+    assert resumed.digest == clips.digest
+    assert len(calls) == 3  # the first batch was not made again
+
+
+def test_a_sealed_artifact_of_the_same_lineage_is_handed_back_without_work(nano, clips, pairs, values, monkeypatch):
+    monkeypatch.setattr(inpaint_module, "load", lambda backbone: pytest.fail("the model was loaded again"))
+    assert inpaint(nano, clips, values.inpaint, pairs.path).digest == pairs.digest
+
+
+def test_world_pairs_of_prompts_without_a_world_are_refused(nano, asked):
+    prompt = asked.rows[0].model_copy(update={"source": "bank"})
+    with pytest.raises(BadParams, match="no scene of the nano world"):
+        film_pair(prompt, "first")
+
+
+def test_a_switch_clip_without_halves_is_refused_before_anything_is_made(nano, asked, values, tmp_path):
+    with pytest.raises(BadParams, match="25 or 33"):
+        synthesize(nano, asked, values.synthesize.model_copy(update={"num_frames": 29}), tmp_path / "clips")
+
+
+def test_importing_the_command_line_does_not_import_torch():
+    code = "import sys, dubmill.cli; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_backbone_whose_manifest_declares_another_geometry_is_refused(nano):
+    info = {**nano.info, "geometry": {**nano.info["geometry"], "spatial": 32}}
+    liar = Backbone(nano.path, nano.manifest.model_copy(update={"info": info}))
+    with pytest.raises(BadArtifact, match="the manifest says"):
+        load(liar)
+
+
+def test_pairs_keep_which_source_made_them(pairs, filmed):
+    assert (PairSet.open(pairs.path).lineage.pair_source, filmed.lineage.pair_source) == ("self-made", "world")
