@@ -8,7 +8,6 @@ import re
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -29,13 +28,11 @@ WORDS = set(Params.model_fields)
 
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory):
-    """Both targets' YAML: the pipeline spec and the platform spec of each, and the bytes and seconds it took."""
+    """Both targets' YAML: the pipeline spec and the platform spec of each, and its path."""
     folder, made = tmp_path_factory.mktemp("compiled"), {}
     for name, target in (("cluster", CLUSTER), ("laptop", LAPTOP)):
-        started = time.process_time()
         compile_to(folder / f"{name}.yaml", PARAMS, target)
-        seconds = time.process_time() - started
-        made[name] = (*yaml.safe_load_all((folder / f"{name}.yaml").read_text()), folder / f"{name}.yaml", seconds)
+        made[name] = (*yaml.safe_load_all((folder / f"{name}.yaml").read_text()), folder / f"{name}.yaml")
     return made
 
 
@@ -44,12 +41,11 @@ def containers(spec: dict) -> dict[str, dict]:
     return {name.removeprefix("exec-"): one["container"] for name, one in spec["deploymentSpec"]["executors"].items()}
 
 
-def test_it_is_small_and_compiles_at_once(compiled):
-    spec, _, path, seconds = compiled["cluster"]
+def test_it_has_few_tasks_and_its_yaml_is_small(compiled):
+    spec, _, path = compiled["cluster"]
     assert set(spec["root"]["dag"]["tasks"]) == WORDS
     assert len(WORDS) <= 12
     assert path.stat().st_size <= 300_000
-    assert seconds < 1
 
 
 def test_gpus_are_asked_for_where_they_are_due_and_nowhere_else(compiled):
@@ -64,7 +60,7 @@ def test_gpus_are_asked_for_where_they_are_due_and_nowhere_else(compiled):
 
 
 def test_without_gpus_nothing_asks_for_one(compiled):
-    spec, platform, path, _ = compiled["laptop"]
+    spec, platform, path = compiled["laptop"]
     assert "nvidia" not in path.read_text()
     assert {container["image"] for container in containers(spec).values()} == {IMAGE}
     assert "tolerations" not in json.dumps(platform)
@@ -132,6 +128,12 @@ def run_pipelines(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     """`python -m pipelines` in the project's folder."""
     command = [sys.executable, "-m", "pipelines", *map(str, arguments)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_compiling_takes_less_than_a_second(tmp_path):
+    """In a process of its own: KFP's look at the sources is slower where thousands of modules are loaded."""
+    done = run_pipelines("compile", "--out", tmp_path / "p.yaml")
+    assert float(re.search(r"([\d.]+) s$", done.stdout.strip())[1]) < 1
 
 
 def test_compile_takes_a_partial_file_of_params_as_an_overlay(tmp_path):

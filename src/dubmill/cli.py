@@ -324,29 +324,17 @@ def _dub_clip(
     clip: Path, out: Path, *, to: str, text: str, consent: str, release: Path, backbone: Path, seed: int
 ) -> None:
     """One dub without a server: the same desk, ledger and marks as the endpoint's."""
-    from dubmill.artifacts import Line, write_atomically
-    from dubmill.media import Limits
-    from dubmill.serving.consent import Ledger
-    from dubmill.serving.desk import Desk, DubRequest, check
-    from dubmill.serving.server import matched, open_dubber
+    from dubmill.serving.opening import dub_file
 
     missing = [name for name, value in (("--to", to), ("--text", text)) if not value]
     if missing:
         raise UsageError(
             f"{' and '.join(missing)} missing", where="dubmill dub", cure="say which words, which language"
         )
-    if not clip.is_file():
-        raise UsageError("there is no such file", where=str(clip), cure="name a video file")
-    asked = DubRequest(video=clip.read_bytes(), line=Line(language=to, text=text), consent=consent, seed=seed)
-    check(asked)
-    opened = matched(backbone, release)
-    ledger = Ledger(release.parent / "consent.jsonl")
-    made = Desk("dubmill", opened, open_dubber(backbone, opened), ledger, Limits()).dub(asked)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(out, made.mp4)
-    for note in made.notes:
+    notes = dub_file(clip, out, to=to, text=text, consent=consent, release=release, backbone=backbone, seed=seed)
+    for note in notes:
         typer.echo(note, err=True)
-    typer.echo(f"dub: {out} ({made.seconds:.2f} s, machine-made and marked as such)")
+    typer.echo(f"dub: {out} (machine-made, and marked as such)")
 
 
 def main() -> None:
