@@ -54,7 +54,7 @@ NEEDS = {
     inpaint_component: Needs("4", "32Gi", gpu=True),
     gate_component: Needs("4", "8Gi"),
     encode_component: Needs("4", "32Gi", gpu=True),
-    train_component: Needs("8", "64Gi", gpu=True, registry=True),
+    train_component: Needs("8", "64Gi", gpu=True),
     dub_component: Needs("4", "32Gi", gpu=True),
     evaluate_component: Needs("4", "8Gi"),
     # What these two do depends on what the registry holds by then, which KFP's cache key cannot know.

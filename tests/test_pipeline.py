@@ -85,7 +85,7 @@ def test_only_what_the_registry_decides_is_never_cached_and_new_code_is_never_an
 def test_the_registry_is_known_to_the_tasks_that_use_it_and_the_volume_to_the_one_that_publishes(compiled):
     spec, platform, *_ = compiled["cluster"]
     named = {w for w, c in containers(spec).items() if any(e["name"] == "MLFLOW_TRACKING_URI" for e in c["env"])}
-    assert named == {"train", "register", "promote"}
+    assert named == {"register", "promote"}
     executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     assert {name for name, place in executors.items() if "pvcMount" in place} == {"exec-promote"}
 
