@@ -38,9 +38,10 @@ def compile_(
     """Write the pipeline as YAML, to upload by hand or to keep under version control."""
     from pipelines.dubbing import NEEDS, Target, compile_to
 
-    started = time.monotonic()
-    compile_to(out, _params(params, overlay), Target(gpu, mlflow, models, 2, code_digest()))
-    spent = time.monotonic() - started
+    values, target = _params(params, overlay), Target(gpu, mlflow, models, 2, code_digest())
+    started = time.process_time()
+    compile_to(out, values, target)
+    spent = time.process_time() - started
     typer.echo(f"{out}: {len(NEEDS)} tasks, {out.stat().st_size / 1024:.0f} KiB, {spent:.2f} s")
 
 
