@@ -33,7 +33,26 @@ from dubmill.backbone import PIPELINE, Modules, _folder_digest, _load
 from dubmill.clips import Clip
 
 TEXT_TOKENS = 32
-WORDS = ["<pad>", "<eos>", "<bos>", "<unk>", "A", "person", "is", "speaking", "English", "Spanish", "saying", "one", "two", "uno", "dos", ",", ":", "."]
+WORDS = [
+    "<pad>",
+    "<eos>",
+    "<bos>",
+    "<unk>",
+    "A",
+    "person",
+    "is",
+    "speaking",
+    "English",
+    "Spanish",
+    "saying",
+    "one",
+    "two",
+    "uno",
+    "dos",
+    ",",
+    ":",
+    ".",
+]
 
 
 def clip(num_frames: int = 17, height: int = 64, width: int = 96, seed: int = 0) -> Clip:

@@ -14,22 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dubmill.artifacts import (
-    MANIFEST,
-    Adapter,
-    ClipRow,
-    ClipSet,
-    Line,
-    Lineage,
-    PairSet,
-    Prompt,
-    PromptSet,
-    open_any,
-    write_atomically,
-)
+from dubmill.artifacts import MANIFEST, Adapter, ClipSet, Lineage, PairSet, PromptSet, open_any
 from dubmill.clips import Clip
 from dubmill.errors import BadArtifact, OutOfRoom, TamperedArtifact, UnsealedArtifact, UsageError
+from dubmill.files import write_atomically
 from dubmill.publishing import publish
+from dubmill.rows import ClipRow, Line, Prompt
 
 LINEAGE = Lineage(step="synthesize", params={"seed": 1}, inputs={"PromptSet": "abc"}, licence="Apache-2.0")
 OTHER = LINEAGE.model_copy(update={"params": {"seed": 2}})

@@ -13,12 +13,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from dubmill import params as parameters
-from dubmill.artifacts import Backbone, Line, Lineage, PairRow, PairSet
+from dubmill.artifacts import Backbone, Lineage, PairSet
 from dubmill.clips import Clip
 from dubmill.errors import GateFailed, MismatchedBackbone, UnsealedArtifact, UsageError
 from dubmill.metrics import measure_pair
 from dubmill.params import Thresholds
 from dubmill.quality import judge
+from dubmill.rows import Line, PairRow
 from dubmill.steps.gate import gate
 
 RATE_HZ, NUM_FRAMES, SIDE = 16_000, 13, 24
@@ -233,7 +234,7 @@ def test_rejected_pairs_are_kept_to_look_at_with_their_reasons(gated):
     assert [(one["id"], one["reasons"]) for one in rejects] == [("wrong", "min_words_right: 0.5 is under 1")]
     assert rejects[0]["heard_counterpart"] == "uno dos (es)"
     with tarfile.open(fileobj=io.BytesIO((gated.path / "rejects.tar").read_bytes())) as tar:
-        assert tar.getnames() == ["wrong/original.mp4", "wrong/counterpart.mp4"]
+        assert tar.getnames() == ["wrong/counterpart.mp4", "wrong/original.mp4"]
         assert tar.extractfile("wrong/original.mp4").read() == b"mp4 of wrong original"
 
 

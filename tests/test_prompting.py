@@ -12,10 +12,11 @@ import pytest
 
 from dubmill import params as dubmill_params
 from dubmill import prompting
-from dubmill.artifacts import Line, PromptSet
+from dubmill.artifacts import PromptSet
 from dubmill.errors import BadParams, ServiceUnavailable, UnsayableText
 from dubmill.languages import LANGUAGES
 from dubmill.prompting.phrases import PHRASES
+from dubmill.rows import Line
 from dubmill.steps.prompts import prompts as prompts_step
 
 SECTION = dubmill_params.load(Path(__file__).parent.parent / "params.yaml").prompts

@@ -16,13 +16,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from dubmill import media, report
-from dubmill.artifacts import Adapter, Backbone, DubRow, DubSet, Line, Lineage, PairRow, PairSet, Report
+from dubmill.artifacts import Adapter, Backbone, DubSet, Lineage, PairSet, Report
 from dubmill.clips import Clip
 from dubmill.errors import BadArtifact, MismatchedBackbone
 from dubmill.metrics import METRICS
 from dubmill.nano import world
 from dubmill.params import EvaluateParams
 from dubmill.report import charts, figures, page, showcase, stills
+from dubmill.rows import DubRow, Line, PairRow
 from dubmill.steps.evaluate import evaluate
 
 PARAMS = EvaluateParams(seed=23, num_bootstrap=200, confidence=0.95, num_showcase=3)

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 from dubmill import media
-from dubmill.artifacts import Adapter, Backbone, Line, Lineage, Release
+from dubmill.artifacts import Adapter, Backbone, Lineage, Release
 from dubmill.client import DubClient
 from dubmill.clips import Clip
 from dubmill.errors import (
@@ -32,6 +32,7 @@ from dubmill.errors import (
     UnreadableMedia,
     UnsayableText,
 )
+from dubmill.rows import Line
 from dubmill.serving import dub_file, opening, server
 from dubmill.serving.consent import Ledger
 from dubmill.serving.desk import ClipSize, Desk, DubRequest, normalise

@@ -12,17 +12,7 @@ import pytest
 import yaml
 
 from dubmill import tracking
-from dubmill.artifacts import (
-    Adapter,
-    Backbone,
-    Line,
-    Lineage,
-    PairRow,
-    PairSet,
-    Release,
-    Report,
-    table_bytes,
-)
+from dubmill.artifacts import Adapter, Backbone, Lineage, PairSet, Release, Report
 from dubmill.clips import Clip
 from dubmill.errors import (
     BadArtifact,
@@ -32,7 +22,9 @@ from dubmill.errors import (
     ServiceUnavailable,
     UsageError,
 )
+from dubmill.files import table_bytes
 from dubmill.params import PromoteParams, RegisterParams
+from dubmill.rows import Line, PairRow
 from dubmill.steps.promote import promote
 from dubmill.steps.register import register
 from dubmill.tracking.ledger import Entry, Ledger

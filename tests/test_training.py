@@ -12,13 +12,14 @@ import torch
 from safetensors.torch import save
 
 from dubmill import adapters, training
-from dubmill.artifacts import Adapter, LatentSet, Line, Lineage
+from dubmill.artifacts import Adapter, LatentSet, Lineage
 from dubmill.backbone import load
 from dubmill.codec import Latents, encode, shape_of
 from dubmill.conditioning import encode_captions, layout
 from dubmill.dubber import Dubber
 from dubmill.errors import BadArtifact, BadParams, MismatchedBackbone, UnsealedArtifact, UsageError
 from dubmill.params import SamplingParams, TrainParams
+from dubmill.rows import Line
 from dubmill.steps.train import train
 
 PARAMS = TrainParams(
@@ -44,7 +45,7 @@ PARAMS = TrainParams(
     background_weight=0.1,
     reference_positions="negative",
     isolate_modalities=True,
-    mixed_precision="no",
+    mixed_precision="none",
     gradient_checkpointing=False,
     checkpoint_every=2,
     keep_checkpoints=2,

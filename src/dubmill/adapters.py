@@ -60,7 +60,9 @@ def to_bytes(transformer: Any, info: Mapping[str, str]) -> bytes:
     """The LoRA as a safetensors file in diffusers' naming."""
     state = get_peft_model_state_dict(transformer, adapter_name=NAME)
     tensors = {PREFIX + name: value.detach().cpu().float().contiguous() for name, value in state.items()}
-    return save(tensors, metadata={"dubmill": json.dumps(dict(info), sort_keys=True)})  # one key: the format keeps no order
+    return save(
+        tensors, metadata={"dubmill": json.dumps(dict(info), sort_keys=True)}
+    )  # one key: the format keeps no order
 
 
 def attach(modules: Modules, backbone: Backbone, adapter: Adapter, strength: float) -> None:

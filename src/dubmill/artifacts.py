@@ -11,12 +11,7 @@ give equal digests on any machine; no clock enters it.
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import hashlib
-import io
 import json
-import os
 import shutil
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,80 +19,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from dubmill.clips import Clip
-from dubmill.errors import BadArtifact, OutOfRoom, TamperedArtifact, UnsealedArtifact, UsageError
+from dubmill.errors import BadArtifact, TamperedArtifact, UnsealedArtifact, UsageError
+from dubmill.files import TORN, digest_of, sha256_of, table_bytes, tar_bytes, write_atomically
+from dubmill.rows import ClipRow, DubRow, PairRow, Prompt, Row
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 DRAFT = "draft.json"
 ROWS = "rows.parquet"
-
-
-class Row(BaseModel):
-    """One line of a set: frozen, nothing unknown."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Line(Row):
-    """Words in a language: `text` in the native script, `language` a BCP-47 tag."""
-
-    language: str
-    text: str
-
-
-class Prompt(Row):
-    """What one switch clip shall show and say, and what each half says once it is inpainted into the other language."""
-
-    id: str
-    split: str  # train | heldout
-    source: str  # grammar | bank | llm | world
-    seed: int
-    speaker: str
-    first: Line
-    second: Line
-    first_dubbed: Line
-    second_dubbed: Line
-    caption: str  # of the switch clip
-    caption_first_dubbed: str  # of the whole clip when its first half is inpainted
-    caption_second_dubbed: str
-
-
-class ClipRow(Row):
-    """One switch clip; a held-out prompt of the nano world has none, since the world films its exact pair later."""
-
-    id: str
-    prompt: Prompt
-    has_clip: bool
-
-
-class PairRow(Row):
-    """Two clips of the same person and scene, in two languages, with the mouth box of each frame (x0, y0, x1, y1)."""
-
-    id: str
-    split: str
-    source: str  # self-made | world
-    half: str  # first | second
-    seed: int
-    speaker: str
-    original: Line
-    counterpart: Line
-    mouth_boxes: list[list[float]]
-    accepted: bool  # by the gate; False until it has spoken
-
-
-class DubRow(Row):
-    """One dub of a held-out clip: what was asked for, and by which method it was made."""
-
-    id: str
-    pair_id: str
-    method: str  # adapter | base | cascade
-    line: Line
-    seed: int
 
 
 class Lineage(BaseModel):
@@ -133,40 +66,6 @@ class Manifest(BaseModel):
     def with_digest(self) -> Manifest:
         """The same manifest with its digest filled in."""
         return self.model_copy(update={"digest": digest_of(self.model_dump(exclude={"digest"}))})
-
-
-def digest_of(value: Any) -> str:
-    """sha256 of the canonical JSON of plain data."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-def sha256_of(path: Path) -> str:
-    """sha256 of a file's bytes."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Put `data` at `path` whole or not at all.
-
-    Raises:
-        OutOfRoom: the disk is full.
-    """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        partial.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise OutOfRoom(
-                "the disk is full", where=str(path.parent), cure="free room and run the step again"
-            ) from error
-        raise
 
 
 class Artifact:
@@ -262,8 +161,8 @@ class Draft(Generic[Kind]):
             self._refuse_strangers()
             shutil.rmtree(self.path, ignore_errors=True)
         self.path.mkdir(parents=True, exist_ok=True)
-        for partial in self.path.rglob(".*.partial"):  # of a writer that was killed
-            partial.unlink()
+        for torn in self.path.rglob(TORN):
+            torn.unlink()
         if not self.is_sealed:
             write_atomically(self.path / DRAFT, json.dumps({"key": lineage.key}).encode())
 
@@ -276,8 +175,8 @@ class Draft(Generic[Kind]):
             return False
 
     def _refuse_strangers(self) -> None:
-        ours = (MANIFEST, DRAFT)
-        if self.path.is_dir() and any(self.path.iterdir()) and not any((self.path / name).is_file() for name in ours):
+        names = {path.name for path in self.path.iterdir() if not path.match(TORN)} if self.path.is_dir() else set()
+        if names and not names & {MANIFEST, DRAFT}:
             raise UsageError(
                 "the directory holds files that are not an artifact", where=str(self.path), cure="give an empty one"
             )
@@ -301,7 +200,7 @@ class Draft(Generic[Kind]):
 
     def add_shard(self, index: int, rows: Sequence[Row], files: Mapping[str, bytes]) -> None:
         """Write the rows and files of shard `index`; members are named `<row id>/<name>`."""
-        self.write(f"shard-{index:05d}.tar", _tar(files))
+        self.write(f"shard-{index:05d}.tar", tar_bytes(files))
         described = [row.model_dump() for row in rows]
         self.write(f"shard-{index:05d}.json", json.dumps(described).encode())
 
@@ -310,14 +209,13 @@ class Draft(Generic[Kind]):
         if self.is_sealed:
             return self.kind.open(self.path)
         self._merge_rows()
-        with contextlib.suppress(FileNotFoundError):
-            (self.path / DRAFT).unlink()
         names = sorted(path.relative_to(self.path).as_posix() for path in self.path.rglob("*") if path.is_file())
-        files = {name: sha256_of(self.path / name) for name in names if name != MANIFEST}
+        files = {name: sha256_of(self.path / name) for name in names if name not in (MANIFEST, DRAFT)}
         manifest = Manifest(
             kind=self.kind.kind, schema_version=SCHEMA_VERSION, files=files, lineage=self.lineage, info=dict(info or {})
         ).with_digest()
         write_atomically(self.path / MANIFEST, manifest.model_dump_json(indent=1).encode())
+        (self.path / DRAFT).unlink(missing_ok=True)  # only now: a kill before leaves a draft, never a stranger
         return self.kind(self.path, manifest)
 
     def _merge_rows(self) -> None:
@@ -328,23 +226,6 @@ class Draft(Generic[Kind]):
         self.write(ROWS, table_bytes(rows))
         for part in parts:
             part.unlink()
-
-
-def table_bytes(rows: Sequence[Mapping[str, Any]]) -> bytes:
-    """Rows of plain data as the bytes of a Parquet table."""
-    stream = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist([dict(row) for row in rows]), stream)
-    return stream.getvalue()
-
-
-def _tar(files: Mapping[str, bytes]) -> bytes:
-    stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as tar:
-        for name in sorted(files):
-            member = tarfile.TarInfo(name)
-            member.size = len(files[name])
-            tar.addfile(member, io.BytesIO(files[name]))
-    return stream.getvalue()
 
 
 RowKind = TypeVar("RowKind", bound=Row)

@@ -7,6 +7,7 @@ from the loaded modules and held against the manifest.
 from __future__ import annotations
 
 import logging
+import shutil
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -15,10 +16,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dubmill import languages
-from dubmill.artifacts import Backbone, Line, Lineage, Prompt, digest_of, sha256_of
+from dubmill.artifacts import Backbone, Lineage
 from dubmill.clips import Clip
 from dubmill.errors import BadArtifact, BadParams, DubmillError, ServiceUnavailable
+from dubmill.files import digest_of, sha256_of
 from dubmill.params import BackboneParams
+from dubmill.rows import Line, Prompt
 from dubmill.shapes import Geometry
 
 if TYPE_CHECKING:
@@ -83,11 +86,14 @@ def materialize(params: BackboneParams, out: Path) -> Backbone:
 
 def _fetch(params: BackboneParams, folder: Path) -> None:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+    if Path(params.repo).is_dir():
+        shutil.copytree(params.repo, folder, dirs_exist_ok=True)
+        return
     try:
         snapshot_download(params.repo, revision=params.revision, local_dir=folder)
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise ServiceUnavailable(
             f"{params.repo}@{params.revision} could not be fetched ({type(error).__name__})",
             cure="check the network, the revision and HF_TOKEN, or use backbone.source: nano",

@@ -105,7 +105,7 @@ def start_over(out: Path) -> None:
 
 def code_digest() -> str:
     """A digest of the library's sources."""
-    from dubmill.artifacts import digest_of, sha256_of
+    from dubmill.files import digest_of, sha256_of
 
     root = Path(__file__).parent
     return digest_of({path.relative_to(root).as_posix(): sha256_of(path) for path in sorted(root.rglob("*.py"))})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dubmill import adapters
-from dubmill.artifacts import Adapter, Backbone, Line
+from dubmill.artifacts import Adapter, Backbone
 from dubmill.backbone import Modules, check_line, load
 from dubmill.clips import Clip
 from dubmill.codec import decode, encode, shape_of
@@ -14,6 +14,7 @@ from dubmill.diffusion import Job, Progress, sample
 from dubmill.errors import UsageError
 from dubmill.params import SamplingParams
 from dubmill.prompting import dub_caption
+from dubmill.rows import Line
 
 SPEAKER = "A person"
 

@@ -167,7 +167,7 @@ class TrainParams(Section):
     isolate_modalities: bool = Field(
         description="only noisy video and noisy audio see each other across modalities (paper, eq. 2)"
     )
-    mixed_precision: Literal["no", "bf16"]
+    mixed_precision: Literal["none", "bf16"]
     gradient_checkpointing: bool
     checkpoint_every: Count = Field(description="optimizer steps between checkpoints")
     keep_checkpoints: Count

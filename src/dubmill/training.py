@@ -20,11 +20,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save
 
 from dubmill import adapters
-from dubmill.artifacts import LatentSet, write_atomically
+from dubmill.artifacts import LatentSet
 from dubmill.backbone import Modules
 from dubmill.codec import Latents
 from dubmill.conditioning import Layout, TextFeatures, append, isolated, layout, predict
 from dubmill.diffusion import add_noise, sample_sigmas, weighted_loss
+from dubmill.files import write_atomically
 from dubmill.params import TrainParams
 from dubmill.shapes import LatentShape
 
@@ -136,7 +137,7 @@ class Trainer:
 
     def __init__(self, modules: Modules, latents: LatentSet, params: TrainParams, folder: Path) -> None:
         self.modules, self.params, self.folder = modules, params, folder
-        precision = "no" if params.mixed_precision == "no" else "bf16"
+        precision = "no" if params.mixed_precision == "none" else "bf16"
         self.accelerator = Accelerator(mixed_precision=precision, cpu=modules.device.type == "cpu")
         self.pairs = Pairs.open(latents)
         info = latents.info

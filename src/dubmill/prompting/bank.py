@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dubmill.artifacts import Line, Prompt
 from dubmill.errors import UnsayableText
 from dubmill.params import PromptsParams
 from dubmill.prompting import plan
 from dubmill.prompting.phrases import PHRASES
 from dubmill.prompting.scene import Scene
+from dubmill.rows import Line, Prompt
 
 HELDOUT_SHARE = 0.25
 """Share of the people and of the sentences that only held-out prompts use."""

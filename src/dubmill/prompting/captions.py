@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dubmill.artifacts import Line
 from dubmill.languages import language
+from dubmill.rows import Line
 
 ANYBODY = "A person"
 

@@ -6,8 +6,8 @@ import re
 import unicodedata
 from collections.abc import Iterator
 
-from dubmill.artifacts import Line, Prompt
 from dubmill.languages import LANGUAGES
+from dubmill.rows import Line, Prompt
 
 MAX_CAPTION_WORDS = 200  # LTX-2's own limit
 MAX_LINE_WORDS = 20  # what five seconds of quick speech hold

@@ -14,12 +14,12 @@ from collections.abc import Iterator
 import httpx
 from pydantic import Field, ValidationError
 
-from dubmill.artifacts import Line, Prompt
 from dubmill.errors import ServiceUnavailable
 from dubmill.languages import language
 from dubmill.params import PromptsParams
 from dubmill.prompting import form, plan
 from dubmill.prompting.scene import Scene
+from dubmill.rows import Line, Prompt
 
 TIMEOUT_SECONDS = 120.0
 RULES = """You write scenes for a model that films one person speaking. Answer with one JSON object and nothing else.

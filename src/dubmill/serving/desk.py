@@ -11,10 +11,11 @@ from typing import Any, Protocol
 import numpy as np
 
 from dubmill import __version__, media
-from dubmill.artifacts import Line, Release, read_manifest
+from dubmill.artifacts import Release, read_manifest
 from dubmill.clips import Clip, fit
 from dubmill.errors import BadArtifact, UnreadableMedia
 from dubmill.languages import language as language_of
+from dubmill.rows import Line
 from dubmill.serving.consent import Ledger, check_statement
 
 SLACK_SECONDS = 0.25  # a clip this much too long or short is cut or held, and the answer says so

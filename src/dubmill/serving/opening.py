@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from dubmill import media
-from dubmill.artifacts import Adapter, Backbone, Line, Release, read_manifest, write_atomically
+from dubmill.artifacts import Adapter, Backbone, Release, read_manifest
 from dubmill.errors import BadArtifact, MismatchedBackbone, UnreadableMedia
+from dubmill.files import write_atomically
 from dubmill.params import SamplingParams, validate
+from dubmill.rows import Line
 from dubmill.serving.consent import LEDGER, Ledger
 from dubmill.serving.desk import Desk, Dubbing, DubRequest, check
 

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from dubmill.artifacts import Line
 from dubmill.errors import UsageError
 from dubmill.params import Seed
+from dubmill.rows import Line
 from dubmill.serving.desk import Dub, DubRequest
 
 if TYPE_CHECKING:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from dubmill.artifacts import Adapter, Backbone, DubRow, DubSet, Lineage, PairRow, PairSet
+from dubmill.artifacts import Adapter, Backbone, DubSet, Lineage, PairSet
 from dubmill.clips import Clip
 from dubmill.dubber import Dubber
 from dubmill.errors import BadArtifact
 from dubmill.params import DubParams
+from dubmill.rows import DubRow, PairRow
 from dubmill.storage import clip_members
 
 logger = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from safetensors.torch import save
 
-from dubmill.artifacts import Backbone, LatentSet, Lineage, PairRow, PairSet
+from dubmill.artifacts import Backbone, LatentSet, Lineage, PairSet
 from dubmill.backbone import Modules, load
 from dubmill.codec import Latents, shape_of
 from dubmill.codec import encode as encode_clips
@@ -18,6 +18,7 @@ from dubmill.errors import BadArtifact
 from dubmill.masks import pixel_mask, token_mask, widen
 from dubmill.params import EncodeParams
 from dubmill.prompting import dub_caption
+from dubmill.rows import PairRow
 from dubmill.shapes import LatentShape
 from dubmill.training import LATENTS
 

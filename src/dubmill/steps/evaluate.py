@@ -13,12 +13,14 @@ import numpy as np
 
 from dubmill import backbone as seam
 from dubmill import metrics, report
-from dubmill.artifacts import Adapter, Backbone, DubRow, DubSet, Lineage, PairRow, PairSet, Report, table_bytes
+from dubmill.artifacts import Adapter, Backbone, DubSet, Lineage, PairSet, Report
 from dubmill.errors import BadArtifact, MismatchedBackbone
+from dubmill.files import table_bytes
 from dubmill.metrics.scorers import Scorers
 from dubmill.params import EvaluateParams
 from dubmill.report.figures import DECISIVE, ORACLE, SUBJECT
 from dubmill.report.showcase import Show, Take, ranked, spread_ranks
+from dubmill.rows import DubRow, PairRow
 
 logger = logging.getLogger(__name__)
 

@@ -7,19 +7,20 @@ import io
 import json
 import logging
 import math
-import tarfile
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dubmill.artifacts import Backbone, Draft, Lineage, PairRow, PairSet, table_bytes
+from dubmill.artifacts import Backbone, Draft, Lineage, PairSet
 from dubmill.backbone import load_scorers
 from dubmill.errors import GateFailed, MismatchedBackbone, UsageError
+from dubmill.files import table_bytes, tar_bytes
 from dubmill.metrics import measure_pair
 from dubmill.params import GateParams
 from dubmill.quality import Judgement, Player, Verdict, gate_page, judge, offline_pages
+from dubmill.rows import PairRow
 
 if TYPE_CHECKING:
     from dubmill.metrics.scorers import Scorers
@@ -117,7 +118,7 @@ def _write_findings(
     draft.write("measurements.parquet", table_bytes(rows))
     if rejects:
         draft.write("rejects.parquet", table_bytes(rejects))
-        draft.write("rejects.tar", _tar_of_mp4s(pairs, [row["id"] for row in rejects]))
+        draft.write("rejects.tar", tar_bytes(_mp4s(pairs, [row["id"] for row in rejects])))
     draft.write("gate.json", json.dumps(_figures(pairs, judgement), indent=1, sort_keys=True).encode())
     draft.write("plots/by_gate.csv", _csv(_by_gate_rows(judgement)))
     draft.write("plots/measurements.csv", _csv(rows))
@@ -170,16 +171,9 @@ def _players(pairs: PairSet, rows: Sequence[Measurement], note: str) -> list[Pla
     ]
 
 
-def _tar_of_mp4s(pairs: PairSet, ids: Sequence[str]) -> bytes:
-    stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as tar:
-        for row_id in ids:
-            for name in ("original.mp4", "counterpart.mp4"):
-                data = pairs.data(row_id, name)
-                member = tarfile.TarInfo(f"{row_id}/{name}")
-                member.size = len(data)
-                tar.addfile(member, io.BytesIO(data))
-    return stream.getvalue()
+def _mp4s(pairs: PairSet, ids: Sequence[str]) -> dict[str, bytes]:
+    """The players of rejected pairs, for a person to look at."""
+    return {f"{row_id}/{side}.mp4": pairs.mp4(row_id, side) for row_id in ids for side in ("original", "counterpart")}
 
 
 def _figures(pairs: PairSet, judgement: Judgement) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from dubmill.artifacts import Backbone, ClipRow, ClipSet, Lineage, PairRow, PairSet, Prompt
+from dubmill.artifacts import Backbone, ClipSet, Lineage, PairSet
 from dubmill.backbone import Modules, film_pair, is_filmed, load, load_scorers
 from dubmill.clips import Clip
 from dubmill.codec import shape_of
@@ -23,6 +23,7 @@ from dubmill.generation import Region
 from dubmill.generation import inpaint as inpaint_clips
 from dubmill.masks import fine_mask, pixel_mask, widen
 from dubmill.params import InpaintParams
+from dubmill.rows import ClipRow, PairRow, Prompt
 from dubmill.shapes import LatentShape, half_frames, latent_of_frame
 from dubmill.storage import clip_members
 

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from dubmill import __version__, tracking
-from dubmill.artifacts import MANIFEST, Adapter, Backbone, Draft, Lineage, PairRow, PairSet, Release, Report
+from dubmill.artifacts import MANIFEST, Adapter, Backbone, Draft, Lineage, PairSet, Release, Report
 from dubmill.clips import Clip
 from dubmill.errors import BadArtifact, MismatchedBackbone, PromotionRefused, UsageError
 from dubmill.params import PromoteParams, RegisterParams
+from dubmill.rows import PairRow
 from dubmill.tracking import rules
 from dubmill.tracking.ledger import FILE, Entry, Ledger
 

@@ -7,8 +7,9 @@ import subprocess
 from pathlib import Path
 
 from dubmill import tracking
-from dubmill.artifacts import Adapter, Report, digest_of, sha256_of, write_atomically
+from dubmill.artifacts import Adapter, Report
 from dubmill.errors import UsageError
+from dubmill.files import digest_of, sha256_of, write_atomically
 from dubmill.params import RegisterParams
 from dubmill.tracking.runs import LOSSES
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from dubmill.artifacts import Backbone, ClipRow, ClipSet, Lineage, Prompt, PromptSet
+from dubmill.artifacts import Backbone, ClipSet, Lineage, PromptSet
 from dubmill.backbone import Modules, load
 from dubmill.generation import generate
 from dubmill.params import SynthesizeParams
+from dubmill.rows import ClipRow, Prompt
 from dubmill.shapes import half_frames
 from dubmill.storage import clip_members
 

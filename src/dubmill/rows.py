@@ -1,0 +1,68 @@
+"""One line of each set: what a prompt, a clip, a pair and a dub are described by."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Row(BaseModel):
+    """One line of a set: frozen, nothing unknown."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Line(Row):
+    """Words in a language: `text` in the native script, `language` a BCP-47 tag."""
+
+    language: str
+    text: str
+
+
+class Prompt(Row):
+    """What one switch clip shall show and say, and what each half says once it is inpainted into the other language."""
+
+    id: str
+    split: str  # train | heldout
+    source: str  # grammar | bank | llm | world
+    seed: int
+    speaker: str
+    first: Line
+    second: Line
+    first_dubbed: Line
+    second_dubbed: Line
+    caption: str  # of the switch clip
+    caption_first_dubbed: str  # of the whole clip when its first half is inpainted
+    caption_second_dubbed: str
+
+
+class ClipRow(Row):
+    """One switch clip; a held-out prompt of the nano world has none, since the world films its exact pair later."""
+
+    id: str
+    prompt: Prompt
+    has_clip: bool
+
+
+class PairRow(Row):
+    """Two clips of the same person and scene, in two languages, with the mouth box of each frame (x0, y0, x1, y1)."""
+
+    id: str
+    split: str
+    source: str  # self-made | world
+    half: str  # first | second
+    seed: int
+    speaker: str
+    original: Line
+    counterpart: Line
+    mouth_boxes: list[list[float]]
+    accepted: bool  # by the gate; False until it has spoken
+
+
+class DubRow(Row):
+    """One dub of a held-out clip: what was asked for, and by which method it was made."""
+
+    id: str
+    pair_id: str
+    method: str  # adapter | base | cascade
+    line: Line
+    seed: int
