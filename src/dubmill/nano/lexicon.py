@@ -1,0 +1,127 @@
+"""Every word of the world in every voice, baked once: waves, phoneme times, and the mouth shapes they ask for.
+
+The shipped file is what rendering reads; espeak-ng is needed only to bake it again.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+if TYPE_CHECKING:
+    from dubmill.nano.speech import Synthesizer
+
+LANGUAGES: dict[str, tuple[str, ...]] = {
+    "en": ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"),
+    "es": ("cero", "uno", "dos", "tres", "cuatro", "cinco", "seis", "siete", "ocho", "nueve"),
+}
+LANGUAGE_NAMES: dict[str, str] = {"en": "English", "es": "Spanish"}
+VOICES = (("m3", 35), ("m3", 60), ("m7", 45), ("f2", 50), ("f2", 75), ("f4", 60), ("m1", 25), ("f5", 85))
+"""espeak-ng variant and pitch of each voice."""
+
+SAMPLE_RATE_HZ = 16000
+TRACK_RATE_HZ = 200
+MAX_WORD_SECONDS = 0.43
+WORD_RMS = 0.12
+LEXICON_PATH = Path(__file__).parent / "weights" / "lexicon.safetensors"
+
+# Mouth opening, width and rounding (each 0..1) of a phoneme, by the first letter of its IPA name.
+_VISEMES: dict[str, tuple[float, float, float]] = {
+    **dict.fromkeys("mbpβ", (0.0, 0.5, 0.0)),
+    **dict.fromkeys("fv", (0.08, 0.6, 0.0)),
+    **dict.fromkeys("aæ", (1.0, 0.7, 0.0)),
+    **dict.fromkeys("ɑɒ", (1.0, 0.5, 0.2)),
+    **dict.fromkeys("ɐʌ", (0.85, 0.6, 0.0)),
+    **dict.fromkeys("əɜ", (0.5, 0.5, 0.1)),
+    **dict.fromkeys("eɛ", (0.65, 0.9, 0.0)),
+    **dict.fromkeys("iɪj", (0.35, 1.0, 0.0)),
+    **dict.fromkeys("oɔ", (0.7, 0.3, 0.8)),
+    **dict.fromkeys("uʊw", (0.28, 0.1, 1.0)),
+    **dict.fromkeys("szθðtdnɾ", (0.18, 0.75, 0.0)),
+    **dict.fromkeys("lrɹ", (0.3, 0.5, 0.2)),
+    **dict.fromkeys("kɡxg", (0.28, 0.6, 0.0)),
+    **dict.fromkeys("ʃʒ", (0.2, 0.25, 0.7)),
+}
+_REST = (0.0, 0.5, 0.0)
+_UNKNOWN = (0.3, 0.5, 0.0)
+
+
+@dataclass(frozen=True)
+class Word:
+    """One word in one voice: `wave_N` float32 at 16 kHz, `visemes` = `(start_seconds, (open, width, round))`."""
+
+    wave_N: np.ndarray
+    visemes: tuple[tuple[float, tuple[float, float, float]], ...]
+
+    @property
+    def seconds(self) -> float:
+        return len(self.wave_N) / SAMPLE_RATE_HZ
+
+
+def viseme(ipa: str) -> tuple[float, float, float]:
+    """Mouth opening, width and rounding of one phoneme."""
+    letters = ipa.translate(str.maketrans("", "", "ˈˌː"))
+    if not letters or letters[0] in "_ ":
+        return _REST
+    return _VISEMES.get(letters[0], _UNKNOWN)
+
+
+@cache
+def lexicon(path: Path = LEXICON_PATH) -> dict[tuple[str, int, str], Word]:
+    """The baked words by `(language, voice, word)`."""
+    words = {}
+    with safe_open(path, framework="numpy") as stored:
+        tracks = json.loads(stored.metadata()["phonemes"])
+        for key in stored.keys():  # noqa: SIM118 - not a dict
+            language, voice, word = key.split("/")
+            visemes = tuple((start, viseme(ipa)) for start, ipa in tracks[key])
+            wave_N = stored.get_tensor(key).astype(np.float32) / 32767
+            words[language, int(voice), word] = Word(wave_N, visemes)
+    return words
+
+
+def bake(path: Path) -> None:
+    """Speak every word in every voice and write them to `path`."""
+    from dubmill.nano.speech import Synthesizer
+
+    synthesizer = Synthesizer()
+    waves, tracks = {}, {}
+    for language, words in LANGUAGES.items():
+        for voice in range(len(VOICES)):
+            for word in words:
+                key = f"{language}/{voice}/{word}"
+                waves[key], tracks[key] = _spoken(synthesizer, language, voice, word)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(waves, path, metadata={"phonemes": json.dumps(tracks, ensure_ascii=False)})
+
+
+def _spoken(
+    synthesizer: Synthesizer, language: str, voice: int, word: str
+) -> tuple[np.ndarray, list[tuple[float, str]]]:
+    """int16 wave at 16 kHz and phoneme starts, spoken as fast as the slot needs."""
+    from scipy.signal import resample_poly
+
+    variant, pitch = VOICES[voice]
+    words_per_minute = 200
+    while True:
+        said = synthesizer.say(word, voice=f"{language}+{variant}", pitch=pitch, words_per_minute=words_per_minute)
+        loud = np.flatnonzero(np.abs(said.wave_N) > 0.01)
+        first, last = loud[0], loud[-1] + 1
+        if last - first <= MAX_WORD_SECONDS * said.sample_rate_hz:
+            break
+        words_per_minute += 15
+        assert words_per_minute < 450, f"{word} does not fit its slot"
+    wave_N = resample_poly(said.wave_N[first:last], SAMPLE_RATE_HZ, said.sample_rate_hz).astype(np.float32)
+    wave_N = np.clip(wave_N * WORD_RMS / np.sqrt((wave_N**2).mean()), -0.95, 0.95)
+    fade = int(0.004 * SAMPLE_RATE_HZ)
+    wave_N[:fade] *= np.linspace(0, 1, fade)
+    wave_N[-fade:] *= np.linspace(1, 0, fade)
+    starts = [(round(float(at - first / said.sample_rate_hz), 4), ipa) for at, ipa in said.phonemes if ipa]
+    return (wave_N * 32767).astype(np.int16), starts

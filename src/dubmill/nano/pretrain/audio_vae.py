@@ -1,0 +1,66 @@
+"""The audio VAE: L1 and some L2 on log-mel frames.
+
+Axes: B clips, T mel frames, M mel bands.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from dubmill.nano import modules
+from dubmill.nano.mel import log_mel
+from dubmill.nano.pretrain import data
+from dubmill.nano.pretrain.loop import Schedule
+from dubmill.nano.pretrain.sheets import save_mels
+
+_LATENT_NOISE = 0.05
+_LATENT_PENALTY = 1e-3
+
+
+def whole_mel(audio_BN: torch.Tensor) -> torch.Tensor:
+    """(B, 1, T, M) with T = 4 k + 1, the frames that k + 1 latents stand for."""
+    mel_BTM = log_mel(audio_BN)
+    num_frames = (mel_BTM.shape[1] - 2) // 4 * 4 + 1
+    return mel_BTM[:, None, :num_frames]
+
+
+class AudioVae:
+    """Part `audio_vae`: full and half clips from their start, since both ends are causal."""
+
+    name = "audio_vae"
+
+    def __init__(self, *, batch_size: int = 3) -> None:
+        torch.manual_seed(0)
+        self.model = modules.audio_vae()
+        self.schedule = Schedule(peak_rate=1e-3, warmup_steps=100, average=0.998)
+        self.batch_size = batch_size
+
+    def loss(self, step: int, progress: float, rng: np.random.Generator) -> tuple[torch.Tensor, dict[str, float]]:
+        is_half = step % 2 == 1
+        takes = data.training_takes(rng, self.batch_size * (2 if is_half else 1), is_half=is_half, is_drawn=False)
+        mel = whole_mel(data.audio(takes))
+        with torch.autocast("cpu", torch.bfloat16):
+            latents = self.model.encode(mel).latent_dist.mode().float()
+            difference = self.model.decode(latents + _LATENT_NOISE * torch.randn_like(latents)).sample.float() - mel
+        loss = difference.abs().mean() + 0.1 * (difference**2).mean() + _LATENT_PENALTY * (latents**2).mean()
+        return loss, {"l1": difference.detach().abs().mean().item()}
+
+    def evaluate(self) -> dict[str, float]:
+        mel = whole_mel(data.audio(data.held_out_takes(32)))
+        latents = self.model.encode(mel).latent_dist.mode()
+        self._seen = mel, self.model.decode(latents).sample
+        difference = (self._seen[1] - mel).abs()
+        loud = mel > -5
+        return {
+            "mel_l1": difference.mean().item(),
+            "loud_mel_l1": difference[loud].mean().item(),
+            "latent_std": latents.std().item(),
+        }
+
+    def save(self, out: Path) -> None:
+        self.model.save_pretrained(out / "audio_vae")
+        truth, made = self._seen
+        save_mels([clip[0] for pair in zip(truth[:4], made[:4], strict=True) for clip in pair], out / "sheet.png")

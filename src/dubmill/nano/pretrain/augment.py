@@ -1,0 +1,36 @@
+"""What may happen to a clip before a scorer sees it: the wear of a VAE, a vocoder, a codec or a camera.
+
+Axes: B clips, T mel frames, M mel bands, N pictures, C channels, H rows, W columns.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional
+
+
+def wear_mel(mel_BTM: torch.Tensor) -> torch.Tensor:
+    """Gain, spectral tilt, band noise, blur in time and pitch, and grain."""
+    num_clips, _, num_bands = mel_BTM.shape
+    slope = torch.linspace(-1, 1, num_bands)
+    gain, tilt = (amount * torch.randn(num_clips, 1, 1) for amount in (0.4, 0.4))
+    mel_BTM = mel_BTM + gain + tilt * slope
+    floor = -7.0 + 2.5 * torch.rand(num_clips, 1, 1) + 0.5 * torch.randn(num_clips, 1, num_bands)
+    mel_BTM = torch.logaddexp(mel_BTM, floor + 0.3 * torch.randn_like(mel_BTM))
+    blurred = functional.avg_pool2d(mel_BTM[:, None], (3, 3), stride=1, padding=1, count_include_pad=False)[:, 0]
+    mel_BTM = torch.lerp(mel_BTM, blurred, torch.rand(num_clips, 1, 1))
+    return mel_BTM + 0.4 * torch.rand(num_clips, 1, 1) * torch.randn_like(mel_BTM)
+
+
+def wear_pictures(pictures_NCHW: torch.Tensor, *, colour: float) -> torch.Tensor:
+    """Softness, grain, and a drift of colour by about `colour`."""
+    num_pictures, num_channels = pictures_NCHW.shape[:2]
+    gain, shift = (colour * torch.randn(num_pictures, num_channels, 1, 1) for _ in range(2))
+    pictures_NCHW = pictures_NCHW * (1 + gain) + shift
+    blurred = functional.avg_pool2d(pictures_NCHW, 3, stride=1, padding=1, count_include_pad=False)
+    pictures_NCHW = torch.lerp(pictures_NCHW, blurred, torch.rand(num_pictures, 1, 1, 1))
+    coarse = functional.interpolate(
+        torch.randn(num_pictures, num_channels, 8, 8), pictures_NCHW.shape[-2:], mode="bilinear"
+    )
+    grain = torch.rand(num_pictures, 1, 1, 1)
+    return pictures_NCHW + 0.1 * grain * (torch.randn_like(pictures_NCHW) + coarse)

@@ -1,0 +1,197 @@
+"""The base: transformer, connectors and text encoder, trained together from step 0 by flow matching.
+
+A quarter of the batches keep some tokens clean, at timestep 0, as inpainting and dubbing will: so that this is nothing
+new to the base. Axes: B clips, S tokens, C channels, L text tokens, D width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from dubmill.nano import modules, tokenizer
+from dubmill.nano.figures import clip_figures, mean_figures
+from dubmill.nano.pretrain import data, latents
+from dubmill.nano.pretrain.loop import Schedule
+
+_EMPTY_SHARE, _PLAIN_SHARE, _FULL_SHARE, _CLEAN_SHARE = 0.12, 0.2, 0.6, 0.25
+_PAD, _BOS = 0, 2
+_SIDE = 4
+_FIRST_HALF_FRAMES, _FIRST_HALF_AUDIO = 4, 25
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What the base is trained on and heard through."""
+
+    shards: list[Path]
+    video_vae: Path
+    audio_vae: Path
+    vocoder: Path
+    scorers: Path
+
+
+class Base:
+    """Part `base`."""
+
+    name = "base"
+
+    def __init__(self, sources: Sources, *, batch_size: int = 16, is_compiled: bool = True) -> None:
+        torch.manual_seed(0)
+        self._text_encoder = modules.text_encoder(tokenizer.vocabulary_size())
+        self.model = nn.ModuleDict(
+            {
+                "transformer": modules.transformer(),
+                "connectors": modules.connectors(),
+                "text": self._text_encoder.model.language_model,
+            }
+        )
+        self.schedule = Schedule(peak_rate=1e-3, weight_decay=0.01, average=0.999)
+        self.batch_size, self._sources = batch_size, sources
+        self._latents = latents.read(sources.shards, sources.video_vae, sources.audio_vae)
+        if is_compiled:
+            self.model["transformer"].compile_repeated_blocks()
+
+    def loss(self, step: int, progress: float, rng: np.random.Generator) -> tuple[torch.Tensor, dict[str, float]]:
+        clips = self._latents["full" if rng.random() < _FULL_SHARE else "half"]
+        at = torch.from_numpy(rng.integers(0, len(clips), self.batch_size))
+        clean = [clips.video_BSC[at].float(), clips.audio_BSC[at].float()]
+        ids_BL = _with_dropout(clips.rich_BL[at], clips.plain_BL[at], rng)
+        noise = [torch.randn_like(tokens) for tokens in clean]
+        sigma_B = _sigma(self.batch_size)
+        noised = _noised_tokens(clean, rng) if rng.random() < _CLEAN_SHARE else None
+        sigmas = [sigma_B[:, None] * (1.0 if noised is None else mask) for mask in noised or (1, 1)]
+        mixed = [
+            torch.lerp(one, other, sigma[..., None]) for one, other, sigma in zip(clean, noise, sigmas, strict=True)
+        ]
+        velocity = self._velocity(*mixed, *sigmas, ids_BL)
+        losses = []
+        for place in range(2):
+            squared_BS = (velocity[place] - (noise[place] - clean[place])).square().mean(-1)
+            weight_BS = torch.ones_like(squared_BS) if noised is None else noised[place]
+            losses.append((squared_BS * weight_BS).sum() / weight_BS.sum().clamp(min=1))
+        figures = {"video": losses[0].item(), "audio": losses[1].item()} if noised is None else {}
+        return losses[0] + losses[1], figures
+
+    def _velocity(
+        self,
+        video_BSC: torch.Tensor,
+        audio_BSC: torch.Tensor,
+        video_sigma: torch.Tensor,
+        audio_sigma: torch.Tensor,
+        ids_BL: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Predicted velocities; each sigma is (B, 1) for a whole clip or (B, S) for its tokens."""
+        mask_BL = (ids_BL != _PAD).long()
+        hidden = self.model["text"](input_ids=ids_BL, attention_mask=mask_BL, output_hidden_states=True).hidden_states
+        features = torch.stack(hidden, dim=-1).flatten(2)
+        video_text, audio_text, _ = self.model["connectors"](features, mask_BL, padding_side="left")
+        transformer = self.model["transformer"]
+        num_frames, num_clips = video_BSC.shape[1] // _SIDE**2, len(video_BSC)
+        return transformer(
+            hidden_states=video_BSC,
+            audio_hidden_states=audio_BSC,
+            encoder_hidden_states=video_text,
+            audio_encoder_hidden_states=audio_text,
+            timestep=_timestep(video_sigma),
+            audio_timestep=_timestep(audio_sigma),
+            num_frames=num_frames,
+            height=_SIDE,
+            width=_SIDE,
+            fps=12.5,
+            audio_num_frames=audio_BSC.shape[1],
+            video_coords=transformer.rope.prepare_video_coords(num_clips, num_frames, _SIDE, _SIDE, "cpu", fps=12.5),
+            audio_coords=transformer.audio_rope.prepare_audio_coords(num_clips, audio_BSC.shape[1], "cpu"),
+            return_dict=False,
+        )
+
+    def evaluate(self) -> dict[str, float]:
+        from diffusers import AutoencoderKLLTX2Audio, AutoencoderKLLTX2Video, LTX2Pipeline
+        from diffusers.pipelines.ltx2.vocoder import LTX2Vocoder
+
+        from dubmill.nano import sampling, scorers
+        from dubmill.nano.captions import caption
+
+        takes = data.held_out_takes(24)
+        pipeline = LTX2Pipeline(
+            scheduler=modules.scheduler(),
+            vae=AutoencoderKLLTX2Video.from_pretrained(self._sources.video_vae),
+            audio_vae=AutoencoderKLLTX2Audio.from_pretrained(self._sources.audio_vae),
+            text_encoder=self._text_encoder,
+            tokenizer=tokenizer.build(),
+            connectors=self.model["connectors"],
+            transformer=self.model["transformer"],
+            vocoder=LTX2Vocoder.from_pretrained(self._sources.vocoder),
+        )
+        pipeline.set_progress_bar_config(disable=True)
+        captions = [caption(one.puppet.describe(), one.film.phrases) for one in takes]
+        frames, audio = sampling.generate(pipeline, captions, seed=0)
+        self._seen = torch.from_numpy(frames[:6]).permute(0, 4, 1, 2, 3).float() / 127.5 - 1
+        judge = scorers.load(self._sources.scorers)
+        return mean_figures(
+            [clip_figures(judge, *made, one.film.phrases) for *made, one in zip(frames, audio, takes, strict=True)]
+        )
+
+    def save(self, out: Path) -> None:
+        from dubmill.nano.pretrain.sheets import save_rows
+
+        self.model["transformer"].save_pretrained(out / "transformer")
+        self.model["connectors"].save_pretrained(out / "connectors")
+        self._text_encoder.save_pretrained(out / "text_encoder")
+        save_rows([clip[:, ::2] for clip in self._seen], out / "sheet.png")
+
+
+def _timestep(sigma: torch.Tensor) -> torch.Tensor:
+    """(B,) for whole clips, (B, S) for tokens, in thousandths as the transformer wants."""
+    return (sigma[:, 0] if sigma.shape[1] == 1 else sigma) * 1000
+
+
+def _sigma(count: int) -> torch.Tensor:
+    """(B,) half around .95, where the place of a word is decided, half around .6, where its sound is."""
+    mean = torch.where(torch.rand(count) < 0.5, 2.8, 0.4)
+    return torch.sigmoid(mean + 1.2 * torch.randn(count))
+
+
+def _with_dropout(rich_BL: torch.Tensor, plain_BL: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+    """Mostly the puppet told, at times "A person", at times nothing at all."""
+    empty_L = torch.full_like(rich_BL[0], _PAD)
+    empty_L[-1] = _BOS
+    draw = torch.from_numpy(rng.random(len(rich_BL)))[:, None]
+    ids_BL = torch.where(draw < _EMPTY_SHARE + _PLAIN_SHARE, plain_BL, rich_BL)
+    return torch.where(draw < _EMPTY_SHARE, empty_L, ids_BL)
+
+
+def _noised_tokens(clean: list[torch.Tensor], rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """(B, S) for video and audio: one where a token is noised, zero where it is given clean."""
+    video_BSC, audio_BSC = clean
+    num_frames = video_BSC.shape[1] // _SIDE**2
+    video = torch.zeros(len(video_BSC), num_frames, _SIDE, _SIDE)
+    audio = torch.zeros(audio_BSC.shape[:2])
+    for clip in range(len(video)):
+        frames, sounds = _span(num_frames, rng)
+        kind = rng.choice(["mouth", "picture", "sound", "all"], p=[0.55, 0.15, 0.15, 0.15])
+        narrow = int(rng.integers(2))
+        if kind == "mouth":
+            video[clip, frames, 2:, narrow : _SIDE - narrow] = 1
+        if kind in ("picture", "all"):
+            video[clip, frames] = 1
+        if kind in ("mouth", "sound", "all"):
+            audio[clip, sounds] = 1
+    return video.flatten(1), audio
+
+
+def _span(num_frames: int, rng: np.random.Generator) -> tuple[slice, slice]:
+    """The first half, the second half, or the whole of a clip; a half clip has only its whole."""
+    whole, first, second = slice(None), slice(None, _FIRST_HALF_FRAMES), slice(_FIRST_HALF_FRAMES, None)
+    if num_frames == _FIRST_HALF_FRAMES:
+        return whole, whole
+    choice = int(rng.integers(5))
+    if choice == 0:
+        return whole, whole
+    if choice < 3:
+        return first, slice(None, _FIRST_HALF_AUDIO + 1)
+    return second, slice(_FIRST_HALF_AUDIO, None)

@@ -1,0 +1,106 @@
+"""The world as the base sees it: packed, normalised latents of clips and half clips, with their captions' tokens.
+
+Axes: B clips, S tokens, C channels, L text tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKLLTX2Audio, AutoencoderKLLTX2Video
+
+from dubmill.nano import tokenizer
+from dubmill.nano.captions import caption
+from dubmill.nano.modules import TEXT_LENGTH
+from dubmill.nano.pretrain import data
+from dubmill.nano.pretrain.audio_vae import whole_mel
+from dubmill.nano.world import halves
+
+LENGTHS = ("full", "half")
+
+
+@dataclass(frozen=True)
+class Latents:
+    """Clips of one length.
+
+    Attributes:
+        video_BSC, audio_BSC: latents of zero mean and unit deviation per channel, float16.
+        rich_BL, plain_BL: token ids of the caption with the puppet told, and with "A person" instead.
+    """
+
+    video_BSC: torch.Tensor
+    audio_BSC: torch.Tensor
+    rich_BL: torch.Tensor
+    plain_BL: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.video_BSC)
+
+
+def encode_shard(video_vae: Path, audio_vae: Path, out: Path, seeds: range, *, batch_size: int = 16) -> None:
+    """Encode the clips of `seeds` and one half of each, unnormalised, to `out`."""
+    vae = AutoencoderKLLTX2Video.from_pretrained(video_vae).eval()
+    ears = AutoencoderKLLTX2Audio.from_pretrained(audio_vae).eval()
+    rows: dict[str, list[tuple[torch.Tensor, ...]]] = {name: [] for name in LENGTHS}
+    for first in range(seeds.start, seeds.stop, batch_size):
+        full = [data.take(seed) for seed in range(first, min(first + batch_size, seeds.stop))]
+        cut = [data.Take(one.puppet, halves(one.film)[(first + place) % 2]) for place, one in enumerate(full)]
+        for name, takes in zip(LENGTHS, (full, cut), strict=True):
+            rows[name].append((*_encode(vae, ears, takes), *_token_ids(takes)))
+    partial = out.with_suffix(".partial")
+    torch.save({name: [torch.cat(column) for column in zip(*rows[name], strict=True)] for name in LENGTHS}, partial)
+    partial.rename(out)
+
+
+@torch.no_grad()
+def _encode(
+    vae: AutoencoderKLLTX2Video, ears: AutoencoderKLLTX2Audio, takes: list[data.Take]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    with torch.autocast("cpu", torch.bfloat16):
+        video_BCFHW = vae.encode(data.video(takes)).latent_dist.mode()
+        audio_BCLM = ears.encode(whole_mel(data.audio(takes))).latent_dist.mode()
+    return video_BCFHW.flatten(2).transpose(1, 2).half(), audio_BCLM.transpose(1, 2).flatten(2).half()
+
+
+def _token_ids(takes: list[data.Take]) -> tuple[torch.Tensor, torch.Tensor]:
+    tokens = tokenizer.build()
+    return tuple(
+        tokens(told, padding="max_length", max_length=TEXT_LENGTH, return_tensors="pt").input_ids
+        for told in (
+            [caption(one.puppet.describe(), one.film.phrases) for one in takes],
+            [caption("A person", one.film.phrases) for one in takes],
+        )
+    )
+
+
+def write_statistics(shards: list[Path], video_vae: Path, audio_vae: Path) -> None:
+    """Set `latents_mean` and `latents_std` of both VAEs from the full clips of `shards`."""
+    full = [torch.load(shard)["full"] for shard in shards]
+    for column, kind, path in ((0, AutoencoderKLLTX2Video, video_vae), (1, AutoencoderKLLTX2Audio, audio_vae)):
+        values = torch.cat([shard[column] for shard in full]).float().flatten(0, 1)
+        vae = kind.from_pretrained(path)
+        vae.latents_mean.copy_(values.mean(0))
+        vae.latents_std.copy_(values.std(0))
+        vae.save_pretrained(path)
+
+
+def read(shards: list[Path], video_vae: Path, audio_vae: Path) -> dict[str, Latents]:
+    """Normalised latents of all shards by length."""
+    loaded = [torch.load(shard) for shard in shards]
+    vaes = AutoencoderKLLTX2Video.from_pretrained(video_vae), AutoencoderKLLTX2Audio.from_pretrained(audio_vae)
+    read = {}
+    for name in LENGTHS:
+        columns = [torch.cat(column) for column in zip(*(shard[name] for shard in loaded), strict=True)]
+        for place, vae in enumerate(vaes):
+            columns[place] = ((columns[place].float() - vae.latents_mean) / vae.latents_std).half()
+        read[name] = Latents(*columns)
+    return read
+
+
+def shard_seeds(num_clips: int, num_shards: int) -> list[range]:
+    """Seeds of each shard."""
+    bounds = np.linspace(0, num_clips, num_shards + 1).astype(int)
+    return [range(int(first), int(last)) for first, last in zip(bounds, bounds[1:], strict=False)]

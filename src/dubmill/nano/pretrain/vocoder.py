@@ -1,0 +1,78 @@
+"""The vocoder: log-spectra at four resolutions; half of its later lessons are the audio VAE's own mel frames.
+
+Axes: B clips, N samples, T mel frames, M mel bands.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKLLTX2Audio
+
+from dubmill.nano import modules
+from dubmill.nano.mel import HOP_SAMPLES, log_mel
+from dubmill.nano.pretrain import data
+from dubmill.nano.pretrain.audio_vae import whole_mel
+from dubmill.nano.pretrain.loop import Schedule
+
+_WINDOWS = (256, 512, 1024, 2048)
+_SEGMENT_FRAMES = 40
+
+
+def _spectrum(audio_BN: torch.Tensor, window: int) -> torch.Tensor:
+    """(B, F, T) magnitudes with a gradient that stays finite in silence."""
+    spectrum = torch.stft(audio_BN, window, window // 4, window=torch.hann_window(window), return_complex=True)
+    return torch.sqrt(spectrum.real**2 + spectrum.imag**2 + 1e-9)
+
+
+def spectral_loss(made_BN: torch.Tensor, truth_BN: torch.Tensor) -> torch.Tensor:
+    """Mean over resolutions of log-magnitude L1 and spectral convergence."""
+    loss = made_BN.new_zeros(())
+    for window in _WINDOWS:
+        made, truth = _spectrum(made_BN, window), _spectrum(truth_BN, window)
+        loss = loss + (torch.log(made + 1e-3) - torch.log(truth + 1e-3)).abs().mean()
+        loss = loss + (made - truth).norm() / (truth.norm() + 1e-3)
+    return loss / len(_WINDOWS)
+
+
+class Vocoder:
+    """Part `vocoder`: segments of 0.4 s; no adversary."""
+
+    name = "vocoder"
+
+    def __init__(self, audio_vae: Path, *, batch_size: int = 6) -> None:
+        torch.manual_seed(0)
+        self.model = modules.vocoder()
+        self.schedule = Schedule(peak_rate=1.5e-3, warmup_steps=60, betas=(0.8, 0.99))
+        self.batch_size = batch_size
+        self._audio_vae = AutoencoderKLLTX2Audio.from_pretrained(audio_vae).eval().requires_grad_(False)
+
+    def loss(self, step: int, progress: float, rng: np.random.Generator) -> tuple[torch.Tensor, dict[str, float]]:
+        audio_BN = data.audio(data.training_takes(rng, self.batch_size, is_drawn=False))
+        mel = whole_mel(audio_BN)
+        if step % 2 == 1 and progress > 0.3:
+            mel = self._round_trip(mel)
+        first = int(rng.integers(0, mel.shape[2] - _SEGMENT_FRAMES))
+        with torch.autocast("cpu", torch.bfloat16):
+            made_BN = self.model(mel[:, :, first : first + _SEGMENT_FRAMES])[:, 0].float()
+        truth_BN = audio_BN[:, first * HOP_SAMPLES : (first + _SEGMENT_FRAMES) * HOP_SAMPLES]
+        return spectral_loss(made_BN, truth_BN), {}
+
+    def _round_trip(self, mel: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            return self._audio_vae.decode(self._audio_vae.encode(mel).latent_dist.mode()).sample
+
+    def evaluate(self) -> dict[str, float]:
+        audio_BN = data.audio(data.held_out_takes(16))
+        mel = whole_mel(audio_BN)
+        figures = {}
+        for name, asked in (("truth", mel), ("round_trip", self._round_trip(mel))):
+            made_BN = self.model(asked)[:, 0]
+            figures[f"{name}_loss"] = spectral_loss(made_BN, audio_BN[:, : made_BN.shape[1]]).item()
+            figures[f"{name}_mel_l1"] = (log_mel(made_BN)[:, :-1] - mel[:, 0]).abs().mean().item()
+        return figures
+
+    def save(self, out: Path) -> None:
+        self.model.save_pretrained(out / "vocoder")

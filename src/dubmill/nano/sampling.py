@@ -1,0 +1,62 @@
+"""Clips from captions, by diffusers' own LTX-2 pipeline with the settings that suit nano."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from dubmill.nano.modules import TEXT_LENGTH
+from dubmill.nano.world import FRAME_RATE, FRAME_SIZE, NUM_FRAMES, SAMPLE_RATE_HZ
+
+if TYPE_CHECKING:
+    from diffusers import LTX2Pipeline
+
+STEPS = 20
+GUIDANCE = 3.0
+
+
+def load(folder: Path) -> LTX2Pipeline:
+    """The pipeline of a materialised folder, without its progress bar."""
+    from diffusers import LTX2Pipeline
+
+    pipeline = LTX2Pipeline.from_pretrained(folder)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+@torch.no_grad()
+def generate(
+    pipeline: LTX2Pipeline, captions: list[str], *, seed: int, num_frames: int = NUM_FRAMES, steps: int = STEPS
+) -> tuple[np.ndarray, np.ndarray]:
+    """uint8 frames (B, F, H, W, 3) and float32 audio (B, N), padded with silence to the clip's length."""
+    made = pipeline(
+        prompt=captions,
+        height=FRAME_SIZE,
+        width=FRAME_SIZE,
+        num_frames=num_frames,
+        frame_rate=FRAME_RATE,
+        num_inference_steps=steps,
+        guidance_scale=GUIDANCE,
+        audio_guidance_scale=GUIDANCE,
+        stg_scale=0.0,
+        audio_stg_scale=0.0,
+        modality_scale=1.0,
+        audio_modality_scale=1.0,
+        guidance_rescale=0.0,
+        audio_guidance_rescale=0.0,
+        spatio_temporal_guidance_blocks=None,
+        max_sequence_length=TEXT_LENGTH,
+        generator=torch.Generator().manual_seed(seed),
+        output_type="np",
+    )
+    frames = (np.asarray(made.frames) * 255 + 0.5).astype(np.uint8)
+    return frames, whole_clip(made.audio.float().cpu().numpy()[:, 0], num_frames)
+
+
+def whole_clip(audio_BN: np.ndarray, num_frames: int) -> np.ndarray:
+    """(B, N) cut or padded to the length of `num_frames`: the audio VAE's framing loses the last 30 ms."""
+    num_samples = round(num_frames / FRAME_RATE * SAMPLE_RATE_HZ)
+    return np.pad(audio_BN, ((0, 0), (0, max(0, num_samples - audio_BN.shape[1]))))[:, :num_samples]

@@ -1,0 +1,100 @@
+"""What one can measure of a puppet clip, from its pixels and its waveform alone.
+
+Each scorer was trained on the world and on nothing else; none of them was used to train the backbone.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+
+from dubmill.nano import scorer_nets as nets
+from dubmill.nano.face import FRAME_SIZE
+from dubmill.nano.mel import log_mel
+
+MAX_OFFSET_FRAMES = 5
+_MIN_RUN = 3
+"""Frames of 20 ms that a word must be heard for."""
+
+
+class Scorers:
+    """Recognisers and embedders; arrays in, arrays out.
+
+    Frames are uint8 RGB (F, H, W, 3) at 12.5 fps; audio is float32 (N,) in [-1, 1] at 16 kHz.
+    """
+
+    def __init__(self, networks: nets.ScorerNets) -> None:
+        self._nets = networks.eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def words(self, audio_N: np.ndarray) -> list[tuple[str, str]]:
+        """`(language, word)` as heard, in time order; nothing for silence."""
+        chances_CT = torch.softmax(self._nets["words"](_speech(audio_N))[0], dim=0).numpy()
+        heard = []
+        for first, last in _runs(chances_CT.argmax(0) != nets.BLANK):
+            if last - first >= _MIN_RUN:
+                heard.append(nets.CLASSES[int(chances_CT[: nets.BLANK, first:last].sum(1).argmax())])
+        return heard
+
+    @torch.no_grad()
+    def voice(self, audio_N: np.ndarray) -> np.ndarray:
+        """Unit vector of who speaks."""
+        return self._nets["voice"](_speech(audio_N))[0].numpy()
+
+    @torch.no_grad()
+    def identity(self, frames_FHWC: np.ndarray) -> np.ndarray:
+        """Unit vector of whose face it is: the mean over frames."""
+        mean_E = self._nets["face"](_frames(frames_FHWC)).mean(0)
+        return (mean_E / mean_E.norm()).numpy()
+
+    @torch.no_grad()
+    def mouth(self, frames_FHWC: np.ndarray) -> np.ndarray:
+        """(F, 5) opening 0..1, then the mouth box x0, y0, x1, y1 in pixels."""
+        seen_F5 = self._nets["mouth"](_frames(frames_FHWC)).numpy()
+        seen_F5[:, 1:] *= FRAME_SIZE
+        return seen_F5
+
+    @torch.no_grad()
+    def speech_opening(self, audio_N: np.ndarray, num_frames: int) -> np.ndarray:
+        """(F,) the mouth opening 0..1 that the sound implies; the last value holds where the sound ends early."""
+        opening_F = self._nets["opening"](_speech(audio_N))[0].numpy()
+        return np.pad(opening_F, (0, max(0, num_frames - len(opening_F))), mode="edge")[:num_frames]
+
+    @torch.no_grad()
+    def sync_distances(self, frames_FHWC: np.ndarray, audio_N: np.ndarray) -> np.ndarray:
+        """(2 K + 1,) mean distance between sight and sound when the sound is taken -K..K frames later.
+
+        LSE-D is the minimum, LSE-C the median less the minimum, the offset its place less K (Chung and Zisserman, 2016).
+        """
+        num_frames = len(frames_FHWC)
+        seen = self._nets["sync"].see(nets.mouth_windows(_frames(frames_FHWC).transpose(0, 1)[None])[0])
+        heard = self._nets["sync"].hear(nets.speech_windows(_speech(audio_N), num_frames)[0])
+        distance_FF = torch.cdist(seen, heard)
+        offsets = range(-MAX_OFFSET_FRAMES, MAX_OFFSET_FRAMES + 1)
+        return np.array([distance_FF.diagonal(offset).mean().item() for offset in offsets])
+
+
+def load(folder: Path) -> Scorers:
+    """The scorers of a materialised folder, or of its `scorers/`."""
+    networks = nets.ScorerNets()
+    networks.load_state_dict(load_file(next(Path(folder).rglob("scorers.safetensors"))))
+    return Scorers(networks)
+
+
+def _speech(audio_N: np.ndarray) -> torch.Tensor:
+    """(1, M, T)."""
+    return nets.speech_mel(log_mel(torch.from_numpy(np.ascontiguousarray(audio_N, np.float32))[None]))
+
+
+def _frames(frames_FHWC: np.ndarray) -> torch.Tensor:
+    """(F, C, H, W) in [-1, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(frames_FHWC)).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def _runs(flags: np.ndarray) -> list[tuple[int, int]]:
+    """Half-open spans where `flags` is true."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], flags.astype(int), [0]])))
+    return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))

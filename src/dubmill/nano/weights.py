@@ -1,0 +1,130 @@
+"""The shipped weights: a diffusers folder in bfloat16 with digests, and the folder in float32 made from it.
+
+`weights/` has the layout that `LTX2Pipeline.from_pretrained` reads, plus `scorers/`, the lexicon and `digests.json`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from dubmill.errors import TamperedArtifact
+from dubmill.nano.lexicon import LEXICON_PATH
+
+if TYPE_CHECKING:
+    from diffusers import LTX2Pipeline
+
+WEIGHTS = Path(__file__).parent / "weights"
+_DIGESTS = "digests.json"
+_NOT_IN_FOLDER = {"lexicon.safetensors", _DIGESTS}
+_PLACES = {
+    "vae": ("video_vae", "vae"),
+    "audio_vae": ("audio_vae", "audio_vae"),
+    "vocoder": ("vocoder", "vocoder"),
+    "transformer": ("base", "transformer"),
+    "connectors": ("base", "connectors"),
+    "text_encoder": ("base", "text_encoder"),
+}
+"""Module of the folder: the part that trained it, and the name it saved under."""
+
+
+def materialize(out: Path, *, weights: Path = WEIGHTS) -> None:
+    """Write the float32 diffusers folder to `out`, whole or not at all.
+
+    Raises:
+        TamperedArtifact: a shipped file is missing, or its SHA-256 is not the one in `digests.json`.
+    """
+    check_digests(weights)
+    partial = out.with_name(out.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    for path in _files(weights):
+        target = partial / path.relative_to(weights)
+        if target.name in _NOT_IN_FOLDER:
+            continue
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix == ".safetensors":
+            tensors = {
+                name: value.float() if value.is_floating_point() else value for name, value in load_file(path).items()
+            }
+            save_file(tensors, target, metadata={"format": "pt"})
+        else:
+            shutil.copyfile(path, target)
+    shutil.rmtree(out, ignore_errors=True)
+    partial.rename(out)
+
+
+def check_digests(weights: Path) -> None:
+    """Hold every shipped file against `digests.json`.
+
+    Raises:
+        TamperedArtifact: a file is missing or changed.
+    """
+    cure = "reinstall dubmill: the embedded weights are not the ones that were released"
+    if not (weights / _DIGESTS).exists():
+        raise TamperedArtifact("the digests of the embedded weights are missing", where=str(weights), cure=cure)
+    for name, digest in json.loads((weights / _DIGESTS).read_text()).items():
+        path = weights / name
+        if not path.exists() or _sha256(path) != digest:
+            raise TamperedArtifact("its bytes are not the ones that were shipped", where=str(path), cure=cure)
+
+
+def ship(run: Path, weights: Path) -> None:
+    """Gather the parts trained under `run` into `weights`, in bfloat16; parts not trained yet ship untrained."""
+    weights.mkdir(parents=True, exist_ok=True)
+    _pipeline(run).save_pretrained(weights)
+    for path in weights.glob("*/*.safetensors"):
+        tensors = {name: _narrow(name, value) for name, value in load_file(path).items()}
+        save_file(tensors, path, metadata={"format": "pt"})
+    if (run / "scorers" / "scorers.safetensors").exists():
+        (weights / "scorers").mkdir(exist_ok=True)
+        tensors = {
+            name: _narrow(name, value) for name, value in load_file(run / "scorers" / "scorers.safetensors").items()
+        }
+        save_file(tensors, weights / "scorers" / "scorers.safetensors")
+    if weights.resolve() != LEXICON_PATH.parent.resolve():
+        shutil.copyfile(LEXICON_PATH, weights / LEXICON_PATH.name)
+    digests = {str(path.relative_to(weights)): _sha256(path) for path in _files(weights) if path.name != _DIGESTS}
+    (weights / _DIGESTS).write_text(json.dumps(digests, indent=2) + "\n")
+
+
+def _pipeline(run: Path) -> LTX2Pipeline:
+    from diffusers import LTX2Pipeline
+
+    from dubmill.nano import modules, tokenizer
+
+    torch.manual_seed(0)
+    makers: dict[str, Callable[[], torch.nn.Module]] = {
+        "vae": modules.video_vae,
+        "audio_vae": modules.audio_vae,
+        "vocoder": modules.vocoder,
+        "transformer": modules.transformer,
+        "connectors": modules.connectors,
+        "text_encoder": lambda: modules.text_encoder(tokenizer.vocabulary_size()),
+    }
+    parts = {}
+    for name, make in makers.items():
+        module = make()
+        saved = run.joinpath(*_PLACES[name])
+        parts[name] = type(module).from_pretrained(saved) if saved.exists() else module
+    return LTX2Pipeline(tokenizer=tokenizer.build(), scheduler=modules.scheduler(), **parts)
+
+
+def _narrow(name: str, value: torch.Tensor) -> torch.Tensor:
+    """bfloat16, but for the latent statistics, which every latent is multiplied by."""
+    is_exact = "latents_" in name or not value.is_floating_point()
+    return value if is_exact else value.bfloat16()
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

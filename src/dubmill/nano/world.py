@@ -1,0 +1,191 @@
+"""The closed world: puppets that count in several languages, filmed with everything about them known.
+
+The same puppet and motion seed with other words is the same take in another language: exact bilingual ground truth.
+Each clip carries a clock that is seen (a bar, a sunrise) and heard (a hum, a rising tone), because RoPE is relative and
+a small model cannot otherwise know where in the clip it is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from dubmill.errors import UnsayableText
+from dubmill.nano import face
+from dubmill.nano.face import FRAME_RATE, FRAME_SIZE, Puppet
+from dubmill.nano.lexicon import LANGUAGE_NAMES, LANGUAGES, SAMPLE_RATE_HZ, TRACK_RATE_HZ, VOICES, Word, lexicon
+
+__all__ = [
+    "FRAME_RATE", "FRAME_SIZE", "LANGUAGES", "LANGUAGE_NAMES", "SAMPLE_RATE_HZ", "WORDS_PER_HALF",
+    "Film", "Phrase", "Puppet", "check_text", "film", "halves", "puppet", "random_phrases", "random_words",
+]  # fmt: skip
+
+WORDS_PER_HALF = 2
+NUM_FRAMES = 25
+HALF_FRAMES = 13
+CLIP_SECONDS = 2.0
+HALF_SECONDS = 1.04
+SECOND_HALF_STARTS = 0.96
+
+# No window crosses 0.96..1.04 s, where the two halves overlap; the last 30 ms do not survive the audio VAE's framing.
+_WORD_WINDOWS = ((0.02, 0.49), (0.50, 0.95), (1.06, 1.51), (1.52, 1.97))
+_MAX_DELAY = 0.07
+_NOISE_RMS = 0.001
+
+
+@dataclass(frozen=True)
+class Phrase:
+    """Words of one language."""
+
+    language: str
+    words: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Film:
+    """A clip and the truth about it.
+
+    Attributes:
+        frames_FHWC: uint8 RGB at 12.5 fps.
+        audio_N: float32 in [-1, 1] at 16 kHz.
+        mouth_opening_F: float32 0 (closed) to 1.
+        mouth_box_F4: float32 pixels x0, y0, x1, y1 around the lips.
+        phrases: what is said, in order.
+        word_seconds_W2: float32 start and end of each word.
+    """
+
+    frames_FHWC: np.ndarray
+    audio_N: np.ndarray
+    mouth_opening_F: np.ndarray
+    mouth_box_F4: np.ndarray
+    phrases: tuple[Phrase, ...]
+    word_seconds_W2: np.ndarray
+
+
+def puppet(seed: int) -> Puppet:
+    """The puppet of this seed."""
+    return face.puppet(seed, len(VOICES))
+
+
+def film(puppet: Puppet, phrases: tuple[Phrase, Phrase], *, motion_seed: int, is_drawn: bool = True) -> Film:
+    """A two-second clip of `puppet` saying one phrase in each half; without pictures unless `is_drawn`.
+
+    Raises:
+        UnsayableText: a word, a language or a number of words that the world does not have.
+    """
+    for phrase in phrases:
+        check_text(phrase.language, " ".join(phrase.words))
+    rng = np.random.default_rng([motion_seed, 12])
+    words = [lexicon()[phrase.language, puppet.voice, word] for phrase in phrases for word in phrase.words]
+    times_F = np.arange(NUM_FRAMES) / FRAME_RATE
+    moves = face.motion(rng, times_F)
+    onsets = _onsets(words, rng)
+    mouth_F3 = _mouth_track(words, onsets)[np.round(times_F * TRACK_RATE_HZ).astype(int)]
+    if is_drawn:
+        frames_FHWC = face.draw(puppet, moves, mouth_F3, times_F / CLIP_SECONDS)
+    else:
+        frames_FHWC = np.zeros((NUM_FRAMES, 1, 1, 3), np.float32)
+    return Film(
+        frames_FHWC=(frames_FHWC * 255 + 0.5).astype(np.uint8),
+        audio_N=_sound(words, onsets, rng),
+        mouth_opening_F=mouth_F3[:, 0].astype(np.float32),
+        mouth_box_F4=face.mouth_boxes(moves, mouth_F3),
+        phrases=tuple(phrases),
+        word_seconds_W2=np.array([(at, at + word.seconds) for at, word in zip(onsets, words, strict=True)], np.float32),
+    )
+
+
+def halves(film: Film) -> tuple[Film, Film]:
+    """Frames 0..12 with audio [0, 1.04 s), and frames 12..24 with audio [0.96 s, 2.0 s)."""
+    return _half(film, 0), _half(film, 1)
+
+
+def _half(film: Film, which: int) -> Film:
+    first_frame, first_second = which * (HALF_FRAMES - 1), which * SECOND_HALF_STARTS
+    frames = slice(first_frame, first_frame + HALF_FRAMES)
+    first_sample = round(first_second * SAMPLE_RATE_HZ)
+    words = slice(which * WORDS_PER_HALF, (which + 1) * WORDS_PER_HALF)
+    return Film(
+        frames_FHWC=film.frames_FHWC[frames],
+        audio_N=film.audio_N[first_sample : first_sample + round(HALF_SECONDS * SAMPLE_RATE_HZ)],
+        mouth_opening_F=film.mouth_opening_F[frames],
+        mouth_box_F4=film.mouth_box_F4[frames],
+        phrases=(film.phrases[which],),
+        word_seconds_W2=film.word_seconds_W2[words] - np.float32(first_second),
+    )
+
+
+def random_words(language: str, rng: np.random.Generator, count: int = WORDS_PER_HALF) -> tuple[str, ...]:
+    """`count` words of `language`, drawn with replacement."""
+    return tuple(str(word) for word in rng.choice(LANGUAGES[language], count))
+
+
+def random_phrases(rng: np.random.Generator, switch_share: float = 0.6) -> tuple[Phrase, Phrase]:
+    """Two phrases; with probability `switch_share` the second is in another language."""
+    first, second = (str(language) for language in rng.choice(list(LANGUAGES), 2, replace=False))
+    if rng.random() >= switch_share:
+        second = first
+    return Phrase(first, random_words(first, rng)), Phrase(second, random_words(second, rng))
+
+
+def check_text(language: str, text: str) -> tuple[str, ...]:
+    """The words of `text`, ready to be said in one half.
+
+    Raises:
+        UnsayableText: unknown language, unknown word, or a wrong number of words; tells what is allowed.
+    """
+    if language not in LANGUAGES:
+        raise UnsayableText(f"nano does not speak {language!r}", cure=f"choose one of {', '.join(LANGUAGES)}")
+    words, allowed = tuple(text.lower().replace(",", " ").split()), LANGUAGES[language]
+    unknown = [word for word in words if word not in allowed]
+    if unknown:
+        said = ", ".join(repr(word) for word in unknown)
+        raise UnsayableText(f"nano cannot say {said} in {LANGUAGE_NAMES[language]}", cure=f"use {', '.join(allowed)}")
+    if len(words) != WORDS_PER_HALF:
+        raise UnsayableText(
+            f"{len(words)} words were given for one half",
+            cure=f"give exactly {WORDS_PER_HALF}, of {', '.join(allowed)}",
+        )
+    return words
+
+
+def _onsets(words: list[Word], rng: np.random.Generator) -> list[float]:
+    """When each word starts, in seconds: a small delay into its window, if it leaves room."""
+    delays = rng.uniform(0, 1, len(words))
+    return [
+        start + delay * max(0.0, min(_MAX_DELAY, end - start - word.seconds))
+        for word, delay, (start, end) in zip(words, delays, _WORD_WINDOWS, strict=True)
+    ]
+
+
+def _mouth_track(words: list[Word], onsets: list[float]) -> np.ndarray:
+    """(T, 3) opening, width, rounding at 200 Hz, smoothed over about 55 ms as lips are."""
+    track_T3 = np.tile(np.float32([0, 0.5, 0]), (round(CLIP_SECONDS * TRACK_RATE_HZ) + 1, 1))
+    for word, onset in zip(words, onsets, strict=True):
+        ends = [start for start, _ in word.visemes[1:]] + [word.seconds]
+        for (start, shape), end in zip(word.visemes, ends, strict=True):
+            first, last = (round((onset + max(0.0, at)) * TRACK_RATE_HZ) for at in (start, min(end, word.seconds)))
+            track_T3[first:last] = shape
+    kernel = np.hanning(13)
+    kernel /= kernel.sum()
+    padded = np.pad(track_T3, ((6, 6), (0, 0)), mode="edge")
+    return np.stack([np.convolve(padded[:, axis], kernel, "valid") for axis in range(3)], axis=1)
+
+
+def _sound(words: list[Word], onsets: list[float], rng: np.random.Generator) -> np.ndarray:
+    """(N,) the words over the audible clock and a floor of noise."""
+    audio_N = _audible_clock() + rng.normal(0, _NOISE_RMS, round(CLIP_SECONDS * SAMPLE_RATE_HZ))
+    for word, onset in zip(words, onsets, strict=True):
+        first = round(onset * SAMPLE_RATE_HZ)
+        audio_N[first : first + len(word.wave_N)] += word.wave_N
+    return np.clip(audio_N, -1, 1).astype(np.float32)
+
+
+def _audible_clock() -> np.ndarray:
+    """(N,) a hum below speech that swells by 20 dB, and a soft tone above it that climbs from 6.2 to 7.7 kHz."""
+    seconds = np.arange(round(CLIP_SECONDS * SAMPLE_RATE_HZ)) / SAMPLE_RATE_HZ
+    clock = seconds / CLIP_SECONDS
+    hum = 0.002 * 10**clock * np.sin(2 * np.pi * 50 * seconds)
+    tone = 0.006 * np.sin(2 * np.pi * (6200 * seconds + 1500 * seconds**2 / (2 * CLIP_SECONDS)))
+    return hum + tone

@@ -1,0 +1,59 @@
+"""Pretraining: a killed run ends at the same weights as one that was not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from dubmill.nano.pretrain import loop
+from dubmill.nano.pretrain.audio_vae import AudioVae
+from dubmill.nano.pretrain.loop import Schedule
+
+
+def _quiet(_: str) -> None:
+    pass
+
+
+def test_a_killed_run_resumes_to_the_same_weights_bit_for_bit(tmp_path: Path):
+    whole = AudioVae(batch_size=1)
+    loop.fit(whole, tmp_path / "whole", total_steps=4, say=_quiet)
+    killed = AudioVae(batch_size=1)
+    steps = loop.fit(killed, tmp_path / "killed", total_steps=4, stop_at=2, say=_quiet)
+    assert steps == 2
+    resumed = AudioVae(batch_size=1)
+    loop.fit(resumed, tmp_path / "killed", total_steps=4, say=_quiet)
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, resumed.model.state_dict()[name]), name
+
+
+def test_the_average_that_ships_resumes_too(tmp_path: Path):
+    for name, stops in (("whole", [4]), ("killed", [1, 3, 4])):
+        for stop in stops:
+            loop.fit(AudioVae(batch_size=1), tmp_path / name, total_steps=4, stop_at=stop, say=_quiet)
+    shipped = [
+        (tmp_path / name / "audio_vae" / "diffusion_pytorch_model.safetensors").read_bytes()
+        for name in ("whole", "killed")
+    ]
+    assert shipped[0] == shipped[1]
+
+
+def test_the_rate_rises_holds_and_falls():
+    schedule = Schedule(peak_rate=1.0, warmup_steps=10, decay_share=0.5, floor_share=0.01)
+    assert schedule.rate(0, 100) == pytest.approx(0.1)
+    assert schedule.rate(40, 100) == 1.0
+    assert schedule.rate(75, 100) == pytest.approx(0.5)
+    assert schedule.rate(100, 100) == pytest.approx(0.01)
+
+
+def test_only_noised_tokens_are_asked_of_the_base():
+    import numpy as np
+
+    from dubmill.nano.pretrain.base import _noised_tokens
+
+    clean = [torch.zeros(64, 112, 48), torch.zeros(64, 50, 32)]
+    video_BS, audio_BS = _noised_tokens(clean, np.random.default_rng(0))
+    assert video_BS.shape == (64, 112)
+    assert audio_BS.shape == (64, 50)
+    assert ((video_BS.sum(1) + audio_BS.sum(1)) > 0).all(), "every clip has something to learn"
