@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 
 from dubmill.artifacts import Backbone, ClipSet, Lineage, PromptSet
-from dubmill.backbone import Modules, load
+from dubmill.backbone import Modules, is_filmed, load
 from dubmill.generation import generate
 from dubmill.params import SynthesizeParams
 from dubmill.rows import ClipRow, Prompt
@@ -38,13 +38,8 @@ def synthesize(backbone: Backbone, prompts: PromptSet, params: SynthesizeParams,
     for index, batch in enumerate(prompts.batches(prompts.rows, params.batch_size)):
         if draft.has_shard(index):
             continue
-        clips = generate(
-            [prompt.caption for prompt in batch], [_seed(prompt, params) for prompt in batch], params, modules
-        )
-        files = {}
-        for prompt, clip in zip(batch, clips, strict=True):
-            files |= clip_members(f"{prompt.id}/clip", clip)
-        draft.add_shard(index, [ClipRow(id=prompt.id, prompt=prompt) for prompt in batch], files)
+        rows = [ClipRow(id=prompt.id, prompt=prompt, has_clip=not is_filmed(prompt)) for prompt in batch]
+        draft.add_shard(index, rows, _generate([row.prompt for row in rows if row.has_clip], params, modules))
         logger.info(
             "synthesized %d of %d clips", min((index + 1) * params.batch_size, len(prompts.rows)), len(prompts.rows)
         )
