@@ -1,7 +1,7 @@
 """The figures card: what the shipped weights reach on unseen puppets, beside the world's own truth.
 
-Three rows of clips are measured by the same scorers: `world` (clean renders, the oracle), `round_trip` (the same through
-both VAEs and the vocoder) and `base` (made from captions alone).
+Four rows of clips are measured by the same scorers: `world` (clean renders, the oracle), `round_trip` (the same through
+both VAEs and the vocoder), `base` (made from captions alone) and `base_half` (half clips, from captions alone).
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from dubmill.nano.captions import caption
 from dubmill.nano.figures import clip_figures, truth_figures
 from dubmill.nano.pretrain import data
 from dubmill.nano.pretrain.audio_vae import whole_mel
-from dubmill.nano.world import NUM_FRAMES
 
 if TYPE_CHECKING:
     from diffusers import LTX2Pipeline
@@ -65,13 +64,17 @@ def write(docs: Path, *, num_clips: int) -> dict:
 
 def measure(pipeline: LTX2Pipeline, judge: scorers.Scorers, *, num_clips: int) -> dict[str, dict[str, list[float]]]:
     """Every figure of every clip, by row and name."""
-    measured: dict[str, list[dict[str, float]]] = {"world": [], "round_trip": [], "base": []}
+    measured: dict[str, list[dict[str, float]]] = {"world": [], "round_trip": [], "base": [], "base_half": []}
     for first in range(0, num_clips, _BATCH):
-        takes = data.held_out_takes(min(_BATCH, num_clips - first), first=1000 + first)
-        for name, clips in (
-            ("world", [(one.film.frames_FHWC, one.film.audio_N) for one in takes]),
-            ("round_trip", list(round_trip(pipeline, takes))),
-            ("base", list(_from_captions(pipeline, takes, seed=first))),
+        full, half = (
+            data.held_out_takes(min(_BATCH, num_clips - first), first=1000 + first, is_half=is_half)
+            for is_half in (False, True)
+        )
+        for name, takes, clips in (
+            ("world", full, [(one.film.frames_FHWC, one.film.audio_N) for one in full]),
+            ("round_trip", full, round_trip(pipeline, full)),
+            ("base", full, _from_captions(pipeline, full, seed=first)),
+            ("base_half", half, _from_captions(pipeline, half, seed=first)),
         ):
             measured[name] += [_figures(judge, *clip, one, name) for clip, one in zip(clips, takes, strict=True)]
     return {name: {figure: [row[figure] for row in rows] for figure in rows[0]} for name, rows in measured.items()}
@@ -92,7 +95,8 @@ def _from_captions(
     pipeline: LTX2Pipeline, takes: list[data.Take], *, seed: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     captions = [caption(one.puppet.describe(), one.film.phrases) for one in takes]
-    yield from zip(*sampling.generate(pipeline, captions, seed=seed, num_frames=NUM_FRAMES), strict=True)
+    num_frames = len(takes[0].film.frames_FHWC)
+    yield from zip(*sampling.generate(pipeline, captions, seed=seed, num_frames=num_frames), strict=True)
 
 
 def _figures(
@@ -102,7 +106,7 @@ def _figures(
     figures = clip_figures(judge, frames, audio, film.phrases)
     figures["identity"] = float(judge.identity(frames) @ judge.identity(film.frames_FHWC))
     figures["voice"] = float(judge.voice(audio) @ judge.voice(film.audio_N))
-    if row != "base":
+    if row in ("world", "round_trip"):
         figures |= truth_figures(judge, frames, audio, film.mouth_opening_F, film.mouth_box_F4)
     if row == "round_trip":
         squared = ((frames.astype(float) - film.frames_FHWC) / 255) ** 2

@@ -18,6 +18,11 @@ from dubmill.nano.mel import log_mel
 MAX_OFFSET_FRAMES = 5
 _MIN_RUN = 3
 """Frames of 20 ms that a word must be heard for."""
+_MAX_BREAK = 4
+"""Frames that one word may be lost for; two words are parted by more, since only the middle half of each is labelled."""
+
+_LOUD, _MIN_LOUD_FRAMES = -1.0, 5
+"""Mean of the scaled bands in speech (clean clips: 0.1 in words, under -1.4 between them), and for how long."""
 
 
 class Scorers:
@@ -33,16 +38,21 @@ class Scorers:
     def words(self, audio_N: np.ndarray) -> list[tuple[str, str]]:
         """`(language, word)` as heard, in time order; nothing for silence."""
         chances_CT = torch.softmax(self._nets["words"](_speech(audio_N))[0], dim=0).numpy()
-        heard = []
+        heard: list[tuple[int, int, int]] = []
         for first, last in _runs(chances_CT.argmax(0) != nets.BLANK):
-            if last - first >= _MIN_RUN:
-                heard.append(nets.CLASSES[int(chances_CT[: nets.BLANK, first:last].sum(1).argmax())])
-        return heard
+            word = int(chances_CT[: nets.BLANK, first:last].sum(1).argmax())
+            if heard and heard[-1][0] == word and first - heard[-1][2] <= _MAX_BREAK:
+                first = heard.pop()[1]
+            heard.append((word, first, last))
+        return [nets.CLASSES[word] for word, first, last in heard if last - first >= _MIN_RUN]
 
     @torch.no_grad()
     def voice(self, audio_N: np.ndarray) -> np.ndarray:
-        """Unit vector of who speaks."""
-        return self._nets["voice"](_speech(audio_N))[0].numpy()
+        """Unit vector of who speaks; zeros where nobody does."""
+        mel_BMT = _speech(audio_N)
+        embedding = self._nets["voice"](mel_BMT)[0].numpy()
+        is_said = (mel_BMT[0].mean(0) > _LOUD).sum() >= _MIN_LOUD_FRAMES
+        return embedding if is_said else np.zeros_like(embedding)
 
     @torch.no_grad()
     def identity(self, frames_FHWC: np.ndarray) -> np.ndarray:

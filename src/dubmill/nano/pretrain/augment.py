@@ -9,6 +9,16 @@ import torch
 from torch.nn import functional
 
 
+def wear_audio(audio_BN: torch.Tensor) -> torch.Tensor:
+    """Phases scrambled a little, much or not at all, as a vocoder's are: harmonics smear, envelopes stay."""
+    num_clips, num_samples = audio_BN.shape
+    window = torch.hann_window(512)
+    spectrum = torch.stft(audio_BN, 512, 128, window=window, return_complex=True)
+    amount = 2.0 * torch.rand(num_clips, 1, 1) * (torch.rand(num_clips, 1, 1) < 0.6)
+    turned = spectrum * torch.exp(1j * amount * torch.randn(spectrum.shape))
+    return torch.istft(turned, 512, 128, window=window, length=num_samples)
+
+
 def wear_mel(mel_BTM: torch.Tensor) -> torch.Tensor:
     """Gain, spectral tilt, band noise, blur in time and pitch, and grain."""
     num_clips, _, num_bands = mel_BTM.shape
@@ -17,8 +27,13 @@ def wear_mel(mel_BTM: torch.Tensor) -> torch.Tensor:
     mel_BTM = mel_BTM + gain + tilt * slope
     floor = -7.0 + 2.5 * torch.rand(num_clips, 1, 1) + 0.5 * torch.randn(num_clips, 1, num_bands)
     mel_BTM = torch.logaddexp(mel_BTM, floor + 0.3 * torch.randn_like(mel_BTM))
-    blurred = functional.avg_pool2d(mel_BTM[:, None], (3, 3), stride=1, padding=1, count_include_pad=False)[:, 0]
-    mel_BTM = torch.lerp(mel_BTM, blurred, torch.rand(num_clips, 1, 1))
+    for width in (3, 5):
+        smooth = (3, width)
+        padding = (1, width // 2)
+        blurred = functional.avg_pool2d(mel_BTM[:, None], smooth, stride=1, padding=padding, count_include_pad=False)[
+            :, 0
+        ]
+        mel_BTM = torch.lerp(mel_BTM, blurred, torch.rand(num_clips, 1, 1) ** 2)
     return mel_BTM + 0.4 * torch.rand(num_clips, 1, 1) * torch.randn_like(mel_BTM)
 
 

@@ -40,7 +40,7 @@ class Base:
 
     name = "base"
 
-    def __init__(self, sources: Sources, *, batch_size: int = 16, is_compiled: bool = True) -> None:
+    def __init__(self, sources: Sources, *, batch_size: int = 16, is_compiled: bool = False) -> None:
         torch.manual_seed(0)
         self._text_encoder = modules.text_encoder(tokenizer.vocabulary_size())
         self.model = nn.ModuleDict(
