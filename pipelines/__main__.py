@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 import dubmill
+from dubmill.artifacts import Release
 from dubmill.errors import DubmillError
 from dubmill.params import Params, load, merge, read_yaml, validate
 
@@ -65,9 +66,14 @@ def run(
         if saved := rescue(out, started, work):
             typer.echo(f"look at      {saved}")
         raise
+    language, text = Release.open(release).info["selftest"].values()
     typer.echo(f"\nthe whole line took {time.time() - started:.0f} s")
     typer.echo(f"look at      {report}\nrelease      {release}\nserve it     make serve")
-    typer.echo(f'dub with it  dubmill dub IN.mp4 --to es --text "…" --consent "…" --release {release} --out OUT.mp4')
+    typer.echo(f'dub with it  .venv/bin/dubmill dub {work}/sample.mp4 --to {language} --text "{text}" \\')
+    typer.echo(
+        f'               --consent "a puppet, it has no objections" --release {release} --backbone {work}/backbone \\'
+    )
+    typer.echo(f"               --out {work}/dubbed.mp4")
 
 
 @app.command()

@@ -14,7 +14,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
+from dubmill.clips import Clip
 from dubmill.errors import DubmillError
+from dubmill.media import mp4_bytes
 from dubmill.publishing import publish
 
 ANSI = re.compile(r"\x1b\[\d+m")
@@ -116,8 +118,10 @@ def rescue(root: Path, since: float, work: Path) -> Path | None:
 
 
 def keep(outputs: Mapping[str, Any], work: Path) -> tuple[Path, Path]:
-    """Copy report page and release from KFP's own folders to places that stay; gives both paths."""
+    """Copy report page and release from KFP's own folders to places that stay, with a clip to try; gives the first two."""
     report, release = work / "report.html", work / "release"
     publish(work, backbone=outputs["backbone"].path, release=outputs["release"].path)
     shutil.copyfile(Path(outputs["report"].path) / "report.html", report)
+    sample = Clip.from_bytes((release / "selftest.clip").read_bytes())
+    (work / "sample.mp4").write_bytes(mp4_bytes(sample))
     return report, release
