@@ -10,10 +10,10 @@ PARTS = {
     "lexicon": 0,
     "video_vae": 6000,
     "audio_vae": 3300,
-    "vocoder": 1500,
-    "scorers": 1200,
+    "vocoder": 2200,
+    "scorers": 1000,
     "latents": 0,
-    "base": 4000,
+    "base": 3200,
 }
 """Parts in the order in which they need each other, and the steps that the shipped weights took."""
 
