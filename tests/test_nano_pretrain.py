@@ -50,7 +50,7 @@ def test_the_rate_rises_holds_and_falls():
 def test_only_noised_tokens_are_asked_of_the_base():
     import numpy as np
 
-    from dubmill.nano.pretrain.base import _noised_tokens
+    from dubmill.nano.pretrain.denoiser import _noised_tokens
 
     clean = [torch.zeros(64, 112, 48), torch.zeros(64, 50, 32)]
     video_BS, audio_BS = _noised_tokens(clean, np.random.default_rng(0))

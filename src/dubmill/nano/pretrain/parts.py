@@ -11,7 +11,7 @@ import torch
 from dubmill.nano import lexicon
 from dubmill.nano.pretrain import latents, loop
 from dubmill.nano.pretrain.audio_vae import AudioVae
-from dubmill.nano.pretrain.base import Base, Sources
+from dubmill.nano.pretrain.denoiser import Denoiser, Sources
 from dubmill.nano.pretrain.scorers import ScorerTraining
 from dubmill.nano.pretrain.video_vae import VideoVae
 from dubmill.nano.pretrain.vocoder import Vocoder
@@ -36,7 +36,7 @@ def _makers(out: Path) -> dict[str, Callable[[], loop.Part]]:
         "audio_vae": AudioVae,
         "vocoder": lambda: Vocoder(sources(out).audio_vae),
         "scorers": ScorerTraining,
-        "base": lambda: Base(sources(out)),
+        "base": lambda: Denoiser(sources(out)),
     }
 
 

@@ -35,7 +35,7 @@ class Sources:
     scorers: Path
 
 
-class Base:
+class Denoiser:
     """Part `base`."""
 
     name = "base"
