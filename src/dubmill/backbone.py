@@ -125,7 +125,11 @@ def load(backbone: Backbone) -> Modules:
 def _load(folder: Path) -> Modules:
     import torch
     from diffusers import LTX2Pipeline
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
 
+    for noisy in (diffusers_logging, transformers_logging):
+        noisy.disable_progress_bar()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     try:
@@ -205,11 +209,12 @@ def check_line(backbone: Backbone, line: Line) -> None:
     Raises:
         UnsayableText: unknown language or word, or too many words; the sentence lists what is allowed.
     """
-    languages.language(line.language)
     if backbone.info["source"] == "nano":
         from dubmill.nano import world
 
         world.check_text(line.language, line.text)
+    else:
+        languages.language(line.language)
 
 
 def is_filmed(prompt: Prompt) -> bool:

@@ -65,6 +65,7 @@ def dub_file(
         raise UnreadableMedia("there is no such file", where=str(clip), cure="give the path of a video")
     asked = DubRequest(video=clip.read_bytes(), line=Line(language=to, text=text), consent=consent, seed=seed)
     check(asked)  # before the weights are loaded
+    media.probe(clip, limits=media.Limits())
     opened = matched(backbone, release)
     desk = Desk("dubmill", opened, open_dubber(backbone, opened), Ledger(ledger), media.Limits())
     made = desk.dub(asked)
