@@ -171,12 +171,12 @@ def test_another_trouble_of_the_system_is_not_hidden(tmp_path, monkeypatch):
 def test_evaluates_figures_are_copied_out_of_the_sealed_folder_for_dvc(tmp_path, monkeypatch):
     report = tmp_path / "report"
     (report / "plots").mkdir(parents=True)
-    (report / "metrics.json").write_text(json.dumps({"n": 1}))
+    (report / "metrics.json").write_text(json.dumps({"summary": {"words_right": 0.9}, "adapter": {}}))
     (report / "plots/losses.json").write_text("[]")
     monkeypatch.setattr(cli, "_step", lambda *_, **__: type("Sealed", (), {"path": report}))
     folders = [part for name in ("backbone", "dubs", "pairs", "adapter") for part in (f"--{name}", tmp_path)]
     assert call(monkeypatch, "evaluate", *folders, "--out", report, "--metrics", tmp_path / "metrics") == 0
-    assert json.loads((tmp_path / "metrics/metrics.json").read_text()) == {"n": 1}
+    assert json.loads((tmp_path / "metrics/metrics.json").read_text()) == {"words_right": 0.9}
     assert (tmp_path / "metrics/plots/losses.json").is_file()
 
 

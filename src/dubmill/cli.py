@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import json
 import logging
 import shutil
 import sys
@@ -223,7 +224,7 @@ def evaluate(
     adapter: AdapterDir,
     out: Out,
     metrics: Annotated[
-        Path | None, typer.Option(help="folder for a copy of the figures and curves", show_default=False)
+        Path | None, typer.Option(help="folder for the adapter's means and the curves, for dvc", show_default=False)
     ] = None,
     params: ParamsFile = PARAMS,
     overlay: Overlays = NO_OVERLAYS,
@@ -235,7 +236,8 @@ def evaluate(
     if metrics is not None:
         shutil.rmtree(metrics / "plots", ignore_errors=True)
         metrics.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(report.path / "metrics.json", metrics / "metrics.json")
+        means = json.loads((report.path / "metrics.json").read_text())["summary"]  # a table that fits a screen
+        (metrics / "metrics.json").write_text(json.dumps(means, indent=1) + "\n")
         shutil.copytree(report.path / "plots", metrics / "plots")
 
 
