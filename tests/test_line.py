@@ -37,7 +37,7 @@ FEW = {
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory):
-    """What `python -m pipelines run` leaves, and what it said."""
+    """What `python -m pipelines run` leaves, what it said, and what it said when it was run again."""
     work = tmp_path_factory.mktemp("line")
     overlay = work / "few.yaml"
     overlay.write_text(yaml.safe_dump(FEW))
@@ -47,9 +47,13 @@ def ran(tmp_path_factory):
         "MLFLOW_DISABLE_TELEMETRY": "true",
     }
     command = [sys.executable, "-m", "pipelines", "run", "--overlay", overlay, "--out", work / "kfp", "--work", work]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr + done.stdout
-    return work, done.stdout
+
+    def run() -> str:
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr + done.stdout
+        return done.stdout
+
+    return work, run(), run()
 
 
 def _made(work: Path, task: str, name: str) -> Path:
@@ -57,7 +61,7 @@ def _made(work: Path, task: str, name: str) -> Path:
 
 
 def test_the_line_ends_with_a_report_and_a_release_that_opens(ran):
-    work, said = ran
+    work, said, _ = ran
     release = Release.open(work / "release")
     assert Adapter.open(work / "release" / "adapter").digest == release.info["adapter_digest"]
     assert (work / "report.html").read_text().startswith("<!")
@@ -65,8 +69,13 @@ def test_the_line_ends_with_a_report_and_a_release_that_opens(ran):
     assert media.probe(work / "sample.mp4").num_frames == 13
 
 
+def test_run_again_it_does_nothing_twice_but_what_the_registry_decides(ran):
+    done = [line.split()[0] for line in ran[2].splitlines() if " done " in line]
+    assert done == ["register", "promote"]
+
+
 def test_the_steps_called_from_here_give_the_same_digests(ran, tmp_path):
-    work, _ = ran
+    work, _, _ = ran
     data = parameters.merge(parameters.read_yaml(ROOT / "params.yaml"), FEW)
     values = parameters.validate(parameters.Params, data, "few")
     base = backbone(values.backbone, tmp_path / "backbone")
@@ -87,7 +96,7 @@ def test_the_steps_called_from_here_give_the_same_digests(ran, tmp_path):
 
 
 def test_the_release_dubs_a_file_from_the_command_line(ran, tmp_path):
-    work, _ = ran
+    work, _, _ = ran
     command = [sys.executable, "-m", "dubmill.cli", "dub", work / "sample.mp4", "--to", "es", "--text", "uno dos"]
     places = ["--release", work / "release", "--backbone", work / "backbone", "--out", tmp_path / "out.mp4"]
     done = subprocess.run(

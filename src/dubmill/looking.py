@@ -37,6 +37,8 @@ class Wire(Protocol):
 class Board(Protocol):
     """Where an orchestrator shows numbers."""
 
+    path: str
+
     def log_metric(self, metric: str, value: float) -> None:
         """Show one number."""
 
@@ -80,8 +82,10 @@ def figures(artifact: Artifact) -> dict[str, float]:
 def log(artifact: Artifact, wire: Wire, metrics: Board, look: Wire) -> None:
     """Show `artifact` in a pipeline's interface: its figures, its page, and its digest on the wire."""
     wire.metadata.update(kind=artifact.manifest.kind, digest=artifact.digest, step=artifact.lineage.step)
-    for name, value in figures(artifact).items():
+    shown = figures(artifact)
+    for name, value in shown.items():
         metrics.log_metric(name, value)
+    Path(metrics.path).write_text(json.dumps(shown))  # KFP's cache misses where the file of an output is missing
     Path(look.path).write_text(markdown(artifact))
 
 
