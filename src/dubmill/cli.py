@@ -35,7 +35,9 @@ ReportDir = Annotated[Folder, typer.Option("--report", help="sealed report")]
 RegisteredDir = Annotated[Folder, typer.Option("--registered", help="folder of model_version.json")]
 Out = Annotated[Path, typer.Option("--out", help="where to put the result")]
 ParamsFile = Annotated[Path, typer.Option("--params", help="values of every section")]
-Overlays = Annotated[list[Path], typer.Option("--overlay", help="file of the values that differ; may be repeated")]
+Overlays = Annotated[
+    list[Path], typer.Option("--overlay", help="preset, or file of the values that differ; may be repeated")
+]
 Again = Annotated[bool, typer.Option("--again", help="do it again if it is done, or was begun by other code")]
 PARAMS = Path("params.yaml")
 NO_OVERLAYS: list[Path] = []

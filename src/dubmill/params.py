@@ -1,6 +1,6 @@
 """The meaning of every parameter: type, bound, unit. The values are in params.yaml, once; there are no defaults here.
 
-A section per word of the line. An overlay file lists only what differs. KFP hands numbers over as floats (8 -> 8.0):
+A section per word of the line. An overlay lists only what differs: a file, or a preset by its name. KFP hands numbers over as floats (8 -> 8.0):
 whole floats are taken as integers, 8.5 is refused.
 """
 
@@ -35,6 +35,13 @@ class BackboneParams(Section):
     repo: str = Field(description="hub: repository id or local folder; nano: ignored, keep 'nano'")
     revision: str = Field(description="hub: the pinned commit; nano: ignored, keep 'embedded'")
     licence: str = Field(description="licence id that every derivative carries")
+    architecture: Literal["nano", "ltx-2-19b", "ltx-2.3-22b"] = Field(
+        description="whose sizes `dubmill plan` counts with"
+    )
+    text_encoder: str = Field(description="where the text encoder comes from; it is in the repository, this names it")
+    vram_gb: Count | Literal["none"] = Field(
+        description="memory of the GPU that the recipe asks for; none: it runs on a CPU"
+    )
 
 
 class PromptsParams(Section):
@@ -248,6 +255,36 @@ def merge(base: Mapping[str, Any], overlay: Mapping[str, Any], where: str = "ove
 
 
 FREE_FORM = ("learning_rate_groups", "max_regression", "floors")
+PRESETS = Path(__file__).parent / "presets"
+EXTENDS = "extends"  # an overlay's first line may name the preset that it stands on
+
+
+def preset_names() -> list[str]:
+    """The presets that ship."""
+    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
+
+
+def preset(name: str) -> Path:
+    """The file of a preset.
+
+    Raises:
+        BadParams: there is none of that name.
+    """
+    if name not in preset_names():
+        raise BadParams(f"{name!r} is no preset", cure=f"use one of {', '.join(preset_names())}, or a file's path")
+    return PRESETS / f"{name}.yaml"
+
+
+def lay_over(values: Mapping[str, Any], overlay: Path) -> dict[str, Any]:
+    """`values` under an overlay, which is a file or the name of a preset; what it extends comes between.
+
+    Raises:
+        BadParams: there is no such file or preset, or it names what `values` does not have.
+    """
+    given = read_yaml(overlay if overlay.is_file() or overlay.suffix in (".yaml", ".yml") else preset(str(overlay)))
+    below = given.pop(EXTENDS, None)
+    under = values if below is None else lay_over(values, preset(below))
+    return merge(under, given, str(overlay))
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -272,14 +309,14 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def load(path: Path, *overlays: Path) -> Params:
-    """Params of `path` with each overlay merged in turn.
+    """Params of `path` with each overlay, a file or a preset's name, laid over it in turn.
 
     Raises:
-        BadParams: see `merge` and `validate`.
+        BadParams: see `lay_over` and `validate`.
     """
     data = read_yaml(path)
     for overlay in overlays:
-        data = merge(data, read_yaml(overlay), str(overlay))
+        data = lay_over(data, overlay)
     return validate(Params, data, str(path))
 
 
