@@ -20,7 +20,7 @@ from dubmill.artifacts import Backbone, Lineage
 from dubmill.clips import Clip
 from dubmill.errors import BadArtifact, BadParams, DubmillError, ServiceUnavailable
 from dubmill.files import digest_of, sha256_of
-from dubmill.params import BackboneParams
+from dubmill.params import BackboneParams, WorldParams
 from dubmill.rows import Line, Prompt
 from dubmill.shapes import Geometry
 
@@ -203,8 +203,8 @@ def load_scorers(backbone: Backbone) -> Scorers:
     )
 
 
-def check_line(backbone: Backbone, line: Line) -> None:
-    """Refuse words that the backbone cannot say.
+def said_line(backbone: Backbone, line: Line) -> Line:
+    """`line` as the backbone spells it.
 
     Raises:
         UnsayableText: unknown language or word, or too many words; the sentence lists what is allowed.
@@ -212,9 +212,9 @@ def check_line(backbone: Backbone, line: Line) -> None:
     if backbone.info["source"] == "nano":
         from dubmill.nano import world
 
-        world.check_text(line.language, line.text)
-    else:
-        languages.language(line.language)
+        return Line(language=line.language, text=" ".join(world.check_text(line.language, line.text)))
+    languages.language(line.language)
+    return line
 
 
 def is_filmed(prompt: Prompt) -> bool:
@@ -222,7 +222,7 @@ def is_filmed(prompt: Prompt) -> bool:
     return prompt.split == "heldout" and prompt.source == "grammar"
 
 
-def film_pair(prompt: Prompt, half: str) -> tuple[Clip, Clip, np.ndarray]:
+def film_pair(prompt: Prompt, half: str, difficulty: WorldParams) -> tuple[Clip, Clip, np.ndarray]:
     """The world's own exact pair: one half of the prompt's puppet filmed in both languages, and its mouth boxes (F, 4).
 
     Raises:
@@ -233,9 +233,12 @@ def film_pair(prompt: Prompt, half: str) -> tuple[Clip, Clip, np.ndarray]:
     if prompt.source != "grammar":
         raise BadParams(f"prompt {prompt.id} is no scene of the nano world", cure="set prompts.source to grammar")
     index = ("first", "second").index(half)
-    original = world.halves(world.film(*_scene(prompt, prompt.first, prompt.second), motion_seed=prompt.seed))[index]
-    lines = (prompt.first_dubbed, prompt.second) if half == "first" else (prompt.first, prompt.second_dubbed)
-    counterpart = world.halves(world.film(*_scene(prompt, *lines), motion_seed=prompt.seed))[index]
+    dubbed = (prompt.first_dubbed, prompt.second) if half == "first" else (prompt.first, prompt.second_dubbed)
+    hard = world.Difficulty(**difficulty.model_dump())
+    original, counterpart = (
+        world.halves(world.film(*_scene(prompt, *lines), motion_seed=prompt.seed, difficulty=hard))[index]
+        for lines in ((prompt.first, prompt.second), dubbed)
+    )
     clips = [
         Clip(film.frames_FHWC, Fraction(world.FRAME_RATE), film.audio_N[None], world.SAMPLE_RATE_HZ)
         for film in (original, counterpart)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from dubmill import adapters
 from dubmill.artifacts import Adapter, Backbone
-from dubmill.backbone import Modules, check_line, load
+from dubmill.backbone import Modules, load, said_line
 from dubmill.clips import Clip
 from dubmill.codec import decode, encode, shape_of
 from dubmill.conditioning import encode_captions, layout
@@ -59,8 +59,7 @@ class Dubber:
         self, clips: Sequence[Clip], lines: Sequence[Line], seeds: Sequence[int], progress: Progress | None = None
     ) -> list[Clip]:
         """Dubs of clips of one size, made together; each from its own seed."""
-        for line in lines:
-            check_line(self.backbone, line)
+        lines = [said_line(self.backbone, line) for line in lines]
         if len({(clip.frames_FHWC.shape, clip.frame_rate) for clip in clips}) != 1:
             raise UsageError("clips of several sizes cannot be dubbed in one batch", cure="dub them one by one")
         shape, rate = shape_of(clips[0], self.modules), clips[0].frame_rate

@@ -22,7 +22,7 @@ from dubmill.faces import mouth_boxes
 from dubmill.generation import Region
 from dubmill.generation import inpaint as inpaint_clips
 from dubmill.masks import fine_mask, pixel_mask, widen
-from dubmill.params import InpaintParams
+from dubmill.params import InpaintParams, WorldParams
 from dubmill.rows import ClipRow, PairRow, Prompt
 from dubmill.shapes import LatentShape, half_frames, latent_of_frame
 from dubmill.storage import clip_members
@@ -60,7 +60,7 @@ def inpaint(backbone: Backbone, clips: ClipSet, params: InpaintParams, out: Path
         if draft.has_shard(index):
             continue
         from_world = [row.prompt for row in batch if params.source == "world" or is_filmed(row.prompt)]
-        made = [pair for prompt in from_world for pair in _filmed(prompt)]
+        made = [pair for prompt in from_world for pair in _filmed(prompt, params.world)]
         self_made = [row for row in batch if row.prompt not in from_world]
         if self_made:
             made += _self_made(clips, self_made, params, modules, scorers)
@@ -91,10 +91,10 @@ def _row(prompt: Prompt, half: str, source: str, boxes_F4: np.ndarray) -> PairRo
     )
 
 
-def _filmed(prompt: Prompt) -> list[Pair]:
+def _filmed(prompt: Prompt, difficulty: WorldParams) -> list[Pair]:
     pairs = []
     for half in HALVES:
-        original, counterpart, boxes_F4 = film_pair(prompt, half)
+        original, counterpart, boxes_F4 = film_pair(prompt, half, difficulty)
         pairs.append((_row(prompt, half, "world", boxes_F4), original, counterpart))
     return pairs
 
