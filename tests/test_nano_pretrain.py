@@ -52,8 +52,8 @@ def test_only_noised_tokens_are_asked_of_the_base():
 
     from dubmill.nano.pretrain.denoiser import _noised_tokens
 
-    clean = [torch.zeros(64, 112, 48), torch.zeros(64, 50, 32)]
+    clean = [torch.zeros(64, 144, 48), torch.zeros(64, 66, 32)]
     video_BS, audio_BS = _noised_tokens(clean, np.random.default_rng(0))
-    assert video_BS.shape == (64, 112)
-    assert audio_BS.shape == (64, 50)
+    assert video_BS.shape == (64, 144)
+    assert audio_BS.shape == (64, 66)
     assert ((video_BS.sum(1) + audio_BS.sum(1)) > 0).all(), "every clip has something to learn"
