@@ -8,12 +8,12 @@ from pathlib import Path
 
 PARTS = {
     "lexicon": 0,
-    "video_vae": 7000,
+    "video_vae": 5800,
     "audio_vae": 4000,
-    "vocoder": 4000,
+    "vocoder": 3000,
     "scorers": 1200,
     "latents": 0,
-    "base": 3600,
+    "base": 2600,
 }
 """Parts in the order in which they need each other, and the steps that the shipped weights took."""
 

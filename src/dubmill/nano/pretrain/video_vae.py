@@ -31,7 +31,7 @@ class VideoVae:
         *,
         batch_size: int = 2,
         mouth_weight: float = 4.0,
-        decoder_only_share: float = 0.53,
+        num_joint_steps: int = 2290,
         is_continued: bool = False,
     ) -> None:
         torch.manual_seed(0)
@@ -39,14 +39,14 @@ class VideoVae:
         if is_continued:
             _continue(self.model, WEIGHTS / "vae")
         self.schedule = Schedule(peak_rate=6e-4, warmup_steps=100, betas=(0.9, 0.95), average=0.998)
-        self.batch_size, self.mouth_weight, self.decoder_only_share = batch_size, mouth_weight, decoder_only_share
+        self.batch_size, self.mouth_weight, self.num_joint_steps = batch_size, mouth_weight, num_joint_steps
 
     def loss(self, step: int, progress: float, rng: np.random.Generator) -> tuple[torch.Tensor, dict[str, float]]:
         is_half = step % 2 == 1
         takes = data.training_takes(rng, self.batch_size * (2 if is_half else 1), is_half=is_half)
         pixels_BCFHW = data.video(takes)
         with torch.autocast("cpu", torch.bfloat16):
-            with torch.set_grad_enabled(progress < 1 - self.decoder_only_share):
+            with torch.set_grad_enabled(step < self.num_joint_steps):
                 latents_BCFHW = self.model.encode(pixels_BCFHW).latent_dist.mode().float()
             noisy_BCFHW = latents_BCFHW + _LATENT_NOISE * torch.randn_like(latents_BCFHW)
             difference = self.model.decode(noisy_BCFHW).sample.float() - pixels_BCFHW
