@@ -39,6 +39,7 @@ def encode(backbone: Backbone, pairs: PairSet, params: EncodeParams, out: Path) 
         text_encoder=backbone.text_encoder_digest,
         licence=pairs.lineage.licence,
         pair_source=pairs.lineage.pair_source,
+        consent=pairs.lineage.consent,
     )
     draft = LatentSet.draft(out, lineage)
     if draft.is_sealed:

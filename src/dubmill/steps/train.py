@@ -6,7 +6,7 @@ import logging
 import sys
 from pathlib import Path
 
-from dubmill import adapters
+from dubmill import adapters, cards
 from dubmill.artifacts import Adapter, Backbone, LatentSet, Lineage
 from dubmill.backbone import load
 from dubmill.errors import MismatchedBackbone
@@ -36,17 +36,23 @@ def train(backbone: Backbone, latents: LatentSet, params: TrainParams, out: Path
         text_encoder=backbone.text_encoder_digest,
         licence=latents.lineage.licence,
         pair_source=latents.lineage.pair_source,
+        consent=latents.lineage.consent,
     )
     draft = Adapter.draft(out, lineage)
     if draft.is_sealed:
         return draft.seal()
     trainer = Trainer(load(backbone), latents, params, draft.path)
+    logger.info("what trains, at which rate:\n%s", adapters.group_table(trainer.lora, trainer.rates))
     log = LossLog(draft.path, trainer.num_done)
     with _Progress(params.num_steps) as progress:
         trainer.run(lambda row: (log.add(row), progress.show(row)))
     info = _info(backbone, latents, params)
-    metadata = {"backbone": backbone.digest, "reference_positions": params.reference_positions}
+    metadata = adapters.facts(lineage, info)
     draft.write(adapters.WEIGHTS, adapters.to_bytes(trainer.modules.transformer, metadata))
+    base = cards.base_of(info, None)
+    card = cards.model_card(lineage, info, name="dubbing adapter", base=base, digest="", report=None)
+    draft.write(cards.CARD, card.encode())
+    draft.write(cards.NOTICE, cards.licence_notice(lineage, base).encode())
     for checkpoint in trainer.checkpoints():
         checkpoint.unlink()
     return draft.seal(info)
@@ -57,7 +63,6 @@ def _info(backbone: Backbone, latents: LatentSet, params: TrainParams) -> dict[s
     return {
         "base_model": backbone.info["repo"],
         "rank": params.rank,
-        "alpha": params.alpha,
         "targets": list(params.targets),
         "reference_positions": params.reference_positions,
         "isolate_modalities": params.isolate_modalities,
