@@ -126,6 +126,8 @@ def _facts(lineage: Lineage, info: Mapping[str, Any]) -> str:
         "new picture and new sound": isolation.get(info.get("isolate_modalities")),
         "clip": size,
     }
+    if info.get("sigma_histogram"):
+        facts["noise levels drawn, tenth by tenth"] = " ".join(map(str, info["sigma_histogram"]))
     return "\n".join(f"- {name}: {fact or 'unknown'}" for name, fact in facts.items())
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from pathlib import Path
+from typing import Any
 
 from dubmill import adapters, cards
 from dubmill.artifacts import Adapter, Backbone, LatentSet, Lineage
@@ -46,7 +47,7 @@ def train(backbone: Backbone, latents: LatentSet, params: TrainParams, out: Path
     log = LossLog(draft.path, trainer.num_done)
     with _Progress(params.num_steps) as progress:
         trainer.run(lambda row: (log.add(row), progress.show(row)))
-    info = _info(backbone, latents, params)
+    info = {**_info(backbone, latents, params), "sigma_histogram": log.sigma_histogram()}
     metadata = adapters.facts(lineage, info)
     draft.write(adapters.WEIGHTS, adapters.to_bytes(trainer.modules.transformer, metadata))
     base = cards.base_of(info, None)
@@ -90,7 +91,7 @@ class _Progress:
         if self.bar:
             self.bar.close()
 
-    def show(self, row: dict[str, float]) -> None:
+    def show(self, row: dict[str, Any]) -> None:
         """Tell one step."""
         losses = f"video {row['video']:.4f} audio {row['audio']:.4f}"
         if self.bar:
