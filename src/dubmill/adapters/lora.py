@@ -53,8 +53,17 @@ def parameters(transformer: Any) -> dict[str, torch.nn.Parameter]:
 def groups(names: list[str], params: TrainParams) -> dict[str, float]:
     """The learning rate of each parameter: the first pattern that matches its module's name whole wins.
 
-    Patterns are anchored: `audio_attn` does not catch `video_to_audio_attn`; write `.*audio_attn1.*`.
+    Patterns are anchored: `audio_attn` does not catch `video_to_audio_attn`; write `.*\\.audio_attn1\\..*`.
+
+    Raises:
+        BadParams: a pattern catches nothing, as one that was meant for a search does.
     """
+    for pattern in params.learning_rate_groups:
+        if not any(re.fullmatch(pattern, name) for name in names):
+            raise BadParams(
+                f"train.learning_rate_groups: {pattern!r} is the whole name of no parameter",
+                cure=f"names are like {names[0]}; write .* before and after the part you mean",
+            )
     rates = {}
     for name in names:
         matches = (rate for pattern, rate in params.learning_rate_groups.items() if re.fullmatch(pattern, name))

@@ -21,11 +21,18 @@ def train(backbone: Backbone, latents: LatentSet, params: TrainParams, out: Path
     """Fit one LoRA adapter on encoded pairs and seal it at `out`; a killed run goes on from its last checkpoint.
 
     Raises:
-        MismatchedBackbone: `latents` were encoded by another backbone.
+        MismatchedBackbone: `latents` were encoded by another backbone or text encoder.
     """
     if latents.lineage.backbone != backbone.digest:
         raise MismatchedBackbone(
             f"the latents were encoded by backbone {latents.lineage.backbone[:12]}, this one is {backbone.digest[:12]}",
+            where=str(latents.path),
+            cure="run encode again with this backbone",
+        )
+    if latents.lineage.text_encoder != backbone.text_encoder_digest:
+        raise MismatchedBackbone(
+            f"the captions were read by text encoder {latents.lineage.text_encoder[:12]}, "
+            f"this backbone has {backbone.text_encoder_digest[:12]}",
             where=str(latents.path),
             cure="run encode again with this backbone",
         )
