@@ -312,7 +312,7 @@ def test_13_the_optimizer_holds_two_numbers_for_each_lora_parameter_and_none_for
     mini_backbone, latents, tmp_path
 ):
     """Trap 13: AdamW's moments alone are 9.9 GB for the 1.233 B parameters of rank 128; of a model that is frozen but
-    handed to the optimizer they would be 161 GB.
+    handed to the optimizer they would be 151 GB.
     """
     trainer = training.Trainer(load(mini_backbone), latents, PAPER, tmp_path)
     trainer.step(0)
