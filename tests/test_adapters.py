@@ -179,8 +179,10 @@ def test_a_header_written_in_order_reads_back_the_same_tensors(tmp_path):
     assert all(torch.equal(back[name], value) for name, value in tensors.items())
 
 
-def test_our_own_export_comes_back_as_the_same_adapter(mini_backbone, adapter, theirs, tmp_path):
-    back = exchange.import_file(theirs, mini_backbone, exchange.Told(None, None, None), tmp_path / "back")
+@pytest.mark.parametrize("tool", ["diffusers", "comfyui"])
+def test_our_own_export_comes_back_as_the_same_adapter(tool, mini_backbone, adapter, tmp_path):
+    file = exchange.export(adapter, tmp_path / "out", tool=tool, precision="fp32", report=None)
+    back = exchange.import_file(file, mini_backbone, exchange.Told(None, None, None), tmp_path / "back")
     same = ("base_model", "rank", "reference_positions", "isolate_modalities", "languages", "num_pairs")
     assert {name: back.info[name] for name in same} == {name: adapter.info[name] for name in same}
     assert (back.lineage.pair_source, back.lineage.licence) == ("self-made", "Apache-2.0")
@@ -201,6 +203,27 @@ def test_an_alpha_in_their_file_scales_as_comfyui_scales_it(mini_backbone, adapt
     path = _foreign(theirs, tmp_path / "a.safetensors", lambda all_: all_.update({f"{stem}.alpha": torch.tensor(1.0)}))
     made = exchange.import_file(path, mini_backbone, SAID, tmp_path / "made")
     assert torch.allclose(_delta(_dubs(mini_backbone, made)), adapter.delta / 4, atol=1e-6)  # alpha 1 of rank 4
+
+
+def test_an_alpha_in_diffusers_metadata_scales_as_diffusers_scales_it(mini_backbone, adapter, tmp_path):
+    """diffusers' training scripts save alpha there, not in a tensor."""
+    source = exchange.export(adapter, tmp_path / "out", tool="diffusers", precision="fp32", report=None)
+
+    def file(name, **config):
+        told = {f"transformer.{key}": value for key, value in config.items()}
+        return _foreign(source, tmp_path / name, metadata={"lora_adapter_metadata": json.dumps(told)})
+
+    made = exchange.import_file(file("a.safetensors", r=4, lora_alpha=8), mini_backbone, SAID, tmp_path / "made")
+    ours = _delta(_dubs(mini_backbone, made))
+    pipeline = LTX2Pipeline.from_pretrained(mini_backbone.path / "pipeline")
+    target = list({name.split(".lora_")[0].removeprefix("transformer.") for name in load_file(source)})
+    config = file("b.safetensors", r=4, lora_alpha=8, target_modules=target)
+    pipeline.load_lora_weights(config.parent, weight_name=config.name)
+    assert torch.allclose(ours, _delta(pipeline.transformer), atol=1e-6)
+    assert torch.allclose(ours, 2 * adapter.delta, atol=1e-6)
+    odd = file("c.safetensors", r=4, lora_alpha=8, use_rslora=True)
+    with pytest.raises(BadArtifact, match="use_rslora"):
+        exchange.import_file(odd, mini_backbone, SAID, tmp_path / "odd")
 
 
 def test_a_lora_on_some_layers_of_some_blocks_gets_exactly_those(mini_backbone, theirs, tmp_path):

@@ -7,6 +7,7 @@ must be told it, and nothing is guessed.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -85,7 +86,7 @@ def import_file(path: Path, backbone: Backbone, said: Told, out: Path) -> Adapte
     tensors, metadata = _read(path)
     known = lora.facts_in(path)
     _check_kin(path, known, metadata, backbone)
-    pairs = _pairs(path, tensors)
+    pairs = _pairs(path, tensors, _alpha_of_all(path, metadata))
     rank = _rank(path, pairs)
     layers = {
         name: module for name, module in skeleton(backbone).named_modules() if isinstance(module, torch.nn.Linear)
@@ -148,8 +149,24 @@ def _check_kin(path: Path, known: Mapping[str, Any], metadata: Mapping[str, str]
         )
 
 
-def _pairs(path: Path, tensors: Mapping[str, torch.Tensor]) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """(A, B) of every layer, a given alpha multiplied into B."""
+def _alpha_of_all(path: Path, metadata: Mapping[str, str]) -> float | None:
+    """The alpha that diffusers' and PEFT's own metadata gives for every layer; None where there is none: a scale of 1."""
+    config = json.loads(metadata.get("lora_adapter_metadata", "{}"))
+    odd = ("alpha_pattern", "use_rslora", "use_dora")
+    used = [name for name in odd if config.get(DIFFUSERS_PREFIX + name)]
+    if used:
+        raise BadArtifact(
+            f"its scale is of a kind that an adapter cannot hold ({', '.join(used)})",
+            where=str(path),
+            cure="merge the scale into lora_B, or train a plain LoRA",
+        )
+    return config.get(DIFFUSERS_PREFIX + "lora_alpha")
+
+
+def _pairs(
+    path: Path, tensors: Mapping[str, torch.Tensor], alpha: float | None
+) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """(A, B) of every layer, its own alpha or that of all multiplied into B."""
     strange = sorted(key for key, value in tensors.items() if not _is_loras(key, value))
     if strange or not tensors:
         raise BadArtifact(
@@ -165,18 +182,17 @@ def _pairs(path: Path, tensors: Mapping[str, torch.Tensor]) -> dict[str, tuple[t
             where=str(path),
             cure="get the file again, it is not whole",
         )
-    return {name: (tensors[name + A], _scaled(name, tensors)) for name in names}
+    return {name: (tensors[name + A], _scaled(name, tensors, alpha)) for name in names}
 
 
 def _is_loras(key: str, value: torch.Tensor) -> bool:
     return value.numel() == 1 if key.endswith(ALPHA) else value.ndim == 2 and key.endswith((A, B))
 
 
-def _scaled(name: str, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
+def _scaled(name: str, tensors: Mapping[str, torch.Tensor], alpha: float | None) -> torch.Tensor:
     up = tensors[name + B]
-    if name + ALPHA not in tensors:
-        return up
-    return (up.float() * (tensors[name + ALPHA].item() / up.shape[1])).to(up.dtype)
+    own = tensors[name + ALPHA].item() if name + ALPHA in tensors else alpha
+    return up if own is None else (up.float() * (own / up.shape[1])).to(up.dtype)
 
 
 def _rank(path: Path, pairs: Mapping[str, tuple[torch.Tensor, torch.Tensor]]) -> int:

@@ -18,7 +18,7 @@ from dubmill.tracking.server import answering, artifact_root, client, is_missing
 if TYPE_CHECKING:
     from mlflow.entities import Metric, Run
 
-LOSSES = "losses.jsonl"  # of an adapter: one {"step", "video", "audio", "total", "lr"} a line
+LOSSES = "losses.jsonl"  # of an adapter: one {"step", "video", "audio", "total", "lr", "sigmas"} a line
 METRICS_JSON = "metrics.json"  # of a report
 MAX_BATCH = 1000  # metrics per call, MLflow's limit; params: 100
 MAX_PROXIED_BYTES = 50_000_000  # uploads through the server's proxy time out above this (mlflow#7564, #8539)
