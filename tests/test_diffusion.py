@@ -32,6 +32,22 @@ def test_the_released_sampler_shifts_with_the_number_of_tokens():
         assert torch.logit(sigmas).median() == pytest.approx(shift, abs=0.05)
 
 
+def test_the_stretched_sampler_covers_all_noise_levels_where_the_released_one_collapses():
+    """At 8,160 tokens half of the released sampler's draws lie above .97."""
+    draws = {
+        sampler: sample_sigmas(sampler, 20000, 8160, torch.Generator().manual_seed(0))
+        for sampler in ("shifted-logit-normal", "stretched-logit-normal")
+    }
+    assert draws["shifted-logit-normal"].median() > 0.97
+    stretched = draws["stretched-logit-normal"]
+    assert stretched.min() >= 1e-3
+    assert stretched.max() <= 1
+    assert (stretched < 0.5).float().mean() > 0.08
+    assert (draws["shifted-logit-normal"] < 0.5).float().mean() < 0.001
+    wide = sample_sigmas("stretched-logit-normal", 20000, 32640, torch.Generator().manual_seed(0))  # 1920x1088x121
+    assert wide.median().item() == pytest.approx(stretched.median().item(), abs=0.05)
+
+
 def test_two_logit_normals_draw_often_above_sigma_095():
     sigmas = sample_sigmas("two-logit-normals", 20000, 64, torch.Generator().manual_seed(0))
     assert 0.2 < (sigmas > 0.95).float().mean() < 0.4

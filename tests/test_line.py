@@ -93,6 +93,7 @@ def test_the_steps_called_from_here_give_the_same_digests(ran, tmp_path):
     }
     here = {"backbone": base, "accepted": pairs, "adapter": adapter, "dubs": dubs, "report": report}
     assert there == {name: artifact.digest for name, artifact in here.items()}
+    assert report.info["summary"]["outside_trip_psnr_db"] > 0  # evaluate found the round trips that dub kept
 
 
 def test_the_release_dubs_a_file_from_the_command_line(ran, tmp_path):

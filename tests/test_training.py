@@ -67,7 +67,13 @@ def latents(mini_backbone, mini, tmp_path_factory):
         "text_audio": text.audio_BTD,
         "text_mask": text.mask_BT,
     }
-    lineage = Lineage(step="encode", params={}, backbone=mini_backbone.digest, pair_source="self-made")
+    lineage = Lineage(
+        step="encode",
+        params={},
+        backbone=mini_backbone.digest,
+        text_encoder=mini_backbone.text_encoder_digest,
+        pair_source="self-made",
+    )
     draft = LatentSet.draft(tmp_path_factory.mktemp("latents") / "latents", lineage)
     draft.write(training.LATENTS, save({name: value.contiguous() for name, value in tensors.items()}))
     size = {"frames": shape.frames, "height": shape.height, "width": shape.width, "audio": shape.audio}

@@ -122,6 +122,16 @@ def load(backbone: Backbone) -> Modules:
     return modules
 
 
+def skeleton(backbone: Backbone) -> Any:
+    """The backbone's transformer without weights (meta device): the names and shapes of its layers, at no cost."""
+    import torch
+    from diffusers import LTX2VideoTransformer3DModel
+
+    config = LTX2VideoTransformer3DModel.load_config(backbone.path / PIPELINE / "transformer")
+    with torch.device("meta"):
+        return LTX2VideoTransformer3DModel.from_config(config)
+
+
 def _load(folder: Path) -> Modules:
     import torch
     from diffusers import LTX2Pipeline

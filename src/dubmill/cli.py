@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dubmill import cli_adapter
 from dubmill.errors import DubmillError, OutOfRoom, UsageError
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from dubmill.params import Params
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
+app.add_typer(cli_adapter.app, name="adapter")
 
 Folder = Path  # of a sealed artifact
 BackboneDir = Annotated[Folder, typer.Option("--backbone", help="sealed backbone")]

@@ -91,6 +91,11 @@ def resample(audio_CN: np.ndarray, from_hz: int, to_hz: int) -> np.ndarray:
     return resample_poly(audio_CN, ratio.numerator, ratio.denominator, axis=1).astype(np.float32)
 
 
+def round_trip(frames_BFHWC: np.ndarray, shape: LatentShape, modules: Modules) -> np.ndarray:
+    """Frames (B, F, H, W, 3) uint8 as the video VAE gives them back: the best that any dub's picture could be."""
+    return decode_video(encode_video(frames_BFHWC, modules), shape, modules)
+
+
 @torch.no_grad()
 def decode(latents: Latents, shape: LatentShape, frame_rate: Fraction, modules: Modules) -> list[Clip]:
     """Clips of a batch of latents; the sound is cut or padded to the picture's length."""

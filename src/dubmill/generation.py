@@ -13,6 +13,7 @@ from dubmill.clips import Clip
 from dubmill.codec import decode, encode, shape_of
 from dubmill.conditioning import encode_captions, layout
 from dubmill.diffusion import Job, sample
+from dubmill.masks import keep_of
 from dubmill.params import SamplingParams, SynthesizeParams
 from dubmill.shapes import latent_shape
 
@@ -60,8 +61,8 @@ def inpaint(
         empty=encode_captions([""] * len(captions), modules),
         where=layout(shape, float(rate), modules),
         context=context,
-        keep_video_BS=~region.video_BS,
-        keep_audio_BL=~region.audio_BL,
+        keep_video_BS=keep_of(region.video_BS),
+        keep_audio_BL=keep_of(region.audio_BL),
         num_resamplings=num_resamplings,
     )
     return decode(sample(job, sampling, seeds, modules), shape, rate, modules)

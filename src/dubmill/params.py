@@ -165,8 +165,8 @@ class TrainParams(Section):
     weight_decay: float = Field(ge=0)
     max_grad_norm: Positive
     shared_sigma: bool = Field(description="one sigma for video and audio of a sample (the paper), or one each")
-    sigma_sampler: Literal["shifted-logit-normal", "two-logit-normals"] = Field(
-        description="the released sampler, or nano's"
+    sigma_sampler: Literal["shifted-logit-normal", "stretched-logit-normal", "two-logit-normals"] = Field(
+        description="JUST-DUB-IT's released sampler, LTX-2 trainer 1.2.0's for many tokens, or nano's"
     )
     first_frame_probability: Share = Field(description="chance that the first latent frame is given clean")
     drop_caption_probability: Share = Field(

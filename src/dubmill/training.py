@@ -32,7 +32,9 @@ from dubmill.shapes import LatentShape
 LATENTS = "latents.safetensors"
 LOSSES = "losses.jsonl"
 
-Report = Callable[[dict[str, float]], None]
+NUM_BINS = 10  # of the histogram of drawn sigmas
+
+Report = Callable[[dict[str, Any]], None]
 
 
 @dataclass(frozen=True)
@@ -169,16 +171,18 @@ class Trainer:
                 if (step + 1) % self.params.checkpoint_every == 0 and left:
                     self.save(step + 1)
 
-    def step(self, step: int) -> dict[str, float]:
-        """One optimizer step; returns its losses and learning rate."""
+    def step(self, step: int) -> dict[str, Any]:
+        """One optimizer step; returns its losses, its learning rate and the sigmas it drew for the video."""
         factor = rate_at(step, self.params)
         for group, rate in zip(self.optimizer.param_groups, self.rates.values(), strict=True):
             group["lr"] = rate * factor
         video_sum = audio_sum = 0.0
+        sigmas: list[float] = []
         for part in range(self.params.accumulate):
             seed = (self.params.seed * 1_000_003 + step) * 1_009 + part
             torch.manual_seed(seed % 2**63)
             batch = draw(self.pairs, self.shape, self.params, torch.Generator().manual_seed(seed % 2**63))
+            sigmas += batch.sigma_video_BS.amax(dim=1).tolist()
             with self.accelerator.autocast():
                 video, audio = losses(self.transformer, _to(batch, self.modules.device), self.where)
             self.accelerator.backward((video + audio) / self.params.accumulate)
@@ -188,7 +192,8 @@ class Trainer:
         self.optimizer.step()
         self.optimizer.zero_grad()
         total, rate = video_sum + audio_sum, self.params.learning_rate * factor
-        return {"step": step + 1, "video": video_sum, "audio": audio_sum, "total": total, "lr": rate}
+        told = {"step": step + 1, "video": video_sum, "audio": audio_sum, "total": total, "lr": rate}
+        return {**told, "sigmas": [round(sigma, 4) for sigma in sigmas]}
 
     def save(self, step: int) -> None:
         """Write the checkpoint after `step` steps, and drop those too many."""
@@ -238,7 +243,14 @@ class LossLog:
         kept = self.path.read_text().splitlines()[:num_done] if self.path.exists() else []
         self.path.write_text("".join(line + "\n" for line in kept))
 
-    def add(self, row: dict[str, float]) -> None:
+    def add(self, row: dict[str, Any]) -> None:
         """Append one step."""
+        kept = ("step", "video", "audio", "total", "lr", "sigmas")
         with self.path.open("a") as stream:
-            stream.write(json.dumps({name: row[name] for name in ("step", "video", "audio", "total", "lr")}) + "\n")
+            stream.write(json.dumps({name: row[name] for name in kept}) + "\n")
+
+    def sigma_histogram(self) -> list[int]:
+        """Sigmas drawn in the whole run, in ten bins from 0 to 1: a collapse to the last bins is seen here."""
+        rows = (json.loads(line) for line in self.path.read_text().splitlines())
+        drawn = torch.tensor([sigma for row in rows for sigma in row["sigmas"]])
+        return torch.histc(drawn, NUM_BINS, 0, 1).long().tolist()

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from dubmill.artifacts import Adapter, Backbone, DubSet, Lineage, PairSet
+from dubmill.backbone import Modules
 from dubmill.clips import Clip
+from dubmill.codec import round_trip, shape_of
 from dubmill.dubber import Dubber
 from dubmill.errors import BadArtifact
 from dubmill.params import DubParams
@@ -49,7 +54,8 @@ def dub(backbone: Backbone, adapter: Adapter, pairs: PairSet, params: DubParams,
                 draft.add_shard(shard, *_dub_batch(method, dubber, pairs, batch, params))
                 logger.info("dubbed %d clips by %s", len(batch), method)
             shard += 1
-    return draft.seal({"methods": list(params.methods), "num_clips": len(rows)})
+    methods = list(params.methods)
+    return draft.seal({"methods": methods, "num_clips": len(rows), "has_round_trips": "adapter" in methods})
 
 
 def _dubber(method: str, backbone: Backbone, adapter: Adapter, params: DubParams) -> Dubber | None:
@@ -76,7 +82,17 @@ def _dub_batch(
     files = {}
     for row, clip in zip(rows, clips, strict=True):
         files |= clip_members(f"{row.id}/dub", clip)
+    if method == "adapter":
+        files |= _round_trips(rows, originals, dubber.modules)
     return rows, files
+
+
+def _round_trips(rows: list[DubRow], originals: list[Clip], modules: Modules) -> dict[str, bytes]:
+    """Each source through the video VAE and back, made here where the VAE is loaded: what a dub's picture is held to."""
+    frames_BFHWC = np.stack([clip.frames_FHWC for clip in originals])
+    trips = round_trip(frames_BFHWC, shape_of(originals[0], modules), modules)
+    clips = [replace(clip, frames_FHWC=trip) for clip, trip in zip(originals, trips, strict=True)]
+    return {f"{row.id}/round-trip.clip": clip.to_bytes() for row, clip in zip(rows, clips, strict=True)}
 
 
 def _cascade(pairs: PairSet, batch: list[PairRow], originals: list[Clip]) -> list[Clip]:

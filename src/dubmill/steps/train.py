@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import sys
 from pathlib import Path
+from typing import Any
 
-from dubmill import adapters
+from dubmill import adapters, cards
 from dubmill.artifacts import Adapter, Backbone, LatentSet, Lineage
 from dubmill.backbone import load
 from dubmill.errors import MismatchedBackbone
@@ -20,11 +21,18 @@ def train(backbone: Backbone, latents: LatentSet, params: TrainParams, out: Path
     """Fit one LoRA adapter on encoded pairs and seal it at `out`; a killed run goes on from its last checkpoint.
 
     Raises:
-        MismatchedBackbone: `latents` were encoded by another backbone.
+        MismatchedBackbone: `latents` were encoded by another backbone or text encoder.
     """
     if latents.lineage.backbone != backbone.digest:
         raise MismatchedBackbone(
             f"the latents were encoded by backbone {latents.lineage.backbone[:12]}, this one is {backbone.digest[:12]}",
+            where=str(latents.path),
+            cure="run encode again with this backbone",
+        )
+    if latents.lineage.text_encoder != backbone.text_encoder_digest:
+        raise MismatchedBackbone(
+            f"the captions were read by text encoder {latents.lineage.text_encoder[:12]}, "
+            f"this backbone has {backbone.text_encoder_digest[:12]}",
             where=str(latents.path),
             cure="run encode again with this backbone",
         )
@@ -36,17 +44,23 @@ def train(backbone: Backbone, latents: LatentSet, params: TrainParams, out: Path
         text_encoder=backbone.text_encoder_digest,
         licence=latents.lineage.licence,
         pair_source=latents.lineage.pair_source,
+        consent=latents.lineage.consent,
     )
     draft = Adapter.draft(out, lineage)
     if draft.is_sealed:
         return draft.seal()
     trainer = Trainer(load(backbone), latents, params, draft.path)
+    logger.info("what trains, at which rate:\n%s", adapters.group_table(trainer.lora, trainer.rates))
     log = LossLog(draft.path, trainer.num_done)
     with _Progress(params.num_steps) as progress:
         trainer.run(lambda row: (log.add(row), progress.show(row)))
-    info = _info(backbone, latents, params)
-    metadata = {"backbone": backbone.digest, "reference_positions": params.reference_positions}
+    info = {**_info(backbone, latents, params), "sigma_histogram": log.sigma_histogram()}
+    metadata = adapters.facts(lineage, info)
     draft.write(adapters.WEIGHTS, adapters.to_bytes(trainer.modules.transformer, metadata))
+    base = cards.base_of(info, None)
+    card = cards.model_card(lineage, info, name="dubbing adapter", base=base, digest="", report=None)
+    draft.write(cards.CARD, card.encode())
+    draft.write(cards.NOTICE, cards.licence_notice(lineage, base).encode())
     for checkpoint in trainer.checkpoints():
         checkpoint.unlink()
     return draft.seal(info)
@@ -57,7 +71,6 @@ def _info(backbone: Backbone, latents: LatentSet, params: TrainParams) -> dict[s
     return {
         "base_model": backbone.info["repo"],
         "rank": params.rank,
-        "alpha": params.alpha,
         "targets": list(params.targets),
         "reference_positions": params.reference_positions,
         "isolate_modalities": params.isolate_modalities,
@@ -85,7 +98,7 @@ class _Progress:
         if self.bar:
             self.bar.close()
 
-    def show(self, row: dict[str, float]) -> None:
+    def show(self, row: dict[str, Any]) -> None:
         """Tell one step."""
         losses = f"video {row['video']:.4f} audio {row['audio']:.4f}"
         if self.bar:
