@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from dubmill.backbone import Modules
-from dubmill.card.figures import Row, against_source, against_truth, alone
+from dubmill.nano_card.figures import Row, against_source, against_truth, alone
 from dubmill.clips import Clip
 from dubmill.codec import decode, encode, shape_of
 from dubmill.generation import generate, inpaint

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from dubmill.card.figures import Row
+from dubmill.nano_card.figures import Row
 from dubmill.metrics.stats import interval
 
 Rows = Mapping[str, Sequence[Row]]

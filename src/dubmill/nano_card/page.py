@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from dubmill.card.figures import MEANINGS
-from dubmill.card.targets import TARGETS, Rows, reached, summary
+from dubmill.nano_card.figures import MEANINGS
+from dubmill.nano_card.targets import TARGETS, Rows, reached, summary
 
 KINDS = {
     "world": "clean films of the world: the oracle",

@@ -1,4 +1,4 @@
-"""`python -m dubmill.card`: measure the shipped weights, run the line on them, and write the card with its pictures."""
+"""`python -m dubmill.nano_card`: measure the shipped weights, run the line on them, and write the card with its pictures."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from dubmill.artifacts import Backbone, DubSet, PairSet
-from dubmill.card import films, line, page, pictures
-from dubmill.card.figures import Row
-from dubmill.card.pictures import Shown
+from dubmill.nano_card import films, line, page, pictures
+from dubmill.nano_card.figures import Row
+from dubmill.nano_card.pictures import Shown
 from dubmill.params import Params, load
 
 TRIED = Path(__file__).parent / "tried.md"
@@ -24,7 +24,7 @@ _NUM_SCORER_FILMS = 100
 
 def main() -> None:
     """Write the card."""
-    parser = argparse.ArgumentParser(prog="python -m dubmill.card", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m dubmill.nano_card", description=__doc__)
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
     parser.add_argument("--docs", type=Path, default=Path("docs"))
     parser.add_argument("--clips", type=int, default=200, help="of each kind")
