@@ -12,10 +12,10 @@ from PIL import Image
 
 from dubmill import media, params
 from dubmill.backbone import load, load_scorers
-from dubmill.nano_card import films, page, pictures, targets
-from dubmill.nano_card.pictures import Shown
 from dubmill.clips import Clip
 from dubmill.nano import world
+from dubmill.nano_card import films, page, pictures, targets
+from dubmill.nano_card.pictures import Shown
 from dubmill.steps.backbone import backbone
 
 ROOT = Path(__file__).parent.parent

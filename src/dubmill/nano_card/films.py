@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 from dubmill.backbone import Modules
-from dubmill.nano_card.figures import Row, against_source, against_truth, alone
 from dubmill.clips import Clip
 from dubmill.codec import decode, encode, shape_of
 from dubmill.generation import generate, inpaint
@@ -20,6 +19,7 @@ from dubmill.nano.mel import log_mel
 from dubmill.nano.pretrain.data import HELD_OUT_SEED, mouth_mask
 from dubmill.nano.pretrain.data import Take as Filmed
 from dubmill.nano.scorers import Scorers
+from dubmill.nano_card.figures import Row, against_source, against_truth, alone
 from dubmill.params import Params
 from dubmill.steps.inpaint import HALVES, half_region
 

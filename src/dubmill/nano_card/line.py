@@ -8,8 +8,8 @@ from pathlib import Path
 
 from dubmill.artifacts import Backbone, DubSet, PairSet
 from dubmill.backbone import load_scorers
-from dubmill.nano_card.figures import Row, against_source, alone
 from dubmill.nano.world import Phrase
+from dubmill.nano_card.figures import Row, against_source, alone
 from dubmill.params import Params
 from dubmill.rows import Line
 

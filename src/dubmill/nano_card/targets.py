@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from dubmill.nano_card.figures import Row
 from dubmill.metrics.stats import interval
+from dubmill.nano_card.figures import Row
 
 Rows = Mapping[str, Sequence[Row]]
 
