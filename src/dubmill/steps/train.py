@@ -45,7 +45,11 @@ def train(backbone: Backbone, latents: LatentSet, params: TrainParams, out: Path
     with _Progress(params.num_steps) as progress:
         trainer.run(lambda row: (log.add(row), progress.show(row)))
     info = _info(backbone, latents, params)
-    metadata = {"backbone": backbone.digest, "reference_positions": params.reference_positions}
+    metadata = {
+        "backbone": backbone.digest,
+        "reference_positions": params.reference_positions,
+        "reference_attention": params.reference_attention,
+    }
     draft.write(adapters.WEIGHTS, adapters.to_bytes(trainer.modules.transformer, metadata))
     for checkpoint in trainer.checkpoints():
         checkpoint.unlink()
@@ -60,6 +64,7 @@ def _info(backbone: Backbone, latents: LatentSet, params: TrainParams) -> dict[s
         "alpha": params.alpha,
         "targets": list(params.targets),
         "reference_positions": params.reference_positions,
+        "reference_attention": params.reference_attention,
         "isolate_modalities": params.isolate_modalities,
         "pair_source": latents.lineage.pair_source,
         "num_pairs": latents.info["num_pairs"],
