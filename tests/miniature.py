@@ -31,6 +31,7 @@ from transformers import (
 from dubmill.artifacts import Backbone, Lineage
 from dubmill.backbone import PIPELINE, Modules, _folder_digest, _load
 from dubmill.clips import Clip
+from dubmill.params import DubSamplingParams
 
 TEXT_TOKENS = 32
 WORDS = [
@@ -62,6 +63,26 @@ def clip(num_frames: int = 17, height: int = 64, width: int = 96, seed: int = 0)
     time = np.arange(round(num_frames / 25 * 16000)) / 16000
     tone = 0.3 * np.sin(2 * np.pi * 220 * time).astype(np.float32)
     return Clip(frames, Fraction(25), np.stack([tone, tone]), 16000)
+
+
+def sampling(num_steps: int = 2, **changes: object) -> DubSamplingParams:
+    """A plain way to sample, one stage without any guidance, with `changes`."""
+    plain = {
+        "num_steps": num_steps,
+        "sigmas": [],
+        "video_guidance": 1.0,
+        "audio_guidance": 1.0,
+        "video_stg": 0.0,
+        "audio_stg": 0.0,
+        "stg_blocks": [],
+        "video_modality": 1.0,
+        "audio_modality": 1.0,
+        "video_rescale": 0.0,
+        "audio_rescale": 0.0,
+        "first_frame": False,
+        "second_stage": {"sigmas": [], "keep_adapter": True, "lora": "none"},
+    }
+    return DubSamplingParams.model_validate(plain | changes)
 
 
 def modules(folder: Path) -> Modules:

@@ -18,7 +18,7 @@ from dubmill.codec import Latents, encode, shape_of
 from dubmill.conditioning import encode_captions, layout
 from dubmill.dubber import Dubber
 from dubmill.errors import BadArtifact, BadParams, MismatchedBackbone, UnsealedArtifact, UsageError
-from dubmill.params import SamplingParams, TrainParams
+from dubmill.params import TrainParams
 from dubmill.rows import Line
 from dubmill.steps.train import train
 
@@ -44,13 +44,14 @@ PARAMS = TrainParams(
     reverse_probability=0.5,
     background_weight=0.1,
     reference_positions="negative",
+    reference_attention="full",
     isolate_modalities=True,
     mixed_precision="none",
     gradient_checkpointing=False,
     checkpoint_every=2,
     keep_checkpoints=2,
 )
-SAMPLING = SamplingParams(num_steps=2, video_guidance=2.0, audio_guidance=1.0)
+SAMPLING = miniature.sampling(video_guidance=2.0)
 
 
 @pytest.fixture(scope="module")
