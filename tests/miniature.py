@@ -18,6 +18,7 @@ from diffusers import (
     LTX2VideoTransformer3DModel,
 )
 from diffusers.pipelines.ltx2.connectors import LTX2TextConnectors
+from diffusers.pipelines.ltx2.latent_upsampler import LTX2LatentUpsamplerModel
 from diffusers.pipelines.ltx2.vocoder import LTX2Vocoder
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
@@ -29,7 +30,7 @@ from transformers import (
 )
 
 from dubmill.artifacts import Backbone, Lineage
-from dubmill.backbone import PIPELINE, Modules, _folder_digest, _load
+from dubmill.backbone import PIPELINE, UPSAMPLER, Modules, _folder_digest, _load
 from dubmill.clips import Clip
 from dubmill.params import DubSamplingParams
 
@@ -92,10 +93,14 @@ def modules(folder: Path) -> Modules:
     return _load(folder)
 
 
-def backbone(out: Path) -> Backbone:
-    """The miniature as a sealed artifact."""
+def backbone(out: Path, *, has_upsampler: bool = False) -> Backbone:
+    """The miniature as a sealed artifact, with an untrained latent upsampler or without."""
     draft = Backbone.draft(out, Lineage(step="backbone", params={"source": "miniature"}, licence="Apache-2.0"))
     made = modules(draft.path / PIPELINE)
+    if has_upsampler:
+        torch.manual_seed(1)
+        upsampler = LTX2LatentUpsamplerModel(in_channels=128, mid_channels=32, num_blocks_per_stage=1)
+        upsampler.save_pretrained(draft.path / PIPELINE / UPSAMPLER)
     info = {
         "source": "miniature",
         "repo": "miniature",

@@ -7,15 +7,15 @@ import miniature
 import numpy as np
 import pytest
 import torch
-from diffusers import LTX2Pipeline
+from diffusers import LTX2Pipeline, LTX2VideoTransformer3DModel
 
 from dubmill import params
 from dubmill.backbone import PIPELINE, load, materialize
 from dubmill.clips import Clip
 from dubmill.codec import Latents, encode, shape_of
-from dubmill.conditioning import encode_captions, isolated, layout, predict
+from dubmill.conditioning import encode_captions, isolated, layout, predict, remember
 from dubmill.diffusion import schedule
-from dubmill.generation import pipeline
+from dubmill.generation import call_of, pipeline, seeded, size_of
 from dubmill.ltx2_dub import LTX2DubPipeline
 from dubmill.nano import world
 
@@ -91,34 +91,75 @@ def test_its_text_features_are_those_that_are_trained_on(pipe, mini):
     assert torch.allclose(ours.audio_BTD, both.audio_BTD, atol=1e-5)
 
 
-def test_without_a_reference_it_makes_what_the_pipeline_of_diffusers_makes(pipe, mini_backbone):
-    """The same noise, guidance of all four kinds: only where and how the noise is drawn had to be given."""
-    stock = LTX2Pipeline.from_pretrained(mini_backbone.path / PIPELINE)
+NEWER = {
+    "gated_attn": True,
+    "audio_gated_attn": True,
+    "cross_attn_mod": True,
+    "audio_cross_attn_mod": True,
+    "perturbed_attn": True,
+}
+
+
+@pytest.fixture(scope="module")
+def newer(mini, mini_backbone):
+    """The miniature with what LTX-2.3's transformer has beyond LTX-2's: gates, prompt modulation, perturbed attention."""
+    torch.manual_seed(2)
+    transformer = LTX2VideoTransformer3DModel.from_config(mini.transformer.config, **NEWER).eval()
+    made = LTX2DubPipeline.from_pretrained(mini_backbone.path / PIPELINE, transformer=transformer)
+    made.set_progress_bar_config(disable=True)
+    return made
+
+
+@pytest.mark.parametrize("is_newer", [False, True])
+def test_without_a_reference_it_makes_what_the_pipeline_of_diffusers_makes(pipe, newer, is_newer):
+    """All guidance at once, from the same noise. On LTX-2 diffusers' own perturbation does nothing: left out there."""
+    ours = newer if is_newer else pipe
+    stock = LTX2Pipeline(**ours.components)
     stock.set_progress_bar_config(disable=True)
-    shape, generator = shape_of(miniature.clip(), load_geometry(pipe)), torch.Generator().manual_seed(0)
-    video = torch.randn(1, 128, shape.frames, shape.height, shape.width, generator=generator)
-    audio = torch.randn(1, 8, shape.audio, 16, generator=generator)
+    shape, generator = ours._shape(64, 96, 17, 25.0), torch.Generator().manual_seed(0)
     scales = {
         "guidance_scale": 3.0,
         "modality_scale": 3.0,
         "guidance_rescale": 0.7,
+        "stg_scale": 1.0 * is_newer,
+        "spatio_temporal_guidance_blocks": [1],
         "audio_guidance_scale": 7.0,
         "audio_modality_scale": 2.0,
         "audio_guidance_rescale": 0.5,
+        "audio_stg_scale": 0.5 * is_newer,
     }
     call = {"prompt": PROMPT, "num_inference_steps": 2, "noise_scale": 0.0, "output_type": "latent", **SIZE, **TEXT}
-    call |= {"latents": video, "audio_latents": audio, "return_dict": False}
-    theirs = stock(**call, **scales, stg_scale=0.0, audio_stg_scale=0.0, use_cross_timestep=False)
-    ours = pipe(**call, **scales)
-    assert torch.allclose(ours[0], theirs[0], atol=1e-3)
-    assert torch.allclose(ours[1], theirs[1], atol=1e-3)
+    call |= {
+        "latents": torch.randn(1, 128, shape.frames, shape.height, shape.width, generator=generator),
+        "audio_latents": torch.randn(1, 8, shape.audio, 16, generator=generator),
+        "return_dict": False,
+    }
+    expected, made = stock(**call, **scales, use_cross_timestep=is_newer), ours(**call, **scales)
+    assert torch.allclose(made[0], expected[0], atol=1e-3)
+    assert torch.allclose(made[1], expected[1], atol=1e-3)
 
 
-def load_geometry(pipe):
-    """What `shape_of` asks of a backbone: its geometry."""
-    from dubmill.backbone import _geometry
-
-    return type("Measured", (), {"geometry": _geometry(pipe)})
+def test_a_remembered_reference_works_with_gates_and_prompt_modulation(newer, source):
+    """Prompt modulation makes the text depend on sigma: the reference has sigma 0 at every step, so it still waits."""
+    where = layout(newer._shape(64, 96, 17, 25.0), 25.0, newer, reference="shared", isolate=True, attention="self")
+    tokens = Latents(source["reference_latents"], source["reference_audio_latents"])
+    text = newer.encode_text([""], do_classifier_free_guidance=False, **TEXT)
+    shape = where.num_video, where.num_audio
+    noise = Latents(torch.randn(1, shape[0], 128), torch.randn(1, shape[1], 128))
+    velocities = []
+    with isolated(newer.transformer, where), torch.no_grad():
+        for is_fresh in (True, True, False):  # the third reads what was remembered before another level's step
+            if is_fresh:
+                remember(newer.transformer, tokens, text, where)
+            level = 0.9 if len(velocities) == 1 else 0.4
+            sigmas = torch.full((1, shape[0]), level), torch.full((1, shape[1]), level)
+            velocities.append(predict(newer.transformer, noise, None, *sigmas, text, where))
+    assert where.use_cross_timestep
+    assert same(velocities[0], velocities[2])
+    assert not same(velocities[0], velocities[1])
+    both = run(newer, 1, 2, guidance_scale=3.0, reference_attention="self", **source)
+    alone = run(newer, 2, guidance_scale=3.0, reference_attention="self", **source)
+    assert same(Latents(both.video_BSD[1:], both.audio_BLD[1:]), alone, atol=1e-4)
 
 
 @pytest.fixture(scope="module")
@@ -163,8 +204,6 @@ def test_on_nano_guidance_by_captions_is_the_sampler_that_it_was(nano):
     rate = float(clip.frame_rate)
     where = layout(shape_of(clip, modules), rate, modules, reference="negative", isolate=True)
     expected = euler(source, captions, seeds, where, sampling, modules)
-    from dubmill.generation import call_of, seeded, size_of
-
     made = pipeline(modules)(
         captions,
         reference_latents=source.video_BSD,

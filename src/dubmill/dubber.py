@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -93,6 +94,7 @@ class Dubber:
         tell = telling(progress, (len(self.sampling.sigmas) or self.sampling.num_steps) + len(later))
         if later:
             small = [half_size(clip) for clip in clips]
+            shape_of(small[0], self.modules)  # refused here, before the first stage is paid for
             rough = self._first_stage(small, captions, generators, tell)
             made = self._second_stage(clips, small[0], rough, captions, generators, tell)
         else:
@@ -184,14 +186,13 @@ class Dubber:
         kept = self.worn if asked.keep_adapter else {}
         if asked.lora == "none":
             return kept
-        try:
-            self.pipeline.load_lora_weights(asked.lora, adapter_name=SECOND_STAGE)
-        except (OSError, ValueError) as error:
+        if not Path(asked.lora).is_file():
             raise BadArtifact(
-                f"no LoRA for the second stage ({str(error).splitlines()[0]})",
+                "no LoRA file for the second stage",
                 where=asked.lora,
-                cure="give a LoRA file for this backbone in dub.sampling.second_stage.lora",
-            ) from error
+                cure="give a file in dub.sampling.second_stage.lora, or none",
+            )
+        self.pipeline.load_lora_weights(asked.lora, adapter_name=SECOND_STAGE)
         self._wear(self.worn)
         return {**kept, SECOND_STAGE: 1.0}
 
