@@ -26,7 +26,6 @@ from dubmill.attention import memory, with_isolation, with_memory
 from dubmill.latents import Latents
 
 if TYPE_CHECKING:
-    from dubmill.backbone import Modules
     from dubmill.shapes import LatentShape
 
 
@@ -48,8 +47,8 @@ class TextFeatures:
 
 
 @torch.no_grad()
-def encode_captions(captions: Sequence[str], modules: Modules) -> TextFeatures:
-    """Text features of captions: all hidden states of the text encoder, through the connectors."""
+def encode_captions(captions: Sequence[str], modules: Any) -> TextFeatures:
+    """Text features of captions by a backbone's `Modules`: all hidden states of the encoder, through the connectors."""
     tokens = modules.tokenizer(
         [caption.strip() for caption in captions],
         padding="max_length",
@@ -96,6 +95,11 @@ class Layout:
     def is_appended(self) -> bool:
         """Whether the reference's tokens follow the target's in its own sequence."""
         return self.has_reference and self.attention == "full"
+
+    @property
+    def is_remembered(self) -> bool:
+        """Whether the reference waits in the layers."""
+        return self.has_reference and self.attention == "self"
 
 
 def layout(
@@ -166,7 +170,7 @@ def remember(transformer: Any, reference: Latents | None, empty: TextFeatures, w
 
     They stay in the layers until the next call or the end of `isolated`. Under `full` attention there is nothing to do.
     """
-    if not where.has_reference or where.attention == "full":
+    if not where.is_remembered:
         return
     batch, device = len(reference), reference.video_BSD.device
     sigmas = tuple(
@@ -217,7 +221,7 @@ def _forward(
 def isolated(transformer: Any, where: Layout) -> Iterator[None]:
     """While open, the reference is read as `where` says: the one place that touches the transformer's layers."""
     with ExitStack() as stack:
-        if where.has_reference and where.attention == "self":
+        if where.is_remembered:
             stack.enter_context(with_memory(transformer))
         elif where.has_reference and where.isolate:
             num_reference = (where.reference_video_coords.shape[2], where.reference_audio_coords.shape[2])

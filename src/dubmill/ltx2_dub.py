@@ -61,25 +61,42 @@ class LTX2DubPipeline(LTX2DubInputs, LTX2Pipeline):
 
     _callback_tensor_inputs = ["latents", "audio_latents"]
 
-    def check_inputs(self, batch_size: int, height: int, width: int, **given: Any) -> None:
-        """Raise `ValueError` for what cannot be dubbed."""
-        ratio, sigmas, generator = self.vae_spatial_compression_ratio, given["sigmas"], given["generator"]
-        if height % ratio or width % ratio:
-            raise ValueError(f"`height` and `width` have to be divisible by {ratio} but are {height} and {width}.")
-        temporal = self.vae_temporal_compression_ratio
-        if (given["num_frames"] - 1) % temporal:
-            raise ValueError(f"`num_frames` has to be {temporal}k + 1 but is {given['num_frames']}.")
-        if given["has_video"] != given["has_audio"]:
+    def check_size(self, height: int, width: int, num_frames: int) -> None:
+        """Raise `ValueError` for a size that the autoencoder cannot hold."""
+        spatial, temporal = self.vae_spatial_compression_ratio, self.vae_temporal_compression_ratio
+        if height % spatial or width % spatial:
+            raise ValueError(f"`height` and `width` have to be divisible by {spatial} but are {height} and {width}.")
+        if (num_frames - 1) % temporal:
+            raise ValueError(f"`num_frames` has to be {temporal}k + 1 but is {num_frames}.")
+
+    def check_reference(self, is_seen: bool, is_heard: bool, positions: str, attention: str, isolate: bool) -> None:
+        """Raise `ValueError` for half a reference, or one that cannot be read so."""
+        if is_seen != is_heard:
             raise ValueError("A reference is a picture and its sound: provide the other one too.")
-        if given["attention"] == "self" and not given["isolate"]:
+        if positions not in ("shared", "negative"):
+            raise ValueError(f'`reference_positions` has to be "shared" or "negative" but is {positions!r}.')
+        if attention not in ("full", "self"):
+            raise ValueError(f'`reference_attention` has to be "full" or "self" but is {attention!r}.')
+        if attention == "self" and not isolate:
             raise ValueError('`reference_attention="self"` needs `isolate_reference=True`.')
+
+    def check_sampling(
+        self, batch_size: int, sigmas: list[float] | None, stg_blocks: list[int] | None, generator: Any
+    ) -> None:
+        """Raise `ValueError` for noise levels, blocks or generators that do not fit."""
         if sigmas is not None and not all(1 >= a > b for a, b in zip(sigmas, [*sigmas[1:], 0], strict=True)):
             raise ValueError(f"`sigmas` have to fall within (0, 1], without the final 0, but are {sigmas}.")
-        if self.do_spatio_temporal_guidance and not given["stg_blocks"]:
+        if self.do_spatio_temporal_guidance and not stg_blocks:
             raise ValueError("Spatio-temporal guidance needs `spatio_temporal_guidance_blocks`.")
+        num_blocks = len(self.transformer.transformer_blocks)
+        if not all(0 <= block < num_blocks for block in stg_blocks or ()):
+            raise ValueError(f"`spatio_temporal_guidance_blocks` are {stg_blocks}, of blocks 0 to {num_blocks - 1}.")
         if isinstance(generator, list) and len(generator) != batch_size:
             raise ValueError(f"There are {len(generator)} generators for {batch_size} clips.")
-        unknown = set(given["tensor_inputs"]) - set(self._callback_tensor_inputs)
+
+    def check_callback(self, tensor_inputs: list[str]) -> None:
+        """Raise `ValueError` for tensors that a callback cannot have."""
+        unknown = set(tensor_inputs) - set(self._callback_tensor_inputs)
         if unknown:
             raise ValueError(f"A callback can have {self._callback_tensor_inputs}, but not {sorted(unknown)}.")
 
@@ -268,30 +285,15 @@ class LTX2DubPipeline(LTX2DubInputs, LTX2Pipeline):
         if (prompt is None) == (prompt_embeds is None):
             raise ValueError("Provide either `prompt` or `prompt_embeds`, and not both.")
         batch_size = len(prompt_embeds) if prompt is None else 1 if isinstance(prompt, str) else len(prompt)
-        has_video = reference_frames is not None or reference_latents is not None
-        self.check_inputs(
-            batch_size,
-            height,
-            width,
-            num_frames=num_frames,
-            has_video=has_video,
-            has_audio=reference_audio is not None or reference_audio_latents is not None,
-            attention=reference_attention,
-            isolate=isolate_reference,
-            sigmas=sigmas,
-            stg_blocks=spatio_temporal_guidance_blocks,
-            generator=generator,
-            tensor_inputs=callback_on_step_end_tensor_inputs,
-        )
+        seen = reference_frames is not None or reference_latents is not None
+        heard = reference_audio is not None or reference_audio_latents is not None
+        self.check_size(height, width, num_frames)
+        self.check_reference(seen, heard, reference_positions, reference_attention, isolate_reference)
+        self.check_sampling(batch_size, sigmas, spatio_temporal_guidance_blocks, generator)
+        self.check_callback(callback_on_step_end_tensor_inputs)
         shape = self._shape(height, width, num_frames, frame_rate)
-        where = layout(
-            shape,
-            frame_rate,
-            self,
-            reference=reference_positions if has_video else "none",
-            isolate=isolate_reference,
-            attention=reference_attention,
-        )
+        how = {"isolate": isolate_reference, "attention": reference_attention}
+        where = layout(shape, frame_rate, self, reference=reference_positions if seen else "none", **how)
         text = self.encode_text(
             prompt,
             negative_prompt=negative_prompt,
@@ -323,7 +325,7 @@ class LTX2DubPipeline(LTX2DubInputs, LTX2Pipeline):
         scheduler = schedule(self.scheduler, num_inference_steps, sigmas, shape.video_tokens, self._execution_device)
         state = job.start(scheduler.sigmas[0] if noise_scale is None else noise_scale)
         with isolated(self.transformer, where):
-            if reference is not None and reference_attention == "self":
+            if where.is_remembered:
                 settings = {"do_classifier_free_guidance": False, "max_sequence_length": max_sequence_length}
                 remember(self.transformer, reference, self.encode_text([""], **settings).pick([0] * batch_size), where)
             made = self.denoise(job, state, scheduler, callback_on_step_end, callback_on_step_end_tensor_inputs)

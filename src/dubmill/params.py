@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from dubmill.errors import BadParams
 
@@ -20,7 +20,15 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**53)]
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
-Sigma = Annotated[float, Field(gt=0, le=1)]
+
+
+def _falling(sigmas: list[float]) -> list[float]:
+    if sigmas != sorted(set(sigmas), reverse=True) or not all(0 < sigma <= 1 for sigma in sigmas):
+        raise ValueError("noise levels fall within (0, 1], without the final 0")
+    return sigmas
+
+
+Sigmas = Annotated[list[float], AfterValidator(_falling)]
 
 
 class Section(BaseModel):
@@ -59,7 +67,7 @@ class SamplingParams(Section):
     """How a generation is sampled; the released figures are in docs."""
 
     num_steps: Count = Field(description="denoising steps; not read where sigmas are given")
-    sigmas: list[Sigma] = Field(description="noise levels, falling, without the final 0; empty: the backbone's own")
+    sigmas: Sigmas = Field(description="noise levels, falling, without the final 0; empty: the backbone's own")
     video_guidance: Positive = Field(description="classifier-free guidance of the video; 1 is off")
     audio_guidance: Positive = Field(description="classifier-free guidance of the audio; 1 is off")
     video_stg: float = Field(ge=0, description="spatio-temporal guidance of the video; 0 is off")
@@ -71,9 +79,7 @@ class SamplingParams(Section):
     audio_rescale: Share = Field(description="how far the guided audio is rescaled to the spread of the unguided")
 
     @model_validator(mode="after")
-    def _fits_together(self) -> Self:
-        if self.sigmas != sorted(set(self.sigmas), reverse=True):
-            raise ValueError("sigmas have to fall")
+    def _perturbs_something(self) -> Self:
         if (self.video_stg or self.audio_stg) and not self.stg_blocks:
             raise ValueError("spatio-temporal guidance needs stg_blocks")
         return self
@@ -82,15 +88,9 @@ class SamplingParams(Section):
 class SecondStageParams(Section):
     """The dub made once more at twice the size from its upsampled latents; its sound stays."""
 
-    sigmas: list[Sigma] = Field(description="noise levels, falling, without the final 0; empty: one stage only")
+    sigmas: Sigmas = Field(description="noise levels, falling, without the final 0; empty: one stage only")
     keep_adapter: bool = Field(description="whether the dubbing adapter is on in the second stage too")
     lora: str = Field(description="a LoRA file that is on in the second stage only, or 'none'")
-
-    @model_validator(mode="after")
-    def _falls(self) -> Self:
-        if self.sigmas != sorted(set(self.sigmas), reverse=True):
-            raise ValueError("sigmas have to fall")
-        return self
 
 
 class DubSamplingParams(SamplingParams):
