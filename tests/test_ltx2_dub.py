@@ -349,6 +349,9 @@ def test_a_call_leaves_the_pipeline_as_it_was(pipe, source):
     assert torch.equal(pipe.scheduler.timesteps, before[2])
 
 
+HEARD = {"reference_audio_latents": torch.zeros(2, 17, 128)}
+
+
 @pytest.mark.parametrize(
     ("wrong", "told"),
     [
@@ -363,6 +366,7 @@ def test_a_call_leaves_the_pipeline_as_it_was(pipe, source):
         ({"reference_attention": "own"}, "full"),
         ({"reference_attention": "self", "isolate_reference": False}, "isolate_reference=True"),
         ({"generator": [torch.Generator()] * 2}, "2 generators for 1 clips"),
+        ({"prompt": [PROMPT] * 3, "reference_latents": torch.zeros(2, 18, 128)} | HEARD, "2 references for 3 prompts"),
         ({"prompt": None}, "either `prompt`"),
         ({"callback_on_step_end_tensor_inputs": ["noise"]}, "not \\['noise'\\]"),
         ({"reference_frames": np.zeros((1, 9, 64, 96, 3)), "reference_audio": torch.zeros(2, 9)}, "fewer than"),

@@ -74,6 +74,7 @@ class Layout:
     reference_audio_coords: torch.Tensor
     isolate: bool
     attention: str  # full | self
+    dtype: torch.dtype  # of the transformer, which takes its time to tell
     use_cross_timestep: bool  # LTX-2.3: a modality's noise level modulates what crosses into the other
 
     @property
@@ -130,6 +131,7 @@ def layout(
         reference_audio_coords=earlier[:, :, :count],
         isolate=isolate,
         attention=attention,
+        dtype=transformer.dtype,
         use_cross_timestep=bool(transformer.prompt_modulation),
     )
 
@@ -196,10 +198,10 @@ def _forward(
     *,
     is_mute: bool,
 ) -> Latents:
-    batch, dtype = len(text), transformer.dtype
+    batch = len(text)
     video, audio = transformer(
-        hidden_states=tokens.video_BSD.to(dtype),
-        audio_hidden_states=tokens.audio_BLD.to(dtype),
+        hidden_states=tokens.video_BSD.to(where.dtype),
+        audio_hidden_states=tokens.audio_BLD.to(where.dtype),
         encoder_hidden_states=text.video_BTD,
         audio_encoder_hidden_states=text.audio_BTD,
         timestep=sigmas[0] * 1000,

@@ -25,6 +25,10 @@ class Latents:
     def __len__(self) -> int:
         return len(self.video_BSD)
 
+    def to(self, device: torch.device) -> Latents:
+        """The same tokens on a device."""
+        return Latents(self.video_BSD.to(device), self.audio_BLD.to(device))
+
     def repeat(self, times: int) -> Latents:
         """The batch, `times` over."""
         return Latents(self.video_BSD.repeat(times, 1, 1), self.audio_BLD.repeat(times, 1, 1))

@@ -291,7 +291,7 @@ class LTX2DubPipeline(LTX2DubInputs, LTX2Pipeline):
         self.check_reference(seen, heard, reference_positions, reference_attention, isolate_reference)
         self.check_sampling(batch_size, sigmas, spatio_temporal_guidance_blocks, generator)
         self.check_callback(callback_on_step_end_tensor_inputs)
-        shape = self._shape(height, width, num_frames, frame_rate)
+        shape, device = self._shape(height, width, num_frames, frame_rate), self._execution_device
         how = {"isolate": isolate_reference, "attention": reference_attention}
         where = layout(shape, frame_rate, self, reference=reference_positions if seen else "none", **how)
         text = self.encode_text(
@@ -303,11 +303,13 @@ class LTX2DubPipeline(LTX2DubInputs, LTX2Pipeline):
             negative_prompt_embeds=negative_prompt_embeds,
             negative_prompt_attention_mask=negative_prompt_attention_mask,
             max_sequence_length=max_sequence_length,
+            device=device,
         )
         sources = (reference_frames, reference_audio, reference_audio_sampling_rate)
-        reference = self.prepare_reference(shape, batch_size, *sources, reference_latents, reference_audio_latents)
+        size = (shape, batch_size, device)
+        reference = self.prepare_reference(*size, *sources, reference_latents, reference_audio_latents)
         given, keep_video, keep_audio = self.prepare_given(
-            shape, batch_size, image, latents, audio_latents, conditioning_mask, audio_conditioning_mask
+            *size, image, latents, audio_latents, conditioning_mask, audio_conditioning_mask
         )
         job = Job(
             text=text,
@@ -322,12 +324,13 @@ class LTX2DubPipeline(LTX2DubInputs, LTX2Pipeline):
             generator=generator,
             num_resamplings=num_resamplings,
         )
-        scheduler = schedule(self.scheduler, num_inference_steps, sigmas, shape.video_tokens, self._execution_device)
+        scheduler = schedule(self.scheduler, num_inference_steps, sigmas, shape.video_tokens, device)
         state = job.start(scheduler.sigmas[0] if noise_scale is None else noise_scale)
         with isolated(self.transformer, where):
             if where.is_remembered:
-                settings = {"do_classifier_free_guidance": False, "max_sequence_length": max_sequence_length}
-                remember(self.transformer, reference, self.encode_text([""], **settings).pick([0] * batch_size), where)
+                alone = {"do_classifier_free_guidance": False, "max_sequence_length": max_sequence_length}
+                empty = self.encode_text([""], device=device, **alone).pick([0] * batch_size)
+                remember(self.transformer, reference, empty, where)
             made = self.denoise(job, state, scheduler, callback_on_step_end, callback_on_step_end_tensor_inputs)
         outputs = self.decode(made, shape, output_type)
         self.maybe_free_model_hooks()

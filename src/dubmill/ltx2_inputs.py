@@ -17,8 +17,7 @@ class LTX2DubInputs:
 
     def encode_text(self, prompt: str | list[str] | None, **given: Any) -> TextFeatures:
         """Connector features of prompts or given embeddings; with guidance those of the negative ones first."""
-        device = self._execution_device
-        embeds, mask, negative, negative_mask = self.encode_prompt(prompt, device=device, **given)
+        embeds, mask, negative, negative_mask = self.encode_prompt(prompt, **given)
         if given["do_classifier_free_guidance"]:
             embeds, mask = torch.cat([negative, embeds]), torch.cat([negative_mask, mask])
         return TextFeatures(*self.connectors(embeds, mask, padding_side="left"))
@@ -43,15 +42,16 @@ class LTX2DubInputs:
         return encode_wave(padded.to(self._execution_device, torch.float32), num_latents, self.audio_vae)
 
     def pack(self, video: torch.Tensor, audio: torch.Tensor) -> Latents:
-        """Latents as normalised tokens, of which each may be packed already."""
+        """Latents as normalised tokens; each may be packed already."""
         video = video if video.ndim == 3 else pack_video(video, self.vae)
         audio = audio if audio.ndim == 3 else pack_audio(audio, self.audio_vae)
-        return Latents(video.to(self._execution_device), audio.to(self._execution_device))
+        return Latents(video, audio)
 
     def prepare_reference(
         self,
         shape: LatentShape,
         batch_size: int,
+        device: torch.device,
         frames: Any,
         audio: torch.Tensor | None,
         sampling_rate: int | None,
@@ -66,12 +66,15 @@ class LTX2DubInputs:
         if audio_latents is None:
             audio_latents = self.encode_audio(audio, sampling_rate, shape.audio)
         tokens = self.pack(latents, audio_latents)
-        return tokens.repeat(batch_size // len(tokens))
+        if batch_size % len(tokens):
+            raise ValueError(f"There are {len(tokens)} references for {batch_size} prompts.")
+        return tokens.repeat(batch_size // len(tokens)).to(device)
 
     def prepare_given(
         self,
         shape: LatentShape,
         batch_size: int,
+        device: torch.device,
         image: Any,
         latents: torch.Tensor | None,
         audio_latents: torch.Tensor | None,
@@ -79,12 +82,12 @@ class LTX2DubInputs:
         keep_audio: torch.Tensor | None,
     ) -> tuple[Latents, torch.Tensor, torch.Tensor]:
         """Clean tokens of the target, zero where there are none, and which of the video's and audio's are kept."""
-        config, device = self.transformer.config, self._execution_device
+        config = self.transformer.config
         if latents is None:
             latents = torch.zeros(batch_size, shape.video_tokens, config.in_channels)
         if audio_latents is None:
             audio_latents = torch.zeros(batch_size, shape.audio, config.audio_in_channels)
-        given = self.pack(latents, audio_latents)
+        given = self.pack(latents, audio_latents).to(device)
         is_first = torch.arange(shape.video_tokens, device=device) < shape.height * shape.width
         keep_video, keep_audio = (
             torch.zeros(tokens.shape[:2], dtype=torch.bool, device=device) if keep is None else keep.to(device)
