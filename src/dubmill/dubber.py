@@ -22,12 +22,22 @@ from dubmill.codec import decode, encode, shape_of
 from dubmill.errors import BadArtifact, UsageError
 from dubmill.generation import Progress, call_of, pipeline, seeded, size_of, telling
 from dubmill.latents import Latents
-from dubmill.params import DubSamplingParams, SamplingParams
+from dubmill.params import DubSamplingParams
 from dubmill.prompting import dub_caption
 from dubmill.rows import Line
 
 SPEAKER = "A person"
 SECOND_STAGE = "second_stage"
+UNGUIDED = {  # the second stage of every release runs without guidance
+    "video_guidance": 1.0,
+    "audio_guidance": 1.0,
+    "video_stg": 0.0,
+    "audio_stg": 0.0,
+    "video_modality": 1.0,
+    "audio_modality": 1.0,
+    "video_rescale": 0.0,
+    "audio_rescale": 0.0,
+}
 
 
 class Dubber:
@@ -139,19 +149,7 @@ class Dubber:
         asked = self._references(reference, clips[0])
         start = self.pipeline.pack(upsampled, rough.audio_BLD)
         is_given = asked["conditioning_mask"][..., None]
-        plain = SamplingParams(
-            num_steps=1,
-            sigmas=self.sampling.second_stage.sigmas,
-            video_guidance=1,
-            audio_guidance=1,
-            video_stg=0,
-            audio_stg=0,
-            stg_blocks=[],
-            video_modality=1,
-            audio_modality=1,
-            video_rescale=0,
-            audio_rescale=0,
-        )
+        plain = self.sampling.model_copy(update={**UNGUIDED, "sigmas": self.sampling.second_stage.sigmas})
         with self._wearing(self.worn_later):
             return Latents(
                 *self.pipeline(
