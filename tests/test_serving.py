@@ -499,7 +499,7 @@ def a_mini_release(out, backbone):
     positions = {"reference_positions": "negative", "isolate_modalities": True, "languages": ["en", "es"]}
     adapter.seal({**told, **positions})
     draft.write("selftest.clip", miniature.clip().to_bytes())
-    sampling = {"num_steps": 2, "video_guidance": 1.0, "audio_guidance": 1.0}
+    sampling = miniature.sampling().model_dump()
     clip = {"num_frames": 17, "height": 64, "width": 96, "frame_rate": "25/1", "sample_rate_hz": 16000}
     line = {"language": "es", "text": "uno dos"}
     told = {"sampling": sampling, "strength": 1.0, "clip": clip, "selftest": line, "backbone": backbone.digest}

@@ -9,16 +9,17 @@ import time
 import miniature
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save
 
 from dubmill import adapters, training
 from dubmill.artifacts import Adapter, LatentSet, Lineage
 from dubmill.backbone import load
 from dubmill.codec import Latents, encode, shape_of
-from dubmill.conditioning import encode_captions, layout
+from dubmill.conditioning import encode_captions, isolated, layout
 from dubmill.dubber import Dubber
 from dubmill.errors import BadArtifact, BadParams, MismatchedBackbone, UnsealedArtifact, UsageError
-from dubmill.params import SamplingParams, TrainParams
+from dubmill.params import TrainParams
 from dubmill.rows import Line
 from dubmill.steps.train import train
 
@@ -44,13 +45,14 @@ PARAMS = TrainParams(
     reverse_probability=0.5,
     background_weight=0.1,
     reference_positions="negative",
+    reference_attention="full",
     isolate_modalities=True,
     mixed_precision="none",
     gradient_checkpointing=False,
     checkpoint_every=2,
     keep_checkpoints=2,
 )
-SAMPLING = SamplingParams(num_steps=2, video_guidance=2.0, audio_guidance=1.0)
+SAMPLING = miniature.sampling(video_guidance=2.0)
 
 
 @pytest.fixture(scope="module")
@@ -288,3 +290,41 @@ def test_negative_and_shared_positions_give_other_predictions(mini, latents):
     ]
     assert results[0] != results[1]
     assert isinstance(batch.target, Latents)
+
+
+def _gradients(mini_backbone, latents, **changes):
+    """Losses and LoRA gradients of the first batch."""
+    params = PARAMS.model_copy(update={"dropout": 0.0, **changes})
+    trainer = training.Trainer(load(mini_backbone), latents, params, latents.path)
+    for value in trainer.lora.values():
+        torch.nn.init.normal_(value, std=0.1, generator=torch.Generator().manual_seed(value.numel()))
+    batch = training.draw(trainer.pairs, trainer.shape, params, torch.Generator().manual_seed(1))
+    with isolated(trainer.modules.transformer, trainer.where):
+        video, audio = training.losses(trainer.transformer, batch, trainer.where)
+        (video + audio).backward()
+    return (video.item(), audio.item()), {name: value.grad for name, value in trainer.lora.items()}
+
+
+def test_a_reference_that_attends_to_itself_trains_through_what_it_left_in_the_layers(mini_backbone, latents):
+    full, _ = _gradients(mini_backbone, latents)
+    own, gradients = _gradients(mini_backbone, latents, reference_attention="self")
+    assert own != full
+    assert all(torch.isfinite(one).all() for one in gradients.values())
+    assert all(one.abs().sum() > 0 for one in gradients.values())
+
+
+def test_gradient_checkpointing_changes_no_gradient_of_either_kind_of_reference(mini_backbone, latents):
+    """A block of the reference's pass runs again in the backward pass, when the layers read instead of recording."""
+    for attention in ("full", "self"):
+        _, plain = _gradients(mini_backbone, latents, reference_attention=attention)
+        _, again = _gradients(mini_backbone, latents, reference_attention=attention, gradient_checkpointing=True)
+        assert all(torch.allclose(plain[name], again[name], atol=1e-6, rtol=1e-4) for name in plain)
+
+
+def test_how_a_reference_is_read_is_told_by_the_adapter_and_by_its_weights(mini_backbone, latents, tmp_path):
+    params = PARAMS.model_copy(update={"reference_attention": "self", "num_steps": 2})
+    trained = train(mini_backbone, latents, params, tmp_path / "adapter")
+    dubber = Dubber.load(mini_backbone, trained, sampling=SAMPLING)
+    assert (dubber.attention, dubber.reference) == ("self", "negative")
+    with safe_open(trained.path / adapters.WEIGHTS, framework="pt") as file:
+        assert json.loads(file.metadata()["dubmill"])["reference_attention"] == "self"

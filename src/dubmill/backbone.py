@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PIPELINE = "pipeline"
+UPSAMPLER = "latent_upsampler"  # where LTX-2's repository has it
 
 
 @dataclass(frozen=True)
@@ -138,6 +139,8 @@ def _load(folder: Path) -> Modules:
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
+    from dubmill.mel import settings_of
+
     for noisy in (diffusers_logging, transformers_logging):
         noisy.disable_progress_bar()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -153,7 +156,7 @@ def _load(folder: Path) -> Modules:
     parts = {name: getattr(pipeline, name) for name in ("transformer", "vae", "audio_vae", "vocoder", "connectors")}
     for part in (*parts.values(), pipeline.text_encoder):
         part.requires_grad_(False).eval()
-    mel = _mel_settings(pipeline)
+    mel = settings_of(pipeline.audio_vae.config)
     return Modules(
         **parts,
         text_encoder=pipeline.text_encoder,
@@ -167,11 +170,25 @@ def _load(folder: Path) -> Modules:
     )
 
 
-def _mel_settings(pipeline: Any) -> MelSettings:
-    from dubmill.mel import MelSettings
+def load_upsampler(backbone: Backbone) -> Any:
+    """The model that doubles the height and width of video latents, for a dub's second stage.
 
-    audio = pipeline.audio_vae.config
-    return MelSettings(audio.sample_rate, 1024, audio.mel_hop_length, audio.mel_bins or 64, "slaney", 1e-5)
+    Raises:
+        BadArtifact: the backbone has none.
+    """
+    import torch
+    from diffusers.pipelines.ltx2.latent_upsampler import LTX2LatentUpsamplerModel
+
+    folder = backbone.path / PIPELINE / UPSAMPLER
+    if not folder.is_dir():
+        raise BadArtifact(
+            "the backbone has no latent upsampler, which a second stage needs",
+            where=str(folder),
+            cure="leave second_stage.sigmas empty, or fetch a backbone with one",
+        )
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    return LTX2LatentUpsamplerModel.from_pretrained(folder, torch_dtype=dtype).to(device).requires_grad_(False).eval()
 
 
 def _geometry(pipeline: Any) -> Geometry:

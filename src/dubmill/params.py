@@ -9,10 +9,10 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from dubmill.errors import BadParams
 
@@ -20,6 +20,15 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**53)]
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
+
+
+def _falling(sigmas: list[float]) -> list[float]:
+    if sigmas != sorted(set(sigmas), reverse=True) or not all(0 < sigma <= 1 for sigma in sigmas):
+        raise ValueError("noise levels fall within (0, 1], without the final 0")
+    return sigmas
+
+
+Sigmas = Annotated[list[float], AfterValidator(_falling)]
 
 
 class Section(BaseModel):
@@ -57,9 +66,38 @@ class PromptsParams(Section):
 class SamplingParams(Section):
     """How a generation is sampled; the released figures are in docs."""
 
-    num_steps: Count = Field(description="denoising steps")
+    num_steps: Count = Field(description="denoising steps; not read where sigmas are given")
+    sigmas: Sigmas = Field(description="noise levels, falling, without the final 0; empty: the backbone's own")
     video_guidance: Positive = Field(description="classifier-free guidance of the video; 1 is off")
     audio_guidance: Positive = Field(description="classifier-free guidance of the audio; 1 is off")
+    video_stg: float = Field(ge=0, description="spatio-temporal guidance of the video; 0 is off")
+    audio_stg: float = Field(ge=0, description="spatio-temporal guidance of the audio; 0 is off")
+    stg_blocks: list[int] = Field(description="transformer blocks that spatio-temporal guidance perturbs, from 0")
+    video_modality: Positive = Field(description="guidance of the video away from one deaf to the audio; 1 is off")
+    audio_modality: Positive = Field(description="guidance of the audio away from one blind to the video; 1 is off")
+    video_rescale: Share = Field(description="how far the guided video is rescaled to the spread of the unguided")
+    audio_rescale: Share = Field(description="how far the guided audio is rescaled to the spread of the unguided")
+
+    @model_validator(mode="after")
+    def _perturbs_something(self) -> Self:
+        if (self.video_stg or self.audio_stg) and not self.stg_blocks:
+            raise ValueError("spatio-temporal guidance needs stg_blocks")
+        return self
+
+
+class SecondStageParams(Section):
+    """The dub made once more at twice the size from its upsampled latents; its sound stays."""
+
+    sigmas: Sigmas = Field(description="noise levels, falling, without the final 0; empty: one stage only")
+    keep_adapter: bool = Field(description="whether the dubbing adapter is on in the second stage too")
+    lora: str = Field(description="a LoRA file that is on in the second stage only, or 'none'")
+
+
+class DubSamplingParams(SamplingParams):
+    """How a dub is sampled."""
+
+    first_frame: bool = Field(description="whether the source's first frame is given clean as the dub's")
+    second_stage: SecondStageParams = Field(description="twice the size, where the backbone has a latent upsampler")
 
 
 class SynthesizeParams(Section):
@@ -177,6 +215,10 @@ class TrainParams(Section):
     )
     background_weight: Share = Field(description="loss weight of video tokens outside the face")
     reference_positions: Literal["shared", "negative"] = Field(description="RoPE positions of the reference audio")
+    reference_attention: Literal["full", "self"] = Field(
+        description="full: reference and target tokens attend to each other; self: reference tokens to themselves alone,"
+        " so that a dub computes their keys and values once"
+    )
     isolate_modalities: bool = Field(
         description="only noisy video and noisy audio see each other across modalities (paper, eq. 2)"
     )
@@ -184,6 +226,12 @@ class TrainParams(Section):
     gradient_checkpointing: bool
     checkpoint_every: Count = Field(description="optimizer steps between checkpoints")
     keep_checkpoints: Count
+
+    @model_validator(mode="after")
+    def _self_is_isolated(self) -> Self:
+        if self.reference_attention == "self" and not self.isolate_modalities:
+            raise ValueError("reference_attention: self needs isolate_modalities: true")
+        return self
 
 
 class DubParams(Section):
@@ -195,7 +243,7 @@ class DubParams(Section):
     )
     adapter_strength: Positive = Field(description="LoRA weight at inference")
     batch_size: Count
-    sampling: SamplingParams
+    sampling: DubSamplingParams
 
 
 class EvaluateParams(Section):

@@ -23,7 +23,7 @@ from dubmill import adapters
 from dubmill.artifacts import LatentSet
 from dubmill.backbone import Modules
 from dubmill.codec import Latents
-from dubmill.conditioning import Layout, TextFeatures, append, isolated, layout, predict
+from dubmill.conditioning import Layout, TextFeatures, isolated, layout, predict, remember
 from dubmill.diffusion import add_noise, sample_sigmas, weighted_loss
 from dubmill.files import write_atomically
 from dubmill.params import TrainParams
@@ -61,6 +61,7 @@ class Batch:
     target: Latents
     reference: Latents
     text: TextFeatures
+    empty: TextFeatures  # of the empty caption, under which a reference that attends to itself is read
     weight_video_BS: torch.Tensor
     weight_audio_BL: torch.Tensor
     sigma_video_BS: torch.Tensor
@@ -91,6 +92,7 @@ def draw(pairs: Pairs, shape: LatentShape, params: TrainParams, generator: torch
         target=target,
         reference=Latents(pairs.video_P2SD[rows, 1 - target_side], pairs.audio_P2LD[rows, 1 - target_side]),
         text=pairs.text.pick(caption),
+        empty=pairs.text.pick([empty] * count),
         weight_video_BS=(face_BS + (1 - face_BS) * params.background_weight) * ~is_given,
         weight_audio_BL=torch.ones(count, shape.audio),
         sigma_video_BS=sigma_video[:, None] * ~is_given,
@@ -108,16 +110,9 @@ def losses(transformer: Any, batch: Batch, where: Layout) -> tuple[torch.Tensor,
         add_noise(batch.target.video_BSD, batch.noise.video_BSD, batch.sigma_video_BS),
         add_noise(batch.target.audio_BLD, batch.noise.audio_BLD, batch.sigma_audio_BL),
     )
-    clean_video = torch.zeros_like(batch.sigma_video_BS)
-    clean_audio = torch.zeros_like(batch.sigma_audio_BL)
-    velocity = predict(
-        transformer,
-        append(noisy, batch.reference),
-        torch.cat([batch.sigma_video_BS, clean_video], dim=1),
-        torch.cat([batch.sigma_audio_BL, clean_audio], dim=1),
-        batch.text,
-        where,
-    )
+    remember(transformer, batch.reference, batch.empty, where)
+    sigmas = (batch.sigma_video_BS, batch.sigma_audio_BL)
+    velocity = predict(transformer, noisy, batch.reference, *sigmas, batch.text, where)
     return (
         weighted_loss(velocity.video_BSD, batch.noise.video_BSD - batch.target.video_BSD, batch.weight_video_BS),
         weighted_loss(velocity.audio_BLD, batch.noise.audio_BLD - batch.target.audio_BLD, batch.weight_audio_BL),
@@ -144,8 +139,14 @@ class Trainer:
         self.pairs = Pairs.open(latents)
         info = latents.info
         self.shape = LatentShape(**info["latent_shape"])
-        reference, isolate = params.reference_positions, params.isolate_modalities
-        self.where = layout(self.shape, info["frame_rate"], modules, reference=reference, isolate=isolate)
+        self.where = layout(
+            self.shape,
+            info["frame_rate"],
+            modules,
+            reference=params.reference_positions,
+            isolate=params.isolate_modalities,
+            attention=params.reference_attention,
+        )
         torch.manual_seed(params.seed)
         transformer = modules.transformer
         adapters.add(transformer, rank=params.rank, alpha=params.alpha, dropout=params.dropout, targets=params.targets)

@@ -16,6 +16,19 @@ from dubmill.adapters.lora import (
     parameters,
     read,
     to_bytes,
+    trained_as,
 )
 
-__all__ = ["NAME", "WEIGHTS", "add", "attach", "facts", "group_table", "groups", "parameters", "read", "to_bytes"]
+__all__ = [
+    "NAME",
+    "WEIGHTS",
+    "add",
+    "attach",
+    "facts",
+    "group_table",
+    "groups",
+    "parameters",
+    "read",
+    "to_bytes",
+    "trained_as",
+]

@@ -94,7 +94,7 @@ def import_file(path: Path, backbone: Backbone, said: Told, out: Path) -> Adapte
     _check_fit(path, pairs, layers)
     facts = {name: _fact(path, name, known.get(name), given) for name, given in asdict(said).items()}
     lineage = _lineage(path, known, facts, backbone)
-    kept = {name: known[name] for name in ("num_pairs", "clip", "pair_source") if name in known}
+    kept = {name: known[name] for name in ("num_pairs", "clip", "pair_source", "reference_attention") if name in known}
     targets = _targets(pairs, layers)
     info = {"base_model": backbone.info["repo"], "rank": rank, "targets": targets, **facts, **kept}
     draft = Adapter.draft(out, lineage)

@@ -27,7 +27,7 @@ from dubmill.params import TrainParams
 NAME = "dub"
 WEIGHTS = "pytorch_lora_weights.safetensors"
 METADATA = "dubmill"  # the one key of our own in a file's metadata: what a user of the LoRA must know, as JSON
-POSITIONS = ("shared", "negative")
+POSITIONS, ATTENTIONS = ("shared", "negative"), ("full", "self")
 
 
 def add(transformer: Any, *, rank: int, alpha: float, dropout: float, targets: list[str]) -> None:
@@ -133,7 +133,7 @@ def attach(modules: Modules, backbone: Backbone, adapter: Adapter, strength: flo
             where=str(adapter.path),
             cure="use the backbone it was trained on, or train again",
         )
-    _check_positions(adapter)
+    trained_as(adapter)
     info, transformer = adapter.info, modules.transformer
     add(transformer, rank=info["rank"], alpha=info["rank"], dropout=0.0, targets=info["targets"])
     expected = set(get_peft_model_state_dict(transformer, adapter_name=NAME))
@@ -150,16 +150,29 @@ def attach(modules: Modules, backbone: Backbone, adapter: Adapter, strength: flo
     transformer.requires_grad_(False).eval()
 
 
-def _check_positions(adapter: Adapter) -> None:
-    """Refuse an adapter whose manifest and weights disagree on where the reference stands: it would dub, but badly."""
-    said = adapter.info.get("reference_positions")
-    trained = facts_in(adapter.path / WEIGHTS).get("reference_positions", said)
-    if said not in POSITIONS or said != trained:
-        raise BadArtifact(
-            f"the manifest says reference positions {said!r}, the weights were trained at {trained!r}",
-            where=str(adapter.path),
-            cure=f"import or train it again, with one of {', '.join(POSITIONS)}",
-        )
+def trained_as(adapter: Adapter) -> dict[str, Any]:
+    """How an adapter's references were read when it was trained: `reference`, `attention`, `isolate`.
+
+    It has to be used the same way, or it dubs, but badly.
+
+    Raises:
+        BadArtifact: its weights and its manifest tell different things, or nothing that is known.
+    """
+    info = {"reference_attention": "full", **adapter.info}  # an adapter that does not tell is older than the choice
+    trained = facts_in(adapter.path / WEIGHTS)
+    for name, known in (("reference_positions", POSITIONS), ("reference_attention", ATTENTIONS)):
+        said = info.get(name)
+        if said not in known or trained.get(name, said) != said:
+            raise BadArtifact(
+                f"its weights were trained with {name} {trained.get(name)!r}, the manifest says {said!r}",
+                where=str(adapter.path),
+                cure=f"import or train it again, with one of {', '.join(known)}",
+            )
+    return {
+        "reference": info["reference_positions"],
+        "attention": info["reference_attention"],
+        "isolate": info["isolate_modalities"],
+    }
 
 
 def read(path: Path) -> dict[str, torch.Tensor]:

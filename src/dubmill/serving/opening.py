@@ -8,7 +8,7 @@ from dubmill import media
 from dubmill.artifacts import Adapter, Backbone, Release, read_manifest
 from dubmill.errors import BadArtifact, MismatchedBackbone, UnreadableMedia
 from dubmill.files import write_atomically
-from dubmill.params import SamplingParams, validate
+from dubmill.params import DubSamplingParams, validate
 from dubmill.rows import Line
 from dubmill.serving.consent import LEDGER, Ledger
 from dubmill.serving.desk import Desk, Dubbing, DubRequest, check
@@ -39,7 +39,7 @@ def open_dubber(backbone: Path, release: Release) -> Dubbing:
     for name in ("sampling", "strength"):
         if name not in release.info:
             raise BadArtifact(f"the release does not tell its {name!r}", where=str(release.path), cure="promote again")
-    sampling = validate(SamplingParams, release.info["sampling"], str(release.path))
+    sampling = validate(DubSamplingParams, release.info["sampling"], str(release.path))
     adapter = Adapter.open(release.path / "adapter")
     return Dubber.load(Backbone.open(backbone), adapter, strength=float(release.info["strength"]), sampling=sampling)
 

@@ -73,6 +73,7 @@ def _info(backbone: Backbone, latents: LatentSet, params: TrainParams) -> dict[s
         "rank": params.rank,
         "targets": list(params.targets),
         "reference_positions": params.reference_positions,
+        "reference_attention": params.reference_attention,
         "isolate_modalities": params.isolate_modalities,
         "pair_source": latents.lineage.pair_source,
         "num_pairs": latents.info["num_pairs"],
