@@ -281,6 +281,14 @@ def test_a_torn_file_is_an_error_also_when_read_piece_by_piece(mp4):
         list(media.frames(torn, info, frame_rate=Fraction(25), height=64, width=64))
 
 
+@pytest.mark.parametrize("container", ["mp4", "mkv"])
+def test_a_truncated_file_without_sound_is_an_error_too(mp4, tmp_path, container):
+    """FFmpeg ends with success after 11 of 25 frames, and says only in passing that the file was partial."""
+    path = tmp_path / f"mute.{container}"
+    ffmpeg("-i", mp4, "-an", "-c", "copy", "-movflags", "+faststart", path)
+    assert "truncated" in sentence_of(path.read_bytes()[:-2000], needs_sound=False)
+
+
 def test_a_film_fed_frame_by_frame_is_the_mp4_of_the_clip(tmp_path):
     clip = a_clip(height=63)
     (tmp_path / "sound.wav").write_bytes(media.wav_bytes(clip.audio_CN, 16000))

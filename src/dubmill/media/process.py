@@ -26,6 +26,7 @@ TRUSTED = {"format_whitelist": CONTAINERS}
 EXACT = "+bitexact"
 SCALING = "bicubic+accurate_rnd+full_chroma_int+full_chroma_inp+bitexact"
 PATIENCE_SECONDS = 600.0  # without a sign of life
+_TORN = ("partial file", "File ended prematurely")  # of which FFmpeg complains, and then ends as if all were well
 
 
 @cache
@@ -77,8 +78,9 @@ def stream(graph: Any, *, name: str, fds: Sequence[int]) -> Iterator[bytes]:
             if not data:
                 break
             yield data
-        if process.wait():
-            raise fault(content(told).decode("utf-8", "replace"), name)
+        failed, said = process.wait(), content(told).decode("utf-8", "replace")
+        if failed or any(sign in said for sign in _TORN):
+            raise fault(said, name)
 
 
 @contextmanager
@@ -110,7 +112,7 @@ def fault(told: str, name: str) -> UnreadableMedia:
     unopened = re.search(r"Error opening input|^file:.*: Invalid data", told, flags=re.MULTILINE)  # FFmpeg 7 | 5, 6
     if unopened and not any(sign in told for sign in begun):
         return UnreadableMedia("this is not a media file", where=name, cure="give an MP4, MOV, MKV or WebM")
-    if "Invalid data found" in told:
+    if any(sign in told for sign in ("Invalid data found", *_TORN)):
         return UnreadableMedia("the file is truncated or damaged", where=name, cure="copy or export it again")
     last = re.sub(r"\[[^]]*\] ?", "", told.strip().splitlines()[-1]) if told.strip() else "no reason given"
     return UnreadableMedia(f"FFmpeg cannot read it ({last})", where=name, cure="export it as MP4 (H.264, AAC)")
