@@ -103,7 +103,7 @@ def _group(cues: Sequence[Cue], size: ClipSize, num_frames: int) -> _Group:
     stop = max(stop, start + 1)
     if stop - start > size.num_frames + SLACK_SECONDS * size.frame_rate:
         raise UnsayableText(
-            f"it lasts {(stop - start) / size.frame_rate:.2f} s, and this model dubs {size.seconds:.2f} s at a time",
+            f"it lasts {float((stop - start) / size.frame_rate):.2f} s, and this model dubs {size.seconds:.2f} s at a time",
             where=where,
             cure="split it into shorter cues",
         )
@@ -176,13 +176,15 @@ def _turn(one: tuple[Span, _Group], other: tuple[Span, _Group], look: Look, size
         return None
     if shot := next((shot for shot in look.shots if start <= shot <= stop), None):
         return shot, shot
-    low, high = max(start, one[1].stop), min(stop, other[1].start)
-    if high > low:
-        middle = low + int(np.argmin(look.levels_F[low:high]))
-    else:
-        middle = min(max((one[1].stop + other[1].start) // 2, start), stop)
     length = min(dissolve_frames(size), stop - start)
-    first = min(max(middle - length // 2, start), stop - length)
+    low, high = max(start, one[1].stop), min(stop, other[1].start) - length
+    middle = (one[1].stop + other[1].start - length) / 2
+
+    def loudness(first: int) -> tuple[float, float]:
+        return look.levels_F[first : first + length].max(initial=-np.inf), abs(first - middle)
+
+    first = min(range(low, high + 1), key=loudness, default=round(middle))  # default: no pause between them
+    first = min(max(first, start), stop - length)
     return first, first + length
 
 
