@@ -213,8 +213,8 @@ def dub(
 ) -> None:
     """Dub a video (CLIP --to --text or --script --consent --out), or, given --adapter and --pairs, the step."""
     if clip is not None and script is not None:
-        asked = {"to": to, "text": text, "script": script, "consent": consent, "seed": seed, "tone_map": tone_map}
-        _dub_film(clip, out, **asked, release=release, backbone=backbone)
+        asked = {"path": clip, "language": to, "consent": consent, "seed": seed, "tone_map": tone_map}
+        _dub_film(script, text, out, release, backbone, **asked)
     elif clip is not None:
         _dub_clip(clip, out, to=to, text=text, consent=consent, release=release, backbone=backbone, seed=seed)
     elif adapter is None or pairs is None:
@@ -346,36 +346,19 @@ def _dub_clip(
     typer.echo(f"dub: {out} (machine-made, and marked as such)")
 
 
-def _dub_film(
-    clip: Path,
-    out: Path,
-    *,
-    to: str,
-    text: str,
-    script: Path,
-    consent: str,
-    seed: int,
-    tone_map: bool,
-    release: Path,
-    backbone: Path,
-) -> None:
+def _dub_film(script: Path, text: str, out: Path, release: Path, backbone: Path, **asked: Any) -> None:  # noqa: ANN401
     """A video of any length, chunk by chunk: the same desk, ledger and marks; run again, it goes on where it was."""
     from dubmill.serving.desk import FilmRequest
     from dubmill.serving.opening import dub_film_file
     from dubmill.subtitles import read
 
-    if text or not to:
+    if text or not asked["language"]:
         cure = "give the words in the script" if text else "say which language"
         raise UsageError("--text beside --script" if text else "--to missing", where="dubmill dub", cure=cure)
-    asked = FilmRequest(clip, read(script), language=to, consent=consent, seed=seed, tone_map=tone_map)
+    request = FilmRequest(cues=read(script), **asked)
     with typer.progressbar(length=1000, label="dub", file=sys.stderr) as bar:
-        notes = dub_film_file(
-            asked,
-            out,
-            release=release,
-            backbone=backbone,
-            progress=lambda share: bar.update(int(1000 * share) - bar.pos),
-        )
+        places = {"release": release, "backbone": backbone}
+        notes = dub_film_file(request, out, **places, progress=lambda share: bar.update(int(1000 * share) - bar.pos))
     for note in notes:
         typer.echo(note, err=True)
     typer.echo(f"dub: {out} (machine-made, and marked as such)")
