@@ -54,12 +54,12 @@ def gain_to_match(film: Film, takes: Sequence[Take]) -> float:
     """
     how = {"sample_rate_hz": film.info.sample_rate_hz, "channels": film.channels}
     before = media.loudness(_own_speech(film, takes), **how)
-    after = media.loudness(_dubbed_speech(film, takes), **how)
+    peaks: list[float] = []
+    after = media.loudness(_noted(_dubbed_speech(film, takes), peaks), **how)
     if media.UNHEARD_LUFS in (before, after):
         return 1.0
-    peak = max(float(np.abs(block).max(initial=0.0)) for block in _dubbed_speech(film, takes))
     gain = 10 ** (float(np.clip(before - after, -_MAX_GAIN_DB, _MAX_GAIN_DB)) / 20)
-    return min(gain, max(1.0, 1.0 / peak))
+    return min(gain, max(1.0, 1.0 / max(peaks)))
 
 
 class _Running:
@@ -193,6 +193,12 @@ def _own_speech(film: Film, takes: Sequence[Take]) -> Iterator[np.ndarray]:
         seconds_N = (start + np.arange(len(block))) / rate
         if on := running.between(start, start + len(block)):
             yield block[np.max([_weight(film, take, seconds_N) for take in on], axis=0) > 0.5]
+
+
+def _noted(blocks: Iterator[np.ndarray], peaks: list[float]) -> Iterator[np.ndarray]:
+    for block in blocks:
+        peaks.append(float(np.abs(block).max(initial=0.0)))
+        yield block
 
 
 def _dubbed_speech(film: Film, takes: Sequence[Take]) -> Iterator[np.ndarray]:
