@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from dubmill import media
@@ -10,8 +11,10 @@ from dubmill.errors import BadArtifact, MismatchedBackbone, UnreadableMedia
 from dubmill.files import write_atomically
 from dubmill.params import DubSamplingParams, validate
 from dubmill.rows import Line
-from dubmill.serving.consent import LEDGER, Ledger
-from dubmill.serving.desk import Desk, Dubbing, DubRequest, check
+from dubmill.serving.consent import LEDGER, Ledger, check_statement
+from dubmill.serving.desk import Desk, Dubbing, DubRequest, FilmRequest, check
+
+FILM_LIMITS = media.Limits(max_seconds=24 * 3600.0)  # a film is read in windows: its length costs time, not memory
 
 
 def matched(backbone: Path, release: Path) -> Release:
@@ -66,9 +69,33 @@ def dub_file(
     asked = DubRequest(video=clip.read_bytes(), line=Line(language=to, text=text), consent=consent, seed=seed)
     check(asked)  # before the weights are loaded
     media.probe(clip, limits=media.Limits())
-    opened = matched(backbone, release)
-    desk = Desk("dubmill", opened, open_dubber(backbone, opened), Ledger(ledger), media.Limits())
-    made = desk.dub(asked)
+    made = _desk(backbone, release, ledger, media.Limits()).dub(asked)
     out.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(out, made.mp4)
     return made.notes
+
+
+def dub_film_file(
+    asked: FilmRequest,
+    out: Path,
+    *,
+    release: Path,
+    backbone: Path,
+    progress: Callable[[float], None],
+    ledger: Path = LEDGER,
+) -> tuple[str, ...]:
+    """Dub a video of any length without a server, into `out`; answers what was done to it.
+
+    Raises:
+        DubmillError: see `matched`, `open_dubber` and `Desk.dub_film`.
+    """
+    check_statement(asked.consent)  # before the weights are loaded
+    if not asked.path.is_file():
+        raise UnreadableMedia("there is no such file", where=str(asked.path), cure="give the path of a video")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    return _desk(backbone, release, ledger, FILM_LIMITS).dub_film(asked, out, progress)
+
+
+def _desk(backbone: Path, release: Path, ledger: Path, limits: media.Limits) -> Desk:
+    opened = matched(backbone, release)
+    return Desk("dubmill", opened, open_dubber(backbone, opened), Ledger(ledger), limits)
