@@ -35,6 +35,7 @@ PARAMS = TrainParams(
     learning_rate_groups={},
     schedule="linear",
     num_warmup_steps=1,
+    optimizer="adamw",
     weight_decay=0.01,
     max_grad_norm=1.0,
     shared_sigma=True,
@@ -47,6 +48,7 @@ PARAMS = TrainParams(
     isolate_modalities=True,
     mixed_precision="none",
     gradient_checkpointing=False,
+    parallel="ddp",
     checkpoint_every=2,
     keep_checkpoints=2,
 )
@@ -83,6 +85,10 @@ def _batch(mini_backbone, latents, **changes):
     params = PARAMS.model_copy(update=changes)
     pairs, shape = training.Pairs.open(latents), training.LatentShape(**latents.info["latent_shape"])
     return training.draw(pairs, shape, params, torch.Generator().manual_seed(1)), pairs, shape
+
+
+def _trainer(mini_backbone, latents, params, folder):
+    return training.Trainer(load(mini_backbone), latents, params, folder, training.join_processes(params))
 
 
 def test_all_28_linear_layers_of_a_block_get_a_lora_and_nothing_else_trains(mini_backbone):
@@ -144,14 +150,14 @@ def test_gradient_checkpointing_gives_the_same_losses(mini_backbone, latents, tm
     def first_loss(checkpointing, name):
         params = PARAMS.model_copy(update={"gradient_checkpointing": checkpointing, "dropout": 0.0})
         (tmp_path / name).mkdir()
-        return training.Trainer(load(mini_backbone), latents, params, tmp_path / name).step(0)["total"]
+        return _trainer(mini_backbone, latents, params, tmp_path / name).step(0)["total"]
 
     assert first_loss(True, "a") == pytest.approx(first_loss(False, "b"), rel=1e-6)
 
 
 def test_training_lowers_the_loss_of_a_batch_it_sees_again_and_again(mini_backbone, latents, tmp_path):
     params = PARAMS.model_copy(update={"num_steps": 40, "dropout": 0.0, "schedule": "constant"})
-    trainer = training.Trainer(load(mini_backbone), latents, params, tmp_path)
+    trainer = _trainer(mini_backbone, latents, params, tmp_path)
     first = trainer.step(0)["total"]
     for _ in range(25):
         last = trainer.step(0)["total"]

@@ -7,11 +7,11 @@ import sys
 from pathlib import Path
 
 from dubmill import adapters
-from dubmill.artifacts import Adapter, Backbone, LatentSet, Lineage
+from dubmill.artifacts import Adapter, Backbone, Draft, LatentSet, Lineage
 from dubmill.backbone import load
 from dubmill.errors import MismatchedBackbone
 from dubmill.params import TrainParams
-from dubmill.training import LossLog, Trainer
+from dubmill.training import LossLog, Trainer, join_processes
 
 logger = logging.getLogger(__name__)
 
@@ -19,7 +19,10 @@ logger = logging.getLogger(__name__)
 def train(backbone: Backbone, latents: LatentSet, params: TrainParams, out: Path) -> Adapter:
     """Fit one LoRA adapter on encoded pairs and seal it at `out`; a killed run goes on from its last checkpoint.
 
+    Started by torchrun or `accelerate launch`, all processes train the one adapter, and the first of them writes it.
+
     Raises:
+        Interrupted: the run was asked to end (SIGTERM); a checkpoint of its last step is kept.
         MismatchedBackbone: `latents` were encoded by another backbone.
     """
     if latents.lineage.backbone != backbone.digest:
@@ -37,19 +40,33 @@ def train(backbone: Backbone, latents: LatentSet, params: TrainParams, out: Path
         licence=latents.lineage.licence,
         pair_source=latents.lineage.pair_source,
     )
-    draft = Adapter.draft(out, lineage)
+    accelerator = join_processes(params)
+    with accelerator.main_process_first():  # it clears what is not to be gone on from; the others find the draft made
+        draft = Adapter.draft(out, lineage, is_shared=not accelerator.is_main_process)
     if draft.is_sealed:
         return draft.seal()
-    trainer = Trainer(load(backbone), latents, params, draft.path)
-    log = LossLog(draft.path, trainer.num_done)
-    with _Progress(params.num_steps) as progress:
-        trainer.run(lambda row: (log.add(row), progress.show(row)))
-    info = _info(backbone, latents, params)
+    trainer = Trainer(load(backbone), latents, params, draft.path, accelerator)
+    if accelerator.is_main_process:
+        log = LossLog(draft.path, trainer.num_done)
+        with _Progress(params.num_steps) as progress:
+            trainer.run(lambda row: (log.add(row), progress.show(row)))
+    else:
+        trainer.run(lambda row: None)
+    trainer.gather()
+    if accelerator.is_main_process:
+        _finish(draft, trainer, backbone, latents, params)
+    accelerator.wait_for_everyone()
+    return draft.seal()
+
+
+def _finish(
+    draft: Draft[Adapter], trainer: Trainer, backbone: Backbone, latents: LatentSet, params: TrainParams
+) -> None:
     metadata = {"backbone": backbone.digest, "reference_positions": params.reference_positions}
     draft.write(adapters.WEIGHTS, adapters.to_bytes(trainer.modules.transformer, metadata))
     for checkpoint in trainer.checkpoints():
         checkpoint.unlink()
-    return draft.seal(info)
+    draft.seal(_info(backbone, latents, params))
 
 
 def _info(backbone: Backbone, latents: LatentSet, params: TrainParams) -> dict[str, object]:
