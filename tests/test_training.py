@@ -7,73 +7,28 @@ import sys
 import time
 
 import miniature
+import noise_pairs
 import pytest
 import torch
-from safetensors.torch import save
+from noise_pairs import PARAMS
 
 from dubmill import adapters, training
-from dubmill.artifacts import Adapter, LatentSet, Lineage
+from dubmill.artifacts import Adapter, LatentSet
 from dubmill.backbone import load
-from dubmill.codec import Latents, encode, shape_of
-from dubmill.conditioning import encode_captions, layout
+from dubmill.codec import Latents
+from dubmill.conditioning import layout
 from dubmill.dubber import Dubber
 from dubmill.errors import BadArtifact, BadParams, MismatchedBackbone, UnsealedArtifact, UsageError
-from dubmill.params import SamplingParams, TrainParams
+from dubmill.params import SamplingParams
 from dubmill.rows import Line
 from dubmill.steps.train import train
 
-PARAMS = TrainParams(
-    seed=3,
-    rank=4,
-    alpha=4,
-    dropout=0.1,
-    targets=["to_q", "to_k", "to_v", "to_out.0", "net.0.proj", "net.2"],
-    num_steps=6,
-    batch_size=2,
-    accumulate=1,
-    learning_rate=1e-2,
-    learning_rate_groups={},
-    schedule="linear",
-    num_warmup_steps=1,
-    optimizer="adamw",
-    weight_decay=0.01,
-    max_grad_norm=1.0,
-    shared_sigma=True,
-    sigma_sampler="shifted-logit-normal",
-    first_frame_probability=0.5,
-    drop_caption_probability=0.2,
-    reverse_probability=0.5,
-    background_weight=0.1,
-    reference_positions="negative",
-    isolate_modalities=True,
-    mixed_precision="none",
-    gradient_checkpointing=False,
-    parallel="ddp",
-    checkpoint_every=2,
-    keep_checkpoints=2,
-)
 SAMPLING = SamplingParams(num_steps=2, video_guidance=2.0, audio_guidance=1.0)
 
 
 @pytest.fixture(scope="module")
 def latents(mini_backbone, mini, tmp_path_factory):
-    """Two encoded pairs of noise clips."""
-    clips = [miniature.clip(seed=seed) for seed in range(4)]
-    shape, tokens = shape_of(clips[0], mini), encode(clips, mini)
-    text = encode_captions(["A person is speaking Spanish", "A person is speaking English"] * 2 + [""], mini)
-    tensors = {
-        "video": tokens.video_BSD.unflatten(0, (2, 2)),
-        "audio": tokens.audio_BLD.unflatten(0, (2, 2)),
-        "face": torch.eye(2)[:, torch.arange(shape.video_tokens) % 2],
-        "text_video": text.video_BTD,
-        "text_audio": text.audio_BTD,
-        "text_mask": text.mask_BT,
-    }
-    lineage = Lineage(step="encode", params={}, backbone=mini_backbone.digest, pair_source="self-made")
-    draft = LatentSet.draft(tmp_path_factory.mktemp("latents") / "latents", lineage)
-    draft.write(training.LATENTS, save({name: value.contiguous() for name, value in tensors.items()}))
-    size = {"frames": shape.frames, "height": shape.height, "width": shape.width, "audio": shape.audio}
-    return draft.seal({"num_pairs": 2, "latent_shape": size, "frame_rate": 25.0, "clip": {}, "languages": ["en", "es"]})
+    return noise_pairs.latents(mini_backbone, mini, tmp_path_factory.mktemp("latents") / "latents")
 
 
 @pytest.fixture(scope="module")

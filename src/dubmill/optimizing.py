@@ -44,6 +44,13 @@ def _refuse_8bit(params: TrainParams, device: torch.device) -> None:
             raise BadParams(f"adamw8bit {reason}", where="train.optimizer", cure="use adamw")
 
 
+def held(module: torch.nn.Module) -> tuple[int, int]:
+    """How many of a module's weights this process holds, and how many there are."""
+    weights = list(module.parameters())
+    local = (weight.to_local() if isinstance(weight, DTensor) else weight for weight in weights)
+    return sum(weight.numel() for weight in local), sum(weight.numel() for weight in weights)
+
+
 def whole(tensor: torch.Tensor) -> torch.Tensor:
     """The tensor gathered from all processes, where it is spread over them; all of them must call."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

@@ -10,6 +10,7 @@ from dubmill import adapters
 from dubmill.artifacts import Adapter, Backbone, Draft, LatentSet, Lineage
 from dubmill.backbone import load
 from dubmill.errors import MismatchedBackbone
+from dubmill.optimizing import held
 from dubmill.params import TrainParams
 from dubmill.training import LossLog, Trainer, join_processes
 
@@ -46,6 +47,8 @@ def train(backbone: Backbone, latents: LatentSet, params: TrainParams, out: Path
     if draft.is_sealed:
         return draft.seal()
     trainer = Trainer(load(backbone), latents, params, draft.path, accelerator)
+    place = (accelerator.process_index + 1, accelerator.num_processes)
+    logger.info("process %d of %d holds %d of %d weights", *place, *held(trainer.modules.transformer))
     if accelerator.is_main_process:
         log = LossLog(draft.path, trainer.num_done)
         with _Progress(params.num_steps) as progress:
