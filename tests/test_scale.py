@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 
 from dubmill import adapters, training
 from dubmill import params as parameters
-from dubmill.artifacts import Adapter, Part
+from dubmill.artifacts import Part
 from dubmill.backbone import load
 from dubmill.errors import BadParams, OutOfRoom, UnsayableText, UsageError
 from dubmill.generation import Region
