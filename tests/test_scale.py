@@ -20,7 +20,7 @@ import yaml
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
-from dubmill import adapters, training
+from dubmill import adapters, optimizing, training
 from dubmill import params as parameters
 from dubmill.artifacts import Part
 from dubmill.backbone import load
@@ -148,10 +148,13 @@ def test_bf16_trains_float32_weights_to_nearly_the_same_loss(mini_backbone, late
     assert {value.dtype for value in load_file(half.path / adapters.WEIGHTS).values()} == {torch.float32}
 
 
-def test_the_8_bit_optimizer_is_refused_where_it_cannot_run(mini_backbone, latents, tmp_path):
+def test_the_8_bit_optimizer_is_refused_where_it_cannot_run(mini_backbone, latents, tmp_path, monkeypatch):
     params = PARAMS.model_copy(update={"optimizer": "adamw8bit"})
     with pytest.raises(BadParams, match="adamw8bit needs a CUDA GPU, and there is none; use adamw"):
         train(mini_backbone, latents, params, tmp_path / "adapter")
+    monkeypatch.setattr(optimizing, "find_spec", lambda name: None)
+    with pytest.raises(BadParams, match="bitsandbytes, which is not installed"):
+        optimizing.optimizer({}, {}, params, torch.device("cuda"))
 
 
 def test_weights_of_one_rate_share_a_group(mini_backbone, latents, tmp_path):

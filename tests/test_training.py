@@ -85,6 +85,17 @@ def test_the_face_weighs_fully_the_background_less_and_given_frames_nothing(mini
     assert batch.weight_video_BS[:, first:].unique().tolist() == pytest.approx([0.1, 1.0])
 
 
+def test_a_tenth_of_the_samples_is_given_its_first_frame_clean(mini_backbone, latents):
+    batch, _, shape = _batch(mini_backbone, latents, first_frame_probability=0.1, batch_size=1000)
+    first = slice(0, shape.height * shape.width)
+    is_given = (batch.sigma_video_BS[:, first] == 0).all(dim=1)
+    assert 70 < is_given.sum() < 130
+    noisy = training.add_noise(batch.target.video_BSD, batch.noise.video_BSD, batch.sigma_video_BS)[:, first]
+    is_clean = (noisy == batch.target.video_BSD[:, first]).all(dim=2).all(dim=1)
+    assert torch.equal(is_clean, is_given)
+    assert (batch.sigma_audio_BL > 0).all()
+
+
 def test_one_sigma_is_shared_by_video_and_audio_unless_asked_otherwise(mini_backbone, latents):
     shared, _, _ = _batch(mini_backbone, latents, first_frame_probability=0.0)
     assert torch.equal(shared.sigma_video_BS[:, 0], shared.sigma_audio_BL[:, 0])
