@@ -140,6 +140,9 @@ class InpaintParams(Section):
     world: WorldParams = Field(
         description="the films of the nano world: its held-out pairs, and all pairs of source world"
     )
+    lip_augmentation_share: Share = Field(
+        description="share of clips whose mouth is inpainted again, over-articulated, to the first pass's sound"
+    )
     resamplings: Count = Field(description="times each step is re-noised and repeated (1: none), as in RePaint")
     sampling: SamplingParams
 
@@ -192,7 +195,7 @@ class TrainParams(Section):
     dropout: Share
     targets: list[str] = Field(min_length=1, description="suffixes of the linear layers that get a LoRA")
     num_steps: Count = Field(description="optimizer steps")
-    batch_size: Count
+    batch_size: Count = Field(description="samples of a batch; several processes share them")
     accumulate: Count = Field(description="batches per optimizer step")
     learning_rate: Positive
     learning_rate_groups: dict[str, Positive] = Field(
@@ -200,6 +203,7 @@ class TrainParams(Section):
     )
     schedule: Literal["linear", "cosine", "constant"] = Field(description="decay to zero, after the warm-up")
     num_warmup_steps: int = Field(ge=0)
+    optimizer: Literal["adamw", "adamw8bit"] = Field(description="adamw8bit: moments in 8 bits (CUDA, bitsandbytes)")
     weight_decay: float = Field(ge=0)
     max_grad_norm: Positive
     shared_sigma: bool = Field(description="one sigma for video and audio of a sample (the paper), or one each")
@@ -224,6 +228,9 @@ class TrainParams(Section):
     )
     mixed_precision: Literal["none", "bf16"]
     gradient_checkpointing: bool
+    parallel: Literal["ddp", "fsdp"] = Field(
+        description="with several processes: each holds the whole model, or its weights are spread over them"
+    )
     checkpoint_every: Count = Field(description="optimizer steps between checkpoints")
     keep_checkpoints: Count
 

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from dubmill import adapters, cards
-from dubmill.artifacts import Adapter, Backbone, LatentSet, Lineage
+from dubmill.artifacts import Adapter, Backbone, Draft, LatentSet, Lineage
 from dubmill.backbone import load
 from dubmill.errors import MismatchedBackbone
+from dubmill.optimizing import held
 from dubmill.params import TrainParams
-from dubmill.training import LossLog, Trainer
+from dubmill.training import LossLog, Trainer, join_processes
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +21,10 @@ logger = logging.getLogger(__name__)
 def train(backbone: Backbone, latents: LatentSet, params: TrainParams, out: Path) -> Adapter:
     """Fit one LoRA adapter on encoded pairs and seal it at `out`; a killed run goes on from its last checkpoint.
 
+    Started by torchrun or `accelerate launch`, all processes train the one adapter, and the first of them writes it.
+
     Raises:
+        Interrupted: the run was asked to end (SIGTERM); a checkpoint of its last step is kept.
         MismatchedBackbone: `latents` were encoded by another backbone or text encoder.
     """
     if latents.lineage.backbone != backbone.digest:
@@ -46,15 +50,31 @@ def train(backbone: Backbone, latents: LatentSet, params: TrainParams, out: Path
         pair_source=latents.lineage.pair_source,
         consent=latents.lineage.consent,
     )
-    draft = Adapter.draft(out, lineage)
+    accelerator = join_processes(params)
+    with accelerator.main_process_first():  # it clears what is not to be gone on from; the others find the draft made
+        draft = Adapter.draft(out, lineage, is_shared=not accelerator.is_main_process)
     if draft.is_sealed:
         return draft.seal()
-    trainer = Trainer(load(backbone), latents, params, draft.path)
+    trainer = Trainer(load(backbone), latents, params, draft.path, accelerator)
+    place = (accelerator.process_index + 1, accelerator.num_processes)
+    logger.info("process %d of %d holds %d of %d weights", *place, *held(trainer.modules.transformer))
+    if not accelerator.is_main_process:
+        trainer.run(lambda row: None)
+        trainer.gather()
+        accelerator.wait_for_everyone()
+        return draft.seal()
     logger.info("what trains, at which rate:\n%s", adapters.group_table(trainer.lora, trainer.rates))
     log = LossLog(draft.path, trainer.num_done)
     with _Progress(params.num_steps) as progress:
         trainer.run(lambda row: (log.add(row), progress.show(row)))
+    trainer.gather()
     info = {**_info(backbone, latents, params), "sigma_histogram": log.sigma_histogram()}
+    adapter = _finish(draft, trainer, lineage, info)
+    accelerator.wait_for_everyone()
+    return adapter
+
+
+def _finish(draft: Draft[Adapter], trainer: Trainer, lineage: Lineage, info: dict[str, object]) -> Adapter:
     metadata = adapters.facts(lineage, info)
     draft.write(adapters.WEIGHTS, adapters.to_bytes(trainer.modules.transformer, metadata))
     base = cards.base_of(info, None)
