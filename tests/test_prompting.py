@@ -334,7 +334,7 @@ def test_a_server_that_refuses_or_talks_nonsense_is_named(endpoint, status, text
 
 
 def test_an_endpoint_that_is_not_there_is_one_sentence():
-    with pytest.raises(ServiceUnavailable, match=r"http://127.0.0.1:9/v1: the language model did not answer"):
+    with pytest.raises(ServiceUnavailable, match=r"http://127.0.0.1:9/v1: the model did not answer"):
         prompting.draw(llm("http://127.0.0.1:9/v1"))
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dubmill import languages
+from dubmill import languages, timing
 from dubmill.artifacts import Backbone, Lineage
 from dubmill.clips import Clip
 from dubmill.errors import BadArtifact, BadParams, DubmillError, ServiceUnavailable
@@ -215,6 +215,34 @@ def check_line(backbone: Backbone, line: Line) -> None:
         world.check_text(line.language, line.text)
     else:
         languages.language(line.language)
+
+
+def speaking_seconds(backbone: Backbone, line: Line) -> float:
+    """Seconds that the backbone's speakers need for a line, unhurried: nano's from its lexicon, the mean of its voices.
+
+    Raises:
+        UnsayableText: unknown language or word.
+    """
+    if backbone.info["source"] != "nano":
+        return timing.speaking_seconds(line)
+    from dubmill.nano.lexicon import VOICES, lexicon
+    from dubmill.nano.world import check_text
+
+    spoken, voices = lexicon(), range(len(VOICES))
+    words = check_text(line.language, line.text)
+    return sum(spoken[line.language, voice, word].seconds for word in words for voice in voices) / len(voices)
+
+
+def fit_line(backbone: Backbone, line: Line, room_seconds: float) -> timing.Fit:
+    """How a line fits `room_seconds` when this backbone says it; nano's words cannot be hurried.
+
+    Raises:
+        UnsayableText: the backbone cannot say the words, in whatever time.
+    """
+    check_line(backbone, line)
+    needed = speaking_seconds(backbone, line)
+    hurry = 1.0 if backbone.info["source"] == "nano" else timing.MAX_HURRY
+    return timing.Fit(line, needed, needed / hurry, room_seconds)
 
 
 def is_filmed(prompt: Prompt) -> bool:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 from dubmill import adapters
 from dubmill.artifacts import Adapter, Backbone
-from dubmill.backbone import Modules, check_line, load
+from dubmill.backbone import Modules, fit_line, load
 from dubmill.clips import Clip
 from dubmill.codec import decode, encode, shape_of
 from dubmill.conditioning import encode_captions, layout
@@ -15,6 +16,8 @@ from dubmill.errors import UsageError
 from dubmill.params import SamplingParams
 from dubmill.prompting import dub_caption
 from dubmill.rows import Line
+
+logger = logging.getLogger(__name__)
 
 SPEAKER = "A person"
 
@@ -50,7 +53,7 @@ class Dubber:
         """`clip` saying `line`: same length, same scene.
 
         Raises:
-            UnsayableText: the backbone cannot say the words.
+            UnsayableText: the backbone cannot say the words, or not in the clip's time.
             BadParams: the clip's size does not fit the backbone.
         """
         return self.dub_batch([clip], [line], [seed], progress)[0]
@@ -59,8 +62,9 @@ class Dubber:
         self, clips: Sequence[Clip], lines: Sequence[Line], seeds: Sequence[int], progress: Progress | None = None
     ) -> list[Clip]:
         """Dubs of clips of one size, made together; each from its own seed."""
-        for line in lines:
-            check_line(self.backbone, line)
+        for clip, line in zip(clips, lines, strict=True):
+            if warning := fit_line(self.backbone, line, clip.seconds).check():
+                logger.warning("%s", warning)
         if len({(clip.frames_FHWC.shape, clip.frame_rate) for clip in clips}) != 1:
             raise UsageError("clips of several sizes cannot be dubbed in one batch", cure="dub them one by one")
         shape, rate = shape_of(clips[0], self.modules), clips[0].frame_rate

@@ -6,6 +6,7 @@ import re
 import unicodedata
 from collections.abc import Iterator
 
+from dubmill import timing
 from dubmill.languages import LANGUAGES
 from dubmill.rows import Line, Prompt
 
@@ -13,6 +14,7 @@ MAX_CAPTION_WORDS = 200  # LTX-2's own limit
 MAX_LINE_WORDS = 20  # what five seconds of quick speech hold
 MAX_LENGTH_RATIO = 2.0  # a dub much longer than its source loses words, a much shorter one drags
 
+LINES = ("first", "second", "first_dubbed", "second_dubbed")
 FORBIDDEN = {
     "a line break": re.compile(r"[\r\n]"),
     "a heading": re.compile(r"^\s*#"),
@@ -44,7 +46,7 @@ def _language_faults(prompt: Prompt) -> Iterator[str]:
 
 
 def _line_faults(prompt: Prompt) -> Iterator[str]:
-    for name in ("first", "second", "first_dubbed", "second_dubbed"):
+    for name in LINES:
         line: Line = getattr(prompt, name)
         if not any(character.isalpha() for character in line.text) or line.text != line.text.strip():
             yield f"{name} has no words, or stray blanks"
@@ -58,6 +60,12 @@ def _line_faults(prompt: Prompt) -> Iterator[str]:
         said, dubbed = getattr(prompt, name).text, getattr(prompt, f"{name}_dubbed").text
         if max(len(said), len(dubbed)) > MAX_LENGTH_RATIO * max(1, min(len(said), len(dubbed))):
             yield f"{name} and its translation differ in length more than {MAX_LENGTH_RATIO:g} times"
+
+
+def time_faults(prompt: Prompt, line_seconds: float) -> list[str]:
+    """Which lines of a prompt cannot be said in `line_seconds`, one phrase each; its languages must be known."""
+    fits = {name: timing.fit(getattr(prompt, name), line_seconds) for name in LINES}
+    return [f"{name}: {fit.told}" for name, fit in fits.items() if fit.verdict == "cannot"]
 
 
 def in_native_script(line: Line) -> bool:

@@ -6,12 +6,13 @@ from pathlib import Path
 
 from dubmill import media
 from dubmill.artifacts import Adapter, Backbone, Release, read_manifest
+from dubmill.backbone import fit_line
 from dubmill.errors import BadArtifact, MismatchedBackbone, UnreadableMedia
 from dubmill.files import write_atomically
 from dubmill.params import SamplingParams, validate
 from dubmill.rows import Line
 from dubmill.serving.consent import LEDGER, Ledger
-from dubmill.serving.desk import Desk, Dubbing, DubRequest, check
+from dubmill.serving.desk import ClipSize, Desk, Dubbing, DubRequest, check
 
 
 def matched(backbone: Path, release: Path) -> Release:
@@ -67,8 +68,10 @@ def dub_file(
     check(asked)  # before the weights are loaded
     media.probe(clip, limits=media.Limits())
     opened = matched(backbone, release)
+    seen = Backbone(backbone, read_manifest(backbone))  # its bytes are checked when it is loaded
+    hurried = fit_line(seen, asked.line, ClipSize.of(opened).seconds).check()
     desk = Desk("dubmill", opened, open_dubber(backbone, opened), Ledger(ledger), media.Limits())
     made = desk.dub(asked)
     out.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(out, made.mp4)
-    return made.notes
+    return (*made.notes, hurried) if hurried else made.notes
