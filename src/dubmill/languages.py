@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from dataclasses import dataclass
 
 from dubmill.errors import UnsayableText
@@ -39,6 +40,15 @@ LANGUAGES = {
         Language("it", "Italian", "Latn", "", 6.99, PELLEGRINO),
     )
 }
+
+
+_LETTERS = {"Latn": "LATIN", "Cyrl": "CYRILLIC"}
+
+
+def is_in_script(text: str, tag: str) -> bool:
+    """Whether every letter of `text` belongs to the script of a language."""
+    letters = _LETTERS[language(tag).script]
+    return all(unicodedata.name(sign, "").startswith(letters) for sign in text if sign.isalpha())
 
 
 def language(tag: str) -> Language:

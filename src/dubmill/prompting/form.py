@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Iterator
 
 from dubmill import timing
-from dubmill.languages import LANGUAGES
+from dubmill.languages import LANGUAGES, is_in_script
 from dubmill.rows import Line, Prompt
 
 MAX_CAPTION_WORDS = 200  # LTX-2's own limit
@@ -26,7 +25,6 @@ FORBIDDEN = {
     "a label": re.compile(r"(^|[.!?]\s+)[A-Z][A-Za-z ]{2,20}:\s"),
     "a cut": re.compile(r"\b(cuts? to|jump cut|cross-?fades?|next scene)\b", re.IGNORECASE),
 }
-SCRIPTS = {"Latn": "LATIN", "Cyrl": "CYRILLIC"}
 QUOTED = re.compile(r'"([^"]*)"')
 
 
@@ -54,7 +52,7 @@ def _line_faults(prompt: Prompt) -> Iterator[str]:
             yield f"{name} holds a double quote"
         if len(line.text.split()) > MAX_LINE_WORDS:
             yield f"{name} has more than {MAX_LINE_WORDS} words"
-        if line.language in LANGUAGES and not in_native_script(line):
+        if line.language in LANGUAGES and not is_in_script(line.text, line.language):
             yield f"{name} is not in the script of {LANGUAGES[line.language].name}"
     for name in ("first", "second"):
         said, dubbed = getattr(prompt, name).text, getattr(prompt, f"{name}_dubbed").text
@@ -66,12 +64,6 @@ def time_faults(prompt: Prompt, line_seconds: float) -> list[str]:
     """Which lines of a prompt cannot be said in `line_seconds`, one phrase each; its languages must be known."""
     fits = {name: timing.fit(getattr(prompt, name), line_seconds) for name in LINES}
     return [f"{name}: {fit.told}" for name, fit in fits.items() if fit.verdict == "cannot"]
-
-
-def in_native_script(line: Line) -> bool:
-    """Whether every letter of a line belongs to the script of its language."""
-    script = SCRIPTS[LANGUAGES[line.language].script]
-    return all(unicodedata.name(letter, "").startswith(script) for letter in line.text if letter.isalpha())
 
 
 def _caption_faults(prompt: Prompt) -> Iterator[str]:
