@@ -27,6 +27,7 @@ from dubmill.shapes import Geometry
 if TYPE_CHECKING:
     import torch
 
+    from dubmill.faces import FaceFinder
     from dubmill.mel import MelSettings
     from dubmill.metrics.scorers import Scorers
 
@@ -201,6 +202,21 @@ def load_scorers(backbone: Backbone) -> Scorers:
         where=backbone.info["repo"],
         cure="measure on nano, or bring a module that fulfils dubmill.metrics.scorers.Scorers",
     )
+
+
+def load_face_finder(backbone: Backbone) -> FaceFinder:
+    """Who sees the faces of this backbone's clips: nano's own scorer, else a detector of real faces.
+
+    Raises:
+        UsageError: the extra `faces` is not installed.
+    """
+    if backbone.info["source"] == "nano":
+        from dubmill.faces import ScoredFaces
+
+        return ScoredFaces(load_scorers(backbone))
+    from dubmill.faces.yunet import YuNet
+
+    return YuNet()
 
 
 def check_line(backbone: Backbone, line: Line) -> None:

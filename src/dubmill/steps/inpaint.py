@@ -15,9 +15,10 @@ import numpy as np
 import torch
 
 from dubmill.artifacts import Backbone, ClipSet, Lineage, PairSet
-from dubmill.backbone import Modules, film_pair, is_filmed, load, load_scorers
+from dubmill.backbone import Modules, film_pair, is_filmed, load, load_face_finder
 from dubmill.clips import Clip
 from dubmill.codec import shape_of
+from dubmill.errors import UnreadableMedia
 from dubmill.faces import mouth_boxes
 from dubmill.generation import Region
 from dubmill.generation import inpaint as inpaint_clips
@@ -28,7 +29,7 @@ from dubmill.shapes import LatentShape, half_frames, latent_of_frame
 from dubmill.storage import clip_members
 
 if TYPE_CHECKING:
-    from dubmill.metrics.scorers import Scorers
+    from dubmill.faces import FaceFinder
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ def inpaint(backbone: Backbone, clips: ClipSet, params: InpaintParams, out: Path
     draft = PairSet.draft(out, lineage)
     if draft.is_sealed:
         return draft.seal()
-    modules, scorers = load(backbone), load_scorers(backbone)
+    modules, finder = load(backbone), load_face_finder(backbone)
     done = 0
     for index, batch in enumerate(clips.batches(clips.rows, params.batch_size)):
         done += len(batch)
@@ -63,7 +64,7 @@ def inpaint(backbone: Backbone, clips: ClipSet, params: InpaintParams, out: Path
         made = [pair for prompt in from_world for pair in _filmed(prompt)]
         self_made = [row for row in batch if row.prompt not in from_world]
         if self_made:
-            made += _self_made(clips, self_made, params, modules, scorers)
+            made += _self_made(clips, self_made, params, modules, finder)
         files = {}
         for row, original, counterpart in made:
             files |= clip_members(f"{row.id}/original", original) | clip_members(f"{row.id}/counterpart", counterpart)
@@ -100,10 +101,12 @@ def _filmed(prompt: Prompt) -> list[Pair]:
 
 
 def _self_made(
-    clips: ClipSet, rows: Sequence[ClipRow], params: InpaintParams, modules: Modules, scorers: Scorers
+    clips: ClipSet, rows: Sequence[ClipRow], params: InpaintParams, modules: Modules, finder: FaceFinder
 ) -> list[Pair]:
-    whole = [clips.clip(row.id, "clip") for row in rows]
-    boxes = [mouth_boxes(clip, scorers) for clip in whole]
+    seen = [one for row in rows if (one := _seen(clips, row, finder))]
+    if not seen:
+        return []
+    rows, whole, boxes = zip(*seen, strict=True)
     pairs = []
     for half in HALVES:
         captions = [getattr(row.prompt, f"caption_{half}_dubbed") for row in rows]
@@ -117,6 +120,16 @@ def _self_made(
             pair = _row(row.prompt, half, "self-made", box[cut])
             pairs.append((pair, before.cut(cut.start, cut.stop), after.cut(cut.start, cut.stop)))
     return pairs
+
+
+def _seen(clips: ClipSet, row: ClipRow, finder: FaceFinder) -> tuple[ClipRow, Clip, np.ndarray] | None:
+    """The clip with its mouth boxes; none of a clip that shows no one speaker throughout, which makes no pair."""
+    clip = clips.clip(row.id, "clip")
+    try:
+        return row, clip, mouth_boxes(clip, finder)
+    except UnreadableMedia as error:
+        logger.warning("clip %s makes no pair: %s", row.id, error.what)
+        return None
 
 
 def half_region(
