@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dubmill import languages
+from dubmill import languages, timing
 from dubmill.artifacts import Backbone, Lineage
 from dubmill.clips import Clip
 from dubmill.errors import BadArtifact, BadParams, DubmillError, ServiceUnavailable
@@ -27,6 +27,7 @@ from dubmill.shapes import Geometry
 if TYPE_CHECKING:
     import torch
 
+    from dubmill.faces import FaceFinder
     from dubmill.mel import MelSettings
     from dubmill.metrics.scorers import Scorers
 
@@ -230,6 +231,21 @@ def load_scorers(backbone: Backbone) -> Scorers:
     )
 
 
+def load_face_finder(backbone: Backbone) -> FaceFinder:
+    """Who sees the faces of this backbone's clips: nano's own scorer, else a detector of real faces.
+
+    Raises:
+        UsageError: the extra `faces` is not installed.
+    """
+    if backbone.info["source"] == "nano":
+        from dubmill.faces import ScoredFaces
+
+        return ScoredFaces(load_scorers(backbone))
+    from dubmill.faces.yunet import YuNet
+
+    return YuNet()
+
+
 def said_line(backbone: Backbone, line: Line) -> Line:
     """`line` as the backbone spells it.
 
@@ -242,6 +258,34 @@ def said_line(backbone: Backbone, line: Line) -> Line:
         return Line(language=line.language, text=" ".join(world.check_text(line.language, line.text)))
     languages.language(line.language)
     return line
+
+
+def speaking_seconds(backbone: Backbone, line: Line) -> float:
+    """Seconds that the backbone's speakers need for a line, unhurried: nano's from its lexicon, the mean of its voices.
+
+    Raises:
+        UnsayableText: unknown language or word.
+    """
+    if backbone.info["source"] != "nano":
+        return timing.speaking_seconds(line)
+    from dubmill.nano.lexicon import VOICES, lexicon
+    from dubmill.nano.world import check_text
+
+    spoken, voices = lexicon(), range(len(VOICES))
+    words = check_text(line.language, line.text)
+    return sum(spoken[line.language, voice, word].seconds for word in words for voice in voices) / len(voices)
+
+
+def fit_line(backbone: Backbone, line: Line, room_seconds: float) -> timing.Fit:
+    """How a line fits `room_seconds` when this backbone says it; nano's words cannot be hurried.
+
+    Raises:
+        UnsayableText: the backbone cannot say the words, in whatever time.
+    """
+    line = said_line(backbone, line)
+    needed = speaking_seconds(backbone, line)
+    hurry = 1.0 if backbone.info["source"] == "nano" else timing.MAX_HURRY
+    return timing.Fit(line, needed, needed / hurry, room_seconds)
 
 
 def is_filmed(prompt: Prompt) -> bool:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dubmill import cli_adapter
+from dubmill import cli_adapter, cli_script
 from dubmill.errors import DubmillError, OutOfRoom, UsageError
 
 if TYPE_CHECKING:
@@ -344,6 +344,10 @@ def params(
 
     text = params_markdown(_sections(Given(Path(), params, overlay, False)))
     typer.echo(text, nl=False) if markdown else _show_markdown(text)
+
+
+app.command()(cli_script.transcribe)
+app.command()(cli_script.translate)
 
 
 def _show_markdown(text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,7 +15,7 @@ from diffusers import LTX2LatentUpsamplePipeline
 
 from dubmill import adapters
 from dubmill.artifacts import Adapter, Backbone
-from dubmill.backbone import Modules, load, load_upsampler, said_line
+from dubmill.backbone import Modules, fit_line, load, load_upsampler, said_line
 from dubmill.clips import Clip
 from dubmill.codec import decode, encode, shape_of
 from dubmill.errors import BadArtifact, UsageError
@@ -23,6 +24,8 @@ from dubmill.latents import Latents
 from dubmill.params import DubSamplingParams
 from dubmill.prompting import dub_caption
 from dubmill.rows import Line
+
+logger = logging.getLogger(__name__)
 
 SPEAKER = "A person"
 SECOND_STAGE = "second_stage"
@@ -82,7 +85,7 @@ class Dubber:
         """`clip` saying `line`: same length, same scene.
 
         Raises:
-            UnsayableText: the backbone cannot say the words.
+            UnsayableText: the backbone cannot say the words, or not in the clip's time.
             BadParams: the clip's size does not fit the backbone.
         """
         return self.dub_batch([clip], [line], [seed], progress)[0]
@@ -92,6 +95,9 @@ class Dubber:
     ) -> list[Clip]:
         """Dubs of clips of one size, made together; each from its own seed."""
         lines = [said_line(self.backbone, line) for line in lines]
+        for clip, line in zip(clips, lines, strict=True):
+            if warning := fit_line(self.backbone, line, clip.seconds).check():
+                logger.warning("%s", warning)
         if len({(clip.frames_FHWC.shape, clip.frame_rate) for clip in clips}) != 1:
             raise UsageError("clips of several sizes cannot be dubbed in one batch", cure="dub them one by one")
         shape = shape_of(clips[0], self.modules)

@@ -56,6 +56,9 @@ class PromptsParams(Section):
     num_train: Count = Field(description="switch-clip prompts to make pairs from")
     num_heldout: Count = Field(description="prompts whose clips are kept for evaluation")
     languages: list[str] = Field(min_length=2, description="BCP-47 tags; every ordered pair of two is drawn")
+    line_seconds: Positive = Field(
+        description="bank, llm: seconds that a spoken line has, half a switch clip; grammar: ignored"
+    )
     llm_url: str = Field(description="llm: base URL of an OpenAI-compatible endpoint")
     llm_model: str = Field(description="llm: model name")
     llm_attempts: Count = Field(

@@ -7,12 +7,13 @@ from pathlib import Path
 
 from dubmill import media
 from dubmill.artifacts import Adapter, Backbone, Release, read_manifest
+from dubmill.backbone import fit_line
 from dubmill.errors import BadArtifact, MismatchedBackbone, UnreadableMedia
 from dubmill.files import write_atomically
 from dubmill.params import DubSamplingParams, validate
 from dubmill.rows import Line
 from dubmill.serving.consent import LEDGER, Ledger, check_statement
-from dubmill.serving.desk import Desk, Dubbing, DubRequest, FilmRequest, check
+from dubmill.serving.desk import ClipSize, Desk, Dubbing, DubRequest, FilmRequest, check
 
 FILM_LIMITS = media.Limits(max_seconds=24 * 3600.0)  # a film is read in windows: its length costs time, not memory
 
@@ -69,10 +70,13 @@ def dub_file(
     asked = DubRequest(video=clip.read_bytes(), line=Line(language=to, text=text), consent=consent, seed=seed)
     check(asked)  # before the weights are loaded
     media.probe(clip, limits=media.Limits())
-    made = _desk(backbone, release, ledger, media.Limits()).dub(asked)
+    opened = matched(backbone, release)
+    seen = Backbone(backbone, read_manifest(backbone))  # its bytes are checked when it is loaded
+    hurried = fit_line(seen, asked.line, ClipSize.of(opened).seconds).check()
+    made = _desk(backbone, opened, ledger, media.Limits()).dub(asked)
     out.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(out, made.mp4)
-    return made.notes
+    return (*made.notes, hurried) if hurried else made.notes
 
 
 def dub_film_file(
@@ -93,9 +97,8 @@ def dub_film_file(
     if not asked.path.is_file():
         raise UnreadableMedia("there is no such file", where=str(asked.path), cure="give the path of a video")
     out.parent.mkdir(parents=True, exist_ok=True)
-    return _desk(backbone, release, ledger, FILM_LIMITS).dub_film(asked, out, progress)
+    return _desk(backbone, matched(backbone, release), ledger, FILM_LIMITS).dub_film(asked, out, progress)
 
 
-def _desk(backbone: Path, release: Path, ledger: Path, limits: media.Limits) -> Desk:
-    opened = matched(backbone, release)
-    return Desk("dubmill", opened, open_dubber(backbone, opened), Ledger(ledger), limits)
+def _desk(backbone: Path, release: Release, ledger: Path, limits: media.Limits) -> Desk:
+    return Desk("dubmill", release, open_dubber(backbone, release), Ledger(ledger), limits)

@@ -16,9 +16,10 @@ import numpy as np
 import torch
 
 from dubmill.artifacts import WHOLE, Backbone, ClipSet, Draft, Lineage, PairSet, Part
-from dubmill.backbone import Modules, film_pair, is_filmed, load, load_scorers
+from dubmill.backbone import Modules, film_pair, is_filmed, load, load_face_finder
 from dubmill.clips import Clip
 from dubmill.codec import shape_of
+from dubmill.errors import UnreadableMedia
 from dubmill.faces import mouth_boxes
 from dubmill.generation import Region
 from dubmill.generation import inpaint as inpaint_clips
@@ -30,7 +31,7 @@ from dubmill.shapes import LatentShape, half_frames, latent_of_frame
 from dubmill.storage import clip_members
 
 if TYPE_CHECKING:
-    from dubmill.metrics.scorers import Scorers
+    from dubmill.faces import FaceFinder
 
 logger = logging.getLogger(__name__)
 
@@ -64,9 +65,9 @@ def inpaint(
     batches = list(clips.batches(clips.rows, params.batch_size))
     num_articulated = sum(_is_articulated(row.prompt, params) for row in clips.rows)
     if todo := draft.missing(len(batches), part):
-        modules, scorers = load(backbone), load_scorers(backbone)
+        modules, finder = load(backbone), load_face_finder(backbone)
     for index in todo:
-        made = _made(clips, batches[index], params, modules, scorers)
+        made = _made(clips, batches[index], params, modules, finder)
         files = {}
         for row, original, counterpart in made:
             files |= clip_members(f"{row.id}/original", original) | clip_members(f"{row.id}/counterpart", counterpart)
@@ -96,12 +97,12 @@ def _row(prompt: Prompt, half: str, source: str, boxes_F4: np.ndarray) -> PairRo
 
 
 def _made(
-    clips: ClipSet, batch: list[ClipRow], params: InpaintParams, modules: Modules, scorers: Scorers
+    clips: ClipSet, batch: list[ClipRow], params: InpaintParams, modules: Modules, finder: FaceFinder
 ) -> list[Pair]:
     from_world = [row.prompt for row in batch if params.source == "world" or is_filmed(row.prompt)]
     self_made = [row for row in batch if row.prompt not in from_world]
     made = [pair for prompt in from_world for pair in _filmed(prompt, params.world)]
-    return made + (_self_made(clips, self_made, params, modules, scorers) if self_made else [])
+    return made + (_self_made(clips, self_made, params, modules, finder) if self_made else [])
 
 
 def _filmed(prompt: Prompt, difficulty: WorldParams) -> list[Pair]:
@@ -113,10 +114,12 @@ def _filmed(prompt: Prompt, difficulty: WorldParams) -> list[Pair]:
 
 
 def _self_made(
-    clips: ClipSet, rows: Sequence[ClipRow], params: InpaintParams, modules: Modules, scorers: Scorers
+    clips: ClipSet, rows: Sequence[ClipRow], params: InpaintParams, modules: Modules, finder: FaceFinder
 ) -> list[Pair]:
-    whole = [clips.clip(row.id, "clip") for row in rows]
-    boxes = [mouth_boxes(clip, scorers) for clip in whole]
+    seen = [one for row in rows if (one := _seen(clips, row, finder))]
+    if not seen:
+        return []
+    rows, whole, boxes = zip(*seen, strict=True)
     pairs = []
     for half in HALVES:
         captions = [getattr(row.prompt, f"caption_{half}_dubbed") for row in rows]
@@ -165,6 +168,16 @@ def articulate(
     seeds = [seed + SECOND_PASS]
     (made,) = inpaint_clips([sounding], [caption], seen, seeds, params.sampling, params.resamplings, modules)
     return replace(voiced, frames_FHWC=made.frames_FHWC)
+
+
+def _seen(clips: ClipSet, row: ClipRow, finder: FaceFinder) -> tuple[ClipRow, Clip, np.ndarray] | None:
+    """The clip with its mouth boxes; none of a clip that shows no one speaker throughout, which makes no pair."""
+    clip = clips.clip(row.id, "clip")
+    try:
+        return row, clip, mouth_boxes(clip, finder)
+    except UnreadableMedia as error:
+        logger.warning("clip %s makes no pair: %s", row.id, error.what)
+        return None
 
 
 def half_region(
