@@ -13,7 +13,8 @@ import typer
 import dubmill
 from dubmill.artifacts import Release
 from dubmill.errors import DubmillError
-from dubmill.params import Params, lay_over, load, read_yaml, validate
+from dubmill.overlays import lay_over, read_yaml
+from dubmill.params import Params, load, validate
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
 
@@ -27,6 +28,8 @@ Gpu = Annotated[bool, typer.Option("--gpu/--no-gpu", help="ask for GPU pools whe
 Mlflow = Annotated[str, typer.Option("--mlflow", envvar="MLFLOW_TRACKING_URI", help="MLflow as the cluster sees it")]
 
 Models = Annotated[str, typer.Option("--models", help="volume claim that the endpoint reads; empty: none")]
+Work = Annotated[str, typer.Option("--work", help="volume claim for what a lost pod had half done; empty: none")]
+TrainGpus = Annotated[int, typer.Option("--train-gpus", min=1, help="GPUs of one node that train together")]
 
 
 @app.command("compile")
@@ -37,11 +40,13 @@ def compile_(
     gpu: Gpu = True,
     mlflow: Mlflow = CLUSTER_MLFLOW,
     models: Models = "models",
+    work: Work = "work",
+    train_gpus: TrainGpus = 1,
 ) -> None:
     """Write the pipeline as YAML, to upload by hand or to keep under version control."""
     from pipelines.dubbing import NEEDS, Target, compile_to
 
-    values, target = _params(params, overlay), Target(gpu, mlflow, models, 2, code_digest())
+    values, target = _params(params, overlay), Target(gpu, train_gpus, mlflow, models, work, 2, code_digest())
     started = time.process_time()
     compile_to(out, values, target)
     spent = time.process_time() - started
@@ -61,7 +66,7 @@ def run(
     from pipelines.local import run as run_here
 
     started = time.time()
-    compile_to(out / "dubbing.yaml", _params(params, overlay), Target(False, "", "", 0, code_digest()))
+    compile_to(out / "dubbing.yaml", _params(params, overlay), Target(False, 1, "", "", "", 0, code_digest()))
     try:
         report, release = keep(run_here(out / "dubbing.yaml", out), work)
     except TaskFailed:
@@ -89,6 +94,8 @@ def submit(
     gpu: Gpu = True,
     mlflow: Mlflow = CLUSTER_MLFLOW,
     models: Models = "models",
+    work: Work = "work",
+    train_gpus: TrainGpus = 1,
 ) -> None:
     """Upload the pipeline to a cluster as a new version and start a run of it."""
     from pipelines.cluster import start
@@ -96,7 +103,7 @@ def submit(
 
     package = Path("build/dubbing.yaml")
     code = code_digest()
-    compile_to(package, _params(params, overlay), Target(gpu, mlflow, models, 2, code))
+    compile_to(package, _params(params, overlay), Target(gpu, train_gpus, mlflow, models, work, 2, code))
     typer.echo(
         start(package, host=host, namespace=namespace, experiment=experiment, account=account, version=code[:12])
     )

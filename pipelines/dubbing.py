@@ -39,29 +39,31 @@ class Outputs(NamedTuple):
 class Needs:
     """What the pod of one task asks for."""
 
-    cpu: str
-    memory: str
+    cpu: int
+    memory_gib: int
     gpu: bool = False
+    many_gpus: bool = False  # it runs a process for each GPU, and these numbers are for one
+    lasting: bool = False  # its draft, half done, is worth more than its pod
     registry: bool = False  # it logs to MLflow
     publishes: bool = False  # it writes what the endpoint serves
     cached: bool = True
 
 
 NEEDS = {
-    backbone_component: Needs("1", "4Gi"),
-    prompts_component: Needs("1", "1Gi"),
-    synthesize_component: Needs("4", "32Gi", gpu=True),
-    inpaint_component: Needs("4", "32Gi", gpu=True),
-    gate_component: Needs("4", "8Gi"),
-    encode_component: Needs("4", "32Gi", gpu=True),
-    train_component: Needs("8", "64Gi", gpu=True),
-    dub_component: Needs("4", "32Gi", gpu=True),
-    evaluate_component: Needs("4", "8Gi"),
+    backbone_component: Needs(1, 4),
+    prompts_component: Needs(1, 1),
+    synthesize_component: Needs(4, 32, gpu=True, lasting=True),
+    inpaint_component: Needs(4, 32, gpu=True, lasting=True),
+    gate_component: Needs(4, 8),
+    encode_component: Needs(4, 32, gpu=True),
+    train_component: Needs(8, 64, gpu=True, many_gpus=True, lasting=True),
+    dub_component: Needs(4, 32, gpu=True, lasting=True),
+    evaluate_component: Needs(4, 8),
     # What these two do depends on what the registry holds by then, which KFP's cache key cannot know.
-    register_component: Needs("1", "2Gi", registry=True, cached=False),
-    promote_component: Needs("2", "8Gi", registry=True, publishes=True, cached=False),
+    register_component: Needs(1, 2, registry=True, cached=False),
+    promote_component: Needs(2, 8, registry=True, publishes=True, cached=False),
 }
-SMALL, SMALL_LIMIT = Needs("1", "2Gi"), "6Gi"  # what any task of the nano backbone asks for, without a GPU
+SMALL, SMALL_LIMIT = Needs(1, 2), "6Gi"  # what any task of the nano backbone asks for, without a GPU
 
 
 @dataclass(frozen=True)
@@ -69,8 +71,10 @@ class Target:
     """Where a compiled pipeline is to run."""
 
     has_gpu: bool
+    train_gpus: int  # of one node, for the task `train`
     tracking_uri: str  # empty: the task's own environment says
     models_claim: str  # volume claim that the endpoint reads; empty: none
+    work_claim: str  # volume claim where tasks keep what is not done yet, for a task tried again; empty: none
     num_retries: int
     code: str  # digest of the library: part of KFP's cache key, so that new code is never answered by old results
 
@@ -141,20 +145,28 @@ def compile_to(path: Path, params: Params, target: Target) -> None:
 def _place(task: dsl.PipelineTask, needs: Needs, target: Target) -> dsl.PipelineTask:
     """Ask for what the task needs where it will run; Pod Security restricted is met by KFP's own drops and this user."""
     asked = needs if target.has_gpu else SMALL
-    task.set_cpu_request(asked.cpu).set_memory_request(asked.memory).set_memory_limit(
-        asked.memory if target.has_gpu else SMALL_LIMIT
-    )
+    num_gpus = target.train_gpus if asked.many_gpus else int(asked.gpu)
+    memory = f"{asked.memory_gib * max(1, num_gpus)}Gi"
+    task.set_cpu_request(str(asked.cpu * max(1, num_gpus)))
+    task.set_memory_request(memory).set_memory_limit(memory if target.has_gpu else SMALL_LIMIT)
     task.set_caching_options(enable_caching=needs.cached)
     task.set_env_variable("DUBMILL_CODE", target.code)
     if target.num_retries:
         task.set_retry(num_retries=target.num_retries, backoff_duration="30s", backoff_factor=2.0)
     if needs.registry and target.tracking_uri:
         task.set_env_variable("MLFLOW_TRACKING_URI", target.tracking_uri)
-    if needs.gpu and target.has_gpu:
+    if num_gpus:
         task.set_container_image(GPU_IMAGE)
-        task.set_accelerator_type(GPU).set_accelerator_limit(1)
+        task.set_accelerator_type(GPU).set_accelerator_limit(num_gpus)
         kubernetes.add_node_selector(task, f"{GPU}.present", "true")
         kubernetes.add_toleration(task, key=GPU, operator="Exists", effect="NoSchedule")
+    if num_gpus > 1:  # NCCL's processes talk through shared memory, of which a pod has 64 MiB by itself
+        kubernetes.empty_dir_mount(
+            task, volume_name="shared-memory", mount_path="/dev/shm", medium="Memory", size_limit="8Gi"
+        )
+    if needs.lasting and target.work_claim:
+        kubernetes.mount_pvc(task, pvc_name=target.work_claim, mount_path="/work")
+        task.set_env_variable("DUBMILL_WORK", "/work")
     if needs.publishes and target.models_claim:
         kubernetes.mount_pvc(task, pvc_name=target.models_claim, mount_path="/models")
         task.set_env_variable("DUBMILL_MODELS", "/models")

@@ -18,6 +18,7 @@ from diffusers import (
     LTX2VideoTransformer3DModel,
 )
 from diffusers.pipelines.ltx2.connectors import LTX2TextConnectors
+from diffusers.pipelines.ltx2.latent_upsampler import LTX2LatentUpsamplerModel
 from diffusers.pipelines.ltx2.vocoder import LTX2Vocoder
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
@@ -29,8 +30,9 @@ from transformers import (
 )
 
 from dubmill.artifacts import Backbone, Lineage
-from dubmill.backbone import PIPELINE, Modules, _folder_digest, _load
+from dubmill.backbone import PIPELINE, UPSAMPLER, Modules, _folder_digest, _load
 from dubmill.clips import Clip
+from dubmill.params import DubSamplingParams
 
 TEXT_TOKENS = 32
 WORDS = [
@@ -64,6 +66,26 @@ def clip(num_frames: int = 17, height: int = 64, width: int = 96, seed: int = 0)
     return Clip(frames, Fraction(25), np.stack([tone, tone]), 16000)
 
 
+def sampling(num_steps: int = 2, **changes: object) -> DubSamplingParams:
+    """A plain way to sample, one stage without any guidance, with `changes`."""
+    plain = {
+        "num_steps": num_steps,
+        "sigmas": [],
+        "video_guidance": 1.0,
+        "audio_guidance": 1.0,
+        "video_stg": 0.0,
+        "audio_stg": 0.0,
+        "stg_blocks": [],
+        "video_modality": 1.0,
+        "audio_modality": 1.0,
+        "video_rescale": 0.0,
+        "audio_rescale": 0.0,
+        "first_frame": False,
+        "second_stage": {"sigmas": [], "keep_adapter": True, "lora": "none"},
+    }
+    return DubSamplingParams.model_validate(plain | changes)
+
+
 def modules(folder: Path) -> Modules:
     """The miniature's modules, made from a seed at `folder` if they are not there yet."""
     if not (folder / "model_index.json").exists():
@@ -71,10 +93,14 @@ def modules(folder: Path) -> Modules:
     return _load(folder)
 
 
-def backbone(out: Path) -> Backbone:
-    """The miniature as a sealed artifact."""
+def backbone(out: Path, *, has_upsampler: bool = False) -> Backbone:
+    """The miniature as a sealed artifact, with an untrained latent upsampler or without."""
     draft = Backbone.draft(out, Lineage(step="backbone", params={"source": "miniature"}, licence="Apache-2.0"))
     made = modules(draft.path / PIPELINE)
+    if has_upsampler:
+        torch.manual_seed(1)
+        upsampler = LTX2LatentUpsamplerModel(in_channels=128, mid_channels=32, num_blocks_per_stage=1)
+        upsampler.save_pretrained(draft.path / PIPELINE / UPSAMPLER)
     info = {
         "source": "miniature",
         "repo": "miniature",

@@ -1,11 +1,12 @@
-"""Reference tokens: where they stand, and what they may not reach."""
+"""Reference tokens: where they stand, what they may not reach, and what may wait for the target in the layers."""
 
 import miniature
 import pytest
 import torch
 
+from dubmill.attention import isolation_mask
 from dubmill.codec import Latents, encode, shape_of
-from dubmill.conditioning import append, encode_captions, isolated, isolation_mask, layout, predict
+from dubmill.conditioning import encode_captions, isolated, layout, predict, remember
 
 CAPTION = 'A person is speaking Spanish, saying: "uno dos"'
 
@@ -22,24 +23,27 @@ def scene(mini):
     return shape, noise, encode([miniature.clip(seed=5)], mini), encode_captions([CAPTION], mini)
 
 
-def _velocity(mini, scene, *, reference_positions="shared", isolate=True, reference=None):
+def _velocity(mini, scene, *, positions="shared", isolate=True, reference=None, sigma=0.8):
     shape, noise, default, text = scene
-    tokens = append(noise, reference or default)
-    where = layout(shape, 25.0, mini, reference=reference_positions, isolate=isolate)
-    sigma_video = torch.cat([torch.full((1, shape.video_tokens), 0.8), torch.zeros(1, shape.video_tokens)], dim=1)
-    sigma_audio = torch.cat([torch.full((1, shape.audio), 0.8), torch.zeros(1, shape.audio)], dim=1)
+    where = layout(shape, 25.0, mini, reference=positions, isolate=isolate)
+    sigmas = torch.full((1, shape.video_tokens), sigma), torch.full((1, shape.audio), sigma)
     with isolated(mini.transformer, where), torch.no_grad():
-        return predict(mini.transformer, tokens, sigma_video, sigma_audio, text, where)
+        return predict(mini.transformer, noise, reference or default, *sigmas, text, where)
 
 
 def test_shared_positions_repeat_and_negative_audio_positions_end_before_zero(mini, scene):
     shape = scene[0]
     shared = layout(shape, 25.0, mini, reference="shared")
-    assert torch.equal(shared.audio_coords[:, :, : shape.audio], shared.audio_coords[:, :, shape.audio :])
-    assert torch.equal(shared.video_coords[:, :, : shape.video_tokens], shared.video_coords[:, :, shape.video_tokens :])
+    assert torch.equal(shared.audio_coords, shared.reference_audio_coords)
+    assert torch.equal(shared.video_coords, shared.reference_video_coords)
     negative = layout(shape, 25.0, mini, reference="negative")
-    assert negative.audio_coords[:, :, shape.audio :].max() == pytest.approx(-0.04)
-    assert torch.equal(negative.audio_coords[:, :, : shape.audio], shared.audio_coords[:, :, : shape.audio])
+    assert negative.reference_audio_coords.max() == pytest.approx(-0.04)
+    assert torch.equal(negative.audio_coords, shared.audio_coords)
+    assert torch.equal(negative.reference_video_coords, shared.reference_video_coords)
+
+
+def test_a_layout_without_a_reference_has_no_reference_tokens(mini, scene):
+    assert not layout(scene[0], 25.0, mini).has_reference
 
 
 @pytest.mark.parametrize(("isolate", "is_deaf"), [(True, True), (False, False)])
@@ -78,11 +82,14 @@ def test_the_mask_hides_reference_keys_from_target_queries_only():
     assert torch.count_nonzero(mask[0, 2:]) == 0
 
 
-def test_no_hook_is_left_behind(mini, scene):
-    before = _velocity(mini, scene, isolate=False)
+def test_no_hook_and_no_processor_is_left_behind(mini, scene):
+    before, processors = _velocity(mini, scene, isolate=False), dict(mini.transformer.attn_processors)
     _velocity(mini, scene, isolate=True)
+    with isolated(mini.transformer, layout(scene[0], 25.0, mini, reference="shared", isolate=True, attention="self")):
+        assert dict(mini.transformer.attn_processors) != processors
     after = _velocity(mini, scene, isolate=False)
     assert torch.equal(before.video_BSD, after.video_BSD)
+    assert dict(mini.transformer.attn_processors) == processors
 
 
 def test_the_reference_changes_what_is_made(mini, scene):
@@ -90,8 +97,90 @@ def test_the_reference_changes_what_is_made(mini, scene):
     assert not torch.equal(_velocity(mini, scene).video_BSD, _velocity(mini, scene, reference=other).video_BSD)
 
 
-def test_text_features_join_and_pick_rows(mini):
+def test_text_features_pick_rows(mini):
     both = encode_captions([CAPTION, ""], mini)
-    one, none = encode_captions([CAPTION], mini), encode_captions([""], mini)
-    assert torch.allclose(both.video_BTD, one.join(none).video_BTD, atol=1e-5)
     assert torch.equal(both.pick([1, 0, 1]).audio_BTD[0], both.audio_BTD[1])
+
+
+def _by_itself(mini, scene, *, sigma=0.8, positions="negative", text=None, reference=None):
+    """The target's velocity with a reference that attends to itself alone."""
+    shape, noise, default, asked = scene
+    where = layout(shape, 25.0, mini, reference=positions, isolate=True, attention="self")
+    sigmas = torch.full((1, shape.video_tokens), sigma), torch.full((1, shape.audio), sigma)
+    with isolated(mini.transformer, where), torch.no_grad():
+        remember(mini.transformer, reference or default, encode_captions([""], mini), where)
+        return predict(mini.transformer, noise, None, *sigmas, text or asked, where)
+
+
+def _mask_references(num_target):
+    """Self-attention in which reference queries see reference keys only."""
+
+    def give_mask(module, args, kwargs):
+        states = kwargs["hidden_states"]
+        mask = torch.zeros(len(states), states.shape[1], states.shape[1])
+        mask[:, num_target:, :num_target] = float("-inf")
+        return args, {**kwargs, "attention_mask": mask}
+
+    return give_mask
+
+
+@pytest.mark.parametrize("positions", ["shared", "negative"])
+def test_a_remembered_reference_is_one_long_sequence_under_a_mask(mini, scene, positions):
+    """The definition, computed the slow way: one sequence, masked, everything under the empty caption."""
+    shape, noise, reference, _ = scene
+    empty = encode_captions([""], mini)
+    where = layout(shape, 25.0, mini, reference=positions, isolate=True)
+    sigmas = torch.full((1, shape.video_tokens), 0.8), torch.full((1, shape.audio), 0.8)
+    hooks = [
+        attention.register_forward_pre_hook(_mask_references(count), with_kwargs=True)
+        for block in mini.transformer.transformer_blocks
+        for attention, count in ((block.attn1, shape.video_tokens), (block.audio_attn1, shape.audio))
+    ]
+    with isolated(mini.transformer, where), torch.no_grad():
+        whole = predict(mini.transformer, noise, reference, *sigmas, empty, where)
+    for hook in hooks:
+        hook.remove()
+    quick = _by_itself(mini, scene, positions=positions, text=empty)
+    assert torch.allclose(quick.video_BSD, whole.video_BSD, atol=1e-5)
+    assert torch.allclose(quick.audio_BLD, whole.audio_BLD, atol=1e-5)
+    assert not torch.allclose(quick.video_BSD, _velocity(mini, scene, positions=positions).video_BSD, atol=1e-3)
+
+
+def test_what_is_remembered_does_not_depend_on_the_step_and_serves_every_half_of_guidance(mini, scene):
+    """Remembered once: the next steps, and a batch of two halves, give what remembering afresh gives."""
+    shape, noise, reference, text = scene
+    empty = encode_captions([""], mini)
+    where = layout(shape, 25.0, mini, reference="negative", isolate=True, attention="self")
+    with isolated(mini.transformer, where), torch.no_grad():
+        remember(mini.transformer, reference, empty, where)
+        for sigma in (1.0, 0.5, 0.1):
+            sigmas = torch.full((2, shape.video_tokens), sigma), torch.full((2, shape.audio), sigma)
+            rows = encode_captions(["", CAPTION], mini)
+            both = predict(mini.transformer, noise.repeat(2), None, *sigmas, rows, where)
+            afresh = _by_itself(mini, scene, sigma=sigma)
+            assert torch.allclose(both.video_BSD[1:], afresh.video_BSD, atol=1e-5)
+            assert torch.allclose(both.audio_BLD[1:], afresh.audio_BLD, atol=1e-5)
+
+
+def test_a_remembered_reference_is_heard_and_seen(mini, scene):
+    other = encode([miniature.clip(seed=9)], mini)
+    silent = Latents(scene[2].video_BSD, torch.zeros_like(scene[2].audio_BLD))
+    plain = _by_itself(mini, scene)
+    assert not torch.allclose(plain.video_BSD, _by_itself(mini, scene, reference=other).video_BSD, atol=1e-4)
+    assert not torch.allclose(plain.audio_BLD, _by_itself(mini, scene, reference=silent).audio_BLD, atol=1e-4)
+
+
+def test_no_token_of_a_remembered_reference_crosses_between_picture_and_sound(mini, scene):
+    shape, crossed = scene[0], []
+    hooks = [
+        getattr(block, name).register_forward_pre_hook(
+            lambda module, args, kwargs: crossed.append((args[0].shape[1], kwargs["encoder_hidden_states"].shape[1])),
+            with_kwargs=True,
+        )
+        for block in mini.transformer.transformer_blocks
+        for name in ("audio_to_video_attn", "video_to_audio_attn")
+    ]
+    _by_itself(mini, scene)
+    for hook in hooks:
+        hook.remove()
+    assert crossed == [(shape.video_tokens, shape.audio), (shape.audio, shape.video_tokens)] * 2

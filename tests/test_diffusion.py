@@ -1,15 +1,21 @@
-"""Flow matching on numbers that can be worked out by hand, and sampling on the miniature."""
+"""Flow matching on numbers that can be worked out by hand: noise, loss, draws, schedules, guidance."""
 
-import miniature
 import pytest
 import torch
 
-from dubmill.codec import encode, shape_of
-from dubmill.conditioning import encode_captions, layout
-from dubmill.diffusion import Job, add_noise, sample, sample_sigmas, sigma_schedule, weighted_loss
-from dubmill.params import SamplingParams
+from dubmill.diffusion import (
+    Predictions,
+    Scales,
+    add_noise,
+    guide,
+    renoise,
+    sample_sigmas,
+    schedule,
+    weighted_loss,
+)
 
-SAMPLING = SamplingParams(num_steps=3, video_guidance=2.0, audio_guidance=3.0)
+CPU = torch.device("cpu")
+DISTILLED = [1.0, 0.99375, 0.9875, 0.98125, 0.975, 0.909375, 0.725, 0.421875]
 
 
 def test_noise_at_sigma_zero_is_the_clip_and_at_one_the_noise():
@@ -32,6 +38,22 @@ def test_the_released_sampler_shifts_with_the_number_of_tokens():
         assert torch.logit(sigmas).median() == pytest.approx(shift, abs=0.05)
 
 
+def test_the_stretched_sampler_covers_all_noise_levels_where_the_released_one_collapses():
+    """At 8,160 tokens half of the released sampler's draws lie above .97."""
+    draws = {
+        sampler: sample_sigmas(sampler, 20000, 8160, torch.Generator().manual_seed(0))
+        for sampler in ("shifted-logit-normal", "stretched-logit-normal")
+    }
+    assert draws["shifted-logit-normal"].median() > 0.97
+    stretched = draws["stretched-logit-normal"]
+    assert stretched.min() >= 1e-3
+    assert stretched.max() <= 1
+    assert (stretched < 0.5).float().mean() > 0.08
+    assert (draws["shifted-logit-normal"] < 0.5).float().mean() < 0.001
+    wide = sample_sigmas("stretched-logit-normal", 20000, 32640, torch.Generator().manual_seed(0))  # 1920x1088x121
+    assert wide.median().item() == pytest.approx(stretched.median().item(), abs=0.05)
+
+
 def test_two_logit_normals_draw_often_above_sigma_095():
     sigmas = sample_sigmas("two-logit-normals", 20000, 64, torch.Generator().manual_seed(0))
     assert 0.2 < (sigmas > 0.95).float().mean() < 0.4
@@ -39,39 +61,68 @@ def test_two_logit_normals_draw_often_above_sigma_095():
 
 
 def test_the_schedule_falls_from_one_to_zero(mini):
-    sigmas = sigma_schedule(8, 64, mini)
+    sigmas = schedule(mini.scheduler, 8, None, 64, CPU).sigmas
     assert len(sigmas) == 9
     assert sigmas[0] == 1
     assert sigmas[-1] == 0
     assert (sigmas.diff() < 0).all()
 
 
-def _job(mini, batch=2, **more):
-    shape = shape_of(miniature.clip(), mini)
-    text, empty = encode_captions(["one"] * batch, mini), encode_captions([""] * batch, mini)
-    return Job(text, empty, layout(shape, 25.0, mini), **more)
+def test_given_sigmas_are_used_as_given_and_the_scheduler_stays_as_it_was(mini):
+    """Trap: a distilled schedule sent through the shift that the scheduler is configured with (here 2)."""
+    made = schedule(mini.scheduler, 30, DISTILLED, 64, CPU)
+    assert made.sigmas.tolist() == pytest.approx([*DISTILLED, 0.0])
+    assert made.timesteps.tolist() == pytest.approx([1000 * sigma for sigma in DISTILLED])
+    assert mini.scheduler.config.shift == 2.0
+    own = schedule(mini.scheduler, 8, None, 64, CPU)
+    assert own.sigmas[1] != pytest.approx(7 / 8)
 
 
-def test_a_clips_noise_comes_from_its_own_seed_whatever_else_is_in_the_batch(mini):
-    both = sample(_job(mini), SAMPLING, [7, 8], mini)
-    alone = sample(_job(mini, batch=1), SAMPLING, [8], mini)
-    assert torch.allclose(both.video_BSD[1], alone.video_BSD[0], atol=1e-4)
-    assert not torch.allclose(both.video_BSD[0], both.video_BSD[1], atol=0.1)
+def _velocities(count=4):
+    return torch.randn(count, 2, 6, 8, generator=torch.Generator().manual_seed(0)).unbind()
 
 
-def test_kept_tokens_come_out_untouched_and_the_rest_is_made_new(mini):
-    context = encode([miniature.clip(seed=3)], mini)
-    keep_video = torch.zeros(context.video_BSD.shape[:2], dtype=torch.bool)
-    keep_video[:, ::2] = True
-    keep_audio = torch.ones(context.audio_BLD.shape[:2], dtype=torch.bool)
-    job = _job(mini, batch=1, context=context, keep_video_BS=keep_video, keep_audio_BL=keep_audio, num_resamplings=2)
-    made = sample(job, SAMPLING, [1], mini)
-    assert torch.equal(made.video_BSD[keep_video], context.video_BSD[keep_video])
-    assert torch.equal(made.audio_BLD, context.audio_BLD)
-    assert not torch.allclose(made.video_BSD[~keep_video], context.video_BSD[~keep_video], atol=0.1)
+def test_guidance_is_the_published_sum():
+    """cond + (cfg - 1)(cond - uncond) + stg (cond - perturbed) + (mod - 1)(cond - mute)."""
+    asked, uncaptioned, perturbed, mute = _velocities()
+    made = Predictions(asked, uncaptioned, perturbed, mute)
+    guided = guide(made, Scales(3.0, 1.5, 4.0, 0.0), torch.zeros(2, 6, 8), torch.ones(2, 6))
+    expected = asked + 2 * (asked - uncaptioned) + 1.5 * (asked - perturbed) + 3 * (asked - mute)
+    assert torch.allclose(guided, expected, atol=1e-5)
 
 
-def test_progress_is_told_at_every_step(mini):
-    told = []
-    sample(_job(mini, batch=1), SAMPLING, [1], mini, told.append)
-    assert told == [pytest.approx(1 / 3), pytest.approx(2 / 3), 1.0]
+def test_guidance_by_captions_alone_steers_from_the_uncaptioned_to_the_asked():
+    asked, uncaptioned, _, _ = _velocities()
+    made = Predictions(asked, uncaptioned, None, None)
+    guided = guide(made, Scales(2.5, 0.0, 1.0, 0.0), torch.zeros(2, 6, 8), torch.ones(2, 6))
+    assert torch.allclose(guided, uncaptioned + 2.5 * (asked - uncaptioned), atol=1e-5)
+
+
+def test_rescaled_guidance_points_at_a_clean_clip_of_the_unguided_spread():
+    asked, uncaptioned, noisy, _ = _velocities()
+    made, sigma = Predictions(asked, uncaptioned, None, None), torch.full((2, 6), 0.7)
+    plain = noisy - 0.7 * asked
+    spread = [
+        (noisy - 0.7 * guide(made, Scales(5.0, 0.0, 1.0, rescale), noisy, sigma)).std(dim=(1, 2))
+        for rescale in (0.0, 0.5, 1.0)
+    ]
+    assert torch.allclose(spread[2], plain.std(dim=(1, 2)), atol=1e-4)
+    assert (spread[0] > spread[1]).all()
+    assert (spread[1] > spread[2]).all()
+
+
+def test_rescaling_leaves_a_given_token_where_it_is():
+    asked, uncaptioned, noisy, _ = _velocities()
+    sigma = torch.full((2, 6), 0.7)
+    sigma[:, 0] = 0
+    guided = guide(Predictions(asked, uncaptioned, None, None), Scales(5.0, 0.0, 1.0, 0.7), noisy, sigma)
+    assert torch.count_nonzero(guided[:, 0]) == 0
+    assert torch.isfinite(guided).all()
+
+
+def test_renoised_tokens_have_the_spread_of_their_level():
+    """Unit clean and unit noise at sigma .2, taken to .8: (1 - s)^2 + s^2 in variance."""
+    clean, old, new = torch.randn(3, 1, 4000, 8, generator=torch.Generator().manual_seed(0)).unbind()
+    tokens = 0.8 * clean + 0.2 * old
+    back = renoise(tokens, torch.tensor(0.2), torch.tensor(0.8), new)
+    assert back.var() == pytest.approx(0.2**2 + 0.8**2, abs=0.02)

@@ -19,6 +19,7 @@ DOCUMENTS = sorted(
     [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("components/**/*.md"), *ROOT.glob("k8s/**/*.md")]
 )
 COMMANDS = [command.name or command.callback.__name__ for command in app.registered_commands]
+GROUPS = [group.name for group in app.registered_groups]
 
 
 def test_the_readme_names_the_two_commands():
@@ -47,7 +48,7 @@ def test_every_make_target_and_every_command_that_a_document_names_exists(docume
     known = set(re.findall(r"^([a-z]+):", MAKEFILE, re.MULTILINE))
     assert targets <= known
     said = set(re.findall(r"(?:`|^\s*)dubmill ([a-z]+)\b", text, re.MULTILINE))
-    assert said <= set(COMMANDS)
+    assert said <= {*COMMANDS, *GROUPS}
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))

@@ -12,7 +12,7 @@ import pytest
 
 from dubmill import media
 from dubmill.clips import Clip
-from dubmill.errors import UnreadableMedia, UsageError
+from dubmill.errors import OutOfRoom, UnreadableMedia, UsageError
 
 
 def a_clip(*, num_frames=25, height=64, width=64, frame_rate=Fraction(25, 2), tone_hz=440, rate=16000, channels=1):
@@ -201,3 +201,135 @@ def test_nothing_is_left_on_disk_or_open(mp4, tmp_path, monkeypatch):
     sentence_of(mp4.read_bytes()[:5000])
     assert list(Path(tmp_path).iterdir()) == []
     assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_pixels_that_are_not_square_are_made_so(mp4, tmp_path):
+    ffmpeg("-i", mp4, "-vf", "setsar=3/2", tmp_path / "wide.mp4")
+    info = media.probe(tmp_path / "wide.mp4")
+    assert (info.width, info.height) == (96, 64)
+    clip = media.read(tmp_path / "wide.mp4", frame_rate=None, sample_rate_hz=16000)
+    assert clip.frames_FHWC.shape == (25, 64, 96, 3)
+
+
+def test_a_rate_that_varies_is_made_constant_and_nothing_moves_in_time(tmp_path):
+    """Telephones stamp frames by the clock: FFmpeg then guesses 90000 frames a second, and each was read as one."""
+    path = tmp_path / "varies.mp4"
+    flash = "drawbox=c=white:t=fill:enable='eq(n,60)'"
+    jitter = "settb=1/90000,setpts='PTS+2000*random(1)'"
+    source = f"color=black:s=64x64:r=30:d=3,{flash},{jitter}"
+    clock = ("-fps_mode", "passthrough", "-enc_time_base", "1/90000", "-bf", 0)
+    ffmpeg("-f", "lavfi", "-i", source, *clock, "-pix_fmt", "yuv420p", path)
+    info = media.probe(path)
+    assert (info.frame_rate, info.seconds) == (Fraction(30), pytest.approx(3, abs=0.05))
+    clip = media.read(path, frame_rate=None, sample_rate_hz=16000, needs_sound=False)
+    assert clip.num_frames == pytest.approx(90, abs=1)
+    assert np.flatnonzero(clip.frames_FHWC.mean(axis=(1, 2, 3)) > 128) / 30 == pytest.approx(2.0, abs=1.5 / 30)
+
+
+@pytest.mark.parametrize(("transfer", "name"), [("smpte2084", "PQ"), ("arib-std-b67", "HLG")])
+def test_hdr_is_refused_in_a_sentence_and_mapped_only_when_asked(tmp_path, transfer, name):
+    """Read as if it were BT.709, a PQ picture is grey and flat, and the dub would be too."""
+    path = tmp_path / "hdr.mp4"
+    tags = ("-color_primaries", "bt2020", "-color_trc", transfer, "-colorspace", "bt2020nc")
+    codec = (
+        "-c:v",
+        "libx265",
+        "-x265-params",
+        f"log-level=none:transfer={transfer}:colorprim=bt2020:colormatrix=bt2020nc",
+    )
+    source = "testsrc=s=64x64:r=10:d=0.5,format=yuv420p10le"
+    ffmpeg("-f", "lavfi", "-i", source, *codec, *tags, path)
+    assert media.probe(path).hdr == name
+    assert f"HDR ({name})" in sentence_of(path, needs_sound=False)
+    clip = media.read(path, frame_rate=None, sample_rate_hz=16000, needs_sound=False, tone_map=True)
+    assert clip.frames_FHWC.shape == (5, 64, 64, 3)
+    assert clip.frames_FHWC.std() > 20
+
+
+@pytest.mark.parametrize("container", ["mov", "mkv", "webm", "avi", "ts", "flv"])
+@pytest.mark.parametrize("rate", [Fraction(30000, 1001), Fraction(24000, 1001)])
+def test_ntsc_rates_are_rationals_in_every_container(mp4, tmp_path, container, rate):
+    path = tmp_path / f"clip.{container}"
+    how = ("-c:v", "vp8", "-deadline", "realtime") if container == "webm" else ("-ar", 22050)
+    ffmpeg("-i", mp4, "-r", rate, *how, path)
+    info = media.probe(path)
+    assert (info.frame_rate, info.has_audio) == (rate, True)
+
+
+def test_frames_and_sound_come_one_by_one_as_they_come_whole(mp4):
+    whole = media.read(mp4, frame_rate=Fraction(10), sample_rate_hz=8000, height=32, width=48, channels=2)
+    info = media.probe(mp4)
+    frames = list(media.frames(mp4, info, frame_rate=Fraction(10), height=32, width=48))
+    assert (np.stack(frames) == whole.frames_FHWC).all()
+    blocks = list(media.sound(mp4, sample_rate_hz=8000, channels=2, block_samples=1000))
+    assert {len(block) for block in blocks[:-1]} == {1000}
+    heard = np.concatenate(blocks)[:16000]
+    assert np.abs(heard.T - whole.audio_CN[:, : len(heard)]).max() < 1e-6
+
+
+def test_a_reader_who_stops_early_leaves_no_process_behind(mp4):
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    frames = media.frames(mp4, media.probe(mp4), frame_rate=Fraction(25), height=64, width=64)
+    next(frames)
+    frames.close()
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_a_torn_file_is_an_error_also_when_read_piece_by_piece(mp4):
+    info, torn = media.probe(mp4), mp4.read_bytes()[:5000]
+    with pytest.raises(UnreadableMedia):
+        list(media.frames(torn, info, frame_rate=Fraction(25), height=64, width=64))
+
+
+@pytest.mark.parametrize("container", ["mp4", "mkv"])
+def test_a_truncated_file_without_sound_is_an_error_too(mp4, tmp_path, container):
+    """FFmpeg ends with success after 11 of 25 frames, and says only in passing that the file was partial."""
+    path = tmp_path / f"mute.{container}"
+    ffmpeg("-i", mp4, "-an", "-c", "copy", "-movflags", "+faststart", path)
+    assert "truncated" in sentence_of(path.read_bytes()[:-2000], needs_sound=False)
+
+
+def test_a_film_fed_frame_by_frame_is_the_mp4_of_the_clip(tmp_path):
+    clip = a_clip(height=63)
+    (tmp_path / "sound.wav").write_bytes(media.wav_bytes(clip.audio_CN, 16000))
+    how = {"frame_rate": clip.frame_rate, "wav": tmp_path / "sound.wav", "sample_rate_hz": 16000, "channels": 1}
+    media.write_film(tmp_path / "film.mp4", iter(clip.frames_FHWC), **how, metadata={"comment": "fed"})
+    fed, whole = (
+        media.read(one, frame_rate=None, sample_rate_hz=16000) for one in (tmp_path / "film.mp4", media.mp4_bytes(clip))
+    )
+    assert (fed.frames_FHWC == whole.frames_FHWC).all()
+    assert np.corrcoef(fed.mono_N, whole.mono_N)[0, 1] > 0.999
+    assert media.metadata(tmp_path / "film.mp4")["comment"] == "fed"
+    with pytest.raises(UsageError, match="without frames"):
+        media.write_film(tmp_path / "none.mp4", iter(()), **how, metadata={})
+
+
+def test_sound_is_written_as_it_comes(tmp_path):
+    sound_NC = a_clip(channels=2).audio_CN.T
+    media.write_sound(tmp_path / "s.wav", np.array_split(sound_NC, 7), sample_rate_hz=16000, channels=2)
+    back = np.concatenate(list(media.sound(tmp_path / "s.wav", sample_rate_hz=16000, channels=2)))
+    assert np.abs(back - sound_NC).max() < 1e-4
+
+
+def test_a_full_disk_is_told_while_a_film_is_written():
+    with pytest.raises(OutOfRoom, match="disk is full"):
+        media.write_sound(Path("/dev/full"), [np.zeros((100_000, 1))], sample_rate_hz=16000, channels=1)
+
+
+def test_a_clip_survives_without_loss(tmp_path):
+    clip = dataclasses.replace(a_clip(channels=2, height=63), sample_rate_hz=16000)
+    back = media.read(media.lossless_bytes(clip), frame_rate=clip.frame_rate, sample_rate_hz=16000, channels=2)
+    assert (back.frames_FHWC[:, :63] == clip.frames_FHWC).all()
+    assert (back.audio_CN == clip.audio_CN).all()
+
+
+def test_loudness_is_that_of_ebu_r128():
+    """EBU Tech 3341: a stereo sine of 1 kHz that peaks at -23 dBFS measures -23 LUFS; one channel of it 3 LU less."""
+    tone = 10 ** (-23 / 20) * np.sin(2 * np.pi * 1000 * np.arange(5 * 48000) / 48000)
+    stereo = np.stack([tone, tone], axis=1).astype(np.float32)
+    assert media.loudness(np.array_split(stereo, 9), sample_rate_hz=48000, channels=2) == pytest.approx(-23, abs=0.1)
+    assert media.loudness([stereo[:, :1]], sample_rate_hz=48000, channels=1) == pytest.approx(-26, abs=0.1)
+    spaced = np.concatenate([stereo, np.zeros_like(stereo)])
+    assert media.loudness([spaced], sample_rate_hz=48000, channels=2) == pytest.approx(-23, abs=0.2)
+    assert media.loudness([np.zeros_like(stereo)], sample_rate_hz=48000, channels=2) == media.UNHEARD_LUFS
+    assert media.loudness([stereo[:100]], sample_rate_hz=48000, channels=2) == media.UNHEARD_LUFS

@@ -54,7 +54,15 @@ def talking(openings, gain=0.5):
 def test_every_metric_of_the_table_is_measured_and_none_besides():
     dub, source = talking([0.1, 0.9, 0.3, 0.7, 0.2]), talking([0.9, 0.1, 0.2, 0.8, 0.4])
     line = Line(language="es", text="Uno, tres")
-    figures = measure(dub, source=source, truth=dub, line=line, mouth_boxes_F4=BOXES, scorers=PlainScorers())
+    figures = measure(
+        dub,
+        source=source,
+        truth=dub,
+        trip_FHWC=source.frames_FHWC,
+        line=line,
+        mouth_boxes_F4=BOXES,
+        scorers=PlainScorers(),
+    )
     assert set(figures) == set(METRICS)
     assert all(np.isfinite(value) for value in figures.values())
     assert figures["words_right"] == 0.5
@@ -67,11 +75,14 @@ def test_every_metric_of_the_table_is_measured_and_none_besides():
     assert figures["duration_gap_ms"] == 0
 
 
-def test_without_the_true_dub_its_correlation_is_nan_and_the_rest_stands():
+def test_without_the_true_dub_and_the_round_trip_their_figures_are_nan_and_the_rest_stands():
     one = talking([0.1, 0.9, 0.3, 0.7, 0.2])
     line = Line(language="es", text="uno")
-    figures = measure(one, source=one, truth=None, line=line, mouth_boxes_F4=BOXES, scorers=PlainScorers())
-    assert [name for name, value in figures.items() if np.isnan(value)] == ["truth_mouth_correlation"]
+    figures = measure(
+        one, source=one, truth=None, trip_FHWC=None, line=line, mouth_boxes_F4=BOXES, scorers=PlainScorers()
+    )
+    unknown = {name for name, value in figures.items() if np.isnan(value)}
+    assert unknown == {"truth_mouth_correlation", "outside_trip_psnr_db"}
     assert figures["mouth_change"] == 0
     assert figures["old_motion_correlation"] == pytest.approx(1)
 

@@ -11,7 +11,8 @@ import yaml
 from ruamel.yaml import YAML
 
 from dubmill.errors import BadParams
-from dubmill.params import Params, SamplingParams, TrainParams, load, merge, read_yaml, validate
+from dubmill.overlays import merge, read_yaml
+from dubmill.params import DubSamplingParams, Params, SecondStageParams, TrainParams, load, validate
 
 ROOT = Path(__file__).parent.parent
 COMMITTED = ROOT / "params.yaml"
@@ -29,7 +30,8 @@ def test_the_committed_values_are_valid():
 
 
 def test_no_section_has_a_default_in_python():
-    sections = [field.annotation for field in Params.model_fields.values()] + [SamplingParams]
+    sections = [field.annotation for field in Params.model_fields.values()]
+    sections += [DubSamplingParams, SecondStageParams]
     assert not [
         f"{s.__name__}.{name}" for s in sections for name, field in s.model_fields.items() if not field.is_required()
     ]
@@ -116,3 +118,28 @@ def test_values_survive_the_way_dvc_writes_them_back(tmp_path):
     YAML().dump(YAML(typ="safe").load(COMMITTED.read_text()), stream)
     (tmp_path / "params.yaml").write_text(stream.getvalue())
     assert load(tmp_path / "params.yaml") == load(COMMITTED)
+
+
+@pytest.mark.parametrize(
+    ("overlay", "told"),
+    [
+        ({"dub": {"sampling": {"sigmas": [0.4, 0.9]}}}, "without the final 0"),
+        ({"dub": {"sampling": {"sigmas": [1.0, 0.4, 0.0]}}}, "without the final 0"),
+        ({"dub": {"sampling": {"second_stage": {"sigmas": [1.5]}}}}, "without the final 0"),
+        ({"synthesize": {"sampling": {"audio_stg": 1.0}}}, "needs stg_blocks"),
+        ({"train": {"reference_attention": "self", "isolate_modalities": False}}, "needs isolate_modalities"),
+    ],
+)
+def test_values_that_do_not_go_together_are_refused(tmp_path, overlay, told):
+    with pytest.raises(BadParams, match=told):
+        load(COMMITTED, written(tmp_path, overlay, "overlay.yaml"))
+
+
+def test_the_released_schedules_and_scales_can_be_said_in_params(tmp_path):
+    """Dub-It's eight and three steps; JUST-DUB-IT's second stage, with the distilled LoRA in the dubbing one's place."""
+    eight = [1.0, 0.99375, 0.9875, 0.98125, 0.975, 0.909375, 0.725, 0.421875]
+    later = {"sigmas": [0.725, 0.421875], "keep_adapter": False, "lora": "distilled-384.safetensors"}
+    scales = {"video_stg": 1.0, "stg_blocks": [29], "video_modality": 3.0, "video_rescale": 0.7}
+    overlay = {"dub": {"sampling": {"sigmas": eight, **scales, "second_stage": later, "first_frame": True}}}
+    made = load(COMMITTED, written(tmp_path, overlay, "overlay.yaml")).dub.sampling
+    assert (len(made.sigmas), made.second_stage.sigmas, made.stg_blocks) == (8, [0.725, 0.421875], [29])

@@ -20,8 +20,18 @@ from pipelines.dubbing import NAME, Target, build, compile_to
 
 ROOT = Path(__file__).parent.parent
 PARAMS = load(ROOT / "params.yaml")
-CLUSTER = Target(has_gpu=True, tracking_uri="http://mlflow:5000", models_claim="models", num_retries=2, code="c0de")
-LAPTOP = Target(has_gpu=False, tracking_uri="", models_claim="", num_retries=0, code="c0de")
+CLUSTER = Target(
+    has_gpu=True,
+    train_gpus=4,
+    tracking_uri="http://mlflow:5000",
+    models_claim="models",
+    work_claim="work",
+    num_retries=2,
+    code="c0de",
+)
+LAPTOP = Target(
+    has_gpu=False, train_gpus=1, tracking_uri="", models_claim="", work_claim="", num_retries=0, code="c0de"
+)
 GPU_WORDS = {"synthesize", "inpaint", "encode", "train", "dub"}
 WORDS = set(Params.model_fields)
 
@@ -87,7 +97,22 @@ def test_the_registry_is_known_to_the_tasks_that_use_it_and_the_volume_to_the_on
     named = {w for w, c in containers(spec).items() if any(e["name"] == "MLFLOW_TRACKING_URI" for e in c["env"])}
     assert named == {"register", "promote"}
     executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
-    assert {name for name, place in executors.items() if "pvcMount" in place} == {"exec-promote"}
+    mounts = {n: [m["mountPath"] for m in place["pvcMount"]] for n, place in executors.items() if "pvcMount" in place}
+    assert {name for name, paths in mounts.items() if "/models" in paths} == {"exec-promote"}
+
+
+def test_training_asks_for_as_many_gpus_as_told_and_what_is_half_done_outlives_its_pod(compiled):
+    spec, platform, *_ = compiled["cluster"]
+    executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    asked = containers(spec)
+    counts = {w: asked[w]["resources"]["accelerator"]["resourceCount"] for w in GPU_WORDS}
+    assert counts == {word: "4" if word == "train" else "1" for word in GPU_WORDS}
+    assert asked["train"]["resources"]["resourceMemoryRequest"] == "256Gi"
+    (shared,) = executors["exec-train"]["emptyDirMounts"]
+    assert (shared["mountPath"], shared["medium"]) == ("/dev/shm", "Memory")
+    lasting = {word for word in WORDS if {"name": "DUBMILL_WORK", "value": "/work"} in asked[word]["env"]}
+    assert lasting == {"synthesize", "inpaint", "train", "dub"}
+    assert all("/work" in str(executors[f"exec-{word}"]["pvcMount"]) for word in lasting)
 
 
 def test_a_failed_task_is_tried_again_on_a_cluster_and_not_on_a_laptop(compiled):

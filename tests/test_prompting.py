@@ -2,9 +2,7 @@
 
 import json
 import re
-import threading
 from collections import Counter
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import permutations
 from pathlib import Path
 
@@ -14,7 +12,7 @@ from dubmill import params as dubmill_params
 from dubmill import prompting
 from dubmill.artifacts import PromptSet
 from dubmill.errors import BadParams, ServiceUnavailable, UnsayableText
-from dubmill.languages import LANGUAGES
+from dubmill.languages import LANGUAGES, is_in_script
 from dubmill.prompting.phrases import PHRASES
 from dubmill.rows import Line
 from dubmill.steps.prompts import prompts as prompts_step
@@ -124,14 +122,12 @@ def test_nano_can_film_what_the_grammar_asks_for():
 
 
 def test_the_phrase_bank_is_parallel_native_and_of_similar_length():
-    from dubmill.prompting.form import in_native_script
-
     assert len(PHRASES) >= 24
     for phrase in PHRASES:
         assert list(phrase) == BANK_LANGUAGES
         lengths = [len(text) for text in phrase.values()]
         assert max(lengths) <= 1.7 * min(lengths), phrase["en"]
-        assert all(in_native_script(Line(language=tag, text=text)) for tag, text in phrase.items())
+        assert all(is_in_script(text, tag) for tag, text in phrase.items())
     for tag in BANK_LANGUAGES:
         assert len({phrase[tag] for phrase in PHRASES}) == len(PHRASES)
 
@@ -196,37 +192,7 @@ def test_a_language_named_twice_is_refused():
         prompting.draw(section(languages=["en", "es", "en"]))
 
 
-# A language model on a real loopback server: it answers what `reply(number of the request, its body)` says.
-
-
-@pytest.fixture
-def endpoint():
-    servers = []
-
-    def start(reply):
-        requests = []
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self):  # noqa: N802 - the name http.server wants
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                requests.append((self.path, dict(self.headers), body))
-                status, answer = reply(len(requests), body)
-                self.send_response(status)
-                self.end_headers()
-                self.wfile.write(answer.encode())
-
-            def log_message(self, *args):
-                pass
-
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        servers.append(server)
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        return f"http://127.0.0.1:{server.server_port}/v1", requests
-
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
+# A language model that misbehaves
 
 
 def answer(number, **changes):
@@ -334,7 +300,7 @@ def test_a_server_that_refuses_or_talks_nonsense_is_named(endpoint, status, text
 
 
 def test_an_endpoint_that_is_not_there_is_one_sentence():
-    with pytest.raises(ServiceUnavailable, match=r"http://127.0.0.1:9/v1: the language model did not answer"):
+    with pytest.raises(ServiceUnavailable, match=r"http://127.0.0.1:9/v1: the model did not answer"):
         prompting.draw(llm("http://127.0.0.1:9/v1"))
 
 

@@ -72,7 +72,7 @@ def a_clip(*, num_frames=13, side=64, rate=RATE):
 def a_backbone(out, name="tiny"):
     draft = Backbone.draft(out, Lineage(step="backbone", params={"name": name}))
     draft.write("weights.bin", name.encode())
-    return draft.seal({"text_encoder_digest": "t"})
+    return draft.seal({"source": "tiny", "text_encoder_digest": "t"})
 
 
 def an_adapter(out, backbone):
@@ -484,6 +484,20 @@ def test_a_file_is_dubbed_without_a_server_by_the_same_rules(tmp_path, mp4, monk
     assert not (tmp_path / "no.mp4").exists()
 
 
+def test_words_that_cannot_fit_are_refused_before_weights_are_loaded_and_hurried_ones_are_told(
+    tmp_path, mp4, monkeypatch
+):
+    monkeypatch.setattr(opening, "open_dubber", lambda backbone, release: ToneDubber())
+    backbone = a_backbone(tmp_path / "backbone")
+    places = {"release": a_release(tmp_path / "release", backbone).path, "backbone": backbone.path}
+    asked = {"to": "es", "consent": CONSENT, "seed": 2, "ledger": tmp_path / "consent.jsonl", **places}
+    (note,) = dub_file(mp4, tmp_path / "out.mp4", text="Tenemos tiempo para cenar", **asked)
+    assert "will sound hurried" in note
+    monkeypatch.setattr(opening, "open_dubber", lambda backbone, release: pytest.fail("weights were loaded"))
+    with pytest.raises(UnsayableText, match=r"there are 1\.0 s; drop about"):
+        dub_file(mp4, tmp_path / "no.mp4", text="El último tren sale a las nueve de la noche", **asked)
+
+
 def a_mini_release(out, backbone):
     """A release of the miniature LTX-2, with a real LoRA of two ranks, laid out as `promote` lays it out."""
     import miniature
@@ -499,7 +513,7 @@ def a_mini_release(out, backbone):
     positions = {"reference_positions": "negative", "isolate_modalities": True, "languages": ["en", "es"]}
     adapter.seal({**told, **positions})
     draft.write("selftest.clip", miniature.clip().to_bytes())
-    sampling = {"num_steps": 2, "video_guidance": 1.0, "audio_guidance": 1.0}
+    sampling = miniature.sampling().model_dump()
     clip = {"num_frames": 17, "height": 64, "width": 96, "frame_rate": "25/1", "sample_rate_hz": 16000}
     line = {"language": "es", "text": "uno dos"}
     told = {"sampling": sampling, "strength": 1.0, "clip": clip, "selftest": line, "backbone": backbone.digest}

@@ -186,7 +186,7 @@ def test_a_registered_version_carries_its_lineage_figures_curves_and_card(tmp_pa
     assert [(point.step, point.value) for point in curve] == [(1, 1.0), (2, 0.5), (3, 1 / 3)]
     logged = Path(store.download_artifacts(version.run_id, "adapter", str(tmp_path)))
     assert Adapter.open(logged).digest == line.adapter.digest
-    card = (logged / "README.md").read_text()
+    card = Path(store.download_artifacts(version.run_id, "card.md", str(tmp_path))).read_text()
     assert "nano" in card
     assert "| words_right | 0.75 |" in card
 

@@ -7,71 +7,28 @@ import sys
 import time
 
 import miniature
+import noise_pairs
 import pytest
 import torch
-from safetensors.torch import save
+from noise_pairs import PARAMS
+from safetensors import safe_open
 
 from dubmill import adapters, training
-from dubmill.artifacts import Adapter, LatentSet, Lineage
+from dubmill.artifacts import Adapter, LatentSet
 from dubmill.backbone import load
-from dubmill.codec import Latents, encode, shape_of
-from dubmill.conditioning import encode_captions, layout
+from dubmill.codec import Latents
+from dubmill.conditioning import isolated, layout
 from dubmill.dubber import Dubber
 from dubmill.errors import BadArtifact, BadParams, MismatchedBackbone, UnsealedArtifact, UsageError
-from dubmill.params import SamplingParams, TrainParams
 from dubmill.rows import Line
 from dubmill.steps.train import train
 
-PARAMS = TrainParams(
-    seed=3,
-    rank=4,
-    alpha=4,
-    dropout=0.1,
-    targets=["to_q", "to_k", "to_v", "to_out.0", "net.0.proj", "net.2"],
-    num_steps=6,
-    batch_size=2,
-    accumulate=1,
-    learning_rate=1e-2,
-    learning_rate_groups={},
-    schedule="linear",
-    num_warmup_steps=1,
-    weight_decay=0.01,
-    max_grad_norm=1.0,
-    shared_sigma=True,
-    sigma_sampler="shifted-logit-normal",
-    first_frame_probability=0.5,
-    drop_caption_probability=0.2,
-    reverse_probability=0.5,
-    background_weight=0.1,
-    reference_positions="negative",
-    isolate_modalities=True,
-    mixed_precision="none",
-    gradient_checkpointing=False,
-    checkpoint_every=2,
-    keep_checkpoints=2,
-)
-SAMPLING = SamplingParams(num_steps=2, video_guidance=2.0, audio_guidance=1.0)
+SAMPLING = miniature.sampling(video_guidance=2.0)
 
 
 @pytest.fixture(scope="module")
 def latents(mini_backbone, mini, tmp_path_factory):
-    """Two encoded pairs of noise clips."""
-    clips = [miniature.clip(seed=seed) for seed in range(4)]
-    shape, tokens = shape_of(clips[0], mini), encode(clips, mini)
-    text = encode_captions(["A person is speaking Spanish", "A person is speaking English"] * 2 + [""], mini)
-    tensors = {
-        "video": tokens.video_BSD.unflatten(0, (2, 2)),
-        "audio": tokens.audio_BLD.unflatten(0, (2, 2)),
-        "face": torch.eye(2)[:, torch.arange(shape.video_tokens) % 2],
-        "text_video": text.video_BTD,
-        "text_audio": text.audio_BTD,
-        "text_mask": text.mask_BT,
-    }
-    lineage = Lineage(step="encode", params={}, backbone=mini_backbone.digest, pair_source="self-made")
-    draft = LatentSet.draft(tmp_path_factory.mktemp("latents") / "latents", lineage)
-    draft.write(training.LATENTS, save({name: value.contiguous() for name, value in tensors.items()}))
-    size = {"frames": shape.frames, "height": shape.height, "width": shape.width, "audio": shape.audio}
-    return draft.seal({"num_pairs": 2, "latent_shape": size, "frame_rate": 25.0, "clip": {}, "languages": ["en", "es"]})
+    return noise_pairs.latents(mini_backbone, mini, tmp_path_factory.mktemp("latents") / "latents")
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +40,10 @@ def _batch(mini_backbone, latents, **changes):
     params = PARAMS.model_copy(update=changes)
     pairs, shape = training.Pairs.open(latents), training.LatentShape(**latents.info["latent_shape"])
     return training.draw(pairs, shape, params, torch.Generator().manual_seed(1)), pairs, shape
+
+
+def _trainer(mini_backbone, latents, params, folder):
+    return training.Trainer(load(mini_backbone), latents, params, folder, training.join_processes(params))
 
 
 def test_all_28_linear_layers_of_a_block_get_a_lora_and_nothing_else_trains(mini_backbone):
@@ -124,6 +85,17 @@ def test_the_face_weighs_fully_the_background_less_and_given_frames_nothing(mini
     assert batch.weight_video_BS[:, first:].unique().tolist() == pytest.approx([0.1, 1.0])
 
 
+def test_a_tenth_of_the_samples_is_given_its_first_frame_clean(mini_backbone, latents):
+    batch, _, shape = _batch(mini_backbone, latents, first_frame_probability=0.1, batch_size=1000)
+    first = slice(0, shape.height * shape.width)
+    is_given = (batch.sigma_video_BS[:, first] == 0).all(dim=1)
+    assert 70 < is_given.sum() < 130
+    noisy = training.add_noise(batch.target.video_BSD, batch.noise.video_BSD, batch.sigma_video_BS)[:, first]
+    is_clean = (noisy == batch.target.video_BSD[:, first]).all(dim=2).all(dim=1)
+    assert torch.equal(is_clean, is_given)
+    assert (batch.sigma_audio_BL > 0).all()
+
+
 def test_one_sigma_is_shared_by_video_and_audio_unless_asked_otherwise(mini_backbone, latents):
     shared, _, _ = _batch(mini_backbone, latents, first_frame_probability=0.0)
     assert torch.equal(shared.sigma_video_BS[:, 0], shared.sigma_audio_BL[:, 0])
@@ -144,14 +116,14 @@ def test_gradient_checkpointing_gives_the_same_losses(mini_backbone, latents, tm
     def first_loss(checkpointing, name):
         params = PARAMS.model_copy(update={"gradient_checkpointing": checkpointing, "dropout": 0.0})
         (tmp_path / name).mkdir()
-        return training.Trainer(load(mini_backbone), latents, params, tmp_path / name).step(0)["total"]
+        return _trainer(mini_backbone, latents, params, tmp_path / name).step(0)["total"]
 
     assert first_loss(True, "a") == pytest.approx(first_loss(False, "b"), rel=1e-6)
 
 
 def test_training_lowers_the_loss_of_a_batch_it_sees_again_and_again(mini_backbone, latents, tmp_path):
     params = PARAMS.model_copy(update={"num_steps": 40, "dropout": 0.0, "schedule": "constant"})
-    trainer = training.Trainer(load(mini_backbone), latents, params, tmp_path)
+    trainer = _trainer(mini_backbone, latents, params, tmp_path)
     first = trainer.step(0)["total"]
     for _ in range(25):
         last = trainer.step(0)["total"]
@@ -282,3 +254,41 @@ def test_negative_and_shared_positions_give_other_predictions(mini, latents):
     ]
     assert results[0] != results[1]
     assert isinstance(batch.target, Latents)
+
+
+def _gradients(mini_backbone, latents, **changes):
+    """Losses and LoRA gradients of the first batch."""
+    params = PARAMS.model_copy(update={"dropout": 0.0, **changes})
+    trainer = training.Trainer(load(mini_backbone), latents, params, latents.path)
+    for value in trainer.lora.values():
+        torch.nn.init.normal_(value, std=0.1, generator=torch.Generator().manual_seed(value.numel()))
+    batch = training.draw(trainer.pairs, trainer.shape, params, torch.Generator().manual_seed(1))
+    with isolated(trainer.modules.transformer, trainer.where):
+        video, audio = training.losses(trainer.transformer, batch, trainer.where)
+        (video + audio).backward()
+    return (video.item(), audio.item()), {name: value.grad for name, value in trainer.lora.items()}
+
+
+def test_a_reference_that_attends_to_itself_trains_through_what_it_left_in_the_layers(mini_backbone, latents):
+    full, _ = _gradients(mini_backbone, latents)
+    own, gradients = _gradients(mini_backbone, latents, reference_attention="self")
+    assert own != full
+    assert all(torch.isfinite(one).all() for one in gradients.values())
+    assert all(one.abs().sum() > 0 for one in gradients.values())
+
+
+def test_gradient_checkpointing_changes_no_gradient_of_either_kind_of_reference(mini_backbone, latents):
+    """A block of the reference's pass runs again in the backward pass, when the layers read instead of recording."""
+    for attention in ("full", "self"):
+        _, plain = _gradients(mini_backbone, latents, reference_attention=attention)
+        _, again = _gradients(mini_backbone, latents, reference_attention=attention, gradient_checkpointing=True)
+        assert all(torch.allclose(plain[name], again[name], atol=1e-6, rtol=1e-4) for name in plain)
+
+
+def test_how_a_reference_is_read_is_told_by_the_adapter_and_by_its_weights(mini_backbone, latents, tmp_path):
+    params = PARAMS.model_copy(update={"reference_attention": "self", "num_steps": 2})
+    trained = train(mini_backbone, latents, params, tmp_path / "adapter")
+    dubber = Dubber.load(mini_backbone, trained, sampling=SAMPLING)
+    assert (dubber.attention, dubber.reference) == ("self", "negative")
+    with safe_open(trained.path / adapters.WEIGHTS, framework="pt") as file:
+        assert json.loads(file.metadata()["dubmill"])["reference_attention"] == "self"

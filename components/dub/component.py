@@ -32,11 +32,12 @@ def dub(
 
     from dubmill import looking
     from dubmill.artifacts import Adapter, Backbone, PairSet
+    from dubmill.launching import outliving
     from dubmill.params import DubParams, validate
     from dubmill.steps.dub import dub as step
 
     section = validate(DubParams, params, "dub")
     opened = [Backbone.open(backbone.path), Adapter.open(adapter.path), PairSet.open(pairs.path)]
-    sealed = step(*opened, section, Path(dubs.path))
+    sealed = outliving(step, opened, section, Path(dubs.path))
     looking.log(sealed, dubs, metrics, look)
     looking.page(sealed, page.path)

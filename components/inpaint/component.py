@@ -30,11 +30,12 @@ def inpaint(
 
     from dubmill import looking
     from dubmill.artifacts import Backbone, ClipSet
+    from dubmill.launching import outliving
     from dubmill.params import InpaintParams, validate
     from dubmill.steps.inpaint import inpaint as step
 
     section = validate(InpaintParams, params, "inpaint")
     opened = [Backbone.open(backbone.path), ClipSet.open(clips.path)]
-    sealed = step(*opened, section, Path(pairs.path))
+    sealed = outliving(step, opened, section, Path(pairs.path))
     looking.log(sealed, pairs, metrics, look)
     looking.page(sealed, page.path)

@@ -30,11 +30,12 @@ def synthesize(
 
     from dubmill import looking
     from dubmill.artifacts import Backbone, PromptSet
+    from dubmill.launching import outliving
     from dubmill.params import SynthesizeParams, validate
     from dubmill.steps.synthesize import synthesize as step
 
     section = validate(SynthesizeParams, params, "synthesize")
     opened = [Backbone.open(backbone.path), PromptSet.open(prompts.path)]
-    sealed = step(*opened, section, Path(clips.path))
+    sealed = outliving(step, opened, section, Path(clips.path))
     looking.log(sealed, clips, metrics, look)
     looking.page(sealed, page.path)

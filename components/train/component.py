@@ -28,10 +28,10 @@ def train(
 
     from dubmill import looking
     from dubmill.artifacts import Backbone, LatentSet
+    from dubmill.launching import outliving, train_on_all_gpus
     from dubmill.params import TrainParams, validate
-    from dubmill.steps.train import train as step
 
     section = validate(TrainParams, params, "train")
     opened = [Backbone.open(backbone.path), LatentSet.open(latents.path)]
-    sealed = step(*opened, section, Path(adapter.path))
+    sealed = outliving(train_on_all_gpus, opened, section, Path(adapter.path))
     looking.log(sealed, adapter, metrics, look)

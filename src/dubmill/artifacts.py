@@ -5,6 +5,8 @@
     pairs = draft.seal()                     # writes manifest.json last: its existence means complete
     pairs = PairSet.open(out)                # kind, schema and every digest are checked, or it raises
 
+Several tasks may fill one draft, each its own part of the shards; whoever comes after them seals it.
+
 A digest is the sha256 of the manifest's canonical JSON without the digest itself, so equal content and equal lineage
 give equal digests on any machine; no clock enters it.
 """
@@ -15,6 +17,7 @@ import json
 import shutil
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Self, TypeVar
@@ -68,6 +71,22 @@ class Manifest(BaseModel):
         return self.model_copy(update={"digest": digest_of(self.model_dump(exclude={"digest"}))})
 
 
+@dataclass(frozen=True)
+class Part:
+    """One of `count` tasks that share the shards of a step: every `count`-th, from `index` on."""
+
+    index: int
+    count: int
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is the only one, which makes whatever is missing, and seals."""
+        return self.count == 1
+
+
+WHOLE = Part(0, 1)
+
+
 class Artifact:
     """A sealed directory; subclasses name their kind and say what is inside."""
 
@@ -77,9 +96,13 @@ class Artifact:
         self.path, self.manifest = path, manifest
 
     @classmethod
-    def draft(cls, out: Path, lineage: Lineage) -> Draft[Self]:
-        """A directory to fill at `out`; what an interrupted run of the same lineage left there is kept."""
-        return Draft(cls, out, lineage)
+    def draft(cls, out: Path, lineage: Lineage, *, is_shared: bool = False) -> Draft[Self]:
+        """A directory to fill at `out`; what an interrupted run of the same lineage left there is kept.
+
+        Raises:
+            UsageError: it holds what is no artifact, or, where others fill it too (`is_shared`), other work.
+        """
+        return Draft(cls, out, lineage, is_shared)
 
     @classmethod
     def open(cls, path: Path | str) -> Self:
@@ -155,14 +178,18 @@ def read_manifest(path: Path) -> Manifest:
 class Draft(Generic[Kind]):
     """A directory being filled, resumable until it is sealed."""
 
-    def __init__(self, kind: type[Kind], out: Path, lineage: Lineage) -> None:
+    def __init__(self, kind: type[Kind], out: Path, lineage: Lineage, is_shared: bool) -> None:
         self.kind, self.path, self.lineage = kind, Path(out), lineage
         if not self.is_sealed and self._left_by() != lineage.key:
             self._refuse_strangers()
-            shutil.rmtree(self.path, ignore_errors=True)
+            if is_shared:
+                self._refuse_other_work()
+            else:
+                shutil.rmtree(self.path, ignore_errors=True)
         self.path.mkdir(parents=True, exist_ok=True)
-        for torn in self.path.rglob(TORN):
-            torn.unlink()
+        if not is_shared:  # what looks torn may be another task's file on its way
+            for torn in self.path.rglob(TORN):
+                torn.unlink()
         if not self.is_sealed:
             write_atomically(self.path / DRAFT, json.dumps({"key": lineage.key}).encode())
 
@@ -181,6 +208,14 @@ class Draft(Generic[Kind]):
                 "the directory holds files that are not an artifact", where=str(self.path), cure="give an empty one"
             )
 
+    def _refuse_other_work(self) -> None:
+        if (self.path / MANIFEST).exists() or (self.path / DRAFT).exists():
+            raise UsageError(
+                "the directory holds the work of other inputs or params",
+                where=str(self.path),
+                cure="give every task of one step the same inputs and params, and an empty directory at first",
+            )
+
     def _left_by(self) -> str:
         try:
             return json.loads((self.path / DRAFT).read_bytes())["key"]
@@ -197,6 +232,10 @@ class Draft(Generic[Kind]):
     def has_shard(self, index: int) -> bool:
         """Whether shard `index` was written, by this run or the one before it."""
         return (self.path / f"shard-{index:05d}.json").is_file()
+
+    def missing(self, num_shards: int, part: Part) -> list[int]:
+        """Which of a step's shards are still to be made by `part`."""
+        return [index for index in range(part.index, num_shards, part.count) if not self.has_shard(index)]
 
     def add_shard(self, index: int, rows: Sequence[Row], files: Mapping[str, bytes]) -> None:
         """Write the rows and files of shard `index`; members are named `<row id>/<name>`."""

@@ -15,24 +15,26 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dubmill import languages
+from dubmill import languages, timing
 from dubmill.artifacts import Backbone, Lineage
 from dubmill.clips import Clip
 from dubmill.errors import BadArtifact, BadParams, DubmillError, ServiceUnavailable
 from dubmill.files import digest_of, sha256_of
-from dubmill.params import BackboneParams
+from dubmill.params import BackboneParams, WorldParams
 from dubmill.rows import Line, Prompt
 from dubmill.shapes import Geometry
 
 if TYPE_CHECKING:
     import torch
 
+    from dubmill.faces import FaceFinder
     from dubmill.mel import MelSettings
     from dubmill.metrics.scorers import Scorers
 
 logger = logging.getLogger(__name__)
 
 PIPELINE = "pipeline"
+UPSAMPLER = "latent_upsampler"  # where LTX-2's repository has it
 
 
 @dataclass(frozen=True)
@@ -122,11 +124,23 @@ def load(backbone: Backbone) -> Modules:
     return modules
 
 
+def skeleton(backbone: Backbone) -> Any:
+    """The backbone's transformer without weights (meta device): the names and shapes of its layers, at no cost."""
+    import torch
+    from diffusers import LTX2VideoTransformer3DModel
+
+    config = LTX2VideoTransformer3DModel.load_config(backbone.path / PIPELINE / "transformer")
+    with torch.device("meta"):
+        return LTX2VideoTransformer3DModel.from_config(config)
+
+
 def _load(folder: Path) -> Modules:
     import torch
     from diffusers import LTX2Pipeline
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
+
+    from dubmill.mel import settings_of
 
     for noisy in (diffusers_logging, transformers_logging):
         noisy.disable_progress_bar()
@@ -143,7 +157,7 @@ def _load(folder: Path) -> Modules:
     parts = {name: getattr(pipeline, name) for name in ("transformer", "vae", "audio_vae", "vocoder", "connectors")}
     for part in (*parts.values(), pipeline.text_encoder):
         part.requires_grad_(False).eval()
-    mel = _mel_settings(pipeline)
+    mel = settings_of(pipeline.audio_vae.config)
     return Modules(
         **parts,
         text_encoder=pipeline.text_encoder,
@@ -157,11 +171,25 @@ def _load(folder: Path) -> Modules:
     )
 
 
-def _mel_settings(pipeline: Any) -> MelSettings:
-    from dubmill.mel import MelSettings
+def load_upsampler(backbone: Backbone) -> Any:
+    """The model that doubles the height and width of video latents, for a dub's second stage.
 
-    audio = pipeline.audio_vae.config
-    return MelSettings(audio.sample_rate, 1024, audio.mel_hop_length, audio.mel_bins or 64, "slaney", 1e-5)
+    Raises:
+        BadArtifact: the backbone has none.
+    """
+    import torch
+    from diffusers.pipelines.ltx2.latent_upsampler import LTX2LatentUpsamplerModel
+
+    folder = backbone.path / PIPELINE / UPSAMPLER
+    if not folder.is_dir():
+        raise BadArtifact(
+            "the backbone has no latent upsampler, which a second stage needs",
+            where=str(folder),
+            cure="leave second_stage.sigmas empty, or fetch a backbone with one",
+        )
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    return LTX2LatentUpsamplerModel.from_pretrained(folder, torch_dtype=dtype).to(device).requires_grad_(False).eval()
 
 
 def _geometry(pipeline: Any) -> Geometry:
@@ -203,8 +231,23 @@ def load_scorers(backbone: Backbone) -> Scorers:
     )
 
 
-def check_line(backbone: Backbone, line: Line) -> None:
-    """Refuse words that the backbone cannot say.
+def load_face_finder(backbone: Backbone) -> FaceFinder:
+    """Who sees the faces of this backbone's clips: nano's own scorer, else a detector of real faces.
+
+    Raises:
+        UsageError: the extra `faces` is not installed.
+    """
+    if backbone.info["source"] == "nano":
+        from dubmill.faces import ScoredFaces
+
+        return ScoredFaces(load_scorers(backbone))
+    from dubmill.faces.yunet import YuNet
+
+    return YuNet()
+
+
+def said_line(backbone: Backbone, line: Line) -> Line:
+    """`line` as the backbone spells it.
 
     Raises:
         UnsayableText: unknown language or word, or too many words; the sentence lists what is allowed.
@@ -212,9 +255,37 @@ def check_line(backbone: Backbone, line: Line) -> None:
     if backbone.info["source"] == "nano":
         from dubmill.nano import world
 
-        world.check_text(line.language, line.text)
-    else:
-        languages.language(line.language)
+        return Line(language=line.language, text=" ".join(world.check_text(line.language, line.text)))
+    languages.language(line.language)
+    return line
+
+
+def speaking_seconds(backbone: Backbone, line: Line) -> float:
+    """Seconds that the backbone's speakers need for a line, unhurried: nano's from its lexicon, the mean of its voices.
+
+    Raises:
+        UnsayableText: unknown language or word.
+    """
+    if backbone.info["source"] != "nano":
+        return timing.speaking_seconds(line)
+    from dubmill.nano.lexicon import VOICES, lexicon
+    from dubmill.nano.world import check_text
+
+    spoken, voices = lexicon(), range(len(VOICES))
+    words = check_text(line.language, line.text)
+    return sum(spoken[line.language, voice, word].seconds for word in words for voice in voices) / len(voices)
+
+
+def fit_line(backbone: Backbone, line: Line, room_seconds: float) -> timing.Fit:
+    """How a line fits `room_seconds` when this backbone says it; nano's words cannot be hurried.
+
+    Raises:
+        UnsayableText: the backbone cannot say the words, in whatever time.
+    """
+    line = said_line(backbone, line)
+    needed = speaking_seconds(backbone, line)
+    hurry = 1.0 if backbone.info["source"] == "nano" else timing.MAX_HURRY
+    return timing.Fit(line, needed, needed / hurry, room_seconds)
 
 
 def is_filmed(prompt: Prompt) -> bool:
@@ -222,7 +293,7 @@ def is_filmed(prompt: Prompt) -> bool:
     return prompt.split == "heldout" and prompt.source == "grammar"
 
 
-def film_pair(prompt: Prompt, half: str) -> tuple[Clip, Clip, np.ndarray]:
+def film_pair(prompt: Prompt, half: str, difficulty: WorldParams) -> tuple[Clip, Clip, np.ndarray]:
     """The world's own exact pair: one half of the prompt's puppet filmed in both languages, and its mouth boxes (F, 4).
 
     Raises:
@@ -233,9 +304,12 @@ def film_pair(prompt: Prompt, half: str) -> tuple[Clip, Clip, np.ndarray]:
     if prompt.source != "grammar":
         raise BadParams(f"prompt {prompt.id} is no scene of the nano world", cure="set prompts.source to grammar")
     index = ("first", "second").index(half)
-    original = world.halves(world.film(*_scene(prompt, prompt.first, prompt.second), motion_seed=prompt.seed))[index]
-    lines = (prompt.first_dubbed, prompt.second) if half == "first" else (prompt.first, prompt.second_dubbed)
-    counterpart = world.halves(world.film(*_scene(prompt, *lines), motion_seed=prompt.seed))[index]
+    dubbed = (prompt.first_dubbed, prompt.second) if half == "first" else (prompt.first, prompt.second_dubbed)
+    hard = world.Difficulty(**difficulty.model_dump())
+    original, counterpart = (
+        world.halves(world.film(*_scene(prompt, *lines), motion_seed=prompt.seed, difficulty=hard))[index]
+        for lines in ((prompt.first, prompt.second), dubbed)
+    )
     clips = [
         Clip(film.frames_FHWC, Fraction(world.FRAME_RATE), film.audio_N[None], world.SAMPLE_RATE_HZ)
         for film in (original, counterpart)

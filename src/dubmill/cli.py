@@ -6,6 +6,8 @@ import errno
 import importlib
 import json
 import logging
+import os
+import re
 import shutil
 import sys
 import time
@@ -15,13 +17,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dubmill import cli_adapter, cli_script
 from dubmill.errors import DubmillError, OutOfRoom, UsageError
 
 if TYPE_CHECKING:
-    from dubmill.artifacts import Artifact
+    from dubmill.artifacts import Artifact, Part
     from dubmill.params import Params
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
+app.add_typer(cli_adapter.app, name="adapter")
 
 Folder = Path  # of a sealed artifact
 BackboneDir = Annotated[Folder, typer.Option("--backbone", help="sealed backbone")]
@@ -35,8 +39,9 @@ ReportDir = Annotated[Folder, typer.Option("--report", help="sealed report")]
 RegisteredDir = Annotated[Folder, typer.Option("--registered", help="folder of model_version.json")]
 Out = Annotated[Path, typer.Option("--out", help="where to put the result")]
 ParamsFile = Annotated[Path, typer.Option("--params", help="values of every section")]
-Overlays = Annotated[
-    list[Path], typer.Option("--overlay", help="preset, or file of the values that differ; may be repeated")
+Overlays = Annotated[list[Path], typer.Option("--overlay", help="preset, or file of what differs; may be repeated")]
+Shard = Annotated[
+    str, typer.Option("--shard", help="I/N: make part I of N alone, I from 0; without it make the rest, and seal")
 ]
 Again = Annotated[bool, typer.Option("--again", help="do it again if it is done, or was begun by other code")]
 PARAMS = Path("params.yaml")
@@ -76,18 +81,35 @@ def _open(**folders: Path) -> list[Artifact]:
     return [kinds[name].open(folder) for name, folder in folders.items()]
 
 
-def _step(word: str, given: Given, *more: Any, **folders: Path) -> Any:  # noqa: ANN401 (whatever the step returns)
+def _step(word: str, given: Given, *more: Any, shard: str = "", **folders: Path) -> Any:  # noqa: ANN401 (whatever the step returns)
     """Run step `word` on the artifacts in `folders` and say what came of it; `more` comes before the section."""
+    part = {"part": _part(shard, given)} if shard else {}
     section = getattr(_sections(given), word)
     opened = _open(**folders)
-    if given.again:
+    is_first_process = os.environ.get("RANK", "0") == "0"  # torchrun and accelerate number the processes they start
+    if given.again and is_first_process:
         start_over(given.out)
     started = time.monotonic()
     step = getattr(importlib.import_module(f"dubmill.steps.{word}"), word)
-    sealed = step(*opened, *more, section, given.out)
-    digest = getattr(sealed, "digest", "")[:12]
-    typer.echo(f"{word}: {given.out} {digest} in {time.monotonic() - started:.1f} s")
+    sealed = step(*opened, *more, section, given.out, **part)
+    digest = getattr(sealed, "digest", f"part {shard}")[:12]
+    if is_first_process:
+        typer.echo(f"{word}: {given.out} {digest} in {time.monotonic() - started:.1f} s")
     return sealed
+
+
+def _part(shard: str, given: Given) -> Part:
+    """The part that `--shard I/N` names."""
+    from dubmill.artifacts import Part
+
+    found = re.fullmatch(r"(\d+)/(\d+)", shard)
+    if not found or int(found[1]) >= int(found[2]):
+        raise UsageError(f"{shard!r} names no part", where="--shard", cure="say I/N with I from 0 to N - 1, as in 0/4")
+    if given.again:
+        raise UsageError(
+            "--again would clear what other tasks made", where="--shard", cure="give an empty --out instead"
+        )
+    return Part(int(found[1]), int(found[2]))
 
 
 def start_over(out: Path) -> None:
@@ -134,9 +156,10 @@ def synthesize(
     params: ParamsFile = PARAMS,
     overlay: Overlays = NO_OVERLAYS,
     again: Again = False,
+    shard: Shard = "",
 ) -> None:
     """Step: one generated switch clip for each prompt."""
-    _step("synthesize", Given(out, params, overlay, again), backbone=backbone, prompts=prompts)
+    _step("synthesize", Given(out, params, overlay, again), backbone=backbone, prompts=prompts, shard=shard)
 
 
 @app.command()
@@ -147,9 +170,10 @@ def inpaint(
     params: ParamsFile = PARAMS,
     overlay: Overlays = NO_OVERLAYS,
     again: Again = False,
+    shard: Shard = "",
 ) -> None:
     """Step: bilingual pairs, each half of a clip re-voiced into the other half's language."""
-    _step("inpaint", Given(out, params, overlay, again), backbone=backbone, clips=clips)
+    _step("inpaint", Given(out, params, overlay, again), backbone=backbone, clips=clips, shard=shard)
 
 
 @app.command()
@@ -198,7 +222,11 @@ def dub(
         Path | None, typer.Argument(help="a video file to dub; without it this is the step", show_default=False)
     ] = None,
     to: Annotated[str, typer.Option(help="language to dub into, a BCP-47 tag")] = "",
-    text: Annotated[str, typer.Option(help="the words to say")] = "",
+    text: Annotated[str, typer.Option(help="the words to say, for a clip of the trained length")] = "",
+    script: Annotated[
+        Path | None, typer.Option(help="SRT or WebVTT of the words to say, for any length", show_default=False)
+    ] = None,
+    tone_map: Annotated[bool, typer.Option("--tone-map", help="with --script: bring HDR to standard range")] = False,
     consent: Annotated[str, typer.Option(help="who agreed to be dubbed, in one sentence")] = "",
     release: Annotated[Path, typer.Option(help="the promoted release to dub with")] = Path("work/release"),
     seed: Annotated[int, typer.Option(help="seed of the dub")] = 0,
@@ -208,14 +236,19 @@ def dub(
     params: ParamsFile = PARAMS,
     overlay: Overlays = NO_OVERLAYS,
     again: Again = False,
+    shard: Shard = "",
 ) -> None:
-    """Dub one clip (CLIP --to --text --consent --out), or, given --adapter and --pairs, the step."""
-    if clip is not None:
+    """Dub a video (CLIP --to --text or --script --consent --out), or, given --adapter and --pairs, the step."""
+    if clip is not None and script is not None:
+        asked = {"path": clip, "language": to, "consent": consent, "seed": seed, "tone_map": tone_map}
+        _dub_film(script, text, out, release, backbone, **asked)
+    elif clip is not None:
         _dub_clip(clip, out, to=to, text=text, consent=consent, release=release, backbone=backbone, seed=seed)
     elif adapter is None or pairs is None:
         raise UsageError("nothing to dub", where="dubmill dub", cure="name a video file, or give --adapter and --pairs")
     else:
-        _step("dub", Given(out, params, overlay, again), backbone=backbone, adapter=adapter, pairs=pairs)
+        given = Given(out, params, overlay, again)
+        _step("dub", given, backbone=backbone, adapter=adapter, pairs=pairs, shard=shard)
 
 
 @app.command()
@@ -313,6 +346,10 @@ def params(
     typer.echo(text, nl=False) if markdown else _show_markdown(text)
 
 
+app.command()(cli_script.transcribe)
+app.command()(cli_script.translate)
+
+
 def _show_markdown(text: str) -> None:
     """Drawn on a terminal; as it is where there is none."""
     if not sys.stdout.isatty():
@@ -341,8 +378,26 @@ def _dub_clip(
     typer.echo(f"dub: {out} (machine-made, and marked as such)")
 
 
+def _dub_film(script: Path, text: str, out: Path, release: Path, backbone: Path, **asked: Any) -> None:  # noqa: ANN401
+    """A video of any length, chunk by chunk: the same desk, ledger and marks; run again, it goes on where it was."""
+    from dubmill.serving.desk import FilmRequest
+    from dubmill.serving.opening import dub_film_file
+    from dubmill.subtitles import read
+
+    if text or not asked["language"]:
+        cure = "give the words in the script" if text else "say which language"
+        raise UsageError("--text beside --script" if text else "--to missing", where="dubmill dub", cure=cure)
+    request = FilmRequest(cues=read(script), **asked)
+    with typer.progressbar(length=1000, label="dub", file=sys.stderr) as bar:
+        places = {"release": release, "backbone": backbone}
+        notes = dub_film_file(request, out, **places, progress=lambda share: bar.update(int(1000 * share) - bar.pos))
+    for note in notes:
+        typer.echo(note, err=True)
+    typer.echo(f"dub: {out} (machine-made, and marked as such)")
+
+
 def main() -> None:
-    """Run the command; whatever a person can mend is one sentence on stderr and exit code 2."""
+    """Run the command; whatever a person can mend is one sentence on stderr and exit code 2, or 75 to go on later."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for noisy in ("httpx", "alembic", "mlflow", "great_expectations", "urllib3"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
@@ -350,7 +405,7 @@ def main() -> None:
         app(prog_name="dubmill")
     except DubmillError as error:
         typer.echo(error.sentence, err=True)
-        sys.exit(2)
+        sys.exit(error.exit_code)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise

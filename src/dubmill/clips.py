@@ -42,6 +42,15 @@ class Clip:
             self, frames_FHWC=self.frames_FHWC[start:stop], audio_CN=fit(self.audio_CN[:, first:], last - first)
         )
 
+    def lasting(self, num_frames: int) -> Clip:
+        """`num_frames` of it: the rest cut off, or the last frame held in silence."""
+        short = num_frames - self.num_frames
+        if short <= 0:
+            return self.cut(0, num_frames)
+        held = np.repeat(self.frames_FHWC[-1:], short, axis=0)
+        longer = replace(self, frames_FHWC=np.concatenate([self.frames_FHWC, held]))
+        return longer.with_audio(self.audio_CN)
+
     def with_audio(self, audio_CN: np.ndarray) -> Clip:
         """The same picture under other sound, cut or padded with silence to the picture's length."""
         return replace(self, audio_CN=fit(audio_CN, round(self.seconds * self.sample_rate_hz)))

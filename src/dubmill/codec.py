@@ -6,30 +6,17 @@ Latents are normalised to the backbone's statistics: about zero mean and unit sp
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
 
 import numpy as np
 import torch
-from diffusers import LTX2Pipeline
 from scipy.signal import resample_poly
 
 from dubmill.backbone import Modules
 from dubmill.clips import Clip
-from dubmill.mel import log_mel
+from dubmill.latents import Latents, decode_pixels, decode_wave, encode_pixels, encode_wave, unpack_audio, unpack_video
 from dubmill.shapes import LatentShape, audio_latents, latent_shape
-
-
-@dataclass(frozen=True)
-class Latents:
-    """Tokens of a batch: video (B, S, D) and audio (B, L, D)."""
-
-    video_BSD: torch.Tensor
-    audio_BLD: torch.Tensor
-
-    def __len__(self) -> int:
-        return len(self.video_BSD)
 
 
 def shape_of(clip: Clip, modules: Modules) -> LatentShape:
@@ -48,32 +35,21 @@ def shape_of(clip: Clip, modules: Modules) -> LatentShape:
 @torch.no_grad()
 def encode(clips: Sequence[Clip], modules: Modules) -> Latents:
     """Latents of clips of one size, each encoded from its own start (the video VAE is causal)."""
-    return Latents(encode_video(np.stack([clip.frames_FHWC for clip in clips]), modules), encode_audio(clips, modules))
+    return Latents(encode_video([clip.frames_FHWC for clip in clips], modules), encode_audio(clips, modules))
 
 
 @torch.no_grad()
-def encode_video(frames_BFHWC: np.ndarray, modules: Modules) -> torch.Tensor:
-    """Video tokens (B, S, D) of uint8 frames."""
-    pixels = torch.from_numpy(frames_BFHWC).to(modules.device, modules.dtype).permute(0, 4, 1, 2, 3) / 127.5 - 1
-    latents_BCFHW = modules.vae.encode(pixels).latent_dist.mode()
-    vae = modules.vae
-    normal = LTX2Pipeline._normalize_latents(
-        latents_BCFHW, vae.latents_mean, vae.latents_std, vae.config.scaling_factor
-    )
-    return LTX2Pipeline._pack_latents(normal).float()
+def encode_video(frames_BFHWC: Iterable[np.ndarray], modules: Modules) -> torch.Tensor:
+    """Video tokens (B, S, D) of uint8 frames (F, H, W, 3)."""
+    pixels = torch.stack([torch.from_numpy(frames).to(modules.device, modules.dtype) for frames in frames_BFHWC])
+    return encode_pixels(pixels.permute(0, 4, 1, 2, 3) / 127.5 - 1, modules.vae)
 
 
 @torch.no_grad()
 def encode_audio(clips: Sequence[Clip], modules: Modules) -> torch.Tensor:
     """Audio tokens (B, L, D) of the clips' sound, as many as cover their picture."""
-    geometry = modules.geometry
-    count = audio_latents(clips[0].seconds, geometry)
     wave_BCN = torch.from_numpy(np.stack([_heard(clip, modules) for clip in clips])).to(modules.device)
-    mel_BCTM = log_mel(wave_BCN, modules.mel)[:, :, : geometry.mel_per_latent * (count - 1) + 1]
-    latents_BCLM = modules.audio_vae.encode(mel_BCTM.to(modules.dtype)).latent_dist.mode()
-    packed = LTX2Pipeline._pack_audio_latents(latents_BCLM)
-    vae = modules.audio_vae
-    return LTX2Pipeline._normalize_audio_latents(packed, vae.latents_mean, vae.latents_std).float()
+    return encode_wave(wave_BCN, audio_latents(clips[0].seconds, modules.geometry), modules.audio_vae)
 
 
 def _heard(clip: Clip, modules: Modules) -> np.ndarray:
@@ -91,6 +67,11 @@ def resample(audio_CN: np.ndarray, from_hz: int, to_hz: int) -> np.ndarray:
     return resample_poly(audio_CN, ratio.numerator, ratio.denominator, axis=1).astype(np.float32)
 
 
+def round_trip(frames_BFHWC: np.ndarray, shape: LatentShape, modules: Modules) -> np.ndarray:
+    """Frames (B, F, H, W, 3) uint8 as the video VAE gives them back: the best that any dub's picture could be."""
+    return decode_video(encode_video(frames_BFHWC, modules), shape, modules)
+
+
 @torch.no_grad()
 def decode(latents: Latents, shape: LatentShape, frame_rate: Fraction, modules: Modules) -> list[Clip]:
     """Clips of a batch of latents; the sound is cut or padded to the picture's length."""
@@ -106,19 +87,13 @@ def decode(latents: Latents, shape: LatentShape, frame_rate: Fraction, modules: 
 @torch.no_grad()
 def decode_video(video_BSD: torch.Tensor, shape: LatentShape, modules: Modules) -> np.ndarray:
     """Frames (B, F, H, W, 3) uint8 of video tokens."""
-    latents = LTX2Pipeline._unpack_latents(video_BSD, shape.frames, shape.height, shape.width)
-    vae = modules.vae
-    plain = LTX2Pipeline._denormalize_latents(latents, vae.latents_mean, vae.latents_std, vae.config.scaling_factor)
-    pixels_BCFHW = vae.decode(plain.to(modules.dtype), return_dict=False)[0].float()
+    latents_BCFHW = unpack_video(video_BSD, (shape.frames, shape.height, shape.width), modules.vae)
+    pixels_BCFHW = decode_pixels(latents_BCFHW, modules.vae).float()
     return ((pixels_BCFHW.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 4, 1).cpu().numpy()
 
 
 @torch.no_grad()
 def decode_audio(audio_BLD: torch.Tensor, modules: Modules) -> np.ndarray:
     """Sound (B, C, N) float32 of audio tokens, at the vocoder's rate."""
-    vae = modules.audio_vae
-    plain = LTX2Pipeline._denormalize_audio_latents(audio_BLD, vae.latents_mean, vae.latents_std)
-    mel_bins = audio_BLD.shape[-1] // vae.config.latent_channels
-    latents_BCLM = LTX2Pipeline._unpack_audio_latents(plain, audio_BLD.shape[1], mel_bins)
-    mel_BCTM = vae.decode(latents_BCLM.to(modules.dtype), return_dict=False)[0]
-    return modules.vocoder(mel_BCTM).float().clamp(-1, 1).cpu().numpy()
+    latents_BCLM = unpack_audio(audio_BLD, modules.audio_vae)
+    return decode_wave(latents_BCLM, modules.audio_vae, modules.vocoder).float().clamp(-1, 1).cpu().numpy()

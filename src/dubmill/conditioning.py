@@ -1,24 +1,32 @@
 """What makes it dubbing: reference tokens, where they stand in time, and what may see what.
 
-Every sequence is [target | reference]: the noisy clip first, then the clean source clip, if there is one. Target and
-reference share positions, so that the model reads a reference token as "the same place, before". The reference audio
-may instead stand before time zero (`negative`), as in Dub-It's release; train and inference must agree.
+The noisy clip is the target, the clean source clip its reference. They share positions, so that the model reads a
+reference token as "the same place, before". The reference audio may instead stand before time zero (`negative`), as in
+Dub-It's release; train and inference must agree.
+
+A reference is read in one of two ways, and here too train and inference must agree:
+- `full`: one sequence [target | reference]; every token attends to every token of its modality.
+- `self`: reference tokens attend to themselves alone, at sigma 0, under the empty caption, and meet neither the target
+  nor the other modality. Nothing of them depends on the step, the caption or the guidance, so they go through the
+  transformer once (`remember`); their keys and values wait in each layer for the target's queries.
 
 Axes: B batch, S video tokens, L audio tokens, D numbers per token, T text tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from dubmill.backbone import Modules
-from dubmill.codec import Latents
-from dubmill.shapes import LatentShape
+from dubmill.attention import memory, with_isolation, with_memory
+from dubmill.latents import Latents
+
+if TYPE_CHECKING:
+    from dubmill.shapes import LatentShape
 
 
 @dataclass(frozen=True)
@@ -32,14 +40,6 @@ class TextFeatures:
     def __len__(self) -> int:
         return len(self.mask_BT)
 
-    def join(self, other: TextFeatures) -> TextFeatures:
-        """Both batches in one, `self` first."""
-        return TextFeatures(
-            torch.cat([self.video_BTD, other.video_BTD]),
-            torch.cat([self.audio_BTD, other.audio_BTD]),
-            torch.cat([self.mask_BT, other.mask_BT]),
-        )
-
     def pick(self, index: torch.Tensor | Sequence[int]) -> TextFeatures:
         """The rows of `index`, which may repeat."""
         rows = torch.as_tensor(index)
@@ -47,8 +47,8 @@ class TextFeatures:
 
 
 @torch.no_grad()
-def encode_captions(captions: Sequence[str], modules: Modules) -> TextFeatures:
-    """Text features of captions: all hidden states of the text encoder, through the connectors."""
+def encode_captions(captions: Sequence[str], modules: Any) -> TextFeatures:
+    """Text features of captions by a backbone's `Modules`: all hidden states of the encoder, through the connectors."""
     tokens = modules.tokenizer(
         [caption.strip() for caption in captions],
         padding="max_length",
@@ -66,129 +66,166 @@ def encode_captions(captions: Sequence[str], modules: Modules) -> TextFeatures:
 
 @dataclass(frozen=True)
 class Layout:
-    """Where every token of one clip size stands, and how many of them are the target's."""
+    """Where the tokens of one clip size stand, target and reference, and how the reference is read."""
 
-    shape: LatentShape
     video_coords: torch.Tensor  # (1, 3, S, 2): start and end in seconds, rows and columns
     audio_coords: torch.Tensor  # (1, 1, L, 2): start and end in seconds
+    reference_video_coords: torch.Tensor  # as above; no tokens where there is no reference
+    reference_audio_coords: torch.Tensor
     isolate: bool
+    attention: str  # full | self
+    dtype: torch.dtype  # of the transformer, which takes its time to tell
+    use_cross_timestep: bool  # LTX-2.3: a modality's noise level modulates what crosses into the other
 
     @property
     def num_video(self) -> int:
         """Video tokens of the target."""
-        return self.shape.video_tokens
+        return self.video_coords.shape[2]
 
     @property
     def num_audio(self) -> int:
         """Audio tokens of the target."""
-        return self.shape.audio
+        return self.audio_coords.shape[2]
 
     @property
     def has_reference(self) -> bool:
-        """Whether a reference clip follows the target."""
-        return self.video_coords.shape[2] > self.num_video
+        """Whether there is a reference clip."""
+        return self.reference_video_coords.shape[2] > 0
+
+    @property
+    def is_appended(self) -> bool:
+        """Whether the reference's tokens follow the target's in its own sequence."""
+        return self.has_reference and self.attention == "full"
+
+    @property
+    def is_remembered(self) -> bool:
+        """Whether the reference waits in the layers."""
+        return self.has_reference and self.attention == "self"
 
 
 def layout(
-    shape: LatentShape, frame_rate: float, modules: Modules, *, reference: str = "none", isolate: bool = False
+    shape: LatentShape,
+    frame_rate: float,
+    modules: Any,
+    *,
+    reference: str = "none",
+    isolate: bool = False,
+    attention: str = "full",
 ) -> Layout:
-    """The layout of a target of `shape`, with no reference, or one at `shared` or `negative` audio positions."""
+    """The layout of a target of `shape`, with no reference, or one at `shared` or `negative` audio positions.
+
+    `modules` is whatever holds the `transformer`: `Modules` or a pipeline.
+    """
     assert reference in ("none", "shared", "negative"), reference
-    transformer, device = modules.transformer, modules.device
+    assert attention == "full" or isolate, "a reference that attends to itself alone is isolated"
+    transformer = modules.transformer
+    device, audio_rope = transformer.device, transformer.audio_rope
     video = transformer.rope.prepare_video_coords(1, shape.frames, shape.height, shape.width, device, fps=frame_rate)
-    audio = transformer.audio_rope.prepare_audio_coords(1, shape.audio, device)
-    if reference == "none":
-        return Layout(shape, video, audio, isolate=False)
-    earlier = (
-        audio - (audio.max() + 1 / modules.geometry.audio_latents_per_second) if reference == "negative" else audio
-    )
-    return Layout(shape, torch.cat([video, video], dim=2), torch.cat([audio, earlier], dim=2), isolate)
-
-
-def append(target: Latents, reference: Latents | None) -> Latents:
-    """Target tokens followed by the reference's, if there is one."""
-    if reference is None:
-        return target
-    return Latents(
-        torch.cat([target.video_BSD, reference.video_BSD], dim=1),
-        torch.cat([target.audio_BLD, reference.audio_BLD], dim=1),
+    audio = audio_rope.prepare_audio_coords(1, shape.audio, device)
+    earlier = audio - (audio.max() + 1 / audio_rope.audio_latents_per_second) if reference == "negative" else audio
+    count = 0 if reference == "none" else None
+    return Layout(
+        video_coords=video,
+        audio_coords=audio,
+        reference_video_coords=video[:, :, :count],
+        reference_audio_coords=earlier[:, :, :count],
+        isolate=isolate,
+        attention=attention,
+        dtype=transformer.dtype,
+        use_cross_timestep=bool(transformer.prompt_modulation),
     )
 
 
 def predict(
     transformer: Any,
-    tokens: Latents,
+    target: Latents,
+    reference: Latents | None,
     sigma_video_BS: torch.Tensor,
     sigma_audio_BL: torch.Tensor,
     text: TextFeatures,
     where: Layout,
+    *,
+    is_mute: bool = False,
 ) -> Latents:
-    """Velocity (noise - clean) of the target tokens; a token at sigma 0 is given clean."""
+    """Velocity (noise - clean) of the target tokens; a token at sigma 0 is given clean, as the reference always is.
+
+    Run it inside `isolated`. Under `self` attention the reference is the one last given to `remember`.
+    `is_mute`: picture and sound are predicted without each other, for modality guidance.
+    """
+    video_coords, audio_coords = where.video_coords, where.audio_coords
+    if where.is_appended:
+        target = Latents(
+            torch.cat([target.video_BSD, reference.video_BSD], dim=1),
+            torch.cat([target.audio_BLD, reference.audio_BLD], dim=1),
+        )
+        sigma_video_BS = _pad(sigma_video_BS, target.video_BSD.shape[1])
+        sigma_audio_BL = _pad(sigma_audio_BL, target.audio_BLD.shape[1])
+        video_coords = torch.cat([video_coords, where.reference_video_coords], dim=2)
+        audio_coords = torch.cat([audio_coords, where.reference_audio_coords], dim=2)
+    sigmas, coords = (sigma_video_BS, sigma_audio_BL), (video_coords, audio_coords)
+    made = _forward(transformer, target, sigmas, text, coords, where, is_mute=is_mute)
+    return Latents(made.video_BSD[:, : where.num_video].float(), made.audio_BLD[:, : where.num_audio].float())
+
+
+def remember(transformer: Any, reference: Latents | None, empty: TextFeatures, where: Layout) -> None:
+    """Send the reference through the transformer for its keys and values, under the empty caption of the same batch.
+
+    They stay in the layers until the next call or the end of `isolated`. Under `full` attention there is nothing to do.
+    """
+    if not where.is_remembered:
+        return
+    batch, device = len(reference), reference.video_BSD.device
+    sigmas = tuple(
+        torch.zeros(batch, tokens.shape[1], device=device) for tokens in (reference.video_BSD, reference.audio_BLD)
+    )
+    coords = (where.reference_video_coords, where.reference_audio_coords)
+    with memory(transformer).recording(True):
+        _forward(transformer, reference, sigmas, empty, coords, where, is_mute=True)
+
+
+def _pad(sigma_BS: torch.Tensor, count: int) -> torch.Tensor:
+    """Sigmas with those of the clean reference, zero, behind them: `count` in all."""
+    return torch.cat([sigma_BS, sigma_BS.new_zeros(len(sigma_BS), count - sigma_BS.shape[1])], dim=1)
+
+
+def _forward(
+    transformer: Any,
+    tokens: Latents,
+    sigmas: tuple[torch.Tensor, torch.Tensor],
+    text: TextFeatures,
+    coords: tuple[torch.Tensor, torch.Tensor],
+    where: Layout,
+    *,
+    is_mute: bool,
+) -> Latents:
     batch = len(text)
     video, audio = transformer(
-        hidden_states=tokens.video_BSD.to(transformer.dtype),
-        audio_hidden_states=tokens.audio_BLD.to(transformer.dtype),
+        hidden_states=tokens.video_BSD.to(where.dtype),
+        audio_hidden_states=tokens.audio_BLD.to(where.dtype),
         encoder_hidden_states=text.video_BTD,
         audio_encoder_hidden_states=text.audio_BTD,
-        timestep=sigma_video_BS * 1000,
-        audio_timestep=sigma_audio_BL * 1000,
-        sigma=sigma_video_BS.amax(dim=1) * 1000,
-        audio_sigma=sigma_audio_BL.amax(dim=1) * 1000,
+        timestep=sigmas[0] * 1000,
+        audio_timestep=sigmas[1] * 1000,
+        sigma=sigmas[0].amax(dim=1) * 1000,
+        audio_sigma=sigmas[1].amax(dim=1) * 1000,
         encoder_attention_mask=text.mask_BT,
         audio_encoder_attention_mask=text.mask_BT,
-        video_coords=where.video_coords.expand(batch, -1, -1, -1),
-        audio_coords=where.audio_coords.expand(batch, -1, -1, -1),
+        video_coords=coords[0].expand(batch, -1, -1, -1),
+        audio_coords=coords[1].expand(batch, -1, -1, -1),
+        isolate_modalities=is_mute,
+        use_cross_timestep=where.use_cross_timestep,
         return_dict=False,
     )
-    return Latents(video[:, : where.num_video].float(), audio[:, : where.num_audio].float())
+    return Latents(video, audio)
 
 
 @contextmanager
 def isolated(transformer: Any, where: Layout) -> Iterator[None]:
-    """While open, only noisy video and noisy audio see each other across modalities (paper, eq. 2).
-
-    The source's sound never reaches the new picture, nor its lips the new sound. Reference keys are masked with -inf;
-    the rows of reference queries, which would have no key left, are computed unmasked and then set to zero, since a
-    fully masked row is undefined in some attention kernels and uniform attention under a finite mask.
-    """
-    if not (where.isolate and where.has_reference):
+    """While open, the reference is read as `where` says: the one place that touches the transformer's layers."""
+    with ExitStack() as stack:
+        if where.is_remembered:
+            stack.enter_context(with_memory(transformer))
+        elif where.has_reference and where.isolate:
+            num_reference = (where.reference_video_coords.shape[2], where.reference_audio_coords.shape[2])
+            stack.enter_context(with_isolation(transformer, (where.num_video, where.num_audio), num_reference))
         yield
-        return
-    num_all_video, num_all_audio = where.video_coords.shape[2], where.audio_coords.shape[2]
-    handles = []
-    for block in transformer.transformer_blocks:
-        for attention, queries, keys, all_queries, all_keys in (
-            (block.audio_to_video_attn, where.num_video, where.num_audio, num_all_video, num_all_audio),
-            (block.video_to_audio_attn, where.num_audio, where.num_video, num_all_audio, num_all_video),
-        ):
-            mask = isolation_mask(queries, keys, all_queries, all_keys).to(where.video_coords.device)
-            handles.append(attention.register_forward_pre_hook(_masking(mask), with_kwargs=True))
-            handles.append(attention.register_forward_hook(_silencing(queries)))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def isolation_mask(num_queries: int, num_keys: int, all_queries: int, all_keys: int) -> torch.Tensor:
-    """Additive mask (1, all queries, all keys): target queries see target keys only; reference rows are left open."""
-    mask = torch.zeros(1, all_queries, all_keys)
-    mask[:, :num_queries, num_keys:] = float("-inf")
-    return mask
-
-
-def _masking(mask: torch.Tensor) -> Callable[..., tuple[tuple, dict[str, Any]]]:
-    def give_mask(module: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-        states = args[0] if args else kwargs["hidden_states"]
-        return args, {**kwargs, "attention_mask": mask.to(states.dtype).expand(len(states), -1, -1)}
-
-    return give_mask
-
-
-def _silencing(num_queries: int) -> Callable[..., torch.Tensor]:
-    def silence_reference(module: Any, args: tuple, output_BSD: torch.Tensor) -> torch.Tensor:
-        silent = torch.zeros_like(output_BSD[:, num_queries:])
-        return torch.cat([output_BSD[:, :num_queries], silent], dim=1)
-
-    return silence_reference

@@ -13,6 +13,7 @@ DubmillError                 what happened, where, and what to do about it; the 
 ├── PromotionRefused         the challenger is not better than the champion, with the reasons
 ├── ConsentMissing           a dub was asked for without a consent statement
 ├── OutOfRoom                the disk filled up; nothing sealed was lost
+├── Interrupted              a step was asked to end and kept what it had done; exit code 75, "try again"
 └── ServiceUnavailable       a server (MLflow, KFP, an LLM endpoint) could not be reached
 """
 
@@ -21,6 +22,8 @@ from __future__ import annotations
 
 class DubmillError(Exception):
     """One sentence for a person: what is wrong, where, and the cure."""
+
+    exit_code = 2
 
     def __init__(self, what: str, *, where: str = "", cure: str = "") -> None:
         self.what, self.where, self.cure = what, where, cure
@@ -86,6 +89,12 @@ class ConsentMissing(DubmillError):
 
 class OutOfRoom(DubmillError):
     """The disk is full."""
+
+
+class Interrupted(DubmillError):
+    """A step was asked to end before it was done, and goes on when it is run again."""
+
+    exit_code = 75  # EX_TEMPFAIL of sysexits.h
 
 
 class ServiceUnavailable(DubmillError):

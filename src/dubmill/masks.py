@@ -1,10 +1,14 @@
 """Mouth boxes to latent masks. One polarity everywhere: True (or 1) is the mouth, the part to make new.
 
+Other tools mean the opposite by a mask; whoever crosses over says so by name: `keep_of`, `ltx2_keep_video`.
+
 The video VAE's receptive field is larger than its tokens, so lip motion leaks into the tokens around the lips. The fine
 mask finds every token that the mouth touches, by encoding the clip with and without it.
 """
 
 from __future__ import annotations
+
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -51,3 +55,26 @@ def fine_mask(
     residual_BSD = (encode_video(frames_BFHWC, modules) - encode_video(filled, modules)).abs()
     reduced_BS = residual_BSD.amax(dim=-1) if norm == "max" else residual_BSD.mean(dim=-1)
     return reduced_BS > threshold
+
+
+Mask = TypeVar("Mask", np.ndarray, torch.Tensor)
+
+
+def keep_of(made_new: Mask) -> Mask:
+    """The other polarity of a boolean mask: True where a token or pixel is given and stays, not where it is made new."""
+    return ~made_new
+
+
+def ltx2_keep_video(mouth_FHW: np.ndarray, shape: LatentShape, temporal: int) -> np.ndarray:
+    """A mask video (F, H, W) uint8 for the `video_mask` column of LTX-2's trainer: 255 is kept, 0 is made new.
+
+    That trainer averages keep over a token's square, takes the maximum of keep over the frames 8i ... 8i+7 and cuts at
+    one half. Of a mask that is only turned round it would keep every token that the mouth half covers or leaves for one
+    frame, and take the frames of its neighbour in time, since the causal latent i holds 8i-7 ... 8i. So each token's
+    square is written as a whole, in all the frames that the trainer groups: kept only where no pixel of the latent's own
+    frames is the mouth's, which is the minimum of keep.
+    """
+    keep = keep_of(token_mask(mouth_FHW, shape, temporal)).reshape(shape.frames, shape.height, shape.width)
+    spatial = mouth_FHW.shape[1] // shape.height
+    squares = keep.repeat(spatial, axis=1).repeat(spatial, axis=2)
+    return squares[np.arange(len(mouth_FHW)) // temporal].astype(np.uint8) * 255

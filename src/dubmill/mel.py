@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +24,11 @@ class MelSettings:
     def to_dict(self) -> dict[str, int | float | str]:
         """Plain data for a manifest."""
         return asdict(self)
+
+
+def settings_of(config: Any) -> MelSettings:
+    """How the audio VAE of this config hears, which its config tells in part; the rest is LTX-2's."""
+    return MelSettings(config.sample_rate, 1024, config.mel_hop_length, config.mel_bins or 64, "slaney", 1e-5)
 
 
 def _hz_to_mel(hz: np.ndarray, scale: str) -> np.ndarray:

@@ -9,17 +9,26 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from dubmill.errors import BadParams
+from dubmill.overlays import lay_over, read_yaml
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**53)]
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
+
+
+def _falling(sigmas: list[float]) -> list[float]:
+    if sigmas != sorted(set(sigmas), reverse=True) or not all(0 < sigma <= 1 for sigma in sigmas):
+        raise ValueError("noise levels fall within (0, 1], without the final 0")
+    return sigmas
+
+
+Sigmas = Annotated[list[float], AfterValidator(_falling)]
 
 
 class Section(BaseModel):
@@ -54,6 +63,9 @@ class PromptsParams(Section):
     num_train: Count = Field(description="switch-clip prompts to make pairs from")
     num_heldout: Count = Field(description="prompts whose clips are kept for evaluation")
     languages: list[str] = Field(min_length=2, description="BCP-47 tags; every ordered pair of two is drawn")
+    line_seconds: Positive = Field(
+        description="bank, llm: seconds that a spoken line has, half a switch clip; grammar: ignored"
+    )
     llm_url: str = Field(description="llm: base URL of an OpenAI-compatible endpoint")
     llm_model: str = Field(description="llm: model name")
     llm_attempts: Count = Field(
@@ -64,9 +76,38 @@ class PromptsParams(Section):
 class SamplingParams(Section):
     """How a generation is sampled; the released figures are in docs."""
 
-    num_steps: Count = Field(description="denoising steps")
+    num_steps: Count = Field(description="denoising steps; not read where sigmas are given")
+    sigmas: Sigmas = Field(description="noise levels, falling, without the final 0; empty: the backbone's own")
     video_guidance: Positive = Field(description="classifier-free guidance of the video; 1 is off")
     audio_guidance: Positive = Field(description="classifier-free guidance of the audio; 1 is off")
+    video_stg: float = Field(ge=0, description="spatio-temporal guidance of the video; 0 is off")
+    audio_stg: float = Field(ge=0, description="spatio-temporal guidance of the audio; 0 is off")
+    stg_blocks: list[int] = Field(description="transformer blocks that spatio-temporal guidance perturbs, from 0")
+    video_modality: Positive = Field(description="guidance of the video away from one deaf to the audio; 1 is off")
+    audio_modality: Positive = Field(description="guidance of the audio away from one blind to the video; 1 is off")
+    video_rescale: Share = Field(description="how far the guided video is rescaled to the spread of the unguided")
+    audio_rescale: Share = Field(description="how far the guided audio is rescaled to the spread of the unguided")
+
+    @model_validator(mode="after")
+    def _perturbs_something(self) -> Self:
+        if (self.video_stg or self.audio_stg) and not self.stg_blocks:
+            raise ValueError("spatio-temporal guidance needs stg_blocks")
+        return self
+
+
+class SecondStageParams(Section):
+    """The dub made once more at twice the size from its upsampled latents; its sound stays."""
+
+    sigmas: Sigmas = Field(description="noise levels, falling, without the final 0; empty: one stage only")
+    keep_adapter: bool = Field(description="whether the dubbing adapter is on in the second stage too")
+    lora: str = Field(description="a LoRA file that is on in the second stage only, or 'none'")
+
+
+class DubSamplingParams(SamplingParams):
+    """How a dub is sampled."""
+
+    first_frame: bool = Field(description="whether the source's first frame is given clean as the dub's")
+    second_stage: SecondStageParams = Field(description="twice the size, where the backbone has a latent upsampler")
 
 
 class SynthesizeParams(Section):
@@ -79,6 +120,16 @@ class SynthesizeParams(Section):
     frame_rate: Positive = Field(description="frames per second")
     batch_size: Count = Field(description="clips generated at once")
     sampling: SamplingParams
+
+
+class WorldParams(Section):
+    """How hard the films of the nano world are, for trials of robustness; nano is trained without any of it."""
+
+    head_turn: Share = Field(description="how far the head turns from side to side; 0: not at all")
+    occluder: Share = Field(description="share of the clip for which a hand covers the mouth")
+    noise: float = Field(ge=0, description="noise under the speech, RMS as a share of the words'")
+    music: float = Field(ge=0, description="music under the speech, RMS as a share of the words'")
+    tempo: float = Field(ge=0.5, le=2, description="speed of the speech against the usual")
 
 
 class InpaintParams(Section):
@@ -96,6 +147,12 @@ class InpaintParams(Section):
         description="how the residual is reduced over channels, in units of the latent's std"
     )
     mouth_margin: Share = Field(description="widening of the mouth box, as a share of its size, before it is filled")
+    world: WorldParams = Field(
+        description="the films of the nano world: its held-out pairs, and all pairs of source world"
+    )
+    lip_augmentation_share: Share = Field(
+        description="share of clips whose mouth is inpainted again, over-articulated, to the first pass's sound"
+    )
     resamplings: Count = Field(description="times each step is re-noised and repeated (1: none), as in RePaint")
     sampling: SamplingParams
 
@@ -148,7 +205,7 @@ class TrainParams(Section):
     dropout: Share
     targets: list[str] = Field(min_length=1, description="suffixes of the linear layers that get a LoRA")
     num_steps: Count = Field(description="optimizer steps")
-    batch_size: Count
+    batch_size: Count = Field(description="samples of a batch; several processes share them")
     accumulate: Count = Field(description="batches per optimizer step")
     learning_rate: Positive
     learning_rate_groups: dict[str, Positive] = Field(
@@ -156,11 +213,12 @@ class TrainParams(Section):
     )
     schedule: Literal["linear", "cosine", "constant"] = Field(description="decay to zero, after the warm-up")
     num_warmup_steps: int = Field(ge=0)
+    optimizer: Literal["adamw", "adamw8bit"] = Field(description="adamw8bit: moments in 8 bits (CUDA, bitsandbytes)")
     weight_decay: float = Field(ge=0)
     max_grad_norm: Positive
     shared_sigma: bool = Field(description="one sigma for video and audio of a sample (the paper), or one each")
-    sigma_sampler: Literal["shifted-logit-normal", "two-logit-normals"] = Field(
-        description="the released sampler, or nano's"
+    sigma_sampler: Literal["shifted-logit-normal", "stretched-logit-normal", "two-logit-normals"] = Field(
+        description="JUST-DUB-IT's released sampler, LTX-2 trainer 1.2.0's for many tokens, or nano's"
     )
     first_frame_probability: Share = Field(description="chance that the first latent frame is given clean")
     drop_caption_probability: Share = Field(
@@ -171,13 +229,26 @@ class TrainParams(Section):
     )
     background_weight: Share = Field(description="loss weight of video tokens outside the face")
     reference_positions: Literal["shared", "negative"] = Field(description="RoPE positions of the reference audio")
+    reference_attention: Literal["full", "self"] = Field(
+        description="full: reference and target tokens attend to each other; self: reference tokens to themselves alone,"
+        " so that a dub computes their keys and values once"
+    )
     isolate_modalities: bool = Field(
         description="only noisy video and noisy audio see each other across modalities (paper, eq. 2)"
     )
     mixed_precision: Literal["none", "bf16"]
     gradient_checkpointing: bool
+    parallel: Literal["ddp", "fsdp"] = Field(
+        description="with several processes: each holds the whole model, or its weights are spread over them"
+    )
     checkpoint_every: Count = Field(description="optimizer steps between checkpoints")
     keep_checkpoints: Count
+
+    @model_validator(mode="after")
+    def _self_is_isolated(self) -> Self:
+        if self.reference_attention == "self" and not self.isolate_modalities:
+            raise ValueError("reference_attention: self needs isolate_modalities: true")
+        return self
 
 
 class DubParams(Section):
@@ -189,7 +260,7 @@ class DubParams(Section):
     )
     adapter_strength: Positive = Field(description="LoRA weight at inference")
     batch_size: Count
-    sampling: SamplingParams
+    sampling: DubSamplingParams
 
 
 class EvaluateParams(Section):
@@ -237,75 +308,6 @@ with warnings.catch_warnings():
         evaluate: EvaluateParams
         register: RegisterParams  # type: ignore[assignment]
         promote: PromoteParams
-
-
-def merge(base: Mapping[str, Any], overlay: Mapping[str, Any], where: str = "overlay") -> dict[str, Any]:
-    """`base` with the values of `overlay` in place; free-form maps (rates, floors) are replaced whole.
-
-    Raises:
-        BadParams: the overlay names something that the base does not have.
-    """
-    merged = dict(base)
-    for name, value in overlay.items():
-        if name not in base:
-            raise BadParams(f"{name!r} is not a parameter", where=where, cure=f"use one of {', '.join(base)}")
-        nested = isinstance(value, Mapping) and isinstance(base[name], Mapping) and name not in FREE_FORM
-        merged[name] = merge(base[name], value, f"{where}.{name}") if nested else value
-    return merged
-
-
-FREE_FORM = ("learning_rate_groups", "max_regression", "floors")
-PRESETS = Path(__file__).parent / "presets"
-EXTENDS = "extends"  # an overlay's first line may name the preset that it stands on
-
-
-def preset_names() -> list[str]:
-    """The presets that ship."""
-    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
-
-
-def preset(name: str) -> Path:
-    """The file of a preset.
-
-    Raises:
-        BadParams: there is none of that name.
-    """
-    if name not in preset_names():
-        raise BadParams(f"{name!r} is no preset", cure=f"use one of {', '.join(preset_names())}, or a file's path")
-    return PRESETS / f"{name}.yaml"
-
-
-def lay_over(values: Mapping[str, Any], overlay: Path) -> dict[str, Any]:
-    """`values` under an overlay, which is a file or the name of a preset; what it extends comes between.
-
-    Raises:
-        BadParams: there is no such file or preset, or it names what `values` does not have.
-    """
-    given = read_yaml(overlay if overlay.is_file() or overlay.suffix in (".yaml", ".yml") else preset(str(overlay)))
-    below = given.pop(EXTENDS, None)
-    under = values if below is None else lay_over(values, preset(below))
-    return merge(under, given, str(overlay))
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file.
-
-    Raises:
-        BadParams: no file, no YAML, or not a mapping.
-    """
-    try:
-        data = yaml.safe_load(path.read_text())
-    except FileNotFoundError as error:
-        raise BadParams(
-            "there is no such file", where=str(path), cure="run in the project's folder or pass --params"
-        ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise BadParams(
-            f"not readable as YAML ({str(error).splitlines()[0]})", where=str(path), cure="mend the file"
-        ) from error
-    if not isinstance(data, dict):
-        raise BadParams("holds no sections", where=str(path), cure="start from the committed params.yaml")
-    return data
 
 
 def load(path: Path, *overlays: Path) -> Params:

@@ -42,6 +42,13 @@ METRICS: dict[str, Metric] = {
         Metric("identity_cosine", "cosine", "higher", "face of the dub against the source's", False),
         Metric("voice_cosine", "cosine", "higher", "voice of the dub against the source's", False),
         Metric("outside_psnr_db", "dB", "higher", "likeness to the source outside the widened mouth box", False),
+        Metric(
+            "outside_trip_psnr_db",
+            "dB",
+            "higher",
+            "the same against the source as the video VAE gives it back: what no dub can keep is not held against it",
+            False,
+        ),
         Metric("duration_gap_ms", "ms", "lower", "picture against sound, and dub against source", False),
         Metric("lip_diversity", "opening", "higher", "std of the mouth opening; the paper's LMD has no formula", True),
         Metric("mouth_change", "share", "higher", "mean difference inside the mouth box; 0 is a copied mouth", True),
@@ -89,7 +96,14 @@ def observe(clip: Clip, scorers: Scorers) -> Observation:
 
 
 def measure(
-    dub: Clip, *, source: Clip, truth: Clip | None, line: Line, mouth_boxes_F4: np.ndarray, scorers: Scorers
+    dub: Clip,
+    *,
+    source: Clip,
+    truth: Clip | None,
+    trip_FHWC: np.ndarray | None,
+    line: Line,
+    mouth_boxes_F4: np.ndarray,
+    scorers: Scorers,
 ) -> dict[str, float]:
     """One figure per metric of METRICS for a dub of `source` that should say `line`; see `compare`.
 
@@ -100,17 +114,25 @@ def measure(
         observe(dub, scorers),
         source=observe(source, scorers),
         truth=observe(truth, scorers) if truth is not None else None,
+        trip_FHWC=trip_FHWC,
         line=line,
         mouth_boxes_F4=mouth_boxes_F4,
     )
 
 
 def compare(
-    dub: Observation, *, source: Observation, truth: Observation | None, line: Line, mouth_boxes_F4: np.ndarray
+    dub: Observation,
+    *,
+    source: Observation,
+    truth: Observation | None,
+    trip_FHWC: np.ndarray | None,
+    line: Line,
+    mouth_boxes_F4: np.ndarray,
 ) -> dict[str, float]:
     """One figure per metric of METRICS, from observations; `mouth_boxes_F4` are the source's, in pixels.
 
-    Without a true dub `truth_mouth_correlation` is NaN.
+    Without a true dub `truth_mouth_correlation` is NaN; without the source's frames after a round trip through the
+    video VAE, `outside_trip_psnr_db` is.
 
     Raises:
         UsageError: the pictures differ in size.
@@ -120,6 +142,11 @@ def compare(
         **_together(dub, source, mouth_boxes_F4),
         "truth_mouth_correlation": (
             lipsync.correlation(dub.opening_F, truth.opening_F) if truth is not None else float("nan")
+        ),
+        "outside_trip_psnr_db": (
+            picture.outside_psnr_db(dub.clip.frames_FHWC, trip_FHWC, mouth_boxes_F4)
+            if trip_FHWC is not None
+            else float("nan")
         ),
     }
 

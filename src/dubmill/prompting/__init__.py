@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from dubmill.errors import ServiceUnavailable
 from dubmill.params import PromptsParams
-from dubmill.prompting.captions import dub_caption, switch_caption
+from dubmill.prompting.captions import dub_caption, over_articulated, switch_caption
 from dubmill.prompting.form import faults
 from dubmill.rows import Prompt
 
-__all__ = ["Drawn", "collect", "draw", "dub_caption", "faults", "switch_caption"]
+__all__ = ["Drawn", "collect", "draw", "dub_caption", "faults", "over_articulated", "switch_caption"]
 
 
 @dataclass(frozen=True)

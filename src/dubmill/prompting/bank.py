@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from dubmill import timing
 from dubmill.errors import UnsayableText
 from dubmill.params import PromptsParams
 from dubmill.prompting import plan
@@ -15,6 +16,7 @@ from dubmill.rows import Line, Prompt
 
 HELDOUT_SHARE = 0.25
 """Share of the people and of the sentences that only held-out prompts use."""
+MIN_PHRASES = 8
 
 PEOPLE: tuple[tuple[str, str], ...] = (  # who, and with what voice
     ("A woman in her twenties with long curly black hair and freckles", "a bright, clear voice"),
@@ -86,7 +88,7 @@ def draw(params: PromptsParams) -> list[Prompt]:
     """One prompt per slot; people and sentences of held-out prompts are in no training prompt.
 
     Raises:
-        UnsayableText: a language has no sentences in the bank.
+        UnsayableText: a language has no sentences in the bank, or too few of them fit their time.
     """
     for tag in params.languages:
         if tag not in PHRASES[0]:
@@ -95,8 +97,29 @@ def draw(params: PromptsParams) -> list[Prompt]:
                 where="prompts.languages",
                 cure=f"use {', '.join(PHRASES[0])}, or source llm",
             )
-    people, phrases = (_parted(len(bank), params.seed) for bank in (PEOPLE, PHRASES))
-    return [_prompt(slot, people[slot.split], phrases[slot.split]) for slot in plan.slots(params)]
+    sayable = _sayable(params)
+    people, phrases = (_parted(len(bank), params.seed) for bank in (PEOPLE, sayable))
+    return [
+        _prompt(slot, people[slot.split], [sayable[index] for index in phrases[slot.split]])
+        for slot in plan.slots(params)
+    ]
+
+
+def _sayable(params: PromptsParams) -> list[dict[str, str]]:
+    """The sentences that can be said unhurried in `line_seconds`, in every asked language."""
+    room = params.line_seconds
+    sayable = [
+        phrase
+        for phrase in PHRASES
+        if all(timing.fit(_line(tag, phrase), room).verdict == "fits" for tag in params.languages)
+    ]
+    if len(sayable) < MIN_PHRASES:
+        raise UnsayableText(
+            f"only {len(sayable)} of the bank's {len(PHRASES)} sentences can be said in {room:g} s",
+            where="prompts.line_seconds",
+            cure="make longer clips, or use source llm",
+        )
+    return sayable
 
 
 def _parted(size: int, seed: int) -> dict[str, np.ndarray]:
@@ -106,7 +129,7 @@ def _parted(size: int, seed: int) -> dict[str, np.ndarray]:
     return {"heldout": order[:heldout], "train": order[heldout:]}
 
 
-def _prompt(slot: plan.Slot, people: np.ndarray, phrases: np.ndarray) -> Prompt:
+def _prompt(slot: plan.Slot, people: np.ndarray, phrases: Sequence[dict[str, str]]) -> Prompt:
     rng = slot.rng
     speaker, voice = PEOPLE[rng.choice(people)]
     scene = Scene(
@@ -118,7 +141,7 @@ def _prompt(slot: plan.Slot, people: np.ndarray, phrases: np.ndarray) -> Prompt:
         sound=_pick(rng, SOUNDS),
         voice=voice,
     )
-    one, two = (PHRASES[index] for index in rng.choice(phrases, size=2, replace=False))
+    one, two = (phrases[index] for index in rng.choice(len(phrases), size=2, replace=False))
     lines = (_line(slot.first, one), _line(slot.second, two), _line(slot.second, one), _line(slot.first, two))
     return plan.prompt(slot, source="bank", speaker=speaker, lines=lines, tell=scene.tell)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dubmill.errors import UnsayableText
 from dubmill.languages import language
-from dubmill.rows import Line
+from dubmill.rows import Line, Prompt
 
 ANYBODY = "A person"
 
@@ -25,3 +26,20 @@ def switch_caption(speaker: str, first: Line, second: Line) -> str:
     """
     turn = "goes on in" if first.language == second.language else "switches to"
     return f'{dub_caption(speaker, first)}, then {turn} {language(second.language).name}, saying: "{second.text}"'
+
+
+def over_articulated(caption: str, prompt: Prompt) -> str:
+    """One of the captions of `prompt`, told so that the mouth shapes every syllable (lip augmentation).
+
+    The wording follows one reader's account of the paper: UNVERIFIED.
+
+    Raises:
+        UnsayableText: the prompt is of the nano world, whose captions know no manner of speaking.
+    """
+    if prompt.source == "grammar":
+        raise UnsayableText(
+            "prompts of the grammar have no words for an over-articulated way of speaking",
+            where="inpaint.lip_augmentation_share",
+            cure="set it to 0, or use prompts.source bank or llm on the real model",
+        )
+    return f"{caption} The speaker talks in an exaggerated, over-articulated way, and the mouth shapes every syllable clearly."

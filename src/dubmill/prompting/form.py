@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Iterator
 
-from dubmill.languages import LANGUAGES
+from dubmill import timing
+from dubmill.languages import LANGUAGES, is_in_script
 from dubmill.rows import Line, Prompt
 
 MAX_CAPTION_WORDS = 200  # LTX-2's own limit
 MAX_LINE_WORDS = 20  # what five seconds of quick speech hold
 MAX_LENGTH_RATIO = 2.0  # a dub much longer than its source loses words, a much shorter one drags
 
+LINES = ("first", "second", "first_dubbed", "second_dubbed")
 FORBIDDEN = {
     "a line break": re.compile(r"[\r\n]"),
     "a heading": re.compile(r"^\s*#"),
@@ -24,7 +25,6 @@ FORBIDDEN = {
     "a label": re.compile(r"(^|[.!?]\s+)[A-Z][A-Za-z ]{2,20}:\s"),
     "a cut": re.compile(r"\b(cuts? to|jump cut|cross-?fades?|next scene)\b", re.IGNORECASE),
 }
-SCRIPTS = {"Latn": "LATIN", "Cyrl": "CYRILLIC"}
 QUOTED = re.compile(r'"([^"]*)"')
 
 
@@ -44,7 +44,7 @@ def _language_faults(prompt: Prompt) -> Iterator[str]:
 
 
 def _line_faults(prompt: Prompt) -> Iterator[str]:
-    for name in ("first", "second", "first_dubbed", "second_dubbed"):
+    for name in LINES:
         line: Line = getattr(prompt, name)
         if not any(character.isalpha() for character in line.text) or line.text != line.text.strip():
             yield f"{name} has no words, or stray blanks"
@@ -52,7 +52,7 @@ def _line_faults(prompt: Prompt) -> Iterator[str]:
             yield f"{name} holds a double quote"
         if len(line.text.split()) > MAX_LINE_WORDS:
             yield f"{name} has more than {MAX_LINE_WORDS} words"
-        if line.language in LANGUAGES and not in_native_script(line):
+        if line.language in LANGUAGES and not is_in_script(line.text, line.language):
             yield f"{name} is not in the script of {LANGUAGES[line.language].name}"
     for name in ("first", "second"):
         said, dubbed = getattr(prompt, name).text, getattr(prompt, f"{name}_dubbed").text
@@ -60,10 +60,10 @@ def _line_faults(prompt: Prompt) -> Iterator[str]:
             yield f"{name} and its translation differ in length more than {MAX_LENGTH_RATIO:g} times"
 
 
-def in_native_script(line: Line) -> bool:
-    """Whether every letter of a line belongs to the script of its language."""
-    script = SCRIPTS[LANGUAGES[line.language].script]
-    return all(unicodedata.name(letter, "").startswith(script) for letter in line.text if letter.isalpha())
+def time_faults(prompt: Prompt, line_seconds: float) -> list[str]:
+    """Which lines of a prompt cannot be said in `line_seconds`, one phrase each; its languages must be known."""
+    fits = {name: timing.fit(getattr(prompt, name), line_seconds) for name in LINES}
+    return [f"{name}: {fit.told}" for name, fit in fits.items() if fit.verdict == "cannot"]
 
 
 def _caption_faults(prompt: Prompt) -> Iterator[str]:

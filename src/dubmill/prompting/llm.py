@@ -1,32 +1,28 @@
 """Prompts by a language model behind any OpenAI-compatible endpoint; its answers are held to the common form.
 
 An answer that breaks the form is asked for again, with the fault named; after `llm_attempts` the prompt is dropped.
-The key, where the endpoint wants one, comes from the environment variable OPENAI_API_KEY.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterator
 
-import httpx
 from pydantic import Field, ValidationError
 
-from dubmill.errors import ServiceUnavailable
+from dubmill.endpoint import Endpoint
 from dubmill.languages import language
 from dubmill.params import PromptsParams
 from dubmill.prompting import form, plan
 from dubmill.prompting.scene import Scene
 from dubmill.rows import Line, Prompt
 
-TIMEOUT_SECONDS = 120.0
 RULES = """You write scenes for a model that films one person speaking. Answer with one JSON object and nothing else.
 Its keys, all strings: {keys}.
 Write every key but the four spoken lines in English, in the present tense, without quotation marks, line breaks,
 headings, lists, labels, timestamps or cuts, and at most {words} words in all. One person, one place, a static camera.
-The spoken lines: everyday sentences of 8 to 14 words that take about five seconds to say, in the native script, in
+The spoken lines: everyday sentences of 8 to 14 words that take less than {seconds:g} seconds to say, in the native script, in
 grammar that suits the speaker, without double quotes. A translation keeps meaning and length."""
 MAX_SCENE_WORDS = 90
 
@@ -69,10 +65,10 @@ def draw(params: PromptsParams) -> tuple[list[Prompt], list[dict[str, str]]]:
     for tag in params.languages:
         language(tag)
     prompts, dropped, said = list[Prompt](), list[dict[str, str]](), set[str]()
-    with _client(params) as client:
+    with Endpoint(params.llm_url, params.llm_model) as endpoint:
         for slot in plan.slots(params):
             try:
-                answer = _ask(client, params, slot, said)
+                answer = _ask(endpoint, params, slot, said)
             except Dropped as reason:
                 dropped.append({"id": slot.id, "reason": str(reason)})
                 continue
@@ -81,38 +77,36 @@ def draw(params: PromptsParams) -> tuple[list[Prompt], list[dict[str, str]]]:
     return prompts, dropped
 
 
-def _client(params: PromptsParams) -> httpx.Client:
-    key = os.environ.get("OPENAI_API_KEY", "")
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
-    return httpx.Client(base_url=params.llm_url.rstrip("/"), headers=headers, timeout=TIMEOUT_SECONDS)
-
-
-def _ask(client: httpx.Client, params: PromptsParams, slot: plan.Slot, said: set[str]) -> Answer:
-    messages, fault = opening(slot), ""
+def _ask(endpoint: Endpoint, params: PromptsParams, slot: plan.Slot, said: set[str]) -> Answer:
+    messages, fault = opening(slot, params.line_seconds), ""
     for attempt in range(params.llm_attempts):
-        text = _complete(client, params, messages, seed=slot.seed + attempt)
+        text = endpoint.complete(messages, seed=slot.seed + attempt)
         try:
-            return read(text, slot, said)
+            return read(text, slot, said, params.line_seconds)
         except ValueError as error:
             fault = str(error)
         again = f"That breaks the form: {fault}. Answer again with the whole JSON object, mended."
-        messages = [*opening(slot), {"role": "assistant", "content": text}, {"role": "user", "content": again}]
+        messages = [
+            *opening(slot, params.line_seconds),
+            {"role": "assistant", "content": text},
+            {"role": "user", "content": again},
+        ]
     raise Dropped(f"{fault} (asked {params.llm_attempts} times)")
 
 
-def opening(slot: plan.Slot) -> list[dict[str, str]]:
+def opening(slot: plan.Slot, line_seconds: float) -> list[dict[str, str]]:
     """The messages that ask for one prompt."""
     names = {"first": language(slot.first).name, "second": language(slot.second).name}
     told = {name: (field.description or "").format(**names) for name, field in Answer.model_fields.items()}
     keys = "; ".join(f"{name} ({meaning})" for name, meaning in told.items())
     ask = f"Scene {slot.id}: a person speaks {names['first']} and then switches to {names['second']}."
     return [
-        {"role": "system", "content": RULES.format(keys=keys, words=MAX_SCENE_WORDS)},
+        {"role": "system", "content": RULES.format(keys=keys, words=MAX_SCENE_WORDS, seconds=line_seconds)},
         {"role": "user", "content": f"{ask} Make person, place and lines unlike common examples."},
     ]
 
 
-def read(text: str, slot: plan.Slot, said: set[str]) -> Answer:
+def read(text: str, slot: plan.Slot, said: set[str], line_seconds: float) -> Answer:
     """The answer in a completion.
 
     Raises:
@@ -125,7 +119,8 @@ def read(text: str, slot: plan.Slot, said: set[str]) -> Answer:
         raise ValueError(f"not a JSON object ({error.msg})") from error
     except ValidationError as error:
         raise ValueError("; ".join(_told(error))) from error
-    found = form.faults(answer.prompt(slot))
+    prompt = answer.prompt(slot)
+    found = form.faults(prompt) or form.time_faults(prompt, line_seconds)
     if answer.lines & said:
         found.append("a spoken line was already used in another scene")
     if found:
@@ -136,35 +131,3 @@ def read(text: str, slot: plan.Slot, said: set[str]) -> Answer:
 def _told(error: ValidationError) -> Iterator[str]:
     for fault in error.errors():
         yield f"{'.'.join(map(str, fault['loc'])) or 'the answer'}: {fault['msg']}"
-
-
-def _complete(client: httpx.Client, params: PromptsParams, messages: list[dict[str, str]], *, seed: int) -> str:
-    body = {
-        "model": params.llm_model,
-        "messages": messages,
-        "seed": seed,
-        "response_format": {"type": "json_object"},
-    }
-    try:
-        reply = client.post("/chat/completions", json=body)
-        reply.raise_for_status()
-        return str(reply.json()["choices"][0]["message"]["content"])
-    except httpx.HTTPStatusError as error:
-        status, said = error.response.status_code, error.response.text[:200]
-        raise ServiceUnavailable(
-            f"the language model refused with status {status} ({said})",
-            where=params.llm_url,
-            cure="check prompts.llm_model and OPENAI_API_KEY",
-        ) from error
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise ServiceUnavailable(
-            f"the language model did not answer ({type(error).__name__}: {error})",
-            where=params.llm_url,
-            cure="start it, mend prompts.llm_url, or use prompts.source bank",
-        ) from error
-    except (ValueError, KeyError, IndexError, TypeError) as error:
-        raise ServiceUnavailable(
-            "the endpoint's reply is not a chat completion",
-            where=params.llm_url,
-            cure="give the base URL of an OpenAI-compatible API, usually one that ends in /v1",
-        ) from error

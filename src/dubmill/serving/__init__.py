@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dubmill.serving.opening import dub_file
+from dubmill.serving.opening import dub_file, dub_film_file
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -14,4 +14,4 @@ def main(argv: Sequence[str] | None = None) -> int:
     return serve(argv)
 
 
-__all__ = ["dub_file", "main"]
+__all__ = ["dub_file", "dub_film_file", "main"]

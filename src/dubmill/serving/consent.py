@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 import threading
@@ -36,8 +35,8 @@ class Ledger:
     path: Path
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def record(self, *, source: bytes, statement: str, language: str, release: str) -> None:
-        """Append who agreed, to what: the sha256 of the clip's bytes, the language asked for, the release's digest.
+    def record(self, *, source_sha256: str, statement: str, language: str, release: str) -> None:
+        """Append who agreed, to what: the sha256 of the clip's file, the language asked for, the release's digest.
 
         Raises:
             ConsentMissing: see `check_statement`.
@@ -46,7 +45,7 @@ class Ledger:
         """
         entry = {
             "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
-            "source_sha256": hashlib.sha256(source).hexdigest(),
+            "source_sha256": source_sha256,
             "statement": check_statement(statement),
             "language": language,
             "release": release,

@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from fractions import Fraction
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from dubmill import __version__, media
 from dubmill.artifacts import Release, read_manifest
-from dubmill.clips import Clip, fit
+from dubmill.clips import Clip
 from dubmill.errors import BadArtifact, UnreadableMedia
+from dubmill.files import sha256_of
 from dubmill.languages import language as language_of
+from dubmill.longform import Chunk, ClipSize, Dubbing, Film, Job, dub_film, told_of
 from dubmill.rows import Line
 from dubmill.serving.consent import Ledger, check_statement
+from dubmill.subtitles import Cue
 
 SLACK_SECONDS = 0.25  # a clip this much too long or short is cut or held, and the answer says so
 SELFTEST_SEED = 0
-
-
-class Dubbing(Protocol):
-    """The part of `dubmill.dubber.Dubber` that serving needs; this is all of it."""
-
-    def dub(self, clip: Clip, *, line: Line, seed: int, progress: Callable[[float], None] | None = None) -> Clip: ...
 
 
 @dataclass(frozen=True)
@@ -50,36 +46,15 @@ class Dub:
 
 
 @dataclass(frozen=True)
-class ClipSize:
-    """The one size of clip that a release dubs."""
+class FilmRequest:
+    """A video of any length to be dubbed as `cues` say, and who agreed."""
 
-    num_frames: int
-    height: int
-    width: int
-    frame_rate: Fraction
-    sample_rate_hz: int
-
-    @classmethod
-    def of(cls, release: Release) -> ClipSize:
-        """The size that `release` was trained on.
-
-        Raises:
-            BadArtifact: it does not say.
-        """
-        told = _told(release, "clip")
-        try:
-            whole = {name: int(told[name]) for name in ("num_frames", "height", "width", "sample_rate_hz")}
-            rate = Fraction(str(told["frame_rate"])).limit_denominator(1001)
-            return cls(frame_rate=rate, **whole)
-        except (KeyError, ValueError) as error:
-            raise BadArtifact(
-                f"its clip size cannot be read ({error})", where=str(release.path), cure="promote again"
-            ) from error
-
-    @property
-    def seconds(self) -> float:
-        """Length of such a clip."""
-        return float(self.num_frames / self.frame_rate)
+    path: Path
+    cues: Sequence[Cue]
+    language: str
+    consent: str
+    seed: int
+    tone_map: bool
 
 
 @dataclass(frozen=True)
@@ -119,20 +94,33 @@ class Desk:
         """
         check(asked)
         clip, notes = normalise(asked.video, ClipSize.of(self.release), self.limits)
-        self.ledger.record(
-            source=asked.video, statement=asked.consent, language=asked.line.language, release=self.release.digest
-        )
+        marks = self._recorded(hashlib.sha256(asked.video).hexdigest(), asked.consent, asked.line.language)
         dubbed = self.dubber.dub(clip, line=asked.line, seed=asked.seed, progress=progress)
-        mp4 = media.mp4_bytes(dubbed, self.marks(asked))
+        mp4 = media.mp4_bytes(dubbed, marks)
         return Dub(mp4=mp4, seconds=dubbed.seconds, seed=asked.seed, model_version=self.version, notes=notes)
 
-    def marks(self, asked: DubRequest) -> Mapping[str, str]:
-        """The metadata that says a machine made it, from what, and with what."""
+    def dub_film(self, asked: FilmRequest, out: Path, progress: Callable[[float], None]) -> tuple[str, ...]:
+        """Write the dub of a video of any length to `out`, its consent recorded before work begins; answers notes.
+
+        Raises:
+            DubmillError: consent, language, words, media or ledger are not in order.
+        """
+        check_statement(asked.consent)
+        language_of(asked.language)
+        film = Film.open(asked.path, ClipSize.of(self.release), limits=self.limits, tone_map=asked.tone_map)
+        marks = self._recorded(sha256_of(asked.path), asked.consent, asked.language)
+        job = Job(self.dubber, asked.language, asked.seed, self.release.digest)
+        chunks = dub_film(film, asked.cues, job, out, marks=marks, progress=progress)
+        return _film_notes(film, chunks)
+
+    def _recorded(self, source_sha256: str, consent: str, language: str) -> Mapping[str, str]:
+        """Note the consent; the metadata that says a machine made it, from what, and with what."""
+        release = self.release.digest
+        self.ledger.record(source_sha256=source_sha256, statement=consent, language=language, release=release)
         model = self.release.info.get("name", self.name)  # as registered; the served name is only a URL
-        source = hashlib.sha256(asked.video).hexdigest()
         return {
             "comment": f"machine-generated dub by dubmill {__version__}, model {model} {self.version}, "
-            f"release sha256 {self.release.digest}, source sha256 {source}, language {asked.line.language}"
+            f"release sha256 {release}, source sha256 {source_sha256}, language {language}"
         }
 
 
@@ -172,7 +160,7 @@ def normalise(video: bytes, size: ClipSize, limits: media.Limits) -> tuple[Clip,
         channels=min(info.channels, 2) or 1,  # none: `read` says so
         limits=limits,
     )
-    return _fitted(clip, size.num_frames), (*_changes(info, size), *_length_changes(clip, size))
+    return clip.lasting(size.num_frames), (*_changes(info, size), *_length_changes(clip, size))
 
 
 def _changes(info: media.MediaInfo, size: ClipSize) -> list[str]:
@@ -197,14 +185,19 @@ def _length_changes(clip: Clip, size: ClipSize) -> list[str]:
     return [f"{count} were cut from the end" if surplus > 0 else f"{count} were added by holding the last frame"]
 
 
-def _fitted(clip: Clip, num_frames: int) -> Clip:
-    short = num_frames - clip.num_frames
-    if short <= 0:
-        return clip.cut(0, num_frames)
-    held = np.repeat(clip.frames_FHWC[-1:], short, axis=0)
-    num_samples = round(num_frames / clip.frame_rate * clip.sample_rate_hz)
-    frames = np.concatenate([clip.frames_FHWC, held])
-    return replace(clip, frames_FHWC=frames, audio_CN=fit(clip.audio_CN, num_samples))
+def _film_notes(film: Film, chunks: Sequence[Chunk]) -> tuple[str, ...]:
+    size, told = film.size, film.info
+    dubbed = sum(chunk.fall[1] - chunk.rise[0] for chunk in chunks) / size.frame_rate
+    notes = [
+        f"{len(chunks)} chunk(s), {float(dubbed):.1f} of {told.seconds:.1f} s, are dubbed; the rest is as it was",
+        f"the dubbed picture was made at {size.width}x{size.height} and {float(size.frame_rate):g} frames a second, and "
+        f"scaled to {told.width}x{told.height} and {float(told.frame_rate):g}",
+    ]
+    if told.channels > film.channels:
+        notes.append(f"{told.channels} channels of sound were mixed down to {film.channels}")
+    if told.hdr:
+        notes.append(f"the picture was brought from HDR ({told.hdr}) to standard range")
+    return tuple(notes)
 
 
 def version_of(release: Release) -> str:
@@ -223,13 +216,7 @@ def selftest_of(release: Release) -> tuple[Clip, Line]:
     Raises:
         BadArtifact: it brings none.
     """
-    path, told = release.path / "selftest.clip", _told(release, "selftest")
+    path, told = release.path / "selftest.clip", told_of(release, "selftest")
     if not path.is_file():
         raise BadArtifact("the release brings no selftest.clip", where=str(release.path), cure="promote again")
     return Clip.from_bytes(path.read_bytes()), Line(language=told["language"], text=told["text"])
-
-
-def _told(release: Release, name: str) -> Mapping[str, Any]:
-    if name not in release.info:
-        raise BadArtifact(f"the release does not tell its {name!r}", where=str(release.path), cure="promote again")
-    return release.info[name]

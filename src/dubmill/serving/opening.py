@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from dubmill import media
 from dubmill.artifacts import Adapter, Backbone, Release, read_manifest
+from dubmill.backbone import fit_line
 from dubmill.errors import BadArtifact, MismatchedBackbone, UnreadableMedia
 from dubmill.files import write_atomically
-from dubmill.params import SamplingParams, validate
+from dubmill.params import DubSamplingParams, validate
 from dubmill.rows import Line
-from dubmill.serving.consent import LEDGER, Ledger
-from dubmill.serving.desk import Desk, Dubbing, DubRequest, check
+from dubmill.serving.consent import LEDGER, Ledger, check_statement
+from dubmill.serving.desk import ClipSize, Desk, Dubbing, DubRequest, FilmRequest, check
+
+FILM_LIMITS = media.Limits(max_seconds=24 * 3600.0)  # a film is read in windows: its length costs time, not memory
 
 
 def matched(backbone: Path, release: Path) -> Release:
@@ -39,7 +43,7 @@ def open_dubber(backbone: Path, release: Release) -> Dubbing:
     for name in ("sampling", "strength"):
         if name not in release.info:
             raise BadArtifact(f"the release does not tell its {name!r}", where=str(release.path), cure="promote again")
-    sampling = validate(SamplingParams, release.info["sampling"], str(release.path))
+    sampling = validate(DubSamplingParams, release.info["sampling"], str(release.path))
     adapter = Adapter.open(release.path / "adapter")
     return Dubber.load(Backbone.open(backbone), adapter, strength=float(release.info["strength"]), sampling=sampling)
 
@@ -67,8 +71,34 @@ def dub_file(
     check(asked)  # before the weights are loaded
     media.probe(clip, limits=media.Limits())
     opened = matched(backbone, release)
-    desk = Desk("dubmill", opened, open_dubber(backbone, opened), Ledger(ledger), media.Limits())
-    made = desk.dub(asked)
+    seen = Backbone(backbone, read_manifest(backbone))  # its bytes are checked when it is loaded
+    hurried = fit_line(seen, asked.line, ClipSize.of(opened).seconds).check()
+    made = _desk(backbone, opened, ledger, media.Limits()).dub(asked)
     out.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(out, made.mp4)
-    return made.notes
+    return (*made.notes, hurried) if hurried else made.notes
+
+
+def dub_film_file(
+    asked: FilmRequest,
+    out: Path,
+    *,
+    release: Path,
+    backbone: Path,
+    progress: Callable[[float], None],
+    ledger: Path = LEDGER,
+) -> tuple[str, ...]:
+    """Dub a video of any length without a server, into `out`; answers what was done to it.
+
+    Raises:
+        DubmillError: see `matched`, `open_dubber` and `Desk.dub_film`.
+    """
+    check_statement(asked.consent)  # before the weights are loaded
+    if not asked.path.is_file():
+        raise UnreadableMedia("there is no such file", where=str(asked.path), cure="give the path of a video")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    return _desk(backbone, matched(backbone, release), ledger, FILM_LIMITS).dub_film(asked, out, progress)
+
+
+def _desk(backbone: Path, release: Release, ledger: Path, limits: media.Limits) -> Desk:
+    return Desk("dubmill", release, open_dubber(backbone, release), Ledger(ledger), limits)

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
-from dubmill.artifacts import Adapter, Backbone, DubSet, Lineage, PairSet
+import numpy as np
+
+from dubmill.artifacts import WHOLE, Adapter, Backbone, Draft, DubSet, Lineage, PairSet, Part
+from dubmill.backbone import Modules
 from dubmill.clips import Clip
+from dubmill.codec import round_trip, shape_of
 from dubmill.dubber import Dubber
 from dubmill.errors import BadArtifact
 from dubmill.params import DubParams
@@ -16,11 +21,13 @@ from dubmill.storage import clip_members
 logger = logging.getLogger(__name__)
 
 
-def dub(backbone: Backbone, adapter: Adapter, pairs: PairSet, params: DubParams, out: Path) -> DubSet:
+def dub(
+    backbone: Backbone, adapter: Adapter, pairs: PairSet, params: DubParams, out: Path, *, part: Part = WHOLE
+) -> DubSet | Draft[DubSet]:
     """Dub every held-out original into its counterpart's words by each of `params.methods`.
 
     The base alone is given the same references as the adapter. The cascade lays the counterpart's speech, the best that
-    any voice could say, under the untouched picture.
+    any voice could say, under the untouched picture. One part of several leaves its shards in the draft, unsealed.
 
     Raises:
         BadArtifact: there is no held-out pair.
@@ -35,21 +42,24 @@ def dub(backbone: Backbone, adapter: Adapter, pairs: PairSet, params: DubParams,
         licence=adapter.lineage.licence,
         pair_source=adapter.lineage.pair_source,
     )
-    draft = DubSet.draft(out, lineage)
+    draft = DubSet.draft(out, lineage, is_shared=not part.is_whole)
     if draft.is_sealed:
         return draft.seal()
     rows = pairs.split("heldout")
     if not rows:
         raise BadArtifact("no held-out pair to dub", where=str(pairs.path), cure="raise prompts.num_heldout")
-    shard = 0
+    shards = [(method, batch) for method in params.methods for batch in pairs.batches(rows, params.batch_size)]
+    todo = draft.missing(len(shards), part)
     for method in params.methods:
-        dubber = _dubber(method, backbone, adapter, params)
-        for batch in pairs.batches(rows, params.batch_size):
-            if not draft.has_shard(shard):
-                draft.add_shard(shard, *_dub_batch(method, dubber, pairs, batch, params))
-                logger.info("dubbed %d clips by %s", len(batch), method)
-            shard += 1
-    return draft.seal({"methods": list(params.methods), "num_clips": len(rows)})
+        mine = [index for index in todo if shards[index][0] == method]
+        dubber = _dubber(method, backbone, adapter, params) if mine else None
+        for index in mine:
+            draft.add_shard(index, *_dub_batch(method, dubber, pairs, shards[index][1], params))
+            logger.info("dubbed shard %d of %d by %s", index + 1, len(shards), method)
+    if not part.is_whole:
+        return draft
+    methods = list(params.methods)
+    return draft.seal({"methods": methods, "num_clips": len(rows), "has_round_trips": "adapter" in methods})
 
 
 def _dubber(method: str, backbone: Backbone, adapter: Adapter, params: DubParams) -> Dubber | None:
@@ -76,7 +86,17 @@ def _dub_batch(
     files = {}
     for row, clip in zip(rows, clips, strict=True):
         files |= clip_members(f"{row.id}/dub", clip)
+    if method == "adapter":
+        files |= _round_trips(rows, originals, dubber.modules)
     return rows, files
+
+
+def _round_trips(rows: list[DubRow], originals: list[Clip], modules: Modules) -> dict[str, bytes]:
+    """Each source through the video VAE and back, made here where the VAE is loaded: what a dub's picture is held to."""
+    frames_BFHWC = np.stack([clip.frames_FHWC for clip in originals])
+    trips = round_trip(frames_BFHWC, shape_of(originals[0], modules), modules)
+    clips = [replace(clip, frames_FHWC=trip) for clip, trip in zip(originals, trips, strict=True)]
+    return {f"{row.id}/round-trip.clip": clip.to_bytes() for row, clip in zip(rows, clips, strict=True)}
 
 
 def _cascade(pairs: PairSet, batch: list[PairRow], originals: list[Clip]) -> list[Clip]:

@@ -10,6 +10,7 @@ from safetensors.torch import save
 
 from dubmill.artifacts import Backbone, LatentSet, Lineage, PairSet
 from dubmill.backbone import Modules, load
+from dubmill.clips import Clip
 from dubmill.codec import Latents, shape_of
 from dubmill.codec import encode as encode_clips
 from dubmill.conditioning import encode_captions
@@ -29,7 +30,8 @@ def encode(backbone: Backbone, pairs: PairSet, params: EncodeParams, out: Path) 
     """Encode the accepted training pairs.
 
     Raises:
-        BadArtifact: the pairs never passed the gate, or none was accepted.
+        BadArtifact: the pairs never passed the gate, none was accepted, a clip is not like the others, or not every
+            pair came out. No pair is left out silently: the count that goes in comes out.
     """
     lineage = Lineage(
         step="encode",
@@ -39,6 +41,7 @@ def encode(backbone: Backbone, pairs: PairSet, params: EncodeParams, out: Path) 
         text_encoder=backbone.text_encoder_digest,
         licence=pairs.lineage.licence,
         pair_source=pairs.lineage.pair_source,
+        consent=pairs.lineage.consent,
     )
     draft = LatentSet.draft(out, lineage)
     if draft.is_sealed:
@@ -47,7 +50,9 @@ def encode(backbone: Backbone, pairs: PairSet, params: EncodeParams, out: Path) 
     modules = load(backbone)
     first = pairs.clip(rows[0].id, "original")
     shape = shape_of(first, modules)
-    draft.write(LATENTS, save(_tensors(pairs, rows, shape, params, modules)))
+    tensors = _tensors(pairs, rows, shape, params, modules)
+    reconcile(tensors, [row.id for row in rows])
+    draft.write(LATENTS, save(tensors))
     info = {
         "num_pairs": len(rows),
         "latent_shape": {name: getattr(shape, name) for name in ("frames", "height", "width", "audio")},
@@ -91,7 +96,8 @@ def clip_info(pairs: PairSet, row: PairRow) -> dict[str, int | str]:
 def _tensors(
     pairs: PairSet, rows: list[PairRow], shape: LatentShape, params: EncodeParams, modules: Modules
 ) -> dict[str, torch.Tensor]:
-    sides = [_encode_side(pairs, rows, side, params.batch_size, modules) for side in SIDES]
+    first = pairs.clip(rows[0].id, SIDES[0])
+    sides = [_encode_side(pairs, rows, side, first, params.batch_size, modules) for side in SIDES]
     captions = [dub_caption(SPEAKER, getattr(row, side)) for row in rows for side in SIDES]
     text = [encode_captions(captions[i : i + 64], modules) for i in range(0, len(captions), 64)]
     text.append(encode_captions([""], modules))
@@ -106,11 +112,55 @@ def _tensors(
     return {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
 
 
-def _encode_side(pairs: PairSet, rows: list[PairRow], side: str, batch_size: int, modules: Modules) -> Latents:
+def _encode_side(
+    pairs: PairSet, rows: list[PairRow], side: str, first: Clip, batch_size: int, modules: Modules
+) -> Latents:
     batches = [
-        encode_clips([pairs.clip(row.id, side) for row in batch], modules) for batch in pairs.batches(rows, batch_size)
+        encode_clips([like(first, pairs.clip(row.id, side), f"{row.id}, {side}") for row in batch], modules)
+        for batch in pairs.batches(rows, batch_size)
     ]
     return Latents(torch.cat([one.video_BSD for one in batches]), torch.cat([one.audio_BLD for one in batches]))
+
+
+def like(first: Clip, clip: Clip, where: str) -> Clip:
+    """`clip`, which has the size and rates of `first` and sound for all of its picture.
+
+    Raises:
+        BadArtifact: it has not; it would be cut, padded or left out without a word.
+    """
+    sizes = [(one.frames_FHWC.shape[:3], one.frame_rate, one.sample_rate_hz) for one in (first, clip)]
+    if sizes[0] != sizes[1]:
+        what = f"frames, sides and rates are {sizes[1]}, those of the first clip {sizes[0]}"
+        raise BadArtifact(what, where=where, cure="make the pairs anew, of one size")
+    heard_seconds = clip.audio_CN.shape[1] / clip.sample_rate_hz
+    if heard_seconds < clip.seconds - 1 / clip.frame_rate:
+        what = f"the sound lasts {heard_seconds:.2f} s, the picture {clip.seconds:.2f} s"
+        raise BadArtifact(what, where=where, cure="make the pair anew")
+    return clip
+
+
+def reconcile(tensors: dict[str, torch.Tensor], ids: list[str]) -> None:
+    """Hold every column against the accepted pairs, so that a training never runs on fewer, or on broken ones.
+
+    Raises:
+        BadArtifact: a column has another number of rows than there are pairs, or numbers that are not finite.
+    """
+    expected = {"video": len(ids), "audio": len(ids), "face": len(ids)}
+    expected |= dict.fromkeys(("text_video", "text_audio", "text_mask"), 2 * len(ids) + 1)
+    counts = {name: len(tensors[name]) for name in expected}
+    if counts != expected:
+        off = ", ".join(
+            f"{name} {counts[name]} of {wanted}" for name, wanted in expected.items() if counts[name] != wanted
+        )
+        raise BadArtifact(f"not every accepted pair was encoded ({off})", cure="this is a fault of dubmill: report it")
+    broken = [ids[row] for name in ("video", "audio") for row in _rows_not_finite(tensors[name])]
+    if broken:
+        what = f"{len(broken)} latents are not finite, the first of pair {broken[0]}"
+        raise BadArtifact(what, cure="look at that pair; a VAE in half precision may overflow")
+
+
+def _rows_not_finite(column: torch.Tensor) -> list[int]:
+    return (~column.isfinite().flatten(1).all(dim=1)).nonzero().flatten().tolist()
 
 
 def _face(pairs: PairSet, row: PairRow, shape: LatentShape, params: EncodeParams, modules: Modules) -> torch.Tensor:

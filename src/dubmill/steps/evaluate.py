@@ -132,6 +132,7 @@ class _Judge:
                     take.seen,
                     source=source.seen,
                     truth=truth.seen if truth else None,
+                    trip_FHWC=self.trip(row),
                     line=take.line,
                     mouth_boxes_F4=source.mouth_boxes_F4,
                 )
@@ -150,6 +151,13 @@ class _Judge:
         if row.source == "world":
             takes.append(take("truth", row.counterpart, self.pairs, row.id, "counterpart"))
         return takes
+
+    def trip(self, row: PairRow) -> np.ndarray | None:
+        """The source's frames (F, H, W, 3) after the VAE, which the step dub keeps with the adapter's dubs."""
+        keeper = next((dub for dub in self.dubs_of[row.id] if dub.method == SUBJECT), None)
+        if keeper is None or not self.dubs.info.get("has_round_trips"):
+            return None
+        return self.dubs.clip(keeper.id, "round-trip").frames_FHWC
 
     def shows(self, rows: list[report.Measured], num_shown: int) -> Iterator[Show]:
         """Clips from the one that the adapter did best to the one it did worst, evenly spaced between."""

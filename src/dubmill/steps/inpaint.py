@@ -8,37 +8,46 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from dubmill.artifacts import Backbone, ClipSet, Lineage, PairSet
-from dubmill.backbone import Modules, film_pair, is_filmed, load, load_scorers
+from dubmill.artifacts import WHOLE, Backbone, ClipSet, Draft, Lineage, PairSet, Part
+from dubmill.backbone import Modules, film_pair, is_filmed, load, load_face_finder
 from dubmill.clips import Clip
 from dubmill.codec import shape_of
+from dubmill.errors import UnreadableMedia
 from dubmill.faces import mouth_boxes
 from dubmill.generation import Region
 from dubmill.generation import inpaint as inpaint_clips
 from dubmill.masks import fine_mask, pixel_mask, widen
-from dubmill.params import InpaintParams
+from dubmill.params import InpaintParams, WorldParams
+from dubmill.prompting import over_articulated
 from dubmill.rows import ClipRow, PairRow, Prompt
 from dubmill.shapes import LatentShape, half_frames, latent_of_frame
 from dubmill.storage import clip_members
 
 if TYPE_CHECKING:
-    from dubmill.metrics.scorers import Scorers
+    from dubmill.faces import FaceFinder
 
 logger = logging.getLogger(__name__)
 
 HALVES = ("first", "second")
+SECOND_PASS = 2**52  # added to the seed of a clip's first pass
 
 
-def inpaint(backbone: Backbone, clips: ClipSet, params: InpaintParams, out: Path) -> PairSet:
+def inpaint(
+    backbone: Backbone, clips: ClipSet, params: InpaintParams, out: Path, *, part: Part = WHOLE
+) -> PairSet | Draft[PairSet]:
     """Make two pairs of each switch clip, a shard per batch; a rerun goes on after the last whole shard.
 
+    One part of several leaves its shards in the draft, unsealed; the call for the whole that follows them seals it.
+
     Raises:
+        UnsayableText: lip augmentation was asked of prompts that have no words for it.
         BadParams: world pairs were asked of a backbone or of prompts that have no world.
     """
     lineage = Lineage(
@@ -50,26 +59,22 @@ def inpaint(backbone: Backbone, clips: ClipSet, params: InpaintParams, out: Path
         licence=backbone.lineage.licence,
         pair_source=params.source,
     )
-    draft = PairSet.draft(out, lineage)
+    draft = PairSet.draft(out, lineage, is_shared=not part.is_whole)
     if draft.is_sealed:
         return draft.seal()
-    modules, scorers = load(backbone), load_scorers(backbone)
-    done = 0
-    for index, batch in enumerate(clips.batches(clips.rows, params.batch_size)):
-        done += len(batch)
-        if draft.has_shard(index):
-            continue
-        from_world = [row.prompt for row in batch if params.source == "world" or is_filmed(row.prompt)]
-        made = [pair for prompt in from_world for pair in _filmed(prompt)]
-        self_made = [row for row in batch if row.prompt not in from_world]
-        if self_made:
-            made += _self_made(clips, self_made, params, modules, scorers)
+    batches = list(clips.batches(clips.rows, params.batch_size))
+    num_articulated = sum(_is_articulated(row.prompt, params) for row in clips.rows)
+    if todo := draft.missing(len(batches), part):
+        modules, finder = load(backbone), load_face_finder(backbone)
+    for index in todo:
+        made = _made(clips, batches[index], params, modules, finder)
         files = {}
         for row, original, counterpart in made:
             files |= clip_members(f"{row.id}/original", original) | clip_members(f"{row.id}/counterpart", counterpart)
         draft.add_shard(index, [row for row, _, _ in made], files)
-        logger.info("paired %d of %d clips", done, len(clips.rows))
-    return draft.seal({"gated": False, "pair_source": params.source})
+        logger.info("paired shard %d of %d", index + 1, len(batches))
+    info = {"gated": False, "pair_source": params.source, "num_lip_augmented_clips": num_articulated}
+    return draft.seal(info) if part.is_whole else draft
 
 
 Pair = tuple[PairRow, Clip, Clip]
@@ -91,25 +96,43 @@ def _row(prompt: Prompt, half: str, source: str, boxes_F4: np.ndarray) -> PairRo
     )
 
 
-def _filmed(prompt: Prompt) -> list[Pair]:
+def _made(
+    clips: ClipSet, batch: list[ClipRow], params: InpaintParams, modules: Modules, finder: FaceFinder
+) -> list[Pair]:
+    from_world = [row.prompt for row in batch if params.source == "world" or is_filmed(row.prompt)]
+    self_made = [row for row in batch if row.prompt not in from_world]
+    made = [pair for prompt in from_world for pair in _filmed(prompt, params.world)]
+    return made + (_self_made(clips, self_made, params, modules, finder) if self_made else [])
+
+
+def _filmed(prompt: Prompt, difficulty: WorldParams) -> list[Pair]:
     pairs = []
     for half in HALVES:
-        original, counterpart, boxes_F4 = film_pair(prompt, half)
+        original, counterpart, boxes_F4 = film_pair(prompt, half, difficulty)
         pairs.append((_row(prompt, half, "world", boxes_F4), original, counterpart))
     return pairs
 
 
 def _self_made(
-    clips: ClipSet, rows: Sequence[ClipRow], params: InpaintParams, modules: Modules, scorers: Scorers
+    clips: ClipSet, rows: Sequence[ClipRow], params: InpaintParams, modules: Modules, finder: FaceFinder
 ) -> list[Pair]:
-    whole = [clips.clip(row.id, "clip") for row in rows]
-    boxes = [mouth_boxes(clip, scorers) for clip in whole]
+    seen = [one for row in rows if (one := _seen(clips, row, finder))]
+    if not seen:
+        return []
+    rows, whole, boxes = zip(*seen, strict=True)
     pairs = []
     for half in HALVES:
         captions = [getattr(row.prompt, f"caption_{half}_dubbed") for row in rows]
         region = half_region(whole, boxes, half, params, modules)
         seeds = [(params.seed * 1_000_003 + row.prompt.seed) * 2 + HALVES.index(half) for row in rows]
         voiced = inpaint_clips(whole, captions, region, seeds, params.sampling, params.resamplings, modules)
+        chosen = [place for place, row in enumerate(rows) if _is_articulated(row.prompt, params)]
+        for place in chosen:
+            caption, one = (
+                over_articulated(captions[place], rows[place].prompt),
+                Region(region.video_BS[[place]], region.audio_BL[[place]]),
+            )
+            voiced[place] = articulate(whole[place], voiced[place], caption, one, seeds[place], params, modules)
         frames = half_frames(whole[0].num_frames, modules.geometry.temporal)
         start = 0 if half == "first" else frames - 1
         for row, before, after, box in zip(rows, whole, voiced, boxes, strict=True):
@@ -117,6 +140,44 @@ def _self_made(
             pair = _row(row.prompt, half, "self-made", box[cut])
             pairs.append((pair, before.cut(cut.start, cut.stop), after.cut(cut.start, cut.stop)))
     return pairs
+
+
+def _is_articulated(prompt: Prompt, params: InpaintParams) -> bool:
+    """Whether the mouth of this clip is made a second time: drawn for each training clip on its own.
+
+    Raises:
+        UnsayableText: it may be drawn, and the prompt has no words for it.
+    """
+    if params.lip_augmentation_share == 0:
+        return False
+    over_articulated(prompt.caption, prompt)
+    draw = np.random.default_rng([params.seed, prompt.seed]).random()
+    return prompt.split == "train" and bool(draw < params.lip_augmentation_share)
+
+
+def articulate(
+    before: Clip, voiced: Clip, caption: str, region: Region, seed: int, params: InpaintParams, modules: Modules
+) -> Clip:
+    """`voiced` with its mouth made anew from `before`, over-articulated, to the same sound.
+
+    Lip augmentation: the first pass gives the sound, the second, which is given that sound clean, the picture. Which
+    of the two passes the paper freezes, and for which share of clips, is UNVERIFIED.
+    """
+    sounding = replace(before, audio_CN=voiced.audio_CN, sample_rate_hz=voiced.sample_rate_hz)
+    seen = Region(region.video_BS, torch.zeros_like(region.audio_BL))
+    seeds = [seed + SECOND_PASS]
+    (made,) = inpaint_clips([sounding], [caption], seen, seeds, params.sampling, params.resamplings, modules)
+    return replace(voiced, frames_FHWC=made.frames_FHWC)
+
+
+def _seen(clips: ClipSet, row: ClipRow, finder: FaceFinder) -> tuple[ClipRow, Clip, np.ndarray] | None:
+    """The clip with its mouth boxes; none of a clip that shows no one speaker throughout, which makes no pair."""
+    clip = clips.clip(row.id, "clip")
+    try:
+        return row, clip, mouth_boxes(clip, finder)
+    except UnreadableMedia as error:
+        logger.warning("clip %s makes no pair: %s", row.id, error.what)
+        return None
 
 
 def half_region(

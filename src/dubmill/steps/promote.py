@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dubmill import __version__, tracking
+from dubmill import __version__, cards, tracking
 from dubmill.artifacts import MANIFEST, Adapter, Backbone, Draft, Lineage, PairSet, Release, Report
 from dubmill.clips import Clip
 from dubmill.errors import BadArtifact, MismatchedBackbone, PromotionRefused, UsageError
@@ -186,8 +186,10 @@ def _fill(
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(adapter.path / name, target)
     draft.write("metrics.json", (report.path / "metrics.json").read_bytes())
-    draft.write("README.md", tracking.model_card(adapter, report, name=version.name, base=base).encode())
-    draft.write("NOTICE", tracking.licence_notice(adapter, base).encode())
+    lineage, info = adapter.lineage, adapter.info
+    card = cards.model_card(lineage, info, name=version.name, base=base, digest=adapter.digest, report=report)
+    draft.write(cards.CARD, card.encode())
+    draft.write(cards.NOTICE, cards.licence_notice(lineage, base).encode())
     draft.write("inferenceservice.yaml", inference_service(version, adapter.digest).encode())
 
 

@@ -6,7 +6,7 @@ import json
 import subprocess
 from pathlib import Path
 
-from dubmill import tracking
+from dubmill import cards, tracking
 from dubmill.artifacts import Adapter, Report
 from dubmill.errors import UsageError
 from dubmill.files import digest_of, sha256_of, write_atomically
@@ -52,7 +52,14 @@ def register(adapter: Adapter, report: Report, params: RegisterParams, out: Path
 def _new_version(adapter: Adapter, report: Report, params: RegisterParams) -> tracking.Version:
     name = f"{params.model}-{adapter.digest[:8]}"
     run, is_ours = tracking.open_run(params.experiment, name=name, tags={"adapter_digest": adapter.digest})
-    card = tracking.model_card(adapter, report, name=params.model, base=tracking.base_of(adapter, report))
+    card = cards.model_card(
+        adapter.lineage,
+        adapter.info,
+        name=params.model,
+        base=cards.base_of(adapter.info, report),
+        digest=adapter.digest,
+        report=report,
+    )
     tracking.log_params(run, adapter.lineage.params, prefix=adapter.lineage.step)
     if (adapter.path / LOSSES).is_file():
         tracking.log_losses(run, adapter.path / LOSSES)
@@ -78,7 +85,7 @@ def lineage_tags(adapter: Adapter, report: Report) -> dict[str, str]:
         "pair_source": lineage.pair_source,
         "licence": lineage.licence,
         "consent": lineage.consent,
-        "base_model": tracking.base_of(adapter, report),
+        "base_model": cards.base_of(adapter.info, report),
         "git_revision": git_revision(),
         "dvc_revision": dvc_revision(),
         **{f"input.{word}": digest for word, digest in lineage.inputs.items()},

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from dubmill.artifacts import Backbone, ClipSet, Lineage, PromptSet
+from dubmill.artifacts import WHOLE, Backbone, ClipSet, Draft, Lineage, Part, PromptSet
 from dubmill.backbone import Modules, is_filmed, load
 from dubmill.generation import generate
 from dubmill.params import SynthesizeParams
@@ -16,8 +16,12 @@ from dubmill.storage import clip_members
 logger = logging.getLogger(__name__)
 
 
-def synthesize(backbone: Backbone, prompts: PromptSet, params: SynthesizeParams, out: Path) -> ClipSet:
+def synthesize(
+    backbone: Backbone, prompts: PromptSet, params: SynthesizeParams, out: Path, *, part: Part = WHOLE
+) -> ClipSet | Draft[ClipSet]:
     """Generate a switch clip for each prompt, a shard per batch; a rerun goes on after the last whole shard.
+
+    One part of several leaves its shards in the draft, unsealed; the call for the whole that follows them seals it.
 
     Raises:
         BadParams: the size does not fit the backbone, or has no halves on latent borders.
@@ -30,20 +34,18 @@ def synthesize(backbone: Backbone, prompts: PromptSet, params: SynthesizeParams,
         text_encoder=backbone.text_encoder_digest,
         licence=backbone.lineage.licence,
     )
-    draft = ClipSet.draft(out, lineage)
+    draft = ClipSet.draft(out, lineage, is_shared=not part.is_whole)
     if draft.is_sealed:
         return draft.seal()
-    modules = load(backbone)
-    half_frames(params.num_frames, modules.geometry.temporal)
-    for index, batch in enumerate(prompts.batches(prompts.rows, params.batch_size)):
-        if draft.has_shard(index):
-            continue
-        rows = [ClipRow(id=prompt.id, prompt=prompt, has_clip=not is_filmed(prompt)) for prompt in batch]
+    batches = list(prompts.batches(prompts.rows, params.batch_size))
+    if todo := draft.missing(len(batches), part):
+        modules = load(backbone)
+        half_frames(params.num_frames, modules.geometry.temporal)
+    for index in todo:
+        rows = [ClipRow(id=prompt.id, prompt=prompt, has_clip=not is_filmed(prompt)) for prompt in batches[index]]
         draft.add_shard(index, rows, _generate([row.prompt for row in rows if row.has_clip], params, modules))
-        logger.info(
-            "synthesized %d of %d clips", min((index + 1) * params.batch_size, len(prompts.rows)), len(prompts.rows)
-        )
-    return draft.seal({"num_clips": len(prompts.rows)})
+        logger.info("synthesized shard %d of %d", index + 1, len(batches))
+    return draft.seal({"num_clips": len(prompts.rows)}) if part.is_whole else draft
 
 
 def _generate(prompts: list[Prompt], params: SynthesizeParams, modules: Modules) -> dict[str, bytes]:

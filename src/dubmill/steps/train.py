@@ -5,13 +5,15 @@ from __future__ import annotations
 import logging
 import sys
 from pathlib import Path
+from typing import Any
 
-from dubmill import adapters
-from dubmill.artifacts import Adapter, Backbone, LatentSet, Lineage
+from dubmill import adapters, cards
+from dubmill.artifacts import Adapter, Backbone, Draft, LatentSet, Lineage
 from dubmill.backbone import load
 from dubmill.errors import MismatchedBackbone
+from dubmill.optimizing import held
 from dubmill.params import TrainParams
-from dubmill.training import LossLog, Trainer
+from dubmill.training import LossLog, Trainer, join_processes
 
 logger = logging.getLogger(__name__)
 
@@ -19,12 +21,22 @@ logger = logging.getLogger(__name__)
 def train(backbone: Backbone, latents: LatentSet, params: TrainParams, out: Path) -> Adapter:
     """Fit one LoRA adapter on encoded pairs and seal it at `out`; a killed run goes on from its last checkpoint.
 
+    Started by torchrun or `accelerate launch`, all processes train the one adapter, and the first of them writes it.
+
     Raises:
-        MismatchedBackbone: `latents` were encoded by another backbone.
+        Interrupted: the run was asked to end (SIGTERM); a checkpoint of its last step is kept.
+        MismatchedBackbone: `latents` were encoded by another backbone or text encoder.
     """
     if latents.lineage.backbone != backbone.digest:
         raise MismatchedBackbone(
             f"the latents were encoded by backbone {latents.lineage.backbone[:12]}, this one is {backbone.digest[:12]}",
+            where=str(latents.path),
+            cure="run encode again with this backbone",
+        )
+    if latents.lineage.text_encoder != backbone.text_encoder_digest:
+        raise MismatchedBackbone(
+            f"the captions were read by text encoder {latents.lineage.text_encoder[:12]}, "
+            f"this backbone has {backbone.text_encoder_digest[:12]}",
             where=str(latents.path),
             cure="run encode again with this backbone",
         )
@@ -36,17 +48,39 @@ def train(backbone: Backbone, latents: LatentSet, params: TrainParams, out: Path
         text_encoder=backbone.text_encoder_digest,
         licence=latents.lineage.licence,
         pair_source=latents.lineage.pair_source,
+        consent=latents.lineage.consent,
     )
-    draft = Adapter.draft(out, lineage)
+    accelerator = join_processes(params)
+    with accelerator.main_process_first():  # it clears what is not to be gone on from; the others find the draft made
+        draft = Adapter.draft(out, lineage, is_shared=not accelerator.is_main_process)
     if draft.is_sealed:
         return draft.seal()
-    trainer = Trainer(load(backbone), latents, params, draft.path)
+    trainer = Trainer(load(backbone), latents, params, draft.path, accelerator)
+    place = (accelerator.process_index + 1, accelerator.num_processes)
+    logger.info("process %d of %d holds %d of %d weights", *place, *held(trainer.modules.transformer))
+    if not accelerator.is_main_process:
+        trainer.run(lambda row: None)
+        trainer.gather()
+        accelerator.wait_for_everyone()
+        return draft.seal()
+    logger.info("what trains, at which rate:\n%s", adapters.group_table(trainer.lora, trainer.rates))
     log = LossLog(draft.path, trainer.num_done)
     with _Progress(params.num_steps) as progress:
         trainer.run(lambda row: (log.add(row), progress.show(row)))
-    info = _info(backbone, latents, params)
-    metadata = {"backbone": backbone.digest, "reference_positions": params.reference_positions}
+    trainer.gather()
+    info = {**_info(backbone, latents, params), "sigma_histogram": log.sigma_histogram()}
+    adapter = _finish(draft, trainer, lineage, info)
+    accelerator.wait_for_everyone()
+    return adapter
+
+
+def _finish(draft: Draft[Adapter], trainer: Trainer, lineage: Lineage, info: dict[str, object]) -> Adapter:
+    metadata = adapters.facts(lineage, info)
     draft.write(adapters.WEIGHTS, adapters.to_bytes(trainer.modules.transformer, metadata))
+    base = cards.base_of(info, None)
+    card = cards.model_card(lineage, info, name="dubbing adapter", base=base, digest="", report=None)
+    draft.write(cards.CARD, card.encode())
+    draft.write(cards.NOTICE, cards.licence_notice(lineage, base).encode())
     for checkpoint in trainer.checkpoints():
         checkpoint.unlink()
     return draft.seal(info)
@@ -57,9 +91,9 @@ def _info(backbone: Backbone, latents: LatentSet, params: TrainParams) -> dict[s
     return {
         "base_model": backbone.info["repo"],
         "rank": params.rank,
-        "alpha": params.alpha,
         "targets": list(params.targets),
         "reference_positions": params.reference_positions,
+        "reference_attention": params.reference_attention,
         "isolate_modalities": params.isolate_modalities,
         "pair_source": latents.lineage.pair_source,
         "num_pairs": latents.info["num_pairs"],
@@ -85,7 +119,7 @@ class _Progress:
         if self.bar:
             self.bar.close()
 
-    def show(self, row: dict[str, float]) -> None:
+    def show(self, row: dict[str, Any]) -> None:
         """Tell one step."""
         losses = f"video {row['video']:.4f} audio {row['audio']:.4f}"
         if self.bar:

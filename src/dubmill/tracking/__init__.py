@@ -5,12 +5,10 @@ runs      what a run holds: params, figures, loss curves, files
 registry  model versions found by the adapter's digest; the aliases challenger, champion and previous
 ledger    who was champion, since when and why: a file that only grows (MLflow keeps no such history)
 rules     when a challenger becomes champion
-cards     the README of an adapter, from its lineage and its report
 
 MLflow is imported when the first call needs it (1.8 s), with its telemetry switched off.
 """
 
-from dubmill.tracking.cards import base_of, licence_notice, model_card
 from dubmill.tracking.ledger import Entry, Ledger
 from dubmill.tracking.registry import (
     CHALLENGER,
@@ -44,19 +42,16 @@ __all__ = [
     "add_report",
     "aliased",
     "answering",
-    "base_of",
     "client",
     "close_run",
     "create_version",
     "find_version",
     "get_version",
-    "licence_notice",
     "log_adapter",
     "log_figures",
     "log_losses",
     "log_params",
     "log_report",
-    "model_card",
     "move_alias",
     "open_run",
     "promote_alias",

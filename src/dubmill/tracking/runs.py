@@ -18,7 +18,7 @@ from dubmill.tracking.server import answering, artifact_root, client, is_missing
 if TYPE_CHECKING:
     from mlflow.entities import Metric, Run
 
-LOSSES = "losses.jsonl"  # of an adapter: one {"step", "video", "audio", "total", "lr"} a line
+LOSSES = "losses.jsonl"  # of an adapter: one {"step", "video", "audio", "total", "lr", "sigmas"} a line
 METRICS_JSON = "metrics.json"  # of a report
 MAX_BATCH = 1000  # metrics per call, MLflow's limit; params: 100
 MAX_PROXIED_BYTES = 50_000_000  # uploads through the server's proxy time out above this (mlflow#7564, #8539)
@@ -151,10 +151,10 @@ def _log_metrics(run: Run, points: list[Metric]) -> None:
 
 
 def log_adapter(run: Run, adapter: Adapter, card: str) -> str:
-    """Put the sealed adapter and its card under `adapter/` of the run; gives the folder's URI.
+    """Put the sealed adapter under `adapter/` of the run, its card beside it; gives the folder's URI.
 
     Through a server's proxy only small files travel safely: a larger adapter is logged by reference, that is its
-    manifest with the digest of every file, its card, and where it lies.
+    manifest with the digest of every file, and where it lies.
     """
     mlflow, run_id = client(), run.info.run_id
     size = sum((adapter.path / name).stat().st_size for name in adapter.manifest.files)
@@ -164,8 +164,7 @@ def log_adapter(run: Run, adapter: Adapter, card: str) -> str:
         if by_reference:
             reference = {"uri": adapter.path.resolve().as_uri(), "digest": adapter.digest, "bytes": size}
             mlflow.log_dict(run_id, reference, "adapter/reference.json")
-        if "README.md" not in adapter.manifest.files:
-            mlflow.log_text(run_id, card, "adapter/README.md")
+        mlflow.log_text(run_id, card, "card.md")  # with figures; the README sealed with the adapter has none
     return f"{run.info.artifact_uri}/adapter"
 
 

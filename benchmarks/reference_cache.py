@@ -1,0 +1,101 @@
+"""What does a dub cost whose reference attends to itself alone, beside one whose reference attends to everything?
+
+    python benchmarks/reference_cache.py [--rounds 5] [--batch 1]
+
+A reference that attends to itself alone goes through the transformer once per dub; its keys and values are reused at
+every step. Both kinds are timed in turn in one run, on nano, whole dubs of one half clip with the committed sampling;
+prints the median of the ratios pair by pair, and the same for reading the reference afresh at every step, which shows
+what the reuse is worth. The cost does not depend on the weights' values, so no adapter is needed; quality does: train
+one with `dvc exp run -S train.reference_attention=self`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dubmill import conditioning, denoising, params
+from dubmill.backbone import load, materialize
+from dubmill.clips import Clip
+from dubmill.dubber import Dubber
+from dubmill.nano import world
+from dubmill.rows import Line
+
+
+def source(seed: int) -> tuple[Clip, Line]:
+    """One half of a film of the nano world, and words for its dub."""
+    phrases = world.random_phrases(np.random.default_rng(seed))
+    half = world.halves(world.film(world.puppet(seed), tuple(phrases), motion_seed=seed))[0]
+    clip = Clip(half.frames_FHWC, Fraction(world.FRAME_RATE), half.audio_N[None], world.SAMPLE_RATE_HZ)
+    return clip, Line(language=phrases[1].language, text=" ".join(phrases[1].words))
+
+
+def seconds(work: Any) -> float:
+    """Wall time of one call."""
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def afresh(work: Any) -> Any:
+    """`work` with the reference read again before each forward: what is saved by not doing so."""
+    predict, last = denoising.predict, []
+
+    def remember(*args: Any) -> None:
+        last[:] = args
+        conditioning.remember(*args)
+
+    def predict_afresh(*args: Any, **more: Any) -> Any:
+        conditioning.remember(*last)
+        return predict(*args, **more)
+
+    def run() -> None:
+        from dubmill import ltx2_dub
+
+        ltx2_dub.remember, denoising.predict = remember, predict_afresh
+        try:
+            work()
+        finally:
+            ltx2_dub.remember, denoising.predict = conditioning.remember, predict
+
+    return run
+
+
+def main() -> None:
+    """Time the kinds in turn and print their ratios."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--batch", type=int, default=1)
+    asked = parser.parse_args()
+    values = params.load(Path(__file__).parents[1] / "params.yaml")
+    clips, lines = zip(*[source(seed) for seed in range(asked.batch)], strict=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        backbone = materialize(values.backbone, Path(scratch) / "backbone")
+        modules = load(backbone)
+
+        def dub(attention: str) -> Any:
+            how = {"reference": "negative", "isolate": True, "attention": attention, "worn": {}}
+            dubber = Dubber(backbone, modules, values.dub.sampling, **how)
+            return lambda: dubber.dub_batch(clips, lines, range(asked.batch))
+
+        full, cached, again = dub("full"), dub("self"), afresh(dub("self"))
+        full(), cached(), again()
+        rounds = [(seconds(full), seconds(cached), seconds(again)) for _ in range(asked.rounds)]
+    ratios = [statistics.median(row[kind] / row[0] for row in rounds) for kind in (1, 2)]
+    sys.stdout.write(
+        f"dub of {asked.batch} by nano, reference remembered / full attention: median {ratios[0]:.3f} of {asked.rounds}"
+        f" (read afresh at every step: {ratios[1]:.3f}; full attention takes"
+        f" {statistics.median(row[0] for row in rounds):.2f} s)\n"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,17 @@
+"""Media files in and out: the only user of FFmpeg, by way of ffmpeg-python.
+
+The executable is the `ffmpeg` on PATH, else the one in the imageio-ffmpeg wheel. What FFmpeg must seek in lives in
+anonymous memory, so a killed process leaves nothing behind; only `write_film` and `write_sound` write where they are told.
+"""
+
+from dubmill.media.loudness import UNHEARD_LUFS, loudness
+from dubmill.media.probing import Limits, MediaInfo, OversizedMedia, probe
+from dubmill.media.process import CONTAINERS, Source, executable, name_of
+from dubmill.media.reading import SILENCE, frames, metadata, read, sound
+from dubmill.media.writing import METADATA_KEYS, lossless_bytes, mp4_bytes, wav_bytes, write_film, write_sound
+
+__all__ = [
+    "CONTAINERS", "METADATA_KEYS", "SILENCE", "UNHEARD_LUFS", "Limits", "MediaInfo", "OversizedMedia", "Source",
+    "executable", "frames", "loudness", "lossless_bytes", "metadata", "mp4_bytes", "name_of", "probe", "read", "sound",
+    "wav_bytes", "write_film", "write_sound",
+]  # fmt: skip

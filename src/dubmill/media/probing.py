@@ -1,0 +1,173 @@
+"""What a file holds, found by decoding all of it, and the limits that keep a stranger's file from filling the memory."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+from dubmill.errors import UnreadableMedia
+from dubmill.media.process import TRUSTED, Source, content, name_of, readable, started, stream
+
+# What a file of variable rate is made constant at, where FFmpeg's own guess is the clock of its time stamps.
+USUAL_RATES = tuple(
+    Fraction(*rate)
+    for rate in ((24000, 1001), (24, 1), (25, 1), (30000, 1001), (30, 1), (50, 1), (60000, 1001), (60, 1))
+)
+_MAX_RATE = 120
+_TRANSFERS = {"smpte2084": "PQ", "arib-std-b67": "HLG"}
+
+
+class OversizedMedia(UnreadableMedia):
+    """It is longer, larger or heavier than the caller's limits allow."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What is still taken on: a longer, larger or heavier clip is refused before it fills the memory."""
+
+    max_seconds: float = 60.0
+    max_side: int = 4096  # pixels
+    max_decoded_bytes: int = 2 * 1024**3  # of the frames once they are resampled
+
+
+@dataclass(frozen=True)
+class MediaInfo:
+    """What a file holds, as shown: sides after rotation with square pixels, `num_frames` at the constant `frame_rate`."""
+
+    width: int
+    height: int
+    frame_rate: Fraction
+    num_frames: int
+    has_audio: bool
+    sample_rate_hz: int  # 0 without audio
+    channels: int  # 0 without audio
+    hdr: str = ""  # PQ or HLG; empty: standard range
+
+    @property
+    def seconds(self) -> float:
+        """Length of the picture track."""
+        return float(self.num_frames / self.frame_rate)
+
+
+def probe(source: Source, *, limits: Limits | None = None) -> MediaInfo:
+    """What `source` holds, by decoding all of it: counts are exact, a header is not trusted; constant memory.
+
+    Raises:
+        UnreadableMedia: it is not there, not media, truncated, or without picture or frames.
+        OversizedMedia: it is over a limit.
+    """
+    limits = limits or Limits()
+    name = name_of(source)
+    with readable(source) as (url, fds):
+        header = _picture_header(url, fds)
+        told = stream(_census(url, limits, _odd_rate(header)), name=name, fds=fds)
+        info = _parse_census(_lines(told), name, _hdr(header))
+    _hold_against(limits, info, name)
+    return info
+
+
+def _picture_header(url: str, fds: list[int]) -> str:
+    """FFmpeg's line about the picture; empty where there is none, of which the census will complain."""
+    import ffmpeg
+
+    graph = ffmpeg.input(url, **TRUSTED).output("pipe:", format="null", c="copy", **{"frames": 0, "v": "info"})
+    with started(graph, fds=fds, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as (process, told):
+        process.wait()
+        text = content(told).decode("utf-8", "replace")
+    lines = re.findall(r"^ *Stream #0:\d+.*?: Video: (.*)$", text, flags=re.MULTILINE)
+    return next((line for line in lines if "attached pic" not in line), "")
+
+
+def _odd_rate(header: str) -> Fraction | None:
+    """The usual rate nearest to the mean one, for a file whose varying time stamps have no rate that FFmpeg could find."""
+    told = {kind: float(number) * (1000 if kilo else 1) for number, kilo, kind in _RATES.findall(header)}
+    if told.get("tbr", 0) <= _MAX_RATE:
+        return None
+    return min(USUAL_RATES, key=lambda rate: abs(rate - told.get("fps", 0.0)))
+
+
+_RATES = re.compile(r"([\d.]+)(k?) (fps|tbr)\b")
+
+
+def _hdr(header: str) -> str:
+    return next((name for transfer, name in _TRANSFERS.items() if transfer in header), "")
+
+
+def _census(url: str, limits: Limits, rate: Fraction | None) -> Any:
+    """Decode everything to one line per frame; `xerror` makes a torn file an error and not a shorter clip."""
+    import ffmpeg
+
+    source = ffmpeg.input(url, t=limits.max_seconds + 1.0, **TRUSTED)
+    streams = source["V:0?"], source["a:0?"]
+    square = {"filter:v": "scale=w=iw*sar:h=ih,setsar=1"} | ({"r": str(rate)} if rate else {})
+    return ffmpeg.output(
+        *streams, "pipe:", format="framecrc", fps_mode="cfr", acodec="pcm_s16le", **square
+    ).global_args("-xerror")
+
+
+def _lines(told: Iterable[bytes]) -> Iterator[str]:
+    rest = b""
+    for data in told:
+        *whole, rest = (rest + data).split(b"\n")
+        yield from (line.decode("utf-8", "replace") for line in whole)
+
+
+def _parse_census(lines: Iterable[str], name: str, hdr: str) -> MediaInfo:
+    """The facts in framecrc's lines: `#key stream: value`, then `stream, dts, pts, duration, bytes, checksum`."""
+    facts: dict[tuple[str, str], str] = {}
+    counts: dict[str, int] = {}
+    first: dict[str, list[str]] = {}
+    for line in lines:
+        if told := re.match(r"#(\w+) (\d+): (.+)$", line):
+            facts[told[1], told[2]] = told[3]
+        elif line and not line.startswith("#"):
+            index = line.split(",", 1)[0].strip()
+            counts[index] = counts.get(index, 0) + 1
+            first.setdefault(index, line.split(","))
+    kinds = {value: index for (key, index), value in facts.items() if key == "media_type"}
+    if "video" not in kinds:
+        raise UnreadableMedia("there is no picture in it", where=name, cure="give a video, not a sound file")
+    if not counts.get(kinds["video"]):
+        raise UnreadableMedia("its picture track has no frames", where=name, cure="export it again")
+    width, height = (int(side) for side in facts["dimensions", kinds["video"]].split("x"))
+    heard = first.get(kinds.get("audio", ""))
+    return MediaInfo(
+        width=width,
+        height=height,
+        frame_rate=1 / Fraction(facts["tb", kinds["video"]]),
+        num_frames=counts[kinds["video"]],
+        has_audio=bool(heard),
+        sample_rate_hz=int(facts["sample_rate", kinds["audio"]]) if heard else 0,
+        channels=int(heard[4]) // (2 * int(heard[3])) if heard else 0,  # bytes per 16-bit sample
+        hdr=hdr,
+    )
+
+
+def _hold_against(limits: Limits, info: MediaInfo, name: str) -> None:
+    if info.seconds > limits.max_seconds:
+        raise OversizedMedia(f"it is longer than {limits.max_seconds:g} s", where=name, cure="cut it first")
+    if max(info.width, info.height) > limits.max_side:
+        raise OversizedMedia(
+            f"{info.width}x{info.height} is larger than {limits.max_side} pixels a side", where=name, cure="scale it"
+        )
+
+
+def hold_weight(
+    limits: Limits, info: MediaInfo, rate: Fraction, height: int | None, width: int | None, name: str
+) -> None:
+    """Refuse what would fill the memory once decoded.
+
+    Raises:
+        OversizedMedia: it would.
+    """
+    tall, wide = height or info.height, width or info.width
+    weight = round(info.seconds * rate) * tall * wide * 3
+    if weight > limits.max_decoded_bytes:
+        cap = limits.max_decoded_bytes / 1024**3
+        raise OversizedMedia(
+            f"its frames would fill {weight / 1024**3:.1f} GiB, over {cap:.1f}", where=name, cure="cut or scale it"
+        )

@@ -1,0 +1,169 @@
+"""Clips from media files, whole or frame by frame; a source is a path or a file's bytes.
+
+Axes: F frames, H height, W width, C channels (frames: RGB), N samples.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import IO, Any
+
+import numpy as np
+
+from dubmill.clips import Clip, fit
+from dubmill.errors import UnreadableMedia
+from dubmill.media.probing import Limits, MediaInfo, hold_weight, probe
+from dubmill.media.process import SCALING, TRUSTED, Source, content, name_of, readable, run, scratch, stream, url
+
+SILENCE = 1e-4  # peak below -80 dBFS: no voice to take over
+_TONE_MAPPED = (
+    ("zscale", {"t": "linear", "npl": 100}),
+    ("format", {"pix_fmts": "gbrpf32le"}),
+    ("zscale", {"p": "bt709"}),
+    ("tonemap", {"tonemap": "hable", "desat": 0}),
+    ("zscale", {"t": "bt709", "m": "bt709", "r": "tv"}),
+    ("format", {"pix_fmts": "yuv444p"}),
+)
+
+
+def read(
+    source: Source,
+    *,
+    frame_rate: Fraction | None,
+    sample_rate_hz: int,
+    height: int | None = None,
+    width: int | None = None,
+    channels: int = 1,
+    needs_sound: bool = True,
+    tone_map: bool = False,
+    limits: Limits | None = None,
+) -> Clip:
+    """`source` as a clip, rotated as its file says, resampled, its sound cut or padded to the picture's length.
+
+    `frame_rate` None keeps the file's own. With both sides given the picture is scaled to cover them and cropped at its
+    centre; with one, the other follows; pixels become square. Without `needs_sound`, silence stands in for no sound.
+    `tone_map` brings HDR to standard range, which changes its colours for good.
+
+    Raises:
+        UnreadableMedia: as `probe`; or HDR that shall not be mapped; or no sound, or only silence, and sound is needed.
+    """
+    limits = limits or Limits()
+    name, info = name_of(source), probe(source, limits=limits)
+    if needs_sound and not info.has_audio:
+        raise UnreadableMedia("there is no sound in it", where=name, cure="give a clip in which somebody speaks")
+    rate = frame_rate or info.frame_rate
+    hold_weight(limits, info, rate, height, width, name)
+    sides = _sides(info, height, width)
+    with readable(source) as (place, fds), scratch() as heard:
+        graph = _both(
+            place, heard, info, _picture(place, info, rate, sides, tone_map, name), (sample_rate_hz, channels)
+        )
+        pictures = bytearray()
+        for data in stream(graph, name=name, fds=[*fds, heard.fileno()]):
+            pictures += data
+        samples = np.frombuffer(content(heard), dtype="<f4").reshape(-1, channels).T
+    if needs_sound and np.abs(samples).max(initial=0.0) < SILENCE:
+        raise UnreadableMedia("its sound is silent", where=name, cure="give a clip in which somebody speaks")
+    frames_FHWC = np.frombuffer(pictures, dtype=np.uint8).reshape(-1, *sides, 3)
+    num_samples = round(len(frames_FHWC) / rate * sample_rate_hz)
+    audio_CN = np.clip(fit(samples.astype(np.float32), num_samples), -1.0, 1.0)
+    return Clip(frames_FHWC, rate, np.ascontiguousarray(audio_CN), sample_rate_hz)
+
+
+def frames(
+    source: Source, info: MediaInfo, *, frame_rate: Fraction, height: int, width: int, tone_map: bool = False
+) -> Iterator[np.ndarray]:
+    """The frames (H, W, 3) of `source` one by one, as `read` would resample them; one frame is in memory at a time.
+
+    Raises:
+        UnreadableMedia: it cannot be decoded, or is HDR that shall not be mapped.
+    """
+    name, pending = name_of(source), bytearray()
+    with readable(source) as (place, fds):
+        graph = _picture(place, info, frame_rate, (height, width), tone_map, name)
+        for data in stream(_raw(graph).global_args("-xerror"), name=name, fds=fds):
+            pending += data
+            while len(pending) >= height * width * 3:
+                frame, pending = pending[: height * width * 3], pending[height * width * 3 :]
+                yield np.frombuffer(frame, dtype=np.uint8).reshape(height, width, 3)
+
+
+def sound(source: Source, *, sample_rate_hz: int, channels: int, block_samples: int = 1 << 15) -> Iterator[np.ndarray]:
+    """The sound of `source` from its picture's start, in blocks (N, C) of float32; nothing where it has none.
+
+    Raises:
+        UnreadableMedia: it cannot be decoded.
+    """
+    import ffmpeg
+
+    size, pending = block_samples * channels * 4, bytearray()
+    with readable(source) as (place, fds):
+        heard = _heard(ffmpeg.input(place, **TRUSTED), sample_rate_hz)
+        graph = heard.output("pipe:", format="f32le", ac=channels, ar=sample_rate_hz)
+        for data in stream(graph.global_args("-xerror"), name=name_of(source), fds=fds):
+            pending += data
+            while len(pending) >= size:
+                block, pending = pending[:size], pending[size:]
+                yield np.frombuffer(block, dtype="<f4").reshape(-1, channels)
+    if pending:
+        yield np.frombuffer(pending, dtype="<f4").reshape(-1, channels)
+
+
+def metadata(source: Source) -> dict[str, str]:
+    """The container's metadata, such as title and comment.
+
+    Raises:
+        UnreadableMedia: it is not there or not media.
+    """
+    import ffmpeg
+
+    with readable(source) as (place, fds):
+        told = run(ffmpeg.input(place, **TRUSTED).output("pipe:", format="ffmetadata"), name=name_of(source), fds=fds)
+    lines = (line for line in re.split(r"(?<!\\)\n", told.decode("utf-8", "replace")) if "=" in line)
+    pairs = (re.split(r"(?<!\\)=", line, maxsplit=1) for line in lines if line[0] not in ";#")
+    return {key: re.sub(r"\\(.)", r"\1", value, flags=re.DOTALL) for key, value in pairs}
+
+
+def _sides(info: MediaInfo, height: int | None, width: int | None) -> tuple[int, int]:
+    """Height and width to read at: as asked for, the other in proportion."""
+    tall = height or (max(1, round(info.height * width / info.width)) if width else info.height)
+    wide = width or (max(1, round(info.width * height / info.height)) if height else info.width)
+    return tall, wide
+
+
+def _picture(place: str, info: MediaInfo, rate: Fraction, sides: tuple[int, int], tone_map: bool, name: str) -> Any:
+    import ffmpeg
+
+    if info.hdr and not tone_map:
+        raise UnreadableMedia(
+            f"its picture is HDR ({info.hdr})", where=name, cure="convert it to BT.709, or ask for tone mapping"
+        )
+    # start_time and first_pts: a track that begins late is filled from the clip's start, not moved to it
+    picture = ffmpeg.input(place, **TRUSTED)["V:0"].filter("fps", fps=str(rate), start_time=0)
+    for step, options in _TONE_MAPPED if info.hdr else ():
+        picture = picture.filter(step, **options)
+    height, width = sides
+    cover = {"force_original_aspect_ratio": "increase", "flags": SCALING}
+    picture = picture.filter("scale", w="iw*sar", h="ih", flags=SCALING).filter("setsar", 1)
+    return picture.filter("scale", w=width, h=height, **cover).filter("crop", width, height, exact=1)
+
+
+def _raw(picture: Any) -> Any:
+    return picture.output("pipe:", format="rawvideo", pix_fmt="rgb24")
+
+
+def _heard(source: Any, sample_rate_hz: int) -> Any:
+    return source["a:0"].filter("aresample", sample_rate_hz, **{"async": 1, "first_pts": 0})
+
+
+def _both(place: str, heard: IO[bytes], info: MediaInfo, picture: Any, listening: tuple[int, int]) -> Any:
+    import ffmpeg
+
+    outs = [_raw(picture)]
+    if info.has_audio:
+        sample_rate_hz, channels = listening
+        sounding = _heard(ffmpeg.input(place, **TRUSTED), sample_rate_hz)
+        outs.append(sounding.output(url(heard), format="f32le", ac=channels, ar=sample_rate_hz))
+    return ffmpeg.merge_outputs(*outs).overwrite_output()

@@ -1,0 +1,176 @@
+"""The dubber on the miniature: how it reads an adapter, the first frame, the second stage."""
+
+import miniature
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from dubmill import adapters
+from dubmill.adapters import trained_as
+from dubmill.artifacts import Adapter, Lineage
+from dubmill.backbone import load
+from dubmill.codec import encode
+from dubmill.dubber import SECOND_STAGE, Dubber, half_size
+from dubmill.errors import BadArtifact, BadParams
+from dubmill.rows import Line
+
+LINE = Line(language="es", text="uno dos")
+TARGETS = ["to_q", "to_v", "to_out.0"]
+LATER = {"sigmas": [0.909375, 0.421875], "keep_adapter": True, "lora": "none"}
+
+
+@pytest.fixture(scope="module")
+def doubling(tmp_path_factory):
+    """A backbone with a latent upsampler."""
+    return miniature.backbone(tmp_path_factory.mktemp("doubling") / "backbone", has_upsampler=True)
+
+
+def lora(transformer, seed):
+    """A LoRA that does something, as bytes; the layers are left on the transformer."""
+    adapters.add(transformer, rank=2, alpha=8.0, dropout=0.0, targets=TARGETS)
+    torch.manual_seed(seed)
+    for value in adapters.parameters(transformer).values():
+        torch.nn.init.normal_(value, std=0.5)
+
+
+def an_adapter(out, backbone, metadata, **info):
+    """An untrained adapter that moves everything, sealed with this info."""
+    transformer = load(backbone).transformer
+    lora(transformer, 3)
+    draft = Adapter.draft(out, Lineage(step="train", params={}, backbone=backbone.digest))
+    draft.write(adapters.WEIGHTS, adapters.to_bytes(transformer, metadata))
+    return draft.seal({"rank": 2, "alpha": 8.0, "targets": TARGETS, "isolate_modalities": True, **info})
+
+
+@pytest.fixture(scope="module")
+def adapter(doubling, tmp_path_factory):
+    told = {"reference_positions": "negative", "reference_attention": "self"}
+    return an_adapter(tmp_path_factory.mktemp("adapter") / "adapter", doubling, told, **told)
+
+
+def test_a_dub_reads_its_reference_as_the_adapter_was_trained_to(doubling, adapter):
+    dubber = Dubber.load(doubling, adapter, sampling=miniature.sampling(video_guidance=2.0))
+    assert (dubber.reference, dubber.attention, dubber.isolate) == ("negative", "self", True)
+    seen = []
+    block = dubber.modules.transformer.transformer_blocks[0]
+    hook = block.register_forward_hook(
+        lambda module, args, kwargs, output: seen.append(len(output[0])), with_kwargs=True
+    )
+    clip = miniature.clip()
+    dubbed = dubber.dub(clip, line=LINE, seed=1)
+    hook.remove()
+    assert dubbed.frames_FHWC.shape == clip.frames_FHWC.shape
+    assert seen == [1, 2, 2]  # the reference once, then both halves of guidance at each step
+
+
+def test_an_adapter_that_does_not_tell_how_it_reads_its_reference_is_older_and_reads_it_in_full(doubling, tmp_path):
+    old = an_adapter(tmp_path / "adapter", doubling, {}, reference_positions="shared")
+    assert trained_as(old)["attention"] == "full"
+
+
+@pytest.mark.parametrize("name", ["reference_positions", "reference_attention"])
+def test_an_adapter_whose_weights_and_manifest_disagree_is_refused(doubling, tmp_path, name):
+    """Trap: an adapter used at positions, or with an attention, that it was not trained with."""
+    told = {"reference_positions": "negative", "reference_attention": "full"}
+    other = told | {name: {"reference_positions": "shared", "reference_attention": "self"}[name]}
+    mixed = an_adapter(tmp_path / "adapter", doubling, told, **other)
+    with pytest.raises(BadArtifact, match=f"were trained with {name} '{told[name]}'"):
+        Dubber.load(doubling, mixed, sampling=miniature.sampling())
+
+
+@pytest.mark.parametrize("is_asked", [True, False])
+def test_the_sources_first_frame_is_the_dubs_where_asked(doubling, is_asked):
+    clip, sigmas = miniature.clip(), []
+    dubber = Dubber.load(doubling, None, sampling=miniature.sampling(num_steps=1, first_frame=is_asked))
+    dubber.modules.transformer.register_forward_pre_hook(
+        lambda module, args, kwargs: sigmas.append((kwargs["timestep"][0], kwargs["hidden_states"][0])),
+        with_kwargs=True,
+    )
+    dubber.dub(clip, line=LINE, seed=1)
+    (timesteps, tokens), first = sigmas[0], 2 * 3  # rows and columns of latents in 64 x 96 pixels
+    source = encode([clip], dubber.modules).video_BSD[0]
+    assert (timesteps[:first] == 0).all() == is_asked
+    assert torch.equal(tokens[:first], source[:first]) == is_asked
+    assert (timesteps[first : len(source)] > 0).all()
+
+
+def test_progress_is_told_over_both_stages(doubling):
+    told = []
+    dubber = Dubber.load(doubling, None, sampling=miniature.sampling(second_stage=LATER))
+    dubber.dub(miniature.clip(height=128, width=128), line=LINE, seed=1, progress=told.append)
+    assert told == pytest.approx([0.25, 0.5, 0.75, 1.0])
+
+
+def test_the_second_stage_doubles_the_picture_and_leaves_the_sound_as_the_first_made_it(doubling, adapter):
+    dubber = Dubber.load(doubling, adapter, sampling=miniature.sampling(second_stage=LATER))
+    calls, run = [], dubber.pipeline.__call__
+
+    def watch(*args, **asked):
+        made = run(*args, **asked)
+        calls.append((asked, made))
+        return made
+
+    dubber.pipeline = watched(dubber.pipeline, watch)
+    clip = miniature.clip(height=128, width=192)
+    dubbed = dubber.dub(clip, line=LINE, seed=1)
+    (first, rough), (second, fine) = calls
+    assert (first["height"], first["width"], second["height"], second["width"]) == (64, 96, 128, 192)
+    assert torch.equal(fine[1], rough[1])
+    assert torch.equal(second["reference_audio_latents"], rough[1])
+    assert torch.equal(second["reference_latents"], encode([clip], dubber.modules).video_BSD)
+    assert torch.equal(first["reference_latents"], encode([half_size(clip)], dubber.modules).video_BSD)
+    assert second["guidance_scale"] == 1
+    assert dubbed.frames_FHWC.shape == clip.frames_FHWC.shape
+
+
+def watched(pipeline, call):
+    """The pipeline, called through `call`."""
+    kind = type("Watched", (), {"__call__": lambda self, *args, **asked: call(*args, **asked)})
+    made = kind()
+    made.pack = pipeline.pack
+    return made
+
+
+@pytest.mark.parametrize(
+    ("keep", "has_lora", "expected"),
+    [(True, False, ["dub"]), (False, False, []), (True, True, ["dub", SECOND_STAGE]), (False, True, [SECOND_STAGE])],
+)
+def test_the_second_stage_wears_its_own_adapters_and_the_first_gets_its_own_back(
+    doubling, adapter, tmp_path, keep, has_lora, expected
+):
+    """The 19B recipe leaves the dubbing LoRA out of stage two and puts a distilled one in; the 22B one keeps it."""
+    path = tmp_path / "distilled.safetensors"
+    save_file(load_file(adapter.path / adapters.WEIGHTS), path)
+    later = {**LATER, "keep_adapter": keep, "lora": str(path) if has_lora else "none"}
+    dubber = Dubber.load(doubling, adapter, strength=0.5, sampling=miniature.sampling(second_stage=later))
+    layer = dubber.modules.transformer.transformer_blocks[0].attn1.to_q
+    worn = []
+    layer.register_forward_pre_hook(
+        lambda module, args: worn.append([] if layer.disable_adapters else sorted(layer.active_adapters))
+    )
+    dubber.dub(miniature.clip(height=128, width=128), line=LINE, seed=1)
+    assert worn == [["dub"]] * 3 + [expected] * 3  # each stage: the reference, then two steps
+    assert layer.active_adapters == ["dub"]
+    assert layer.scaling["dub"] == pytest.approx(0.5 * 8 / 2)
+
+
+def test_a_second_stage_without_an_upsampler_or_its_lora_is_refused(mini_backbone, doubling):
+    with pytest.raises(BadArtifact, match="no latent upsampler"):
+        Dubber.load(mini_backbone, None, sampling=miniature.sampling(second_stage=LATER))
+    gone = {**LATER, "lora": "gone.safetensors"}
+    with pytest.raises(BadArtifact, match=r"gone\.safetensors: no LoRA file"):
+        Dubber.load(doubling, None, sampling=miniature.sampling(second_stage=gone))
+
+
+def test_a_clip_whose_half_does_not_fit_is_refused_before_anything_is_sampled(doubling):
+    dubber = Dubber.load(doubling, None, sampling=miniature.sampling(second_stage=LATER))
+    with pytest.raises(BadParams, match="48 does not divide by 32"):
+        dubber.dub(miniature.clip(height=64, width=96), line=LINE, seed=1)
+
+
+def test_half_a_clip_has_the_means_of_its_pixels():
+    clip = miniature.clip(num_frames=1, height=4, width=4)
+    small = half_size(clip).frames_FHWC
+    assert small.shape == (1, 2, 2, 3)
+    assert np.abs(small[0, 0, 1] - clip.frames_FHWC[0, :2, 2:].mean(axis=(0, 1))).max() <= 0.5

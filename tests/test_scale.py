@@ -1,0 +1,372 @@
+"""Several processes and several tasks: the figures do not depend on their number, and who is stopped loses little."""
+
+import errno
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import miniature
+import noise_pairs
+import numpy as np
+import pytest
+import torch
+import yaml
+from accelerate.state import AcceleratorState
+from safetensors.torch import load_file
+
+from dubmill import adapters, optimizing, training
+from dubmill import params as parameters
+from dubmill.artifacts import Part
+from dubmill.backbone import load
+from dubmill.errors import BadParams, OutOfRoom, UnsayableText, UsageError
+from dubmill.generation import Region
+from dubmill.launching import outliving, train_together
+from dubmill.params import SamplingParams, SynthesizeParams
+from dubmill.prompting import draw, over_articulated
+from dubmill.steps import inpaint as inpaint_module
+from dubmill.steps import synthesize as synthesize_module
+from dubmill.steps.train import train
+
+ROOT = Path(__file__).parents[1]
+PARAMS = noise_pairs.PARAMS.model_copy(update={"dropout": 0.0, "batch_size": 3, "accumulate": 2, "num_steps": 4})
+GLOO = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="module")
+def latents(mini_backbone, mini, tmp_path_factory):
+    return noise_pairs.latents(mini_backbone, mini, tmp_path_factory.mktemp("latents") / "latents")
+
+
+@pytest.fixture(scope="module")
+def alone(mini_backbone, latents, tmp_path_factory):
+    """What one process makes."""
+    return train(mini_backbone, latents, PARAMS, tmp_path_factory.mktemp("alone") / "adapter")
+
+
+@pytest.fixture(autouse=True)
+def _on_the_cpu(monkeypatch):
+    for name, value in GLOO.items():
+        monkeypatch.setenv(name, value)
+
+
+def losses(adapter):
+    rows = [json.loads(line) for line in (adapter.path / training.LOSSES).read_text().splitlines()]
+    return [[row["video"], row["audio"]] for row in rows]
+
+
+def weights_held(capfd):
+    """How many weights the first process of a training said it holds, and of how many."""
+    held, of_all = re.search(r"process 1 of 2 holds (\d+) of (\d+) weights", capfd.readouterr().err).groups()
+    return int(held), int(of_all)
+
+
+def same_weights(one, other):
+    mine, theirs = (load_file(adapter.path / adapters.WEIGHTS) for adapter in (one, other))
+    assert mine.keys() == theirs.keys()
+    # Adam turns the last bit of a tiny gradient into a step: the mean difference tells, not the largest
+    gaps = torch.stack([(mine[name] - theirs[name]).abs().mean() for name in mine])
+    moved = torch.stack([mine[name].abs().mean() for name in mine if "lora_B" in name])
+    assert gaps.max() < 1e-3 * moved.mean()
+
+
+@contextmanager
+def dying_at(num_steps):
+    """While open, a training ends as if killed once it has made `num_steps`."""
+    step = training.Trainer.step
+
+    def until(self, index):
+        if index == num_steps:
+            raise KeyboardInterrupt
+        return step(self, index)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(training.Trainer, "step", until)
+        with pytest.raises(KeyboardInterrupt):
+            yield
+
+
+def test_two_processes_that_share_batches_make_what_one_makes(mini_backbone, latents, alone, tmp_path, capfd):
+    """An odd batch, two to an optimizer step: one process holds two samples, the other one."""
+    shared = train_together(mini_backbone, latents, PARAMS, tmp_path / "ddp", num_processes=2)
+    held, of_all = weights_held(capfd)
+    assert held == of_all
+    np.testing.assert_allclose(losses(shared), losses(alone), rtol=1e-4)
+    same_weights(shared, alone)
+    assert not list(shared.path.glob("checkpoint-*"))
+
+
+def test_two_processes_that_share_the_weights_go_on_from_one_processs_checkpoint_to_what_one_makes(
+    mini_backbone, latents, alone, tmp_path, capfd
+):
+    """FSDP2: base and LoRA are spread over both; a checkpoint is whole, so that their number may change."""
+    params = PARAMS.model_copy(update={"parallel": "fsdp", "gradient_checkpointing": True})
+    with dying_at(2):
+        train(mini_backbone, latents, params, tmp_path / "fsdp")
+    shared = train_together(mini_backbone, latents, params, tmp_path / "fsdp", num_processes=2)
+    held, of_all = weights_held(capfd)
+    assert held < 0.6 * of_all
+    np.testing.assert_allclose(losses(shared), losses(alone), rtol=1e-4)
+    same_weights(shared, alone)
+
+
+def test_a_batch_smaller_than_the_processes_is_refused():
+    class Two:
+        num_processes = 2
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(training, "Accelerator", lambda **_: Two())
+        with pytest.raises(BadParams, match="a batch of 1 cannot be split over 2 processes"):
+            training.join_processes(PARAMS.model_copy(update={"batch_size": 1}))
+
+
+def test_the_slices_of_a_batch_hold_all_of_its_weight(mini_backbone, latents, tmp_path):
+    trainer = training.Trainer(load(mini_backbone), latents, PARAMS, tmp_path, training.join_processes(PARAMS))
+    shares = []
+    for rank in range(2):
+        trainer.accelerator = type("Place", (), {"process_index": rank, "num_processes": 2})
+        batch, *share = trainer._drawn(0, 0)
+        shares.append(share)
+        assert len(batch.target) == len(batch.text) == (2, 1)[rank]
+    np.testing.assert_allclose(np.sum(shares, axis=0), 1, rtol=1e-6)
+
+
+def test_bf16_trains_float32_weights_to_nearly_the_same_loss(mini_backbone, latents, alone, tmp_path):
+    params = PARAMS.model_copy(update={"mixed_precision": "bf16"})
+    AcceleratorState._reset_state(reset_partial_state=True)  # a process keeps its first precision
+    try:
+        half = train(mini_backbone, latents, params, tmp_path / "adapter")
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
+    np.testing.assert_allclose(losses(half)[0], losses(alone)[0], rtol=0.02)
+    assert losses(half)[0] != losses(alone)[0]
+    assert {value.dtype for value in load_file(half.path / adapters.WEIGHTS).values()} == {torch.float32}
+
+
+def test_the_8_bit_optimizer_is_refused_where_it_cannot_run(mini_backbone, latents, tmp_path, monkeypatch):
+    params = PARAMS.model_copy(update={"optimizer": "adamw8bit"})
+    with pytest.raises(BadParams, match="adamw8bit needs a CUDA GPU, and there is none; use adamw"):
+        train(mini_backbone, latents, params, tmp_path / "adapter")
+    monkeypatch.setattr(optimizing, "find_spec", lambda name: None)
+    with pytest.raises(BadParams, match="bitsandbytes, which is not installed"):
+        optimizing.optimizer({}, {}, params, torch.device("cuda"))
+
+
+def test_weights_of_one_rate_share_a_group(mini_backbone, latents, tmp_path):
+    """Trap: a group for every tensor costs a call of the optimizer for each."""
+    params = PARAMS.model_copy(update={"learning_rate_groups": {r".*\.audio_(attn1|attn2|ff)\..*": 1e-6}})
+    trainer = training.Trainer(load(mini_backbone), latents, params, tmp_path, training.join_processes(params))
+    assert sorted(group["full_rate"] for group in trainer.optimizer.param_groups) == [1e-6, 1e-2]
+    assert sum(len(group["params"]) for group in trainer.optimizer.param_groups) == len(trainer.lora)
+
+
+TRAIN = (
+    "import json, sys; from pathlib import Path; from dubmill import launching as L;"
+    "from dubmill.artifacts import Backbone, LatentSet; from dubmill.errors import DubmillError\n"
+    "args = (Backbone.open(sys.argv[1]), LatentSet.open(sys.argv[2]), L.TrainParams.model_validate_json(sys.argv[3]))\n"
+    "try: L.train_together(*args, Path(sys.argv[4]), num_processes=2)\n"
+    "except DubmillError as error: sys.exit(f'{error.exit_code} {error.sentence}')"
+)
+
+
+def started(command, out):
+    """The process of a training, once it has written its first checkpoint."""
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not list(out.glob("checkpoint-*")) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return process
+
+
+def last_step(out):
+    return int(sorted(out.glob("checkpoint-*"))[-1].stem.split("-")[1])
+
+
+def test_a_training_asked_to_end_keeps_its_last_step_says_so_and_goes_on(mini_backbone, latents, tmp_path):
+    """SIGTERM, as Kubernetes sends it before a spot node goes; through the command, with a real process."""
+    values = yaml.safe_load((ROOT / "params.yaml").read_text())
+    params = PARAMS.model_copy(update={"num_steps": 400, "accumulate": 1, "checkpoint_every": 7})
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(values | {"train": params.model_dump()}))
+    out = tmp_path / "adapter"
+    words = ["--backbone", str(mini_backbone.path), "--latents", str(latents.path), "--out", str(out)]
+    command = [sys.executable, "-m", "dubmill.cli", "train", *words, "--params", str(tmp_path / "params.yaml")]
+    process = started(command, out)
+    process.send_signal(signal.SIGTERM)
+    said = process.communicate()[1].splitlines()
+    assert process.returncode == 75
+    assert said[-1].endswith("of 400, which is kept; run the step again to go on from there")
+    assert last_step(out) == len((out / training.LOSSES).read_text().splitlines())
+    trainer = training.Trainer(load(mini_backbone), latents, params, out, training.join_processes(params))
+    assert trainer.num_done == last_step(out)
+
+
+def test_two_processes_asked_to_end_stop_at_the_same_step_and_go_on(mini_backbone, latents, tmp_path):
+    """Trap: one leaves the loop a step before the other, which then waits for it until it is killed."""
+    params, out = PARAMS.model_copy(update={"num_steps": 400, "accumulate": 1}), tmp_path / "adapter"
+    words = [str(mini_backbone.path), str(latents.path), params.model_dump_json(), str(out)]
+    process = started([sys.executable, "-c", TRAIN, *words], out)
+    process.send_signal(signal.SIGTERM)
+    said = process.communicate(timeout=60)[1]
+    assert f"75 {out}: asked to end; run the step again" in said
+    assert last_step(out) == len((out / training.LOSSES).read_text().splitlines())
+
+
+def test_a_full_disk_while_a_checkpoint_is_written_is_one_sentence_and_leaves_the_one_before(
+    mini_backbone, latents, tmp_path, monkeypatch
+):
+    sync, calls = os.fsync, []
+
+    def full_at_the_third(number):
+        calls.append(number)
+        if len(calls) == 3:  # the draft, the checkpoint of step 2, the one of step 4
+            raise OSError(errno.ENOSPC, "No space left on device")
+        sync(number)
+
+    params, out = PARAMS.model_copy(update={"num_steps": 6}), tmp_path / "adapter"
+    monkeypatch.setattr(os, "fsync", full_at_the_third)
+    with pytest.raises(OutOfRoom, match="the disk is full; free room and run the step again"):
+        train(mini_backbone, latents, params, out)
+    monkeypatch.setattr(os, "fsync", sync)
+    assert [path.name for path in out.glob("*checkpoint*")] == ["checkpoint-00000002.safetensors"]
+    assert (
+        train(mini_backbone, latents, params, out).digest
+        == train(mini_backbone, latents, params, tmp_path / "b").digest
+    )
+
+
+def test_a_step_drafts_where_a_lost_pod_leaves_it_and_ends_where_it_was_asked_to(
+    mini_backbone, latents, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("DUBMILL_WORK", str(tmp_path / "work"))
+    opened, params = [mini_backbone, latents], PARAMS.model_copy(update={"num_steps": 3})
+    with dying_at(2):
+        outliving(train, opened, params, tmp_path / "first-pod")
+    (draft,) = (tmp_path / "work/drafts").iterdir()
+    assert last_step(draft) == 2
+    sealed = outliving(train, opened, params, tmp_path / "second-pod")
+    assert sealed.path == tmp_path / "second-pod"
+    assert not list((tmp_path / "work/drafts").iterdir())
+    assert sealed.digest == train(mini_backbone, latents, params, tmp_path / "plain").digest
+
+
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory):
+    """Bank prompts: the miniature has no world."""
+    from dubmill.steps.prompts import prompts
+
+    values = parameters.load(ROOT / "params.yaml").prompts
+    few = values.model_copy(update={"source": "bank", "num_train": 5, "num_heldout": 2, "languages": ["en", "es"]})
+    return prompts(few, tmp_path_factory.mktemp("prompts") / "prompts")
+
+
+SYNTHESIZE = SynthesizeParams(
+    seed=1,
+    num_frames=17,
+    height=64,
+    width=64,
+    frame_rate=25.0,
+    batch_size=2,
+    sampling=SamplingParams(num_steps=1, video_guidance=1.0, audio_guidance=1.0),
+)
+
+
+def test_tasks_that_share_the_shards_of_a_step_make_the_set_that_one_makes(mini_backbone, asked, tmp_path, monkeypatch):
+    whole = synthesize_module.synthesize(mini_backbone, asked, SYNTHESIZE, tmp_path / "whole")
+    for index in (1, 0, 2):
+        draft = synthesize_module.synthesize(mini_backbone, asked, SYNTHESIZE, tmp_path / "parts", part=Part(index, 3))
+        assert not draft.is_sealed
+    assert draft.missing(4, Part(0, 1)) == []
+    monkeypatch.setattr(synthesize_module, "load", lambda backbone: pytest.fail("there was nothing left to make"))
+    sealed = synthesize_module.synthesize(mini_backbone, asked, SYNTHESIZE, tmp_path / "parts")
+    assert sealed.digest == whole.digest
+
+
+def test_a_task_of_other_params_is_refused_and_one_that_starts_clears_nothing_of_another(
+    mini_backbone, asked, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(synthesize_module, "_generate", lambda prompts, params, modules: {})
+    synthesize_module.synthesize(mini_backbone, asked, SYNTHESIZE, tmp_path / "parts", part=Part(0, 2))
+    on_its_way = tmp_path / "parts/.shard-00001.tar.abcd.partial"
+    on_its_way.write_bytes(b"half")
+    synthesize_module.synthesize(mini_backbone, asked, SYNTHESIZE, tmp_path / "parts", part=Part(1, 2))
+    assert on_its_way.exists()
+    other = SYNTHESIZE.model_copy(update={"seed": 2})
+    with pytest.raises(UsageError, match="the work of other inputs or params"):
+        synthesize_module.synthesize(mini_backbone, asked, other, tmp_path / "parts", part=Part(1, 2))
+    assert synthesize_module.ClipSet.open(
+        synthesize_module.synthesize(mini_backbone, asked, SYNTHESIZE, tmp_path / "parts").path
+    )
+    assert not on_its_way.exists()
+
+
+@pytest.mark.parametrize(("shard", "more"), [("4/4", []), ("one", []), ("0/2", ["--again"])])
+def test_a_shard_that_makes_no_sense_is_refused_before_anything_is_opened(shard, more, tmp_path):
+    from typer.testing import CliRunner
+
+    from dubmill.cli import app
+
+    words = ["synthesize", "--backbone", "none", "--prompts", "none", "--out", str(tmp_path), "--shard", shard, *more]
+    result = CliRunner().invoke(app, words)
+    assert isinstance(result.exception, UsageError)
+    assert "--shard" in result.exception.sentence
+
+
+INPAINT = parameters.load(ROOT / "params.yaml").inpaint.model_copy(
+    update={"lip_augmentation_share": 0.5, "sampling": SYNTHESIZE.sampling, "resamplings": 1}
+)
+
+
+def test_the_second_pass_makes_a_new_mouth_to_the_sound_of_the_first(mini):
+    """Lip augmentation: sound from the plain pass, picture from the over-articulated one, which is given that sound."""
+    before = miniature.clip(num_frames=17, seed=1)
+    shape = inpaint_module.shape_of(before, mini)
+    mouth_BS = torch.zeros(1, shape.video_tokens, dtype=torch.bool)
+    mouth_BS[:, 0] = True
+    region = Region(mouth_BS, torch.ones(1, shape.audio, dtype=torch.bool))
+    (voiced,) = inpaint_module.inpaint_clips([before], ["A person"], region, [3], SYNTHESIZE.sampling, 1, mini)
+    jobs, inpaint_clips = [], inpaint_module.inpaint_clips
+
+    def watched(clips, captions, region, *rest):
+        jobs.append((clips[0], captions[0], region))
+        return inpaint_clips(clips, captions, region, *rest)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(inpaint_module, "inpaint_clips", watched)
+        made = inpaint_module.articulate(before, voiced, "A person, very clearly", region, 3, INPAINT, mini)
+    ((given, caption, seen),) = jobs
+    assert caption == "A person, very clearly"
+    assert np.array_equal(given.audio_CN, voiced.audio_CN)
+    assert np.array_equal(given.frames_FHWC, before.frames_FHWC)
+    assert torch.equal(seen.video_BS, region.video_BS)
+    assert not seen.audio_BL.any()
+    assert np.array_equal(made.audio_CN, voiced.audio_CN)
+    assert not np.array_equal(made.frames_FHWC, voiced.frames_FHWC)
+
+
+def test_its_share_of_the_training_clips_is_drawn_for_each_alone_and_never_of_those_kept_for_evaluation():
+    values = parameters.load(ROOT / "params.yaml").prompts
+    prompts = draw(values.model_copy(update={"source": "bank", "num_train": 200, "languages": ["en", "es"]}))
+    chosen = {prompt.id for prompt in prompts if inpaint_module._is_articulated(prompt, INPAINT)}
+    assert chosen <= {prompt.id for prompt in prompts if prompt.split == "train"}
+    assert 70 < len(chosen) < 130
+    more = INPAINT.model_copy(update={"lip_augmentation_share": 0.7})
+    assert chosen < {prompt.id for prompt in prompts if inpaint_module._is_articulated(prompt, more)}
+    none = INPAINT.model_copy(update={"lip_augmentation_share": 0.0})
+    assert not any(inpaint_module._is_articulated(prompt, none) for prompt in prompts)
+
+
+def test_an_over_articulated_caption_keeps_the_form_and_the_nano_world_has_no_words_for_one():
+    from dubmill.prompting.form import caption_faults
+
+    values = parameters.load(ROOT / "params.yaml").prompts
+    (prompt, *_) = draw(values.model_copy(update={"source": "bank", "languages": ["en", "es"]}))
+    said = over_articulated(prompt.caption_first_dubbed, prompt)
+    assert said.startswith(prompt.caption_first_dubbed)
+    assert not list(caption_faults(said, (prompt.first_dubbed, prompt.second)))
+    with pytest.raises(UnsayableText, match="set it to 0"):
+        inpaint_module._is_articulated(draw(values)[0], INPAINT)
