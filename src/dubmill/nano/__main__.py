@@ -13,7 +13,7 @@ PARTS = {
     "vocoder": 3000,
     "scorers": 1200,
     "latents": 0,
-    "base": 2600,
+    "base": 4200,
 }
 """Parts in the order in which they need each other, and the steps that the shipped weights took."""
 
