@@ -293,24 +293,21 @@ def test_the_ltx2_clip_has_halves_on_latent_borders_and_sides_that_divide():
     assert merged.height % 32 == merged.width % 32 == 0
 
 
-@pytest.mark.parametrize(
-    ("module", "rate"),
-    [
-        ("audio_attn1.to_q", 1e-6),
-        ("audio_ff.net.2", 1e-6),
-        ("video_to_audio_attn.to_k", 1e-6),
-        ("audio_to_video_attn.to_k", 2e-4),
-        ("attn1.to_q", 2e-4),
-        ("ff.net.0.proj", 2e-4),
-    ],
-)
-def test_the_audio_branch_alone_learns_slowly(module, rate):
+def test_the_audio_branch_alone_learns_slowly():
     pytest.importorskip("torch")
     from dubmill.adapters import groups
 
+    expected = {
+        "audio_attn1.to_q": 1e-6,
+        "audio_ff.net.2": 1e-6,
+        "video_to_audio_attn.to_k": 1e-6,
+        "audio_to_video_attn.to_k": 2e-4,
+        "attn1.to_q": 2e-4,
+        "ff.net.0.proj": 2e-4,
+    }
     train = dubmill_params.load(ROOT / "params.yaml", ROOT / "k8s" / "overlays" / "ltx2" / "params.yaml").train
-    name = f"transformer_blocks.7.{module}.lora_A.dubmill.weight"
-    assert groups([name], train) == {name: rate}
+    rates = groups([f"transformer_blocks.7.{module}.lora_A.dubmill.weight" for module in expected], train)
+    assert list(rates.values()) == list(expected.values())
 
 
 # Containerfiles

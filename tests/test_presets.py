@@ -17,7 +17,7 @@ every_preset = pytest.mark.parametrize("name", preset_names())
 
 
 def test_the_presets_of_the_method_are_there():
-    assert preset_names() == ["dubit-2.3", "jdi-19b", "jdi-19b-paper"]
+    assert preset_names() == ["dubit-2.3", "jdi-19b", "jdi-19b-paper", "jdi-19b-two-stages"]
 
 
 @every_preset
@@ -70,7 +70,22 @@ def test_the_release_has_its_published_figures():
         3,
         1,
     )
+    assert (params.dub.sampling.first_frame, params.dub.sampling.second_stage.sigmas) == (True, [])
     assert params.inpaint.mask_threshold == 0.1
+
+
+def test_clips_are_made_under_the_guidance_published_for_dev_models():
+    sampling = load(COMMITTED, Path("jdi-19b")).synthesize.sampling
+    assert (sampling.num_steps, sampling.video_guidance, sampling.audio_guidance) == (40, 3, 7)
+    assert (sampling.video_stg, sampling.audio_stg, sampling.stg_blocks) == (1, 1, [29])
+    assert (sampling.video_modality, sampling.audio_modality) == (3, 3)
+    assert (sampling.video_rescale, sampling.audio_rescale) == (0.7, 0.7)
+
+
+def test_the_released_second_stage_is_a_variant_of_its_own():
+    second = load(COMMITTED, Path("jdi-19b-two-stages")).dub.sampling.second_stage
+    assert (second.sigmas, second.keep_adapter) == ([0.725, 0.421875], False)
+    assert second.lora == "ltx-2-19b-distilled-lora-384.safetensors"
 
 
 def test_the_papers_variant_differs_in_size_and_in_the_rate_of_the_audio_alone():
@@ -89,7 +104,10 @@ def test_dub_it_has_its_references_before_time_zero_and_no_mask():
     params = load(COMMITTED, Path("dubit-2.3"))
     assert (params.train.reference_positions, params.train.isolate_modalities) == ("negative", False)
     assert params.train.rank == 128
-    assert (params.dub.sampling.num_steps, params.dub.sampling.video_guidance) == (8, 1)
+    assert params.dub.sampling.sigmas == [1, 0.99375, 0.9875, 0.98125, 0.975, 0.909375, 0.725, 0.421875]
+    second = params.dub.sampling.second_stage
+    assert (second.sigmas, second.keep_adapter, second.lora) == ([0.909375, 0.725, 0.421875], True, "none")
+    assert (params.dub.sampling.video_guidance, params.dub.sampling.audio_guidance) == (1, 1)
     assert params.backbone.architecture == "ltx-2.3-22b"
 
 
