@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dubmill import cli_adapter, cli_script
+from dubmill import cli_adapter, cli_plan, cli_script
 from dubmill.errors import DubmillError, OutOfRoom, UsageError
 
 if TYPE_CHECKING:
@@ -348,6 +348,8 @@ def params(
 
 app.command()(cli_script.transcribe)
 app.command()(cli_script.translate)
+app.command()(cli_plan.plan)
+app.command()(cli_plan.presets)
 
 
 def _show_markdown(text: str) -> None:

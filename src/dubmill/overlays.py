@@ -46,6 +46,13 @@ def preset(name: str) -> Path:
     return PRESETS / f"{name}.yaml"
 
 
+def preset_values(name: str, section: str) -> tuple[str, dict[str, Any]]:
+    """The first line of a preset, which tells what it is, and one of its sections with that of what it extends under it."""
+    given = read_yaml(preset(name))
+    below = preset_values(given[EXTENDS], section)[1] if EXTENDS in given else {}
+    return preset(name).read_text().splitlines()[0].removeprefix("# "), below | given.get(section, {})
+
+
 def lay_over(values: Mapping[str, Any], overlay: Path) -> dict[str, Any]:
     """`values` under an overlay, which is a file or the name of a preset; what it extends comes between.
 
