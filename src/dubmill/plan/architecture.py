@@ -33,8 +33,7 @@ class Activations:
 
     block_video: float
     block_audio: float
-    outside: float
-    passing: float
+    around: float
     inference: float
 
 

@@ -19,7 +19,7 @@ def disk_of(params: Params, architecture: Architecture) -> dict[str, int]:
     halves = 4 * num_clips * half  # two pairs of a clip, two sides of a pair
     lora = architecture.transformer.lora_parameters(params.train.rank, params.train.targets)
     return {
-        "backbone": 2 * sum(architecture.parameters.values()) * (2 if architecture.name == "nano" else 1),
+        "backbone": 2 * sum(architecture.parameters.values()),
         "clips": num_clips * whole,
         "pairs": halves,
         "gated pairs": halves,

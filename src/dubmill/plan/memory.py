@@ -106,9 +106,9 @@ def _activations(work: Work, architecture: Architecture, measures: Measures) -> 
     if work.step != "train":
         return work.samples * units.inference * (video + audio)
     block = units.block_video * video + units.block_audio * audio
-    outside = (units.outside + units.passing) * (video + audio)
+    around = units.around * (video + audio)
     kept = block + model.num_blocks * (video + audio) if measures.checkpointing else model.num_blocks * block
-    return work.samples * (outside + kept)
+    return work.samples * (around + kept)
 
 
 def _masks(work: Work, params: Params, architecture: Architecture, measures: Measures) -> float:
