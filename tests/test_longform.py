@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import test_serving
 
-from dubmill import cli, longform, media, params
+from dubmill import cli, longform, media, params, subtitles
 from dubmill.clips import Clip
 from dubmill.errors import ConsentMissing, DubmillError, UnreadableMedia, UnsayableText
 from dubmill.longform import ClipSize, Film, Job, Look, plan
@@ -344,6 +344,35 @@ def test_the_command_dubs_a_video_of_any_length_and_marks_it(tmp_path, places, m
     assert "machine-generated dub" in media.metadata("new/out.mp4")["comment"]
     assert "Ana Ruiz" in Path("consent.jsonl").read_text()
     assert media.probe("new/out.mp4").num_frames == media.probe("in.mov").num_frames
+
+
+def test_a_text_alone_is_shared_out_over_the_speech_of_a_film_and_written_as_captions(
+    tmp_path, places, monkeypatch, capsys
+):
+    seconds_N = np.arange(8 * 16000) / 16000
+    is_said_N = ((seconds_N > 1) & (seconds_N < 2)) | ((seconds_N > 5) & (seconds_N < 6))
+    sound_N = np.random.default_rng(0).normal(0, 0.2, len(seconds_N)).astype(np.float32) * (is_said_N + 0.001)
+    film = Clip(np.full((100, 64, 64, 3), 90, np.uint8), Fraction(25, 2), sound_N[None].astype(np.float32), 16000)
+    (tmp_path / "in.mp4").write_bytes(media.mp4_bytes(film))
+    asked = ["--to", "es", "--text", "uno, dos.", "--out", "out.mp4", "--consent", "Ana Ruiz agrees"]
+    where = [part for name, path in places.items() for part in (f"--{name}", str(path))]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["dubmill", "dub", "in.mp4", *asked, "--captions", "out.srt", *where])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert not ended.value.code, capsys.readouterr().err
+    cues = subtitles.read(Path("out.srt"))
+    assert [cue.text for cue in cues] == ["uno,", "dos."]
+    assert cues[0].start_seconds == pytest.approx(1, abs=0.3)
+    assert cues[1].start_seconds == pytest.approx(5, abs=0.3)
+    assert media.probe("out.mp4").num_frames == 100
+
+
+def test_a_text_for_a_film_in_which_nobody_speaks_is_refused(tmp_path, places):
+    film = Clip(np.full((100, 64, 64, 3), 90, np.uint8), Fraction(25, 2), np.zeros((1, 8 * 16000), np.float32), 16000)
+    (tmp_path / "in.mp4").write_bytes(media.mp4_bytes(film))
+    with pytest.raises(UnreadableMedia, match="no speech|silent"):
+        opening.cues_of_text(tmp_path / "in.mp4", "uno", "es", release=places["release"], tone_map=False)
 
 
 def test_no_film_is_dubbed_without_consent_or_beside_a_single_text(tmp_path, places, monkeypatch, capsys):

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dubmill import cli_adapter, cli_plan, cli_script
+from dubmill import cli_adapter, cli_dub, cli_plan, cli_script
 from dubmill.errors import DubmillError, OutOfRoom, UsageError
 
 if TYPE_CHECKING:
@@ -222,11 +222,14 @@ def dub(
         Path | None, typer.Argument(help="a video file to dub; without it this is the step", show_default=False)
     ] = None,
     to: Annotated[str, typer.Option(help="language to dub into, a BCP-47 tag")] = "",
-    text: Annotated[str, typer.Option(help="the words to say, for a clip of the trained length")] = "",
+    text: Annotated[str, typer.Option(help="the words to say; in a longer video shared out over its speech")] = "",
     script: Annotated[
         Path | None, typer.Option(help="SRT or WebVTT of the words to say, for any length", show_default=False)
     ] = None,
-    tone_map: Annotated[bool, typer.Option("--tone-map", help="with --script: bring HDR to standard range")] = False,
+    captions: Annotated[
+        Path | None, typer.Option(help="write what is said, as SRT or WebVTT", show_default=False)
+    ] = None,
+    tone_map: Annotated[bool, typer.Option("--tone-map", help="of a film: bring HDR to standard range")] = False,
     consent: Annotated[str, typer.Option(help="who agreed to be dubbed, in one sentence")] = "",
     release: Annotated[Path, typer.Option(help="the promoted release to dub with")] = Path("work/release"),
     seed: Annotated[int, typer.Option(help="seed of the dub")] = 0,
@@ -239,11 +242,8 @@ def dub(
     shard: Shard = "",
 ) -> None:
     """Dub a video (CLIP --to --text or --script --consent --out), or, given --adapter and --pairs, the step."""
-    if clip is not None and script is not None:
-        asked = {"path": clip, "language": to, "consent": consent, "seed": seed, "tone_map": tone_map}
-        _dub_film(script, text, out, release, backbone, **asked)
-    elif clip is not None:
-        _dub_clip(clip, out, to=to, text=text, consent=consent, release=release, backbone=backbone, seed=seed)
+    if clip is not None:
+        cli_dub.dub(cli_dub.Asked(clip, out, to, text, script, captions, tone_map, consent, seed, release, backbone))
     elif adapter is None or pairs is None:
         raise UsageError("nothing to dub", where="dubmill dub", cure="name a video file, or give --adapter and --pairs")
     else:
@@ -361,41 +361,6 @@ def _show_markdown(text: str) -> None:
     from rich.markdown import Markdown
 
     Console().print(Markdown(text))
-
-
-def _dub_clip(
-    clip: Path, out: Path, *, to: str, text: str, consent: str, release: Path, backbone: Path, seed: int
-) -> None:
-    """One dub without a server: the same desk, ledger and marks as the endpoint's."""
-    from dubmill.serving.opening import dub_file
-
-    missing = [name for name, value in (("--to", to), ("--text", text)) if not value]
-    if missing:
-        raise UsageError(
-            f"{' and '.join(missing)} missing", where="dubmill dub", cure="say which words, which language"
-        )
-    notes = dub_file(clip, out, to=to, text=text, consent=consent, release=release, backbone=backbone, seed=seed)
-    for note in notes:
-        typer.echo(note, err=True)
-    typer.echo(f"dub: {out} (machine-made, and marked as such)")
-
-
-def _dub_film(script: Path, text: str, out: Path, release: Path, backbone: Path, **asked: Any) -> None:  # noqa: ANN401
-    """A video of any length, chunk by chunk: the same desk, ledger and marks; run again, it goes on where it was."""
-    from dubmill.serving.desk import FilmRequest
-    from dubmill.serving.opening import dub_film_file
-    from dubmill.subtitles import read
-
-    if text or not asked["language"]:
-        cure = "give the words in the script" if text else "say which language"
-        raise UsageError("--text beside --script" if text else "--to missing", where="dubmill dub", cure=cure)
-    request = FilmRequest(cues=read(script), **asked)
-    with typer.progressbar(length=1000, label="dub", file=sys.stderr) as bar:
-        places = {"release": release, "backbone": backbone}
-        notes = dub_film_file(request, out, **places, progress=lambda share: bar.update(int(1000 * share) - bar.pos))
-    for note in notes:
-        typer.echo(note, err=True)
-    typer.echo(f"dub: {out} (machine-made, and marked as such)")
 
 
 def main() -> None:

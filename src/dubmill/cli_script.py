@@ -24,21 +24,18 @@ def transcribe(
     url: Url = "",
 ) -> None:
     """Write down what is said in a video, by a local Whisper or an endpoint: look it over before you use it."""
+    import numpy as np
+
     from dubmill import media, providers, subtitles
+    from dubmill.errors import UnreadableMedia
     from dubmill.languages import language as known
 
     known(language)
     writer = providers.transcriber(by, model=model, url=url)
-    heard = media.read(  # the smallest picture that carries the sound along
-        clip,
-        frame_rate=None,
-        sample_rate_hz=providers.SAMPLE_RATE_HZ,
-        channels=1,
-        height=16,
-        width=16,
-        limits=media.Limits(max_seconds=24 * 3600.0),
-    )
-    cues = writer.transcribe(heard.mono_N, language=language)
+    if not media.probe(clip, limits=media.Limits(max_seconds=24 * 3600.0)).has_audio:
+        raise UnreadableMedia("there is no sound in it", where=str(clip), cure="give a video in which somebody speaks")
+    heard = np.concatenate(list(media.sound(clip, sample_rate_hz=providers.SAMPLE_RATE_HZ, channels=1)))
+    cues = writer.transcribe(heard[:, 0], language=language)
     subtitles.write(out, cues)
     typer.echo(f"transcribe: {out}, {len(cues)} cues by a machine: read them against the clip")
 

@@ -10,10 +10,13 @@ from dubmill.artifacts import Adapter, Backbone, Release, read_manifest
 from dubmill.backbone import fit_line
 from dubmill.errors import BadArtifact, MismatchedBackbone, UnreadableMedia
 from dubmill.files import write_atomically
+from dubmill.longform import Film, speech_spans
 from dubmill.params import DubSamplingParams, validate
 from dubmill.rows import Line
 from dubmill.serving.consent import LEDGER, Ledger, check_statement
 from dubmill.serving.desk import ClipSize, Desk, Dubbing, DubRequest, FilmRequest, check
+from dubmill.subtitles import Cue
+from dubmill.timing import share_out
 
 FILM_LIMITS = media.Limits(max_seconds=24 * 3600.0)  # a film is read in windows: its length costs time, not memory
 
@@ -98,6 +101,26 @@ def dub_film_file(
         raise UnreadableMedia("there is no such file", where=str(asked.path), cure="give the path of a video")
     out.parent.mkdir(parents=True, exist_ok=True)
     return _desk(backbone, matched(backbone, release), ledger, FILM_LIMITS).dub_film(asked, out, progress)
+
+
+def cues_of_text(video: Path, text: str, language: str, *, release: Path, tone_map: bool) -> list[Cue]:
+    """The words of `text` shared out over the speech that is heard in `video`, as cues of at most a clip's length.
+
+    Raises:
+        UnreadableMedia: nobody speaks in it.
+    """
+    size = ClipSize.of(Release(release, read_manifest(release)))
+    film = Film.open(video, size, limits=FILM_LIMITS, tone_map=tone_map)
+    rate = film.size.frame_rate
+    spans = [
+        (float(at / rate), float(min(at + size.num_frames, last) / rate))
+        for first, last in speech_spans(film.look().levels_F, rate)
+        for at in range(first, last, size.num_frames)
+    ]
+    if not spans:
+        raise UnreadableMedia("no speech is heard in it", where=str(video), cure="give the words with --script")
+    said = share_out(Line(language=language, text=text), spans)
+    return [Cue(start, end, words) for (start, end), words in zip(spans, said, strict=True) if words]
 
 
 def _desk(backbone: Path, release: Release, ledger: Path, limits: media.Limits) -> Desk:
