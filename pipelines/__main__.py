@@ -13,14 +13,17 @@ import typer
 import dubmill
 from dubmill.artifacts import Release
 from dubmill.errors import DubmillError
-from dubmill.params import Params, load, merge, read_yaml, validate
+from dubmill.overlays import lay_over, read_yaml
+from dubmill.params import Params, load, validate
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
 
 CLUSTER_MLFLOW = "http://mlflow.dubmill:5000"
 
 ParamsFile = Annotated[Path, typer.Option("--params", help="values of every section, or an overlay of params.yaml")]
-Overlays = Annotated[list[Path], typer.Option("--overlay", help="file of values that differ; may be repeated")]
+Overlays = Annotated[
+    list[Path], typer.Option("--overlay", help="preset, or file of values that differ; may be repeated")
+]
 Gpu = Annotated[bool, typer.Option("--gpu/--no-gpu", help="ask for GPU pools where a step needs one")]
 Mlflow = Annotated[str, typer.Option("--mlflow", envvar="MLFLOW_TRACKING_URI", help="MLflow as the cluster sees it")]
 
@@ -122,9 +125,9 @@ def _params(path: Path, overlays: list[Path]) -> Params:
     given = read_yaml(path)
     if set(given) >= set(Params.model_fields) or path == base:
         return load(path, *overlays)
-    values = merge(read_yaml(base), given, str(path))
+    values = lay_over(read_yaml(base), path)
     for overlay in overlays:
-        values = merge(values, read_yaml(overlay), str(overlay))
+        values = lay_over(values, overlay)
     return validate(Params, values, str(path))
 
 

@@ -11,7 +11,8 @@ import yaml
 from ruamel.yaml import YAML
 
 from dubmill.errors import BadParams
-from dubmill.params import DubSamplingParams, Params, SecondStageParams, TrainParams, load, merge, read_yaml, validate
+from dubmill.overlays import merge, read_yaml
+from dubmill.params import DubSamplingParams, Params, SecondStageParams, TrainParams, load, validate
 
 ROOT = Path(__file__).parent.parent
 COMMITTED = ROOT / "params.yaml"

@@ -26,7 +26,8 @@ from dubmill.diffusion import sample_sigmas
 from dubmill.dubber import Dubber
 from dubmill.errors import BadArtifact, BadParams, MismatchedBackbone
 from dubmill.masks import keep_of, ltx2_keep_video, pixel_mask, token_mask
-from dubmill.params import Params, PromoteParams, SamplingParams, TrainParams, merge, read_yaml, validate
+from dubmill.overlays import merge, read_yaml
+from dubmill.params import Params, PromoteParams, SamplingParams, TrainParams, validate
 from dubmill.rows import DubRow, Line
 from dubmill.shapes import LatentShape
 from dubmill.steps.dub import _round_trips

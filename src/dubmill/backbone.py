@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PIPELINE = "pipeline"
+PARTS = ("transformer", "connectors", "vae", "audio_vae", "vocoder", "text_encoder")
 UPSAMPLER = "latent_upsampler"  # where LTX-2's repository has it
 
 
@@ -107,13 +109,13 @@ def _folder_digest(folder: Path, *parts: str) -> str:
     return digest_of({path.relative_to(folder).as_posix(): sha256_of(path) for path in files})
 
 
-def load(backbone: Backbone) -> Modules:
-    """The modules of a backbone, on the GPU in bf16 where there is one, else on the CPU in float32.
+def load(backbone: Backbone, *, needed: Sequence[str] = PARTS) -> Modules:
+    """The modules of a backbone, in bf16 where there is a GPU, else in float32; only the `needed` ones go to the GPU.
 
     Raises:
         BadArtifact: the modules disagree with the manifest about their geometry.
     """
-    modules = _load(backbone.path / PIPELINE)
+    modules = _load(backbone.path / PIPELINE, needed)
     declared = backbone.info["geometry"]
     if modules.geometry.to_dict() != declared:
         raise BadArtifact(
@@ -134,7 +136,7 @@ def skeleton(backbone: Backbone) -> Any:
         return LTX2VideoTransformer3DModel.from_config(config)
 
 
-def _load(folder: Path) -> Modules:
+def _load(folder: Path, needed: Sequence[str] = PARTS) -> Modules:
     import torch
     from diffusers import LTX2Pipeline
     from diffusers.utils import logging as diffusers_logging
@@ -147,20 +149,19 @@ def _load(folder: Path) -> Modules:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     try:
-        pipeline = LTX2Pipeline.from_pretrained(folder, dtype=dtype).to(device)
+        pipeline = LTX2Pipeline.from_pretrained(folder, dtype=dtype)
     except (OSError, ValueError, KeyError) as error:
         raise BadArtifact(
             f"not an LTX-2 pipeline in diffusers' layout ({str(error).splitlines()[0]})",
             where=str(folder),
             cure="give a repository or folder that LTX2Pipeline.from_pretrained opens",
         ) from error
-    parts = {name: getattr(pipeline, name) for name in ("transformer", "vae", "audio_vae", "vocoder", "connectors")}
-    for part in (*parts.values(), pipeline.text_encoder):
-        part.requires_grad_(False).eval()
+    parts = {name: getattr(pipeline, name) for name in PARTS}
+    for name, part in parts.items():
+        part.to(device if name in needed else "cpu").requires_grad_(False).eval()
     mel = settings_of(pipeline.audio_vae.config)
     return Modules(
         **parts,
-        text_encoder=pipeline.text_encoder,
         tokenizer=pipeline.tokenizer,
         scheduler=pipeline.scheduler,
         geometry=_geometry(pipeline),

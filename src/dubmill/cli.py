@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dubmill import cli_adapter, cli_dub, cli_script
+from dubmill import cli_adapter, cli_dub, cli_plan, cli_script
 from dubmill.errors import DubmillError, OutOfRoom, UsageError
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ ReportDir = Annotated[Folder, typer.Option("--report", help="sealed report")]
 RegisteredDir = Annotated[Folder, typer.Option("--registered", help="folder of model_version.json")]
 Out = Annotated[Path, typer.Option("--out", help="where to put the result")]
 ParamsFile = Annotated[Path, typer.Option("--params", help="values of every section")]
-Overlays = Annotated[list[Path], typer.Option("--overlay", help="file of the values that differ; may be repeated")]
+Overlays = Annotated[list[Path], typer.Option("--overlay", help="preset, or file of what differs; may be repeated")]
 Shard = Annotated[
     str, typer.Option("--shard", help="I/N: make part I of N alone, I from 0; without it make the rest, and seal")
 ]
@@ -348,6 +348,8 @@ def params(
 
 app.command()(cli_script.transcribe)
 app.command()(cli_script.translate)
+app.command()(cli_plan.plan)
+app.command()(cli_plan.presets)
 
 
 def _show_markdown(text: str) -> None:

@@ -12,6 +12,7 @@ DubmillError                 what happened, where, and what to do about it; the 
 ├── GateFailed               too few pairs passed the quality gates
 ├── PromotionRefused         the challenger is not better than the champion, with the reasons
 ├── ConsentMissing           a dub was asked for without a consent statement
+├── DoesNotFit               a GPU has too little memory for a step, whatever is done about it
 ├── OutOfRoom                the disk filled up; nothing sealed was lost
 ├── Interrupted              a step was asked to end and kept what it had done; exit code 75, "try again"
 └── ServiceUnavailable       a server (MLflow, KFP, an LLM endpoint) could not be reached
@@ -85,6 +86,10 @@ class PromotionRefused(DubmillError):
 
 class ConsentMissing(DubmillError):
     """Nobody said that the person in the clip agrees to be dubbed."""
+
+
+class DoesNotFit(DubmillError):
+    """A step needs more memory than the GPU has."""
 
 
 class OutOfRoom(DubmillError):

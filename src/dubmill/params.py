@@ -1,6 +1,6 @@
 """The meaning of every parameter: type, bound, unit. The values are in params.yaml, once; there are no defaults here.
 
-A section per word of the line. An overlay file lists only what differs. KFP hands numbers over as floats (8 -> 8.0):
+A section per word of the line. An overlay lists only what differs: a file, or a preset by its name. KFP hands numbers over as floats (8 -> 8.0):
 whole floats are taken as integers, 8.5 is refused.
 """
 
@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from dubmill.errors import BadParams
+from dubmill.overlays import lay_over, read_yaml
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**53)]
@@ -44,6 +44,13 @@ class BackboneParams(Section):
     repo: str = Field(description="hub: repository id or local folder; nano: ignored, keep 'nano'")
     revision: str = Field(description="hub: the pinned commit; nano: ignored, keep 'embedded'")
     licence: str = Field(description="licence id that every derivative carries")
+    architecture: Literal["nano", "ltx-2-19b", "ltx-2.3-22b"] = Field(
+        description="whose sizes `dubmill plan` counts with"
+    )
+    text_encoder: str = Field(description="where the text encoder comes from; it is in the repository, this names it")
+    vram_gb: Count | Literal["none"] = Field(
+        description="memory of the GPU that the recipe asks for; none: it runs on a CPU"
+    )
 
 
 class PromptsParams(Section):
@@ -303,54 +310,15 @@ with warnings.catch_warnings():
         promote: PromoteParams
 
 
-def merge(base: Mapping[str, Any], overlay: Mapping[str, Any], where: str = "overlay") -> dict[str, Any]:
-    """`base` with the values of `overlay` in place; free-form maps (rates, floors) are replaced whole.
-
-    Raises:
-        BadParams: the overlay names something that the base does not have.
-    """
-    merged = dict(base)
-    for name, value in overlay.items():
-        if name not in base:
-            raise BadParams(f"{name!r} is not a parameter", where=where, cure=f"use one of {', '.join(base)}")
-        nested = isinstance(value, Mapping) and isinstance(base[name], Mapping) and name not in FREE_FORM
-        merged[name] = merge(base[name], value, f"{where}.{name}") if nested else value
-    return merged
-
-
-FREE_FORM = ("learning_rate_groups", "max_regression", "floors")
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file.
-
-    Raises:
-        BadParams: no file, no YAML, or not a mapping.
-    """
-    try:
-        data = yaml.safe_load(path.read_text())
-    except FileNotFoundError as error:
-        raise BadParams(
-            "there is no such file", where=str(path), cure="run in the project's folder or pass --params"
-        ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise BadParams(
-            f"not readable as YAML ({str(error).splitlines()[0]})", where=str(path), cure="mend the file"
-        ) from error
-    if not isinstance(data, dict):
-        raise BadParams("holds no sections", where=str(path), cure="start from the committed params.yaml")
-    return data
-
-
 def load(path: Path, *overlays: Path) -> Params:
-    """Params of `path` with each overlay merged in turn.
+    """Params of `path` with each overlay, a file or a preset's name, laid over it in turn.
 
     Raises:
-        BadParams: see `merge` and `validate`.
+        BadParams: see `lay_over` and `validate`.
     """
     data = read_yaml(path)
     for overlay in overlays:
-        data = merge(data, read_yaml(overlay), str(overlay))
+        data = lay_over(data, overlay)
     return validate(Params, data, str(path))
 
 

@@ -47,7 +47,7 @@ def encode(backbone: Backbone, pairs: PairSet, params: EncodeParams, out: Path) 
     if draft.is_sealed:
         return draft.seal()
     rows = accepted(pairs)
-    modules = load(backbone)
+    modules = load(backbone, needed=["vae", "audio_vae", "text_encoder", "connectors"])
     first = pairs.clip(rows[0].id, "original")
     shape = shape_of(first, modules)
     tensors = _tensors(pairs, rows, shape, params, modules)

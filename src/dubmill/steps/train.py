@@ -55,7 +55,7 @@ def train(backbone: Backbone, latents: LatentSet, params: TrainParams, out: Path
         draft = Adapter.draft(out, lineage, is_shared=not accelerator.is_main_process)
     if draft.is_sealed:
         return draft.seal()
-    trainer = Trainer(load(backbone), latents, params, draft.path, accelerator)
+    trainer = Trainer(load(backbone, needed=["transformer"]), latents, params, draft.path, accelerator)
     place = (accelerator.process_index + 1, accelerator.num_processes)
     logger.info("process %d of %d holds %d of %d weights", *place, *held(trainer.modules.transformer))
     if not accelerator.is_main_process:

@@ -1,0 +1,86 @@
+"""Values in layers: params.yaml, then what differs, a file or a preset by its name, laid over it in turn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dubmill.errors import BadParams
+
+FREE_FORM = ("learning_rate_groups", "max_regression", "floors")
+PRESETS = Path(__file__).parent / "presets"
+EXTENDS = "extends"  # an overlay's first line may name the preset that it stands on
+
+
+def merge(base: Mapping[str, Any], overlay: Mapping[str, Any], where: str = "overlay") -> dict[str, Any]:
+    """`base` with the values of `overlay` in place; free-form maps (rates, floors) are replaced whole.
+
+    Raises:
+        BadParams: the overlay names something that the base does not have.
+    """
+    merged = dict(base)
+    for name, value in overlay.items():
+        if name not in base:
+            raise BadParams(f"{name!r} is not a parameter", where=where, cure=f"use one of {', '.join(base)}")
+        nested = isinstance(value, Mapping) and isinstance(base[name], Mapping) and name not in FREE_FORM
+        merged[name] = merge(base[name], value, f"{where}.{name}") if nested else value
+    return merged
+
+
+def preset_names() -> list[str]:
+    """The presets that ship."""
+    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
+
+
+def preset(name: str) -> Path:
+    """The file of a preset.
+
+    Raises:
+        BadParams: there is none of that name.
+    """
+    if name not in preset_names():
+        raise BadParams(f"{name!r} is no preset", cure=f"use one of {', '.join(preset_names())}, or a file's path")
+    return PRESETS / f"{name}.yaml"
+
+
+def preset_values(name: str, section: str) -> tuple[str, dict[str, Any]]:
+    """The first line of a preset, which tells what it is, and one of its sections with that of what it extends under it."""
+    given = read_yaml(preset(name))
+    below = preset_values(given[EXTENDS], section)[1] if EXTENDS in given else {}
+    return preset(name).read_text().splitlines()[0].removeprefix("# "), below | given.get(section, {})
+
+
+def lay_over(values: Mapping[str, Any], overlay: Path) -> dict[str, Any]:
+    """`values` under an overlay, which is a file or the name of a preset; what it extends comes between.
+
+    Raises:
+        BadParams: there is no such file or preset, or it names what `values` does not have.
+    """
+    given = read_yaml(overlay if overlay.is_file() or overlay.suffix in (".yaml", ".yml") else preset(str(overlay)))
+    below = given.pop(EXTENDS, None)
+    under = values if below is None else lay_over(values, preset(below))
+    return merge(under, given, str(overlay))
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file.
+
+    Raises:
+        BadParams: no file, no YAML, or not a mapping.
+    """
+    try:
+        data = yaml.safe_load(path.read_text())
+    except FileNotFoundError as error:
+        raise BadParams(
+            "there is no such file", where=str(path), cure="run in the project's folder or pass --params"
+        ) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise BadParams(
+            f"not readable as YAML ({str(error).splitlines()[0]})", where=str(path), cure="mend the file"
+        ) from error
+    if not isinstance(data, dict):
+        raise BadParams("holds no sections", where=str(path), cure="start from the committed params.yaml")
+    return data

@@ -1,0 +1,166 @@
+"""Which measures make a step fit a GPU, in the order of what they cost; or what would, where none do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from dubmill.errors import DoesNotFit
+from dubmill.params import Params
+from dubmill.plan.architecture import Architecture
+from dubmill.plan.disk import disk_of
+from dubmill.plan.gpus import Assumptions, Gpu, assumptions, gpus
+from dubmill.plan.memory import Machine, Measures, Memory, memory_of
+from dubmill.plan.work import Work, work_of
+
+TERA, GB, HOUR = 1e12, 1e9, 3600
+RECOMPUTED = 3 / 2  # two forward passes and one backward of about the same cost, against one and one
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One measure: which steps it can help, and how it is taken, by a parameter or by hand: dubmill does not do those."""
+
+    measure: str
+    steps: tuple[str, ...]
+    how: str
+    is_by_hand: bool = False
+
+
+SAMPLING = ("synthesize", "inpaint", "dub")
+LADDER = (
+    Choice("one_by_one", ("synthesize", "inpaint", "encode", "train", "dub"), "{step}.batch_size: 1"),
+    Choice("checkpointing", ("train",), "train.gradient_checkpointing: true"),
+    Choice("fsdp", ("train",), "train.parallel: fsdp"),
+    Choice("adamw_8bit", ("train",), "train.optimizer: adamw8bit"),
+    Choice("text_encoder_off", (*SAMPLING, "encode"), "text encoder off the GPU once it has spoken", is_by_hand=True),
+    Choice("text_encoder_8bit", (*SAMPLING, "encode"), "text encoder in 8 bits", is_by_hand=True),
+    Choice("base_8bit", (*SAMPLING, "train"), "transformer in 8 bits", is_by_hand=True),
+)
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """One step on one kind of GPU."""
+
+    work: Work
+    memory: Memory
+    taken: tuple[Choice, ...]
+    seconds: tuple[float, float]  # fastest, slowest
+    num_gpus: int  # that can work at it at once
+
+    @property
+    def hows(self) -> list[str]:
+        """What to set, or to bring, for the step to fit."""
+        return [choice.how.format(step=self.work.step) for choice in self.taken]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a plan is made for."""
+
+    params: Params
+    architecture: Architecture
+    gpu: Gpu
+    num_gpus: int
+    price: float  # of one GPU and hour
+    by_hand: bool  # whether measures count that dubmill does not take itself
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All steps, the disk, and what the run costs."""
+
+    asked: Asked
+    steps: tuple[StepPlan, ...]
+    disk: dict[str, int]
+    assumed: Assumptions
+
+    @property
+    def gpu_hours(self) -> tuple[float, float]:
+        """GPU hours of the run: a step pays for the GPUs that work at it."""
+        low, high = (sum(step.seconds[end] * step.num_gpus for step in self.steps) / HOUR for end in (0, 1))
+        return low, high
+
+    @property
+    def cost(self) -> tuple[float, float]:
+        """US dollars, from the fastest to the slowest."""
+        low, high = self.gpu_hours
+        return low * self.asked.price, high * self.asked.price
+
+
+def plan(asked: Asked) -> Plan:
+    """How the GPU steps of a run fit.
+
+    Raises:
+        DoesNotFit: a step fits by no measure; the sentence tells what would do.
+    """
+    steps = tuple(_step(work, asked) for work in work_of(asked.params, asked.architecture))
+    return Plan(asked, steps, disk_of(asked.params, asked.architecture), assumptions())
+
+
+def as_set(params: Params) -> Measures:
+    """The measures that the parameters take already."""
+    return Measures(
+        checkpointing=params.train.gradient_checkpointing,
+        adamw_8bit=params.train.optimizer == "adamw8bit",
+        one_by_one=False,
+        text_encoder_off=False,
+        text_encoder_8bit=False,
+        fsdp=params.train.parallel == "fsdp",
+        base_8bit=False,
+    )
+
+
+def fitted(work: Work, asked: Asked) -> tuple[Memory, Measures, tuple[Choice, ...]]:
+    """The step's memory under as many measures of the ladder as it needs, be they enough or not, and which those are."""
+    assumed = assumptions()
+    machine = Machine(asked.num_gpus, assumed.context_bytes, assumed.margin)
+    measures, taken = as_set(asked.params), ()
+    memory = memory_of(work, asked.params, asked.architecture, measures, machine)
+    for choice in LADDER:
+        if memory.total <= asked.gpu.vram_bytes:
+            break
+        if work.step not in choice.steps or (choice.is_by_hand and not asked.by_hand):
+            continue
+        helped = replace(measures, **{choice.measure: True})
+        less = memory_of(work, asked.params, asked.architecture, helped, machine)
+        if less.total < memory.total:
+            measures, memory, taken = helped, less, (*taken, choice)
+    return memory, measures, taken
+
+
+def _step(work: Work, asked: Asked) -> StepPlan:
+    memory, measures, taken = fitted(work, asked)
+    if memory.total > asked.gpu.vram_bytes:
+        raise DoesNotFit(
+            f"{work.step} needs {memory.total / GB:.0f} GB of the {asked.gpu.vram_bytes / GB:.0f} GB of each GPU",
+            where=f"{asked.num_gpus} x {asked.gpu.name}",
+            cure=_what_would_do(work, asked),
+        )
+    flops = work.flops
+    if work.step == "train" and measures.checkpointing and not asked.params.train.gradient_checkpointing:
+        flops *= RECOMPUTED
+    at_work = min(asked.num_gpus, work.num_shares)
+    is_spread = work.step == "train" and measures.fsdp
+    speed, assumed = asked.gpu.tflops * TERA * at_work, assumptions()
+    seconds = (flops / speed / assumed.fastest, flops / speed / assumed.slowest)
+    return StepPlan(work, memory, taken, seconds, asked.num_gpus if is_spread else at_work)
+
+
+def _what_would_do(work: Work, asked: Asked) -> str:
+    """The least change under which the step fits: by hand, on more GPUs, on a larger one."""
+    tried = {
+        f"use --gpu {one.name}": replace(asked, gpu=one) for one in gpus() if one.vram_bytes > asked.gpu.vram_bytes
+    }
+    if work.step == "train":
+        tried |= {
+            f"use --gpus {count}": replace(asked, num_gpus=count) for count in (2, 4, 8) if count > asked.num_gpus
+        }
+    would = [how for how, other in tried.items() if fitted(work, other)[0].total <= other.gpu.vram_bytes]
+    by_hand = replace(asked, by_hand=True)
+    memory, _, taken = fitted(work, by_hand)
+    if not asked.by_hand and memory.total <= asked.gpu.vram_bytes:
+        would.append(
+            f"take by hand what dubmill does not (--by-hand: {', '.join(one.how for one in taken if one.is_by_hand)})"
+        )
+    return " or ".join(would[:1] + would[-1:] if len(would) > 1 else would) or "make the clips or train.rank smaller"
