@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dubmill import media
+from dubmill import media, overlays
 from dubmill import params as parameters
 from dubmill.artifacts import Adapter, Backbone, DubSet, PairSet, Release, Report
 from dubmill.steps.backbone import backbone
@@ -76,7 +76,7 @@ def test_run_again_it_does_nothing_twice_but_what_the_registry_decides(ran):
 
 def test_the_steps_called_from_here_give_the_same_digests(ran, tmp_path):
     work, _, _ = ran
-    data = parameters.merge(parameters.read_yaml(ROOT / "params.yaml"), FEW)
+    data = overlays.merge(overlays.read_yaml(ROOT / "params.yaml"), FEW)
     values = parameters.validate(parameters.Params, data, "few")
     base = backbone(values.backbone, tmp_path / "backbone")
     clips = synthesize(base, prompts(values.prompts, tmp_path / "prompts"), values.synthesize, tmp_path / "clips")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from dubmill import overlays
 from dubmill import params as parameters
 from dubmill.artifacts import Backbone, ClipSet, PairSet
 from dubmill.backbone import film_pair, load
@@ -29,14 +30,14 @@ FEW = {"num_steps": 2, "video_guidance": 1.0, "audio_guidance": 2.0}
 
 @pytest.fixture(scope="module")
 def values():
-    data = parameters.read_yaml(ROOT / "params.yaml")
+    data = overlays.read_yaml(ROOT / "params.yaml")
     few = {
         "prompts": {"num_train": 3, "num_heldout": 2},
         "synthesize": {"batch_size": 2, "sampling": FEW},
         "inpaint": {"batch_size": 2, "sampling": FEW},
         "gate": {"min_accepted_share": 0.0},
     }
-    return parameters.validate(parameters.Params, parameters.merge(data, few), "test")
+    return parameters.validate(parameters.Params, overlays.merge(data, few), "test")
 
 
 @pytest.fixture(scope="module")
