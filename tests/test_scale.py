@@ -130,7 +130,7 @@ def test_the_slices_of_a_batch_hold_all_of_its_weight(mini_backbone, latents, tm
     shares = []
     for rank in range(2):
         trainer.accelerator = type("Place", (), {"process_index": rank, "num_processes": 2})
-        batch, *share = trainer._drawn(0, 0)
+        batch, *share, _ = trainer._drawn(0, 0)
         shares.append(share)
         assert len(batch.target) == len(batch.text) == (2, 1)[rank]
     np.testing.assert_allclose(np.sum(shares, axis=0), 1, rtol=1e-6)

@@ -19,10 +19,11 @@ from dubmill import adapters, media, metrics, training
 from dubmill import params as parameters
 from dubmill.adapters.lora import told
 from dubmill.artifacts import Adapter, LatentSet, Lineage
+from dubmill.attention import isolation_mask
 from dubmill.backbone import load
 from dubmill.clips import Clip
 from dubmill.codec import encode, round_trip, shape_of
-from dubmill.conditioning import encode_captions, isolated, isolation_mask, layout
+from dubmill.conditioning import encode_captions, isolated, layout
 from dubmill.diffusion import sample_sigmas
 from dubmill.dubber import Dubber
 from dubmill.errors import BadArtifact, BadParams, MismatchedBackbone
@@ -306,7 +307,6 @@ def test_12_only_the_last_checkpoints_are_kept_and_none_is_sealed(mini_backbone,
             trainer.lora
         )  # and its steps
     assert not [name for name in adapter.manifest.files if "checkpoint" in name]
-    assert LTX2.train.keep_checkpoints * LTX2.train.checkpoint_every < LTX2.train.num_steps
 
 
 def test_13_the_optimizer_holds_two_numbers_for_each_lora_parameter_and_none_for_the_frozen_model(
@@ -326,7 +326,7 @@ def test_13_the_optimizer_holds_two_numbers_for_each_lora_parameter_and_none_for
     trained = sum(value.numel() for value in trainer.lora.values())
     assert sum(moment.numel() for moment in moments) == 2 * trained
     assert {moment.dtype for moment in moments} == {torch.float32}
-    assert trained < sum(value.numel() for value in trainer.transformer.parameters())
+    assert trained < sum(value.numel() for value in trainer.modules.transformer.parameters())
 
 
 @pytest.mark.parametrize("name", ["identity_cosine", "voice_cosine", "words_right"])
