@@ -32,7 +32,7 @@ from transformers import (
 from dubmill.artifacts import Backbone, Lineage
 from dubmill.backbone import PIPELINE, UPSAMPLER, Modules, _folder_digest, _load
 from dubmill.clips import Clip
-from dubmill.params import DubSamplingParams
+from dubmill.params import DubSamplingParams, SamplingParams
 
 TEXT_TOKENS = 32
 WORDS = [
@@ -84,6 +84,12 @@ def sampling(num_steps: int = 2, **changes: object) -> DubSamplingParams:
         "second_stage": {"sigmas": [], "keep_adapter": True, "lora": "none"},
     }
     return DubSamplingParams.model_validate(plain | changes)
+
+
+def plain_sampling(num_steps: int) -> SamplingParams:
+    """`sampling` of a step that has no stages."""
+    told = sampling(num_steps).model_dump(exclude={"first_frame", "second_stage"})
+    return SamplingParams.model_validate(told)
 
 
 def modules(folder: Path) -> Modules:

@@ -152,7 +152,7 @@ def test_the_second_stage_wears_its_own_adapters_and_the_first_gets_its_own_back
     dubber.dub(miniature.clip(height=128, width=128), line=LINE, seed=1)
     assert worn == [["dub"]] * 3 + [expected] * 3  # each stage: the reference, then two steps
     assert layer.active_adapters == ["dub"]
-    assert layer.scaling["dub"] == pytest.approx(0.5 * 8 / 2)
+    assert layer.scaling["dub"] == pytest.approx(0.5)  # the strength: a sealed adapter's own scale is 1
 
 
 def test_a_second_stage_without_an_upsampler_or_its_lora_is_refused(mini_backbone, doubling):

@@ -9,6 +9,7 @@ from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 
+import miniature
 import numpy as np
 import pytest
 import test_serving
@@ -395,7 +396,7 @@ def test_a_puppet_that_speaks_three_times_is_dubbed_by_the_base_model(tmp_path):
 
     source, cues, size = puppet_film(tmp_path / "in.mp4")
     base = materialize(params.load(ROOT / "params.yaml").backbone, tmp_path / "backbone")
-    sampling = params.SamplingParams(num_steps=2, video_guidance=1.0, audio_guidance=1.0)
+    sampling = miniature.sampling(num_steps=2)
     chunks = dubbed(source, cues, tmp_path / "out.mp4", Dubber.load(base, None, sampling=sampling), size)
     assert [(chunk.first, chunk.last) for chunk in chunks] == [
         (index * world.HALF_FRAMES, (index + 1) * world.HALF_FRAMES) for index in range(3)

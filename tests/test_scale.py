@@ -27,7 +27,7 @@ from dubmill.backbone import load
 from dubmill.errors import BadParams, OutOfRoom, UnsayableText, UsageError
 from dubmill.generation import Region
 from dubmill.launching import outliving, train_together
-from dubmill.params import SamplingParams, SynthesizeParams
+from dubmill.params import SynthesizeParams
 from dubmill.prompting import draw, over_articulated
 from dubmill.steps import inpaint as inpaint_module
 from dubmill.steps import synthesize as synthesize_module
@@ -130,7 +130,7 @@ def test_the_slices_of_a_batch_hold_all_of_its_weight(mini_backbone, latents, tm
     shares = []
     for rank in range(2):
         trainer.accelerator = type("Place", (), {"process_index": rank, "num_processes": 2})
-        batch, *share = trainer._drawn(0, 0)
+        batch, *share, _ = trainer._drawn(0, 0)
         shares.append(share)
         assert len(batch.target) == len(batch.text) == (2, 1)[rank]
     np.testing.assert_allclose(np.sum(shares, axis=0), 1, rtol=1e-6)
@@ -271,7 +271,7 @@ SYNTHESIZE = SynthesizeParams(
     width=64,
     frame_rate=25.0,
     batch_size=2,
-    sampling=SamplingParams(num_steps=1, video_guidance=1.0, audio_guidance=1.0),
+    sampling=miniature.plain_sampling(num_steps=1),
 )
 
 

@@ -259,12 +259,12 @@ def test_negative_and_shared_positions_give_other_predictions(mini, latents):
 def _gradients(mini_backbone, latents, **changes):
     """Losses and LoRA gradients of the first batch."""
     params = PARAMS.model_copy(update={"dropout": 0.0, **changes})
-    trainer = training.Trainer(load(mini_backbone), latents, params, latents.path)
+    trainer = training.Trainer(load(mini_backbone), latents, params, latents.path, training.join_processes(params))
     for value in trainer.lora.values():
         torch.nn.init.normal_(value, std=0.1, generator=torch.Generator().manual_seed(value.numel()))
     batch = training.draw(trainer.pairs, trainer.shape, params, torch.Generator().manual_seed(1))
     with isolated(trainer.modules.transformer, trainer.where):
-        video, audio = training.losses(trainer.transformer, batch, trainer.where)
+        video, audio = training.losses(trainer.modules.transformer, batch, trainer.where)
         (video + audio).backward()
     return (video.item(), audio.item()), {name: value.grad for name, value in trainer.lora.items()}
 

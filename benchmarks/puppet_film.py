@@ -1,0 +1,122 @@
+"""Does a ten-minute film stay in sync to its end when nano dubs it chunk by chunk?
+
+    python benchmarks/puppet_film.py [--minutes 10] [--steps 4]
+
+A puppet counts in English for a second in every four; nano's base re-voices it in Spanish. In the pauses, which go through
+untouched, a click sounds as the picture flashes. Prints the frames and the samples that the dub lost or won, the largest
+distance of click and flash, and how far from zero the dubbed chunks of the first and the last minute are in LSE offset.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from fractions import Fraction
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from dubmill import longform, media, params
+from dubmill.backbone import Backbone, load_scorers, materialize
+from dubmill.dubber import Dubber
+from dubmill.metrics.lipsync import lip_sync
+from dubmill.nano import world
+from dubmill.subtitles import Cue
+
+ROOT = Path(__file__).parent.parent
+RATE, RATE_HZ = Fraction(world.FRAME_RATE), world.SAMPLE_RATE_HZ
+CYCLE_FRAMES, FLASH_FRAME = 50, 40  # four seconds; in the middle of the pause
+CYCLE_SAMPLES, CLICK_SAMPLE = round(CYCLE_FRAMES / RATE * RATE_HZ), round(FLASH_FRAME / RATE * RATE_HZ)
+CLICK = 0.4
+
+
+def cycles(count: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Frames (F, H, W, 3) and sound (N,) of each four seconds: words, then a still with one click and one flash."""
+    who = world.puppet(3)
+    for index in range(count):
+        rng = np.random.default_rng(index)
+        words = [world.Phrase("en", world.random_words("en", rng)) for _ in range(2)]
+        half = world.halves(world.film(who, tuple(words), motion_seed=index))[0]
+        frames = np.concatenate([half.frames_FHWC, np.repeat(half.frames_FHWC[-1:], CYCLE_FRAMES, axis=0)])
+        frames = frames[:CYCLE_FRAMES].copy()
+        frames[FLASH_FRAME, :8, :8] = 255
+        sound = np.zeros(CYCLE_SAMPLES, np.float32)
+        sound[: len(half.audio_N)] = half.audio_N
+        sound[CLICK_SAMPLE : CLICK_SAMPLE + 16] = CLICK
+        yield frames, sound
+
+
+def write(path: Path, count: int) -> list[Cue]:
+    """The film at `path`, one cycle in memory at a time; its Spanish script."""
+    wav = path.with_suffix(".wav")
+    media.write_sound(wav, (sound[:, None] for _, sound in cycles(count)), sample_rate_hz=RATE_HZ, channels=1)
+    frames = (frame for several, _ in cycles(count) for frame in several)
+    how = {"frame_rate": RATE, "wav": wav, "sample_rate_hz": RATE_HZ, "channels": 1, "metadata": {}}
+    media.write_film(path, frames, **how)
+    cycle_seconds, half_seconds = float(CYCLE_FRAMES / RATE), float(world.HALF_FRAMES / RATE)
+    rng = np.random.default_rng(0)
+    return [
+        Cue(index * cycle_seconds, index * cycle_seconds + half_seconds, " ".join(world.random_words("es", rng)))
+        for index in range(count)
+    ]
+
+
+def dub(source: Path, cues: list[Cue], out: Path, base: Backbone, steps: int) -> None:
+    """The film at `source` re-voiced by nano's base."""
+    committed = params.load(ROOT / "params.yaml").dub.sampling
+    dubber = Dubber.load(base, None, sampling=committed.model_copy(update={"num_steps": steps}))
+    size = longform.ClipSize(world.HALF_FRAMES, world.FRAME_SIZE, world.FRAME_SIZE, RATE, RATE_HZ)
+    film = longform.Film.open(source, size, limits=media.Limits(max_seconds=7200.0), tone_map=False)
+    job = longform.Job(dubber, "es", 0, base.digest)
+    longform.dub_film(film, cues, job, out, marks={}, progress=lambda share: None)
+
+
+def drift(path: Path, count: int, base: Backbone) -> tuple[int, int, float, list[float]]:
+    """Frames and samples; the largest distance in ms of a click from its flash; LSE offsets of each dubbed chunk."""
+    info, scorers = media.probe(path, limits=media.Limits(max_seconds=7200.0)), load_scorers(base)
+    frames = media.frames(path, info, frame_rate=RATE, height=64, width=64, tone_map=False)
+    sound = np.concatenate(list(media.sound(path, sample_rate_hz=RATE_HZ, channels=1)))[:, 0]
+    gaps, offsets, num_frames = [], [], 0
+    for index in range(count):
+        seen = np.stack(list(islice(frames, CYCLE_FRAMES)))
+        num_frames += len(seen)
+        heard = sound[index * CYCLE_SAMPLES : (index + 1) * CYCLE_SAMPLES]
+        pause = round(world.HALF_SECONDS * RATE_HZ) + 4000
+        flash = int(seen[:, 1:7, 1:7].mean(axis=(1, 2, 3)).argmax())
+        click = pause + int(np.abs(heard[pause:]).argmax())
+        gaps.append(abs(click / RATE_HZ - float(flash / RATE)) * 1000)
+        half = round(world.HALF_SECONDS * RATE_HZ)
+        offsets.append(lip_sync(scorers.sync_distances(seen[: world.HALF_FRAMES], heard[:half])).offset_frames)
+    return num_frames + sum(1 for _ in frames), len(sound), max(gaps), offsets
+
+
+def main() -> None:
+    """Film, dub, measure."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--steps", type=int, default=4)
+    given = parser.parse_args()
+    count = round(given.minutes * 60 / float(CYCLE_FRAMES / RATE))
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        base = materialize(params.load(ROOT / "params.yaml").backbone, folder / "backbone")
+        cues = write(folder / "in.mp4", count)
+        started = time.monotonic()
+        dub(folder / "in.mp4", cues, folder / "out.mp4", base, given.steps)
+        seconds = time.monotonic() - started
+        frames, samples, gap_ms, offsets = drift(folder / "out.mp4", count, base)
+    per_minute = round(60 / float(CYCLE_FRAMES / RATE))
+    first, last = (np.abs(some).mean() for some in (offsets[:per_minute], offsets[-per_minute:]))
+    sys.stdout.write(
+        f"{given.minutes:g} min, {count} chunks, {seconds:.0f} s: {frames - count * CYCLE_FRAMES:+d} frames, "
+        f"{samples - count * CYCLE_SAMPLES:+d} samples, click to flash at most {gap_ms:.1f} ms (a frame is "
+        f"{1000 / float(RATE):.0f} ms)\nmean LSE offset of nano's dubs: first minute {first:.2f}, last {last:.2f} frames\n"
+    )
+
+
+if __name__ == "__main__":
+    main()
