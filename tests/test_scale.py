@@ -25,6 +25,7 @@ from dubmill import params as parameters
 from dubmill.artifacts import Part
 from dubmill.backbone import load
 from dubmill.errors import BadParams, OutOfRoom, UnsayableText, UsageError
+from dubmill.faces.tracking import Face
 from dubmill.generation import Region
 from dubmill.launching import outliving, train_together
 from dubmill.params import SynthesizeParams
@@ -358,6 +359,33 @@ def test_its_share_of_the_training_clips_is_drawn_for_each_alone_and_never_of_th
     assert chosen < {prompt.id for prompt in prompts if inpaint_module._is_articulated(prompt, more)}
     none = INPAINT.model_copy(update={"lip_augmentation_share": 0.0})
     assert not any(inpaint_module._is_articulated(prompt, none) for prompt in prompts)
+
+
+class Steady:
+    """Stands in for a detector, which finds no face in noise: a mouth in the middle of every frame."""
+
+    jitter_frames = 0
+
+    def find(self, frames_FHWC):
+        _, height, width, _ = frames_FHWC.shape
+        face, mouth = np.array([0.0, 0, width, height]), np.array([width / 4, height / 4, width / 2, height / 2])
+        return [[Face(face, mouth)] for _ in frames_FHWC]
+
+
+def test_clips_drawn_for_lip_augmentation_are_inpainted_twice_and_counted(mini_backbone, asked, tmp_path, monkeypatch):
+    monkeypatch.setattr(inpaint_module, "load_face_finder", lambda backbone: Steady())
+    clips = synthesize_module.synthesize(mini_backbone, asked, SYNTHESIZE, tmp_path / "clips")
+    plain, twice = (
+        inpaint_module.inpaint(
+            mini_backbone, clips, INPAINT.model_copy(update={"lip_augmentation_share": share}), tmp_path / str(share)
+        )
+        for share in (0.0, 1.0)
+    )
+    assert (plain.info["num_lip_augmented_clips"], twice.info["num_lip_augmented_clips"]) == (0, 5)
+    for row in twice.rows:
+        one, other = (some.clip(row.id, "counterpart") for some in (plain, twice))
+        assert np.array_equal(one.audio_CN, other.audio_CN), "the sound is the first pass's"
+        assert np.array_equal(one.frames_FHWC, other.frames_FHWC) == (row.split == "heldout")
 
 
 def test_an_over_articulated_caption_keeps_the_form_and_the_nano_world_has_no_words_for_one():

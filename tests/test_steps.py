@@ -10,7 +10,7 @@ import torch
 
 from dubmill import overlays
 from dubmill import params as parameters
-from dubmill.artifacts import Backbone, ClipSet, PairSet
+from dubmill.artifacts import Backbone, ClipSet, PairSet, Part
 from dubmill.backbone import film_pair, load
 from dubmill.codec import decode, shape_of
 from dubmill.codec import encode as encode_clips
@@ -18,11 +18,13 @@ from dubmill.errors import BadArtifact, BadParams, UnsealedArtifact
 from dubmill.steps import inpaint as inpaint_module
 from dubmill.steps import synthesize as synthesize_module
 from dubmill.steps.backbone import backbone as backbone_step
+from dubmill.steps.dub import dub
 from dubmill.steps.encode import encode
 from dubmill.steps.gate import gate
 from dubmill.steps.inpaint import half_tokens, inpaint
 from dubmill.steps.prompts import prompts as prompts_step
 from dubmill.steps.synthesize import synthesize
+from dubmill.steps.train import train
 
 ROOT = Path(__file__).parents[1]
 FEW = {"num_steps": 2, "video_guidance": 1.0, "audio_guidance": 2.0}
@@ -224,3 +226,22 @@ def test_a_backbone_whose_manifest_declares_another_geometry_is_refused(nano):
 
 def test_pairs_keep_which_source_made_them(pairs, filmed):
     assert (PairSet.open(pairs.path).lineage.pair_source, filmed.lineage.pair_source) == ("self-made", "world")
+
+
+def test_pairs_that_several_tasks_make_are_those_that_one_makes(nano, clips, pairs, values, tmp_path):
+    for index in (1, 0):
+        draft = inpaint(nano, clips, values.inpaint, tmp_path / "pairs", part=Part(index, 2))
+        assert not draft.is_sealed
+    assert inpaint(nano, clips, values.inpaint, tmp_path / "pairs").digest == pairs.digest
+
+
+def test_dubs_that_several_tasks_make_are_those_that_one_makes(nano, filmed, values, tmp_path):
+    gated = gate(nano, filmed, values.gate, tmp_path / "gated")
+    quick = values.train.model_copy(update={"num_steps": 1, "num_warmup_steps": 0})
+    adapter = train(nano, encode(nano, gated, values.encode, tmp_path / "latents"), quick, tmp_path / "adapter")
+    sampling = values.dub.sampling.model_copy(update=FEW)
+    asked = values.dub.model_copy(update={"batch_size": 2, "methods": ["adapter", "cascade"], "sampling": sampling})
+    whole = dub(nano, adapter, gated, asked, tmp_path / "whole")
+    for index in (2, 0, 1):
+        assert not dub(nano, adapter, gated, asked, tmp_path / "parts", part=Part(index, 3)).is_sealed
+    assert dub(nano, adapter, gated, asked, tmp_path / "parts").digest == whole.digest
