@@ -85,7 +85,7 @@ def test_frames_and_a_waveform_give_the_latents_that_are_trained_on(pipe, mini):
 
 def test_its_text_features_are_those_that_are_trained_on(pipe, mini):
     given = {"do_classifier_free_guidance": True, "negative_prompt": "", **TEXT}
-    ours = pipe.encode_text([PROMPT], **given)
+    ours = pipe.encode_text([PROMPT], device=mini.device, **given)
     both = encode_captions(["", PROMPT], mini)
     assert torch.allclose(ours.video_BTD, both.video_BTD, atol=1e-5)
     assert torch.allclose(ours.audio_BTD, both.audio_BTD, atol=1e-5)
@@ -143,7 +143,7 @@ def test_a_remembered_reference_works_with_gates_and_prompt_modulation(newer, so
     """Prompt modulation makes the text depend on sigma: the reference has sigma 0 at every step, so it still waits."""
     where = layout(newer._shape(64, 96, 17, 25.0), 25.0, newer, reference="shared", isolate=True, attention="self")
     tokens = Latents(source["reference_latents"], source["reference_audio_latents"])
-    text = newer.encode_text([""], do_classifier_free_guidance=False, **TEXT)
+    text = newer.encode_text([""], device=newer.device, do_classifier_free_guidance=False, **TEXT)
     shape = where.num_video, where.num_audio
     noise = Latents(torch.randn(1, shape[0], 128), torch.randn(1, shape[1], 128))
     velocities = []

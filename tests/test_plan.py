@@ -8,8 +8,10 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from dubmill import cli
+from dubmill.backbone import place_of
 from dubmill.errors import DoesNotFit, UsageError
 from dubmill.params import load
 from dubmill.plan import choosing
@@ -117,7 +119,7 @@ def test_what_cannot_fit_is_refused_in_one_sentence_with_what_would():
     sentence = told.value.sentence
     assert "synthesize needs" in sentence
     assert "--gpu H100-80GB" in sentence
-    assert "--by-hand: text encoder off the GPU" in sentence
+    assert "--by-hand: transformer in 8 bits" in sentence
     assert "\n" not in sentence
 
 
@@ -280,3 +282,19 @@ def test_the_presets_are_listed_with_what_they_stand_on(monkeypatch, capsys):
     told = capsys.readouterr().out
     for word in ("jdi-19b-paper", "dubit-2.3", "Lightricks/LTX-2", "80 GB", "main"):
         assert word in told
+
+
+def test_a_dub_that_does_not_fit_with_its_text_encoder_fits_without_it_on_the_gpu():
+    made = choosing.plan(asked("dubit-2.3"))
+    dub = next(step for step in made.steps if step.work.step == "dub")
+    assert "DUBMILL_TEXT_ENCODER=cpu" in dub.hows
+    assert dub.memory.total <= made.asked.gpu.vram_bytes
+
+
+@pytest.mark.parametrize(("said", "expected"), [("cpu", "cpu"), ("", "meta")])
+def test_the_text_encoder_lies_where_the_environment_says_and_nothing_else_does(said, expected, monkeypatch):
+    monkeypatch.setenv("DUBMILL_TEXT_ENCODER", said)
+    gpu = torch.device("meta")
+    assert place_of("text_encoder", gpu, ["text_encoder", "vae"]).type == expected
+    assert place_of("vae", gpu, ["text_encoder", "vae"]).type == "meta"
+    assert place_of("transformer", gpu, ["vae"]).type == "cpu"

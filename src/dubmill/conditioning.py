@@ -56,12 +56,12 @@ def encode_captions(captions: Sequence[str], modules: Any) -> TextFeatures:
         max_length=modules.max_text_tokens,
         truncation=True,
         return_tensors="pt",
-    ).to(modules.device)
+    ).to(modules.text_encoder.device)
     states = modules.text_encoder(
         input_ids=tokens.input_ids, attention_mask=tokens.attention_mask, output_hidden_states=True
     ).hidden_states
-    stacked = torch.stack(states, dim=-1).flatten(2).to(modules.dtype)
-    return TextFeatures(*modules.connectors(stacked, tokens.attention_mask, padding_side="left"))
+    stacked = torch.stack(states, dim=-1).flatten(2).to(modules.device, modules.dtype)
+    return TextFeatures(*modules.connectors(stacked, tokens.attention_mask.to(modules.device), padding_side="left"))
 
 
 @dataclass(frozen=True)

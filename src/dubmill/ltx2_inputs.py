@@ -15,9 +15,13 @@ from dubmill.shapes import LatentShape
 class LTX2DubInputs:
     """What a pipeline with the components of diffusers' `LTX2Pipeline` prepares its inputs with."""
 
-    def encode_text(self, prompt: str | list[str] | None, **given: Any) -> TextFeatures:
-        """Connector features of prompts or given embeddings; with guidance those of the negative ones first."""
-        embeds, mask, negative, negative_mask = self.encode_prompt(prompt, **given)
+    def encode_text(self, prompt: str | list[str] | None, *, device: torch.device, **given: Any) -> TextFeatures:
+        """Connector features, on `device`, of prompts or given embeddings; with guidance those of the negative ones first.
+
+        The text encoder may lie elsewhere, to spare the GPU.
+        """
+        spoken = self.encode_prompt(prompt, **given, device=self.text_encoder.device)
+        embeds, mask, negative, negative_mask = (one if one is None else one.to(device) for one in spoken)
         if given["do_classifier_free_guidance"]:
             embeds, mask = torch.cat([negative, embeds]), torch.cat([negative_mask, mask])
         return TextFeatures(*self.connectors(embeds, mask, padding_side="left"))

@@ -32,7 +32,7 @@ LADDER = (
     Choice("checkpointing", ("train",), "train.gradient_checkpointing: true"),
     Choice("fsdp", ("train",), "train.parallel: fsdp"),
     Choice("adamw_8bit", ("train",), "train.optimizer: adamw8bit"),
-    Choice("text_encoder_off", (*SAMPLING, "encode"), "text encoder off the GPU once it has spoken", is_by_hand=True),
+    Choice("text_encoder_off", (*SAMPLING, "encode"), "DUBMILL_TEXT_ENCODER=cpu"),
     Choice("text_encoder_8bit", (*SAMPLING, "encode"), "text encoder in 8 bits", is_by_hand=True),
     Choice("base_8bit", (*SAMPLING, "train"), "transformer in 8 bits", is_by_hand=True),
 )

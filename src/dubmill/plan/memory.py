@@ -20,7 +20,7 @@ class Measures:
     checkpointing: bool  # blocks are computed again in the backward pass
     adamw_8bit: bool
     one_by_one: bool  # batches of one clip
-    text_encoder_off: bool  # off the GPU while the transformer or the VAE works
+    text_encoder_off: bool  # on the CPU
     text_encoder_8bit: bool
     fsdp: bool  # weights and what is trained are spread over the GPUs
     base_8bit: bool  # the transformer's frozen weights
@@ -81,7 +81,7 @@ def _weights(work: Work, architecture: Architecture, measures: Measures, machine
         parts["transformer"] = parts["transformer"] / machine.num_gpus + gathered
     text_encoder = parts.pop("text_encoder", 0.0) * (IN_8_BITS if measures.text_encoder_8bit else 1)
     others = sum(parts.values())
-    return max(others, text_encoder) if measures.text_encoder_off else others + text_encoder
+    return others if measures.text_encoder_off else others + text_encoder
 
 
 def _trained(

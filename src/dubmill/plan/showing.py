@@ -48,7 +48,8 @@ def show(plan: Plan, console: Console) -> None:
     room = asked.gpu.vram_bytes / GB
     table = Table(title=f"{asked.architecture.name} on {asked.num_gpus} x {asked.gpu.name} ({room:.1f} GB each)")
     for name in ("step", "GPU memory", "of it", "time", "GPUs", "to fit"):
-        table.add_column(name, justify="left" if name in ("step", "of it", "to fit") else "right")
+        is_text = name in ("step", "of it", "to fit")
+        table.add_column(name, justify="left" if is_text else "right", overflow="fold")
     for step in plan.steps:
         memory = f"{step.memory.total / GB:.1f} GB"
         told = [f"{step.work.step}\n{step.work.amount}", memory, _parts(step), _time(step.seconds), str(step.num_gpus)]
