@@ -8,22 +8,22 @@ from fractions import Fraction
 from pathlib import Path
 
 import miniature
+import noise_pairs
 import numpy as np
 import pytest
 import torch
 from diffusers import LTX2VideoTransformer3DModel
-from safetensors.torch import save
 from test_metrics import BOXES, PlainScorers, talking
 
 from dubmill import adapters, media, metrics, training
 from dubmill import params as parameters
 from dubmill.adapters.lora import told
-from dubmill.artifacts import Adapter, LatentSet, Lineage
+from dubmill.artifacts import Adapter, LatentSet
 from dubmill.attention import isolation_mask
 from dubmill.backbone import load
 from dubmill.clips import Clip
-from dubmill.codec import encode, round_trip, shape_of
-from dubmill.conditioning import encode_captions, isolated, layout
+from dubmill.codec import round_trip, shape_of
+from dubmill.conditioning import isolated, layout
 from dubmill.diffusion import sample_sigmas
 from dubmill.dubber import Dubber
 from dubmill.errors import BadArtifact, BadParams, MismatchedBackbone
@@ -47,29 +47,7 @@ ALONE = training.join_processes(PAPER)
 
 @pytest.fixture(scope="module")
 def latents(mini_backbone, mini, tmp_path_factory):
-    """One encoded pair of noise clips, its face in every second token."""
-    clips = [miniature.clip(seed=seed) for seed in range(2)]
-    shape, tokens = shape_of(clips[0], mini), encode(clips, mini)
-    text = encode_captions(["A person is speaking Spanish", "A person is speaking English", ""], mini)
-    tensors = {
-        "video": tokens.video_BSD[None],
-        "audio": tokens.audio_BLD[None],
-        "face": (torch.arange(shape.video_tokens) % 2).float()[None],
-        "text_video": text.video_BTD,
-        "text_audio": text.audio_BTD,
-        "text_mask": text.mask_BT,
-    }
-    lineage = Lineage(
-        step="encode",
-        params={},
-        backbone=mini_backbone.digest,
-        text_encoder=mini_backbone.text_encoder_digest,
-        pair_source="self-made",
-    )
-    draft = LatentSet.draft(tmp_path_factory.mktemp("latents") / "latents", lineage)
-    draft.write(training.LATENTS, save({name: value.contiguous() for name, value in tensors.items()}))
-    size = {"frames": shape.frames, "height": shape.height, "width": shape.width, "audio": shape.audio}
-    return draft.seal({"num_pairs": 1, "latent_shape": size, "frame_rate": 25.0, "clip": {}, "languages": ["en", "es"]})
+    return noise_pairs.latents(mini_backbone, mini, tmp_path_factory.mktemp("latents") / "latents")
 
 
 @pytest.fixture(scope="module")
