@@ -141,7 +141,7 @@ def skeleton(backbone: Backbone) -> Any:
 def place_of(part: str, device: torch.device, needed: Sequence[str]) -> torch.device:
     """Where a part lies: on `device` if the step needs it, but for a text encoder that is to spare a small GPU.
 
-    With DUBMILL_TEXT_ENCODER=cpu captions are read on the CPU: slower by the minute, and smaller by 24 GB on LTX-2.
+    With DUBMILL_TEXT_ENCODER=cpu captions are read on the CPU: slower, and in no GPU memory.
     """
     import torch
 
