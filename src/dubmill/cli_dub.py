@@ -86,10 +86,12 @@ def _clip(asked: Asked) -> tuple[Sequence[str], Sequence[Cue]]:
 
 def _film(asked: Asked) -> tuple[Sequence[str], Sequence[Cue]]:
     """A video of any length: the same desk, ledger and marks; run again, it goes on where it was."""
+    from dubmill.serving.consent import check_statement
     from dubmill.serving.desk import FilmRequest
     from dubmill.serving.opening import cues_of_text, dub_film_file
     from dubmill.subtitles import read
 
+    check_statement(asked.consent)  # before a film is listened to for its speech
     if asked.script is not None:
         cues = read(asked.script)
     else:
