@@ -78,8 +78,8 @@ class Dubber:
         modules = load(backbone)
         if adapter is None:
             return cls(backbone, modules, sampling, reference="shared", isolate=False, attention="full", worn={})
-        adapters.attach(modules, backbone, adapter, strength)
-        return cls(backbone, modules, sampling, **adapters.trained_as(adapter), worn={adapters.NAME: strength})
+        trained = adapters.attach(modules, backbone, adapter, strength)
+        return cls(backbone, modules, sampling, **trained, worn={adapters.NAME: strength})
 
     def dub(self, clip: Clip, *, line: Line, seed: int, progress: Progress | None = None) -> Clip:
         """`clip` saying `line`: same length, same scene.

@@ -119,8 +119,8 @@ def _without_metadata(header: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in header.items() if name != "__metadata__"}
 
 
-def attach(modules: Modules, backbone: Backbone, adapter: Adapter, strength: float) -> None:
-    """Load `adapter` onto the modules' transformer, scaled by `strength`.
+def attach(modules: Modules, backbone: Backbone, adapter: Adapter, strength: float) -> dict[str, Any]:
+    """How `adapter` was trained (`trained_as`), once it is loaded onto the modules' transformer, scaled by `strength`.
 
     Raises:
         MismatchedBackbone: it was trained on another backbone.
@@ -133,7 +133,7 @@ def attach(modules: Modules, backbone: Backbone, adapter: Adapter, strength: flo
             where=str(adapter.path),
             cure="use the backbone it was trained on, or train again",
         )
-    trained_as(adapter)
+    trained = trained_as(adapter)
     info, transformer = adapter.info, modules.transformer
     add(transformer, rank=info["rank"], alpha=info["rank"], dropout=0.0, targets=info["targets"])
     expected = set(get_peft_model_state_dict(transformer, adapter_name=NAME))
@@ -148,6 +148,7 @@ def attach(modules: Modules, backbone: Backbone, adapter: Adapter, strength: flo
     set_peft_model_state_dict(transformer, tensors, adapter_name=NAME)
     transformer.set_adapters([NAME], weights=[strength])
     transformer.requires_grad_(False).eval()
+    return trained
 
 
 def trained_as(adapter: Adapter) -> dict[str, Any]:
