@@ -45,8 +45,8 @@ images:  ## the container images (needs Docker)
 bench: $(STAMP)  ## every benchmark, one after the other
 	@for file in benchmarks/*.py; do echo "== $$file" && $(BIN)/python $$file || exit 1; done
 
-card: $(STAMP)  ## the figures of the embedded nano backbone, measured now
-	@$(BIN)/python -m dubmill.nano card
+card: $(STAMP)  ## the figures and pictures of the embedded nano backbone, measured now (docs/nano-card.md)
+	@$(BIN)/python -m dubmill.nano_card
 
 # pip takes torch 2.13.0 from where it is told to. PyPI's wheel carries CUDA (some GB); the small CPU wheel:
 #   PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make demo

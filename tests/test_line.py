@@ -66,7 +66,7 @@ def test_the_line_ends_with_a_report_and_a_release_that_opens(ran):
     assert Adapter.open(work / "release" / "adapter").digest == release.info["adapter_digest"]
     assert (work / "report.html").read_text().startswith("<!")
     assert "the whole line took" in said
-    assert media.probe(work / "sample.mp4").num_frames == 13
+    assert media.probe(work / "sample.mp4").num_frames == 17
 
 
 def test_run_again_it_does_nothing_twice_but_what_the_registry_decides(ran):
@@ -98,7 +98,7 @@ def test_the_steps_called_from_here_give_the_same_digests(ran, tmp_path):
 
 def test_the_release_dubs_a_file_from_the_command_line(ran, tmp_path):
     work, _, _ = ran
-    command = [sys.executable, "-m", "dubmill.cli", "dub", work / "sample.mp4", "--to", "es", "--text", "uno dos"]
+    command = [sys.executable, "-m", "dubmill.cli", "dub", work / "sample.mp4", "--to", "es", "--text", "uno dos tres"]
     places = ["--release", work / "release", "--backbone", work / "backbone", "--out", tmp_path / "out.mp4"]
     done = subprocess.run(
         [*command, *places, "--consent", "a puppet agreed to it"],
@@ -108,5 +108,5 @@ def test_the_release_dubs_a_file_from_the_command_line(ran, tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert media.probe(tmp_path / "out.mp4").num_frames == 13
+    assert media.probe(tmp_path / "out.mp4").num_frames == 17
     assert any("machine-generated" in value for value in media.metadata(tmp_path / "out.mp4").values())

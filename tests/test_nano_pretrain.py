@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -24,6 +27,34 @@ def test_a_killed_run_resumes_to_the_same_weights_bit_for_bit(tmp_path: Path):
     assert steps == 2
     resumed = AudioVae(batch_size=1)
     loop.fit(resumed, tmp_path / "killed", total_steps=4, say=_quiet)
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, resumed.model.state_dict()[name]), name
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from dubmill.nano.pretrain import loop
+from dubmill.nano.pretrain.audio_vae import AudioVae
+
+class Killed(AudioVae):
+    def loss(self, step, progress, rng):
+        if step == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().loss(step, progress, rng)
+
+loop.fit(Killed(batch_size=1), Path(sys.argv[1]), total_steps=4, checkpoint_seconds=0)
+"""
+
+
+def test_a_run_that_was_killed_outright_goes_on_from_its_last_checkpoint_to_the_same_weights(tmp_path: Path):
+    done = subprocess.run([sys.executable, "-c", KILLED, tmp_path / "killed"], check=False, capture_output=True)
+    assert done.returncode == -signal.SIGKILL
+    whole, resumed = AudioVae(batch_size=1), AudioVae(batch_size=1)
+    loop.fit(whole, tmp_path / "whole", total_steps=4, say=_quiet)
+    told = []
+    loop.fit(resumed, tmp_path / "killed", total_steps=4, say=told.append)
+    assert any(" train 4" in line for line in told)
     for name, value in whole.model.state_dict().items():
         assert torch.equal(value, resumed.model.state_dict()[name]), name
 
@@ -52,8 +83,8 @@ def test_only_noised_tokens_are_asked_of_the_base():
 
     from dubmill.nano.pretrain.denoiser import _noised_tokens
 
-    clean = [torch.zeros(64, 112, 48), torch.zeros(64, 50, 32)]
+    clean = [torch.zeros(64, 144, 48), torch.zeros(64, 66, 32)]
     video_BS, audio_BS = _noised_tokens(clean, np.random.default_rng(0))
-    assert video_BS.shape == (64, 112)
-    assert audio_BS.shape == (64, 50)
+    assert video_BS.shape == (64, 144)
+    assert audio_BS.shape == (64, 66)
     assert ((video_BS.sum(1) + audio_BS.sum(1)) > 0).all(), "every clip has something to learn"

@@ -34,7 +34,7 @@ def test_the_mouth_is_read_from_pixels_and_from_sound(judge):
     seen_F5 = judge.mouth(film_.frames_FHWC)
     assert figures.correlation(seen_F5[:, 0], film_.mouth_opening_F) > 0.95
     assert np.abs(seen_F5[:, 1:] - film_.mouth_box_F4).mean() < 1.5
-    assert figures.correlation(judge.speech_opening(film_.audio_N, 25), film_.mouth_opening_F) > 0.9
+    assert figures.correlation(judge.speech_opening(film_.audio_N, len(film_.frames_FHWC)), film_.mouth_opening_F) > 0.9
 
 
 def test_a_shift_of_the_sound_is_found(judge):

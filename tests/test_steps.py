@@ -97,8 +97,8 @@ def test_only_training_prompts_are_synthesised_since_the_world_films_the_rest(cl
     assert [row.id for row in clips.rows] == [prompt.id for prompt in asked.rows]
     assert all(row.has_clip == (row.prompt.split == "train") for row in clips.rows)
     clip = clips.clip(clips.rows[0].id, "clip")
-    assert clip.frames_FHWC.shape == (25, 64, 64, 3)
-    assert clip.audio_CN.shape == (1, 32000)
+    assert clip.frames_FHWC.shape == (33, 64, 64, 3)
+    assert clip.audio_CN.shape == (1, 42240)
 
 
 def test_each_train_prompt_gives_two_self_made_pairs_and_each_heldout_prompt_two_filmed_ones(pairs, asked):
@@ -107,7 +107,7 @@ def test_each_train_prompt_gives_two_self_made_pairs_and_each_heldout_prompt_two
     assert {row.source for row in pairs.split("heldout")} == {"world"}
     for row in pairs.rows:
         sides = [pairs.clip(row.id, side) for side in ("original", "counterpart")]
-        assert all(side.num_frames == 13 and side.audio_CN.shape == (1, 16640) for side in sides)
+        assert all(side.num_frames == 17 and side.audio_CN.shape == (1, 21760) for side in sides)
         assert row.original.language != row.counterpart.language
 
 
@@ -115,7 +115,7 @@ def test_the_original_half_is_the_clips_own_and_its_counterpart_has_new_sound(pa
     row = next(row for row in pairs.split("train") if row.half == "second")
     whole = clips.clip(row.id.removesuffix("-second"), "clip")
     original, counterpart = pairs.clip(row.id, "original"), pairs.clip(row.id, "counterpart")
-    assert np.array_equal(original.frames_FHWC, whole.frames_FHWC[12:])
+    assert np.array_equal(original.frames_FHWC, whole.frames_FHWC[16:])
     assert not np.array_equal(original.audio_CN, counterpart.audio_CN)
 
 
@@ -124,15 +124,15 @@ def test_what_lies_outside_the_region_comes_out_as_from_a_round_trip(nano, clips
     modules = load(nano)
     clip = clips.clip(clips.split("train")[0].id, "clip")
     shape = shape_of(clip, modules)
-    boxes = [np.tile([20.0, 40.0, 44.0, 60.0], (25, 1))]
+    boxes = [np.tile([20.0, 40.0, 44.0, 60.0], (33, 1))]
     region = inpaint_module.half_region([clip], boxes, "first", values.inpaint, modules)
-    is_half_F, _ = half_tokens(shape, 25, "first", 4)
+    is_half_F, _ = half_tokens(shape, 33, "first", 4)
     assert region.video_BS[0].reshape(shape.frames, -1)[~is_half_F].sum() == 0
     from dubmill.generation import inpaint as inpaint_clips
 
     made = inpaint_clips([clip], [""], region, [1], values.inpaint.sampling, 1, modules)[0]
     trip = decode(encode_clips([clip], modules), shape, clip.frame_rate, modules)[0]
-    late = slice(20, 25)  # frames whose decoding sees no changed latent's far side as strongly as the border's
+    late = slice(28, 33)  # frames whose decoding sees no changed latent's far side as strongly as the border's
     before = np.abs(trip.frames_FHWC[late].astype(int) - made.frames_FHWC[late].astype(int)).mean()
     inside = np.abs(trip.frames_FHWC[:10].astype(int) - made.frames_FHWC[:10].astype(int)).mean()
     assert before < inside / 2
@@ -147,9 +147,9 @@ def test_the_two_halves_part_all_tokens_between_them():
     assert torch.equal(first[1], ~second[1])
 
 
-def test_a_filmed_pair_is_the_same_puppet_in_the_same_motion_with_another_mouth(asked):
+def test_a_filmed_pair_is_the_same_puppet_in_the_same_motion_with_another_mouth(asked, values):
     prompt = asked.split("heldout")[0]
-    original, counterpart, boxes = film_pair(prompt, "first")
+    original, counterpart, boxes = film_pair(prompt, "first", values.inpaint.world)
     assert np.array_equal(original.frames_FHWC[:, :20], counterpart.frames_FHWC[:, :20])
     assert not np.array_equal(original.frames_FHWC, counterpart.frames_FHWC)
     assert (boxes[:, 1] > 20).all()
@@ -201,10 +201,10 @@ def test_a_sealed_artifact_of_the_same_lineage_is_handed_back_without_work(nano,
     assert inpaint(nano, clips, values.inpaint, pairs.path).digest == pairs.digest
 
 
-def test_world_pairs_of_prompts_without_a_world_are_refused(nano, asked):
+def test_world_pairs_of_prompts_without_a_world_are_refused(nano, asked, values):
     prompt = asked.rows[0].model_copy(update={"source": "bank"})
     with pytest.raises(BadParams, match="no scene of the nano world"):
-        film_pair(prompt, "first")
+        film_pair(prompt, "first", values.inpaint.world)
 
 
 def test_a_switch_clip_without_halves_is_refused_before_anything_is_made(nano, asked, values, tmp_path):

@@ -22,7 +22,7 @@ from dubmill.artifacts import Backbone, Lineage
 from dubmill.clips import Clip
 from dubmill.errors import BadArtifact, BadParams, DubmillError, ServiceUnavailable
 from dubmill.files import digest_of, sha256_of
-from dubmill.params import BackboneParams
+from dubmill.params import BackboneParams, WorldParams
 from dubmill.rows import Line, Prompt
 from dubmill.shapes import Geometry
 
@@ -307,7 +307,7 @@ def is_filmed(prompt: Prompt) -> bool:
     return prompt.split == "heldout" and prompt.source == "grammar"
 
 
-def film_pair(prompt: Prompt, half: str) -> tuple[Clip, Clip, np.ndarray]:
+def film_pair(prompt: Prompt, half: str, difficulty: WorldParams) -> tuple[Clip, Clip, np.ndarray]:
     """The world's own exact pair: one half of the prompt's puppet filmed in both languages, and its mouth boxes (F, 4).
 
     Raises:
@@ -319,8 +319,9 @@ def film_pair(prompt: Prompt, half: str) -> tuple[Clip, Clip, np.ndarray]:
         raise BadParams(f"prompt {prompt.id} is no scene of the nano world", cure="set prompts.source to grammar")
     index = ("first", "second").index(half)
     dubbed = (prompt.first_dubbed, prompt.second) if half == "first" else (prompt.first, prompt.second_dubbed)
+    hard = world.Difficulty(**difficulty.model_dump())
     original, counterpart = (
-        world.halves(world.film(*_scene(prompt, *lines), motion_seed=prompt.seed))[index]
+        world.halves(world.film(*_scene(prompt, *lines), motion_seed=prompt.seed, difficulty=hard))[index]
         for lines in ((prompt.first, prompt.second), dubbed)
     )
     clips = [

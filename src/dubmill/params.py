@@ -122,6 +122,16 @@ class SynthesizeParams(Section):
     sampling: SamplingParams
 
 
+class WorldParams(Section):
+    """How hard the films of the nano world are, for trials of robustness; nano is trained without any of it."""
+
+    head_turn: Share = Field(description="how far the head turns from side to side; 0: not at all")
+    occluder: Share = Field(description="share of the clip for which a hand covers the mouth")
+    noise: float = Field(ge=0, description="noise under the speech, RMS as a share of the words'")
+    music: float = Field(ge=0, description="music under the speech, RMS as a share of the words'")
+    tempo: float = Field(ge=0.5, le=2, description="speed of the speech against the usual")
+
+
 class InpaintParams(Section):
     """Re-voicing each half of a switch clip into the other half's language."""
 
@@ -137,6 +147,9 @@ class InpaintParams(Section):
         description="how the residual is reduced over channels, in units of the latent's std"
     )
     mouth_margin: Share = Field(description="widening of the mouth box, as a share of its size, before it is filled")
+    world: WorldParams = Field(
+        description="the films of the nano world: its held-out pairs, and all pairs of source world"
+    )
     lip_augmentation_share: Share = Field(
         description="share of clips whose mouth is inpainted again, over-articulated, to the first pass's sound"
     )

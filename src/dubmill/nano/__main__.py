@@ -1,4 +1,4 @@
-"""`python -m dubmill.nano pretrain PART --out DIR | ship DIR | card | sample OUT`."""
+"""`python -m dubmill.nano pretrain PART --out DIR | ship DIR`: nano trained from its seeds."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pathlib import Path
 
 PARTS = {
     "lexicon": 0,
-    "video_vae": 6000,
-    "audio_vae": 3300,
-    "vocoder": 2200,
-    "scorers": 1000,
+    "video_vae": 4000,
+    "audio_vae": 4000,
+    "vocoder": 3000,
+    "scorers": 1200,
     "latents": 0,
-    "base": 3200,
+    "base": 12_000,
 }
 """Parts in the order in which they need each other, and the steps that the shipped weights took."""
 
@@ -27,11 +27,8 @@ def _arguments() -> argparse.Namespace:
     pretrain.add_argument("--steps", type=int, default=0, help="length of the run; 0 takes the part's own")
     pretrain.add_argument("--seconds", type=float, default=math.inf, help="stop at a checkpoint after this time")
     pretrain.add_argument("--threads", type=int, default=2)
-    card = commands.add_parser("card", help="measure the shipped weights and write the figures card")
-    card.add_argument("--docs", type=Path, default=Path("docs"))
-    card.add_argument("--clips", type=int, default=200)
-    sample = commands.add_parser("sample", help="write a contact sheet and its sound")
-    sample.add_argument("out", type=Path)
+    pretrain.add_argument("--compile", action="store_true", help="base: compile its blocks; needs a C++ compiler")
+    pretrain.add_argument("--continued", action="store_true", help="video_vae: go on from the shipped weights")
     ship = commands.add_parser("ship", help="gather the trained parts into the package's weights")
     ship.add_argument("run", type=Path, help="the --out of pretrain")
     return parser.parse_args()
@@ -42,14 +39,6 @@ def main() -> None:
     arguments = _arguments()
     if arguments.command == "pretrain":
         _pretrain(arguments)
-    elif arguments.command == "card":
-        from dubmill.nano import card
-
-        card.write(arguments.docs, num_clips=arguments.clips)
-    elif arguments.command == "sample":
-        from dubmill.nano.pretrain import gallery
-
-        gallery.write(arguments.out)
     else:
         from dubmill.nano import weights
 
@@ -61,7 +50,15 @@ def _pretrain(arguments: argparse.Namespace) -> None:
 
     for part in PARTS if arguments.part == "all" else [arguments.part]:
         steps = arguments.steps or PARTS[part]
-        pretrain(part, arguments.out, steps=steps, seconds=arguments.seconds, threads=arguments.threads)
+        pretrain(
+            part,
+            arguments.out,
+            steps=steps,
+            seconds=arguments.seconds,
+            threads=arguments.threads,
+            is_compiled=arguments.compile,
+            is_continued=arguments.continued,
+        )
 
 
 if __name__ == "__main__":

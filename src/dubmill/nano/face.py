@@ -21,6 +21,8 @@ BACKDROPS = {"blue": (0.3, 0.45, 0.85), "green": (0.3, 0.68, 0.4), "pink": (0.92
 
 _MOUTH_Y = 0.42
 _LIP = 0.05
+_REACH_OF_TURN = 0.24
+_OUT_OF_SIGHT = 2.0
 _INSIDE = (0.28, 0.02, 0.06)
 _TEETH = (0.95, 0.93, 0.88)
 _BAR_ROWS = 5
@@ -54,11 +56,13 @@ class Puppet:
 
 @dataclass(frozen=True)
 class Motion:
-    """Head position and eyelids over the frames of one clip, each (F,)."""
+    """Head position, eyelids, where the head looks and how far a hand is, over the frames of one clip, each (F,)."""
 
     shift_x_F: np.ndarray
     shift_y_F: np.ndarray
     eyes_open_F: np.ndarray
+    turn_F: np.ndarray
+    hand_F: np.ndarray
 
 
 def puppet(seed: int, num_voices: int) -> Puppet:
@@ -80,15 +84,15 @@ def puppet(seed: int, num_voices: int) -> Puppet:
     )
 
 
-def motion(rng: np.random.Generator, times_F: np.ndarray) -> Motion:
+def motion(rng: np.random.Generator, times_F: np.ndarray, turn_F: np.ndarray, hand_F: np.ndarray) -> Motion:
     """A slow sway and one blink every second or so, at `times_F` seconds."""
     phase = rng.uniform(0, 2 * np.pi, 4)
     amount = rng.uniform(0.4, 1.0, 2)
     sway = 0.05 * np.sin(2 * np.pi * 0.35 * times_F + phase[0]) + 0.02 * np.sin(2 * np.pi * 0.8 * times_F + phase[1])
     nod = 0.03 * np.sin(2 * np.pi * 0.45 * times_F + phase[2])
-    blinks = rng.uniform(0, 1) + np.array([0.0, 1.05])
+    blinks = rng.uniform(0, 1) + np.array([0.0, 1.05, 2.1])
     lids = np.clip(1 - np.abs(times_F[:, None] - blinks) / 0.13, 0, 1).max(axis=1)
-    return Motion(amount[0] * sway, amount[1] * nod, 1 - 0.9 * lids)
+    return Motion(amount[0] * sway, amount[1] * nod, 1 - 0.9 * lids, turn_F, hand_F)
 
 
 class _Canvas:
@@ -132,43 +136,55 @@ def draw(who: Puppet, moves: Motion, mouth_F3: np.ndarray, clock_F: np.ndarray) 
     canvas.ellipse(0, -0.12, who.head_width + 0.1, who.head_height - 0.02, hair)
     canvas.ellipse(0, 0.06, who.head_width, who.head_height - 0.06, skin)
     canvas.ellipse(0, who.fringe - 0.35, who.head_width * 0.95, 0.42, hair, rows=slice(0, 34))
-    _draw_eyes(canvas, who, moves.eyes_open_F, hair)
-    canvas.ellipse(0, 0.04, 0.07, 0.1, skin * 0.82, rows=slice(24, 42))
-    _draw_mouth(canvas, who, mouth_F3)
+    aside = _REACH_OF_TURN * moves.turn_F.astype(np.float32)[:, None, None]
+    _draw_eyes(canvas, who, moves.eyes_open_F, aside, hair)
+    canvas.ellipse(1.3 * aside, 0.04, 0.07, 0.1, skin * 0.82, rows=slice(24, 42))
+    _draw_mouth(canvas, who, mouth_F3, moves.turn_F)
+    if np.abs(moves.hand_F).min() < _OUT_OF_SIGHT:
+        _draw_hand(canvas, moves.hand_F, skin)
     _draw_clock_bar(canvas.frames_FHWC, clock_F)
     return np.clip(canvas.frames_FHWC, 0, 1)
 
 
-def _draw_eyes(canvas: _Canvas, who: Puppet, open_F: np.ndarray, hair: np.ndarray) -> None:
+def _draw_eyes(canvas: _Canvas, who: Puppet, open_F: np.ndarray, aside: np.ndarray, hair: np.ndarray) -> None:
     rows = slice(12, 36)
     height = 0.12 * open_F.astype(np.float32)[:, None, None]
     for side in (-1, 1):
-        x = side * who.eye_distance
+        x = aside + side * who.eye_distance
         canvas.ellipse(x, -0.16, 0.15, height, (0.97, 0.97, 0.97), rows=rows)
         canvas.ellipse(x, -0.16, 0.07, np.minimum(height, 0.075), who.eyes, rows=rows)
         canvas.ellipse(x, -0.36, 0.16, 0.03, hair * 0.7, rows=rows)
 
 
-def _draw_mouth(canvas: _Canvas, who: Puppet, mouth_F3: np.ndarray) -> None:
-    half_width, half_height = mouth_size(mouth_F3)
-    width, height = half_width[:, None, None], half_height[:, None, None]
+def _draw_mouth(canvas: _Canvas, who: Puppet, mouth_F3: np.ndarray, turn_F: np.ndarray) -> None:
+    middle, half_width, half_height = (span[:, None, None] for span in mouth_spans(mouth_F3, turn_F))
     rows = slice(30, 62)
-    canvas.ellipse(0, _MOUTH_Y, width + _LIP, height + _LIP, who.lips, rows=rows)
-    canvas.ellipse(0, _MOUTH_Y, width, height, _INSIDE, rows=rows)
-    teeth = np.clip(height - 0.05, 0.004, 0.07)
-    canvas.ellipse(0, _MOUTH_Y - height + teeth, width * 0.6, teeth, _TEETH, rows=rows)
+    canvas.ellipse(middle, _MOUTH_Y, half_width + _LIP, half_height + _LIP, who.lips, rows=rows)
+    canvas.ellipse(middle, _MOUTH_Y, half_width, half_height, _INSIDE, rows=rows)
+    teeth = np.clip(half_height - 0.05, 0.004, 0.07)
+    canvas.ellipse(middle, _MOUTH_Y - half_height + teeth, half_width * 0.6, teeth, _TEETH, rows=rows)
 
 
-def mouth_size(mouth_F3: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Half width and half height (F,) of the mouth's inside, in picture units."""
+def _draw_hand(canvas: _Canvas, hand_F: np.ndarray, skin: np.ndarray) -> None:
+    """Knuckles before the mouth, darker than the face behind them."""
+    x = hand_F.astype(np.float32)[:, None, None]
+    canvas.ellipse(x, _MOUTH_Y + 0.08, 0.5, 0.34, skin * 0.8)
+    for finger in (-0.3, -0.1, 0.1, 0.3):
+        canvas.ellipse(x + finger, _MOUTH_Y - 0.1, 0.09, 0.16, skin * 0.9)
+
+
+def mouth_spans(mouth_F3: np.ndarray, turn_F: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Middle in x, half width and half height (F,) of the mouth's inside, in picture units; a turned mouth is narrower."""
     opening, width, rounding = np.asarray(mouth_F3, np.float32).T
-    return 0.26 + 0.2 * width - 0.1 * rounding, 0.012 + 0.27 * opening
+    turn_F = turn_F.astype(np.float32)
+    half_width = (0.26 + 0.2 * width - 0.1 * rounding) * (1 - 0.3 * np.abs(turn_F))
+    return _REACH_OF_TURN * turn_F, half_width, 0.012 + 0.27 * opening
 
 
 def mouth_boxes(moves: Motion, mouth_F3: np.ndarray) -> np.ndarray:
     """(F, 4) pixel boxes x0, y0, x1, y1 around the lips."""
-    half_width, half_height = mouth_size(mouth_F3)
-    x, y = moves.shift_x_F, _MOUTH_Y + moves.shift_y_F
+    middle, half_width, half_height = mouth_spans(mouth_F3, moves.turn_F)
+    x, y = middle + moves.shift_x_F, _MOUTH_Y + moves.shift_y_F
     across, down = half_width + _LIP, half_height + _LIP
     box_F4 = np.stack([x - across, y - down, x + across, y + down], axis=1)
     return np.clip((box_F4 + 1) * 31.5 + np.array([0, 0, 1, 1]), 0, FRAME_SIZE).astype(np.float32)

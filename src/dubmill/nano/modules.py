@@ -29,7 +29,7 @@ def video_vae() -> AutoencoderKLLTX2Video:
         down_block_types=("LTX2VideoDownBlock3D",) * 2,
         decoder_block_out_channels=(96, 96),
         layers_per_block=(1, 1, 1),
-        decoder_layers_per_block=(1, 1, 1),
+        decoder_layers_per_block=(2, 1, 1),  # the second layer is at full size, where edges are drawn
         spatio_temporal_scaling=(True, True),
         decoder_spatio_temporal_scaling=(True, True),
         decoder_inject_noise=(False,) * 3,

@@ -44,7 +44,7 @@ class _Residual(nn.Module):
 class WordNet(nn.Module):
     """(B, M, T) to class scores (B, classes + blank, T / 2)."""
 
-    def __init__(self, width: int = 56) -> None:
+    def __init__(self, width: int = 64) -> None:
         super().__init__()
         self.body = nn.Sequential(
             nn.Conv1d(NUM_BANDS, width, 5, stride=2, padding=2), *(_Residual(width, dilation) for dilation in (1, 2, 4))

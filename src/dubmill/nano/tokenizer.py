@@ -1,8 +1,8 @@
 """A word-level tokenizer that fuses every spoken word with its place in the clip.
 
 Text cross-attention carries no position, and a small base only learns the order of words whose tokens tell it. So the
-normalizer, which travels inside tokenizer.json, turns `"four seven", then switches to Spanish, saying: "uno tres"` into
-`①four ②seven then switches to Spanish saying ③uno ④tres`. Captions stay natural.
+normalizer, which travels inside tokenizer.json, turns `"four seven two", then switches to Spanish, saying: "uno tres seis"`
+into `①four ②seven ③two then switches to Spanish saying ④uno ⑤tres ⑥seis`. Captions stay natural.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from transformers import PreTrainedTokenizerFast
 from dubmill.nano.face import BACKDROPS, HAIRS, SKINS
 from dubmill.nano.lexicon import LANGUAGE_NAMES, LANGUAGES, VOICES
 from dubmill.nano.modules import TEXT_LENGTH
+from dubmill.nano.world import WORDS_PER_HALF
 
-_SLOTS = "①②③④"
+_SLOTS = "①②③④⑤⑥"
 _SPECIAL = ("<pad>", "<eos>", "<bos>", "<unk>")
 _SENTENCE = "A person Puppet with voice skin hair and a backdrop is speaking saying then switches to"
 _IMAGE_PLACES = 3
@@ -41,7 +42,9 @@ def vocabulary_size() -> int:
 
 def _normalizer() -> normalizers.Normalizer:
     steps: list[normalizers.Normalizer] = [
-        normalizers.Replace(f'", then switches to {name}, saying: "', f" then switches to {name} saying {_SLOTS[2]}")
+        normalizers.Replace(
+            f'", then switches to {name}, saying: "', f" then switches to {name} saying {_SLOTS[WORDS_PER_HALF]}"
+        )
         for name in LANGUAGE_NAMES.values()
     ]
     steps.append(normalizers.Replace('saying: "', f"saying {_SLOTS[0]}"))

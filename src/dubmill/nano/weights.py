@@ -1,6 +1,7 @@
 """The shipped weights: a diffusers folder in bfloat16 with digests, and the folder in float32 made from it.
 
-`weights/` has the layout that `LTX2Pipeline.from_pretrained` reads, plus `scorers/`, the lexicon and `digests.json`.
+`weights/` has the layout that `LTX2Pipeline.from_pretrained` reads, plus `scorers/`, the lexicon, how they
+were trained, and `digests.json`.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,8 +24,18 @@ if TYPE_CHECKING:
     from diffusers import LTX2Pipeline
 
 WEIGHTS = Path(__file__).parent / "weights"
+TRAINING = "training.json"
 _DIGESTS = "digests.json"
-_NOT_IN_FOLDER = {"lexicon.safetensors", _DIGESTS}
+_NOT_IN_FOLDER = {"lexicon.safetensors", TRAINING, _DIGESTS}
+_SHOWN = {
+    "video_vae": ("psnr_db", "mouth_psnr_db"),
+    "audio_vae": ("mel_l1",),
+    "vocoder": ("round_trip_mel_l1",),
+    "scorers": ("words", "voice_same"),
+    "base": ("words", "language", "lips_r"),
+}
+"""Of each trained part, the held-out figures that are drawn as curves."""
+_PAUSE_SECONDS = 300
 _PLACES = {
     "vae": ("video_vae", "vae"),
     "audio_vae": ("audio_vae", "audio_vae"),
@@ -90,14 +102,34 @@ def ship(run: Path, weights: Path) -> None:
         save_file(tensors, weights / "scorers" / "scorers.safetensors")
     if weights.resolve() != LEXICON_PATH.parent.resolve():
         shutil.copyfile(LEXICON_PATH, weights / LEXICON_PATH.name)
+    (weights / TRAINING).write_text(json.dumps(_training(run), indent=1) + "\n")
     digests = {str(path.relative_to(weights)): _sha256(path) for path in _files(weights) if path.name != _DIGESTS}
     (weights / _DIGESTS).write_text(json.dumps(digests, indent=2) + "\n")
+
+
+def _training(run: Path) -> dict[str, dict]:
+    """Steps, seconds (pauses left out) and held-out curves of every part trained under `run`."""
+    told = {}
+    for part, shown in _SHOWN.items():
+        log = run / part / "curve.jsonl"
+        rows = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+        if not rows:
+            continue
+        gaps = [after["clock"] - before["clock"] for before, after in pairwise(rows)]
+        held_out = [row for row in rows if row["kind"] == "held_out"]
+        figures = [name for name in held_out[-1] if name not in ("kind", "step", "clock")]
+        curve = {name: [[row["step"], round(row[name], 4)] for row in held_out] for name in figures}
+        seconds = sum(gap for gap in gaps if gap < _PAUSE_SECONDS)
+        told[part] = {"steps": rows[-1]["step"], "seconds": seconds, "shown": list(shown), "curve": curve}
+    return told
 
 
 def _pipeline(run: Path) -> LTX2Pipeline:
     from diffusers import LTX2Pipeline
 
     from dubmill.nano import modules, tokenizer
+    from dubmill.nano.pretrain.latents import normalising_vaes
+    from dubmill.nano.pretrain.parts import sources
 
     torch.manual_seed(0)
     makers: dict[str, Callable[[], torch.nn.Module]] = {
@@ -113,6 +145,10 @@ def _pipeline(run: Path) -> LTX2Pipeline:
         module = make()
         saved = run.joinpath(*_PLACES[name])
         parts[name] = type(module).from_pretrained(saved) if saved.exists() else module
+    found = sources(run)
+    if found.statistics.exists():
+        vaes = normalising_vaes(found.video_vae, found.audio_vae, found.statistics)
+        parts["vae"], parts["audio_vae"] = vaes
     return LTX2Pipeline(tokenizer=tokenizer.build(), scheduler=modules.scheduler(), **parts)
 
 

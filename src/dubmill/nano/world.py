@@ -14,25 +14,28 @@ from dataclasses import dataclass
 import numpy as np
 
 from dubmill.errors import UnsayableText
+from dubmill.nano import difficulty as hardships
 from dubmill.nano import face
+from dubmill.nano.difficulty import EASY, Difficulty
 from dubmill.nano.face import FRAME_RATE, FRAME_SIZE, Puppet
 from dubmill.nano.lexicon import LANGUAGE_NAMES, LANGUAGES, SAMPLE_RATE_HZ, TRACK_RATE_HZ, VOICES, Word, lexicon
 
 __all__ = [
-    "FRAME_RATE", "FRAME_SIZE", "LANGUAGES", "LANGUAGE_NAMES", "SAMPLE_RATE_HZ", "WORDS_PER_HALF",
-    "Film", "Phrase", "Puppet", "check_text", "film", "halves", "puppet", "random_phrases", "random_words",
+    "EASY", "FRAME_RATE", "FRAME_SIZE", "LANGUAGES", "LANGUAGE_NAMES", "SAMPLE_RATE_HZ", "WORDS_PER_HALF",
+    "Difficulty", "Film", "Phrase", "Puppet", "check_text", "film", "halves", "puppet", "random_phrases", "random_words",
 ]  # fmt: skip
 
-WORDS_PER_HALF = 2
-NUM_FRAMES = 25
-HALF_FRAMES = 13
-CLIP_SECONDS = 2.0
-HALF_SECONDS = 1.04
-SECOND_HALF_STARTS = 0.96
+WORDS_PER_HALF = 3
+NUM_FRAMES = 33
+HALF_FRAMES = 17
+CLIP_SECONDS = NUM_FRAMES / FRAME_RATE
+NUM_SAMPLES = round(CLIP_SECONDS * SAMPLE_RATE_HZ)
+HALF_SECONDS = HALF_FRAMES / FRAME_RATE
+SECOND_HALF_STARTS = (HALF_FRAMES - 1) / FRAME_RATE
 
-# No window crosses 0.96..1.04 s, where the two halves overlap; the last 30 ms do not survive the audio VAE's framing.
-_WORD_WINDOWS = ((0.02, 0.49), (0.50, 0.95), (1.06, 1.51), (1.52, 1.97))
-_MAX_DELAY = 0.07
+# Neither span touches 1.28..1.36 s, where the two halves overlap; the last 30 ms do not survive the audio VAE's framing.
+_SPANS = ((0.02, 1.27), (1.37, 2.60))
+_MIN_GAP = 0.045
 _NOISE_RMS = 0.001
 _PUNCTUATION = re.compile(r"[.,;:!?¡¿\"]")
 
@@ -71,18 +74,27 @@ def puppet(seed: int) -> Puppet:
     return face.puppet(seed, len(VOICES))
 
 
-def film(puppet: Puppet, phrases: tuple[Phrase, Phrase], *, motion_seed: int, is_drawn: bool = True) -> Film:
-    """A two-second clip of `puppet` saying one phrase in each half; without pictures unless `is_drawn`.
+def film(
+    puppet: Puppet,
+    phrases: tuple[Phrase, Phrase],
+    *,
+    motion_seed: int,
+    is_drawn: bool = True,
+    difficulty: Difficulty = EASY,
+) -> Film:
+    """A clip of `puppet` saying one phrase in each half; without pictures unless `is_drawn`.
 
     Raises:
         UnsayableText: a word, a language or a number of words that the world does not have.
     """
     for phrase in phrases:
         check_text(phrase.language, " ".join(phrase.words))
-    rng = np.random.default_rng([motion_seed, 12])
-    words = [lexicon()[phrase.language, puppet.voice, word] for phrase in phrases for word in phrase.words]
+    rng, hard = (np.random.default_rng([motion_seed, purpose]) for purpose in (12, 14))
+    said = [lexicon()[phrase.language, puppet.voice, word] for phrase in phrases for word in phrase.words]
+    words = _paced(said, difficulty.tempo)
     times_F = np.arange(NUM_FRAMES) / FRAME_RATE
-    moves = face.motion(rng, times_F)
+    turn_F, hand_F = hardships.turn(difficulty, hard, times_F), hardships.hand(difficulty, hard, times_F)
+    moves = face.motion(rng, times_F, turn_F, hand_F)
     onsets = _onsets(words, rng)
     mouth_F3 = _mouth_track(words, onsets)[np.round(times_F * TRACK_RATE_HZ).astype(int)]
     if is_drawn:
@@ -91,7 +103,7 @@ def film(puppet: Puppet, phrases: tuple[Phrase, Phrase], *, motion_seed: int, is
         frames_FHWC = np.zeros((NUM_FRAMES, 1, 1, 3), np.float32)
     return Film(
         frames_FHWC=(frames_FHWC * 255 + 0.5).astype(np.uint8),
-        audio_N=_sound(words, onsets, rng),
+        audio_N=_sound(words, onsets, rng, hardships.background(difficulty, hard, NUM_SAMPLES)),
         mouth_opening_F=mouth_F3[:, 0].astype(np.float32),
         mouth_box_F4=face.mouth_boxes(moves, mouth_F3),
         phrases=tuple(phrases),
@@ -100,7 +112,7 @@ def film(puppet: Puppet, phrases: tuple[Phrase, Phrase], *, motion_seed: int, is
 
 
 def halves(film: Film) -> tuple[Film, Film]:
-    """Frames 0..12 with audio [0, 1.04 s), and frames 12..24 with audio [0.96 s, 2.0 s)."""
+    """Frames 0..16 with audio [0, 1.36 s), and frames 16..32 with audio [1.28 s, 2.64 s)."""
     return _half(film, 0), _half(film, 1)
 
 
@@ -161,13 +173,34 @@ def _bare(word: str) -> str:
     return "".join(letter for letter in parts if not unicodedata.combining(letter))
 
 
+def _paced(words: list[Word], tempo: float) -> list[Word]:
+    """The words at `tempo` times their speed, or as slow as their half has room for."""
+    if tempo == 1.0:
+        return words
+    paced = []
+    for first, (start, end) in enumerate(_SPANS):
+        said = words[first * WORDS_PER_HALF : (first + 1) * WORDS_PER_HALF]
+        room = end - start - _MIN_GAP * (WORDS_PER_HALF - 1) - 0.01
+        held = max(tempo, sum(word.seconds for word in said) / room)
+        paced += [
+            Word(hardships.stretched(word.wave_N, held), tuple((at / held, shape) for at, shape in word.visemes))
+            for word in said
+        ]
+    return paced
+
+
 def _onsets(words: list[Word], rng: np.random.Generator) -> list[float]:
-    """When each word starts, in seconds: a small delay into its window, if it leaves room."""
-    delays = rng.uniform(0, 1, len(words))
-    return [
-        start + delay * max(0.0, min(_MAX_DELAY, end - start - word.seconds))
-        for word, delay, (start, end) in zip(words, delays, _WORD_WINDOWS, strict=True)
-    ]
+    """When each word starts, in seconds: the time that a half has to spare falls anywhere around its words."""
+    onsets = []
+    for first, (start, end) in enumerate(_SPANS):
+        said = words[first * WORDS_PER_HALF : (first + 1) * WORDS_PER_HALF]
+        spare = end - start - sum(word.seconds for word in said) - _MIN_GAP * (WORDS_PER_HALF - 1)
+        at = start
+        for word, share in zip(said, rng.dirichlet(np.ones(WORDS_PER_HALF + 1)), strict=False):
+            at += share * spare
+            onsets.append(at)
+            at += word.seconds + _MIN_GAP
+    return onsets
 
 
 def _mouth_track(words: list[Word], onsets: list[float]) -> np.ndarray:
@@ -184,9 +217,9 @@ def _mouth_track(words: list[Word], onsets: list[float]) -> np.ndarray:
     return np.stack([np.convolve(padded[:, axis], kernel, "valid") for axis in range(3)], axis=1)
 
 
-def _sound(words: list[Word], onsets: list[float], rng: np.random.Generator) -> np.ndarray:
-    """(N,) the words over the audible clock and a floor of noise."""
-    audio_N = _audible_clock() + rng.normal(0, _NOISE_RMS, round(CLIP_SECONDS * SAMPLE_RATE_HZ))
+def _sound(words: list[Word], onsets: list[float], rng: np.random.Generator, background_N: np.ndarray) -> np.ndarray:
+    """(N,) the words over the audible clock, a floor of noise, and whatever else is heard."""
+    audio_N = background_N + _audible_clock() + rng.normal(0, _NOISE_RMS, NUM_SAMPLES)
     for word, onset in zip(words, onsets, strict=True):
         first = round(onset * SAMPLE_RATE_HZ)
         audio_N[first : first + len(word.wave_N)] += word.wave_N
@@ -195,7 +228,7 @@ def _sound(words: list[Word], onsets: list[float], rng: np.random.Generator) -> 
 
 def _audible_clock() -> np.ndarray:
     """(N,) a hum below speech that swells by 20 dB, and a soft tone above it that climbs from 6.2 to 7.7 kHz."""
-    seconds = np.arange(round(CLIP_SECONDS * SAMPLE_RATE_HZ)) / SAMPLE_RATE_HZ
+    seconds = np.arange(NUM_SAMPLES) / SAMPLE_RATE_HZ
     clock = seconds / CLIP_SECONDS
     hum = 0.002 * 10**clock * np.sin(2 * np.pi * 50 * seconds)
     tone = 0.006 * np.sin(2 * np.pi * (6200 * seconds + 1500 * seconds**2 / (2 * CLIP_SECONDS)))

@@ -24,7 +24,7 @@ from dubmill.faces import mouth_boxes
 from dubmill.generation import Region
 from dubmill.generation import inpaint as inpaint_clips
 from dubmill.masks import fine_mask, pixel_mask, widen
-from dubmill.params import InpaintParams
+from dubmill.params import InpaintParams, WorldParams
 from dubmill.prompting import over_articulated
 from dubmill.rows import ClipRow, PairRow, Prompt
 from dubmill.shapes import LatentShape, half_frames, latent_of_frame
@@ -101,14 +101,14 @@ def _made(
 ) -> list[Pair]:
     from_world = [row.prompt for row in batch if params.source == "world" or is_filmed(row.prompt)]
     self_made = [row for row in batch if row.prompt not in from_world]
-    made = [pair for prompt in from_world for pair in _filmed(prompt)]
+    made = [pair for prompt in from_world for pair in _filmed(prompt, params.world)]
     return made + (_self_made(clips, self_made, params, modules, finder) if self_made else [])
 
 
-def _filmed(prompt: Prompt) -> list[Pair]:
+def _filmed(prompt: Prompt, difficulty: WorldParams) -> list[Pair]:
     pairs = []
     for half in HALVES:
-        original, counterpart, boxes_F4 = film_pair(prompt, half)
+        original, counterpart, boxes_F4 = film_pair(prompt, half, difficulty)
         pairs.append((_row(prompt, half, "world", boxes_F4), original, counterpart))
     return pairs
 

@@ -1,7 +1,7 @@
 """The base: transformer, connectors and text encoder, trained together from step 0 by flow matching.
 
-A quarter of the batches keep some tokens clean, at timestep 0, as inpainting and dubbing will: so that this is nothing
-new to the base. Axes: B clips, S tokens, C channels, L text tokens, D width.
+A third of the batches keep some tokens clean, at timestep 0, as inpainting and dubbing will: so that this is nothing
+new to the base, and mostly without a word on who speaks, so that it takes looks and voice over from them. Axes: B clips, S tokens, C channels, L text tokens, D width.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ from dubmill.nano.figures import clip_figures, mean_figures
 from dubmill.nano.pretrain import data, latents
 from dubmill.nano.pretrain.loop import Schedule
 
-_EMPTY_SHARE, _PLAIN_SHARE, _FULL_SHARE, _CLEAN_SHARE = 0.12, 0.2, 0.6, 0.25
+_EMPTY_SHARE, _PLAIN_SHARE, _FULL_SHARE, _CLEAN_SHARE = 0.12, 0.2, 0.6, 0.35
+_PLAIN_SHARE_BESIDE_CLEAN = 0.6  # what is not told must be taken over from what is seen and heard
 _PAD, _BOS = 0, 2
 _SIDE = 4
-_FIRST_HALF_FRAMES, _FIRST_HALF_AUDIO = 4, 25
+_FIRST_HALF_FRAMES, _FIRST_HALF_AUDIO = 5, 33
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Sources:
     """What the base is trained on and heard through."""
 
     shards: list[Path]
+    statistics: Path
     video_vae: Path
     audio_vae: Path
     vocoder: Path
@@ -50,9 +52,9 @@ class Denoiser:
                 "text": self._text_encoder.model.language_model,
             }
         )
-        self.schedule = Schedule(peak_rate=1e-3, weight_decay=0.01, average=0.999)
+        self.schedule = Schedule(peak_rate=1e-3, weight_decay=0.01, average=0.995)
         self.batch_size, self._sources = batch_size, sources
-        self._latents = latents.read(sources.shards, sources.video_vae, sources.audio_vae)
+        self._latents = latents.read(sources.shards, sources.statistics)
         if is_compiled:
             self.model["transformer"].compile_repeated_blocks()
 
@@ -60,10 +62,11 @@ class Denoiser:
         clips = self._latents["full" if rng.random() < _FULL_SHARE else "half"]
         at = torch.from_numpy(rng.integers(0, len(clips), self.batch_size))
         clean = [clips.video_BSC[at].float(), clips.audio_BSC[at].float()]
-        ids_BL = _with_dropout(clips.rich_BL[at], clips.plain_BL[at], rng)
         noise = [torch.randn_like(tokens) for tokens in clean]
         sigma_B = _sigma(self.batch_size)
         noised = _noised_tokens(clean, rng) if rng.random() < _CLEAN_SHARE else None
+        plain_share = _PLAIN_SHARE if noised is None else _PLAIN_SHARE_BESIDE_CLEAN
+        ids_BL = _with_dropout(clips.rich_BL[at], clips.plain_BL[at], plain_share, rng)
         sigmas = [sigma_B[:, None] * (1.0 if noised is None else mask) for mask in noised or (1, 1)]
         mixed = [
             torch.lerp(one, other, sigma[..., None]) for one, other, sigma in zip(clean, noise, sigmas, strict=True)
@@ -110,28 +113,30 @@ class Denoiser:
         )
 
     def evaluate(self) -> dict[str, float]:
-        from diffusers import AutoencoderKLLTX2Audio, AutoencoderKLLTX2Video, LTX2Pipeline
+        from diffusers import LTX2Pipeline
         from diffusers.pipelines.ltx2.vocoder import LTX2Vocoder
 
         from dubmill.nano import sampling, scorers
         from dubmill.nano.captions import caption
 
         takes = data.held_out_takes(24)
+        places = self._sources
+        vae, audio_vae = latents.normalising_vaes(places.video_vae, places.audio_vae, places.statistics)
         pipeline = LTX2Pipeline(
             scheduler=modules.scheduler(),
-            vae=AutoencoderKLLTX2Video.from_pretrained(self._sources.video_vae),
-            audio_vae=AutoencoderKLLTX2Audio.from_pretrained(self._sources.audio_vae),
+            vae=vae,
+            audio_vae=audio_vae,
             text_encoder=self._text_encoder,
             tokenizer=tokenizer.build(),
             connectors=self.model["connectors"],
             transformer=self.model["transformer"],
-            vocoder=LTX2Vocoder.from_pretrained(self._sources.vocoder),
+            vocoder=LTX2Vocoder.from_pretrained(places.vocoder),
         )
         pipeline.set_progress_bar_config(disable=True)
         captions = [caption(one.puppet.describe(), one.film.phrases) for one in takes]
         frames, audio = sampling.generate(pipeline, captions, seed=0)
         self._seen = torch.from_numpy(frames[:6]).permute(0, 4, 1, 2, 3).float() / 127.5 - 1
-        judge = scorers.load(self._sources.scorers)
+        judge = scorers.load(places.scorers)
         return mean_figures(
             [clip_figures(judge, *made, one.film.phrases) for *made, one in zip(frames, audio, takes, strict=True)]
         )
@@ -156,12 +161,14 @@ def _sigma(count: int) -> torch.Tensor:
     return torch.sigmoid(mean + 1.2 * torch.randn(count))
 
 
-def _with_dropout(rich_BL: torch.Tensor, plain_BL: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+def _with_dropout(
+    rich_BL: torch.Tensor, plain_BL: torch.Tensor, plain_share: float, rng: np.random.Generator
+) -> torch.Tensor:
     """Mostly the puppet told, at times "A person", at times nothing at all."""
     empty_L = torch.full_like(rich_BL[0], _PAD)
     empty_L[-1] = _BOS
     draw = torch.from_numpy(rng.random(len(rich_BL)))[:, None]
-    ids_BL = torch.where(draw < _EMPTY_SHARE + _PLAIN_SHARE, plain_BL, rich_BL)
+    ids_BL = torch.where(draw < _EMPTY_SHARE + plain_share, plain_BL, rich_BL)
     return torch.where(draw < _EMPTY_SHARE, empty_L, ids_BL)
 
 

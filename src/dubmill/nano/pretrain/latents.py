@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import AutoencoderKLLTX2Audio, AutoencoderKLLTX2Video
+from safetensors.torch import load_file, save_file
 
 from dubmill.nano import tokenizer
 from dubmill.nano.captions import caption
@@ -76,26 +77,36 @@ def _token_ids(takes: list[data.Take]) -> tuple[torch.Tensor, torch.Tensor]:
     )
 
 
-def write_statistics(shards: list[Path], video_vae: Path, audio_vae: Path) -> None:
-    """Set `latents_mean` and `latents_std` of both VAEs from the full clips of `shards`."""
+def write_statistics(shards: list[Path], path: Path) -> None:
+    """Mean and deviation of every latent channel over the full clips of `shards`."""
     full = [torch.load(shard)["full"] for shard in shards]
-    for column, kind, path in ((0, AutoencoderKLLTX2Video, video_vae), (1, AutoencoderKLLTX2Audio, audio_vae)):
+    tensors = {}
+    for column, name in enumerate(("video", "audio")):
         values = torch.cat([shard[column] for shard in full]).float().flatten(0, 1)
-        vae = kind.from_pretrained(path)
-        vae.latents_mean.copy_(values.mean(0))
-        vae.latents_std.copy_(values.std(0))
-        vae.save_pretrained(path)
+        tensors[f"{name}_mean"], tensors[f"{name}_std"] = values.mean(0), values.std(0)
+    save_file(tensors, path)
 
 
-def read(shards: list[Path], video_vae: Path, audio_vae: Path) -> dict[str, Latents]:
-    """Normalised latents of all shards by length."""
-    loaded = [torch.load(shard) for shard in shards]
+def normalising_vaes(
+    video_vae: Path, audio_vae: Path, statistics: Path
+) -> tuple[AutoencoderKLLTX2Video, AutoencoderKLLTX2Audio]:
+    """Both autoencoders with the `statistics` of their latents, which their trainings do not know."""
+    tensors = load_file(statistics)
     vaes = AutoencoderKLLTX2Video.from_pretrained(video_vae), AutoencoderKLLTX2Audio.from_pretrained(audio_vae)
+    for vae, name in zip(vaes, ("video", "audio"), strict=True):
+        vae.latents_mean.copy_(tensors[f"{name}_mean"])
+        vae.latents_std.copy_(tensors[f"{name}_std"])
+    return vaes
+
+
+def read(shards: list[Path], statistics: Path) -> dict[str, Latents]:
+    """Normalised latents of all shards by length."""
+    loaded, told = [torch.load(shard) for shard in shards], load_file(statistics)
     read = {}
     for name in LENGTHS:
         columns = [torch.cat(column) for column in zip(*(shard[name] for shard in loaded), strict=True)]
-        for place, vae in enumerate(vaes):
-            columns[place] = ((columns[place].float() - vae.latents_mean) / vae.latents_std).half()
+        for place, kind in enumerate(("video", "audio")):
+            columns[place] = ((columns[place].float() - told[f"{kind}_mean"]) / told[f"{kind}_std"]).half()
         read[name] = Latents(*columns)
     return read
 

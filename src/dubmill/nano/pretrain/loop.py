@@ -19,7 +19,9 @@ import numpy as np
 import torch
 from torch import nn
 
-_CHECKPOINT = "checkpoint.pt"
+from dubmill.nano.pretrain.sheets import save_curve
+
+_CHECKPOINT, _CURVE = "checkpoint.pt", "curve.jsonl"
 
 
 @dataclass(frozen=True)
@@ -148,6 +150,7 @@ def _evaluate(part: Part, average: _Average, out: Path, step: int, say: Callable
     torch.manual_seed(0)
     _log(out, "held_out", step, part.evaluate(), say, "")
     part.save(out)
+    save_curve(out / _CURVE, out / "curve.png")
     part.model.train()
     average.swap()
 
@@ -158,7 +161,7 @@ def _mean(figures: list[dict[str, float]]) -> dict[str, float]:
 
 
 def _log(out: Path, kind: str, step: int, figures: dict[str, float], say: Callable[[str], None], note: str) -> None:
-    with (out / "curve.jsonl").open("a") as curve:
+    with (out / _CURVE).open("a") as curve:
         curve.write(json.dumps({"kind": kind, "step": step, "clock": round(time.time()), **figures}) + "\n")
     told = " ".join(f"{name} {value:.4g}" for name, value in figures.items())
     say(f"{time.strftime('%H:%M:%S')} {kind} {step}: {told} {note}")

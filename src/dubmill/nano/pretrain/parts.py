@@ -19,7 +19,16 @@ from dubmill.nano.pretrain.vocoder import Vocoder
 NUM_CLIPS, NUM_SHARDS = 5000, 2
 
 
-def pretrain(part: str, out: Path, *, steps: int, seconds: float = math.inf, threads: int = 2) -> None:
+def pretrain(
+    part: str,
+    out: Path,
+    *,
+    steps: int,
+    seconds: float = math.inf,
+    threads: int = 2,
+    is_compiled: bool = False,
+    is_continued: bool = False,
+) -> None:
     """Train one part under `out/PART`; `lexicon` bakes the words, `latents` encodes what the base trains on."""
     torch.set_num_threads(threads)
     if part == "lexicon":
@@ -27,16 +36,16 @@ def pretrain(part: str, out: Path, *, steps: int, seconds: float = math.inf, thr
     elif part == "latents":
         encode(out)
     else:
-        loop.fit(_makers(out)[part](), out / part, total_steps=steps, seconds=seconds)
+        loop.fit(_makers(out, is_compiled, is_continued)[part](), out / part, total_steps=steps, seconds=seconds)
 
 
-def _makers(out: Path) -> dict[str, Callable[[], loop.Part]]:
+def _makers(out: Path, is_compiled: bool, is_continued: bool) -> dict[str, Callable[[], loop.Part]]:
     return {
-        "video_vae": VideoVae,
+        "video_vae": lambda: VideoVae(is_continued=is_continued),
         "audio_vae": AudioVae,
         "vocoder": lambda: Vocoder(sources(out).audio_vae),
         "scorers": ScorerTraining,
-        "base": lambda: Denoiser(sources(out)),
+        "base": lambda: Denoiser(sources(out), is_compiled=is_compiled),
     }
 
 
@@ -44,6 +53,7 @@ def sources(out: Path) -> Sources:
     """Where each part leaves what the base needs."""
     return Sources(
         shards=[out / "latents" / f"{index}.pt" for index in range(NUM_SHARDS)],
+        statistics=out / "latents" / "statistics.safetensors",
         video_vae=out / "video_vae" / "vae",
         audio_vae=out / "audio_vae" / "audio_vae",
         vocoder=out / "vocoder" / "vocoder",
@@ -52,7 +62,7 @@ def sources(out: Path) -> Sources:
 
 
 def encode(out: Path, *, shards: range = range(NUM_SHARDS)) -> None:
-    """Encode the clips that are not encoded yet; once all are, set the latent statistics of both VAEs."""
+    """Encode the clips that are not encoded yet; once all are, tell their statistics."""
     found = sources(out)
     (out / "latents").mkdir(parents=True, exist_ok=True)
     seeds = latents.shard_seeds(NUM_CLIPS, NUM_SHARDS)
@@ -60,4 +70,4 @@ def encode(out: Path, *, shards: range = range(NUM_SHARDS)) -> None:
         if not found.shards[index].exists():
             latents.encode_shard(found.video_vae, found.audio_vae, found.shards[index], seeds[index])
     if all(shard.exists() for shard in found.shards):
-        latents.write_statistics(found.shards, found.video_vae, found.audio_vae)
+        latents.write_statistics(found.shards, found.statistics)

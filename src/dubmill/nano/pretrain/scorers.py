@@ -22,7 +22,7 @@ from dubmill.nano.pretrain import data
 from dubmill.nano.pretrain.augment import wear_audio, wear_mel, wear_pictures
 from dubmill.nano.pretrain.loop import Schedule
 from dubmill.nano.scorers import Scorers
-from dubmill.nano.world import film, puppet, random_phrases
+from dubmill.nano.world import NUM_FRAMES, film, puppet, random_phrases
 
 _WORD_RATE_HZ = 50
 _CORE = 0.25
@@ -34,7 +34,7 @@ class ScorerTraining:
 
     name = "scorers"
 
-    def __init__(self, *, pool_size: int = 1000, num_sounds: int = 24, num_faces: int = 40, num_films: int = 5) -> None:
+    def __init__(self, *, pool_size: int = 1500, num_sounds: int = 20, num_faces: int = 40, num_films: int = 5) -> None:
         torch.manual_seed(0)
         self.model = nets.ScorerNets()
         self.schedule = Schedule(peak_rate=2e-3, warmup_steps=50, weight_decay=1e-2, average=0.995)
@@ -69,7 +69,7 @@ class ScorerTraining:
     def _face_losses(self, rng: np.random.Generator) -> dict[str, torch.Tensor]:
         """Two moments of each face must be nearer than two faces; each moment must tell its mouth."""
         takes = [self._pool[index] for index in rng.choice(self.pool_size, self.num_faces, replace=False)]
-        moments = [rng.choice(25, 2, replace=False) for _ in takes]
+        moments = [rng.choice(NUM_FRAMES, 2, replace=False) for _ in takes]
         frames = np.stack([one.film.frames_FHWC[at] for one, at in zip(takes, moments, strict=True)], axis=1)
         pictures = torch.from_numpy(frames.reshape(-1, 64, 64, 3)).permute(0, 3, 1, 2).float() / 127.5 - 1
         truth = np.stack([_mouth_truth(one, at) for one, at in zip(takes, moments, strict=True)], axis=1)
@@ -91,7 +91,7 @@ class ScorerTraining:
         shade = 1 + 0.2 * torch.randn(len(windows), 3, 1, 1).repeat(1, nets.SYNC_WINDOW, 1, 1)
         seen = self.model["sync"].see(wear_pictures(windows * shade, colour=0.03))
         mel_BMT = nets.speech_mel(wear_mel(log_mel(wear_audio(data.audio(takes)))))
-        speech = nets.speech_windows(mel_BMT, 25).flatten(0, 1)
+        speech = nets.speech_windows(mel_BMT, NUM_FRAMES).flatten(0, 1)
         heard = self.model["sync"].hear(speech + 0.2 * torch.randn(len(speech), 1, 1))
         alike = seen @ heard.T / 0.1
         owners = torch.arange(len(alike))

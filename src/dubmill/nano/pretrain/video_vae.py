@@ -1,4 +1,4 @@
-"""The video VAE: L1 and L2 on pixels, heavier on the mouth; at the end the decoder alone.
+"""The video VAE: L1 and L2 on pixels, heavier on the mouth; later on the decoder alone, so that the base can begin.
 
 Axes: B clips, C channels, F frames, H rows, W columns.
 """
@@ -9,38 +9,49 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 
 from dubmill.nano import modules
 from dubmill.nano.pretrain import data
 from dubmill.nano.pretrain.loop import Schedule
 from dubmill.nano.pretrain.sheets import save_rows
+from dubmill.nano.weights import WEIGHTS
 
 _LATENT_NOISE = 0.08
 _LATENT_PENALTY = 1e-3
 
 
 class VideoVae:
-    """Part `video_vae`: whole windows of 25 and 13 frames, since the decoder is not causal."""
+    """Part `video_vae`: whole windows of 33 and 17 frames, since the decoder is not causal."""
 
     name = "video_vae"
 
-    def __init__(self, *, batch_size: int = 3, mouth_weight: float = 5.0, decoder_only_share: float = 0.2) -> None:
+    def __init__(
+        self,
+        *,
+        batch_size: int = 2,
+        mouth_weight: float = 4.0,
+        num_joint_steps: int = 2290,
+        is_continued: bool = False,
+    ) -> None:
         torch.manual_seed(0)
         self.model = modules.video_vae()
-        self.schedule = Schedule(peak_rate=1e-3, warmup_steps=100, betas=(0.9, 0.95), average=0.998)
-        self.batch_size, self.mouth_weight, self.decoder_only_share = batch_size, mouth_weight, decoder_only_share
+        if is_continued:
+            _continue(self.model, WEIGHTS / "vae")
+        self.schedule = Schedule(peak_rate=6e-4, warmup_steps=100, betas=(0.9, 0.95), average=0.998)
+        self.batch_size, self.mouth_weight, self.num_joint_steps = batch_size, mouth_weight, num_joint_steps
 
     def loss(self, step: int, progress: float, rng: np.random.Generator) -> tuple[torch.Tensor, dict[str, float]]:
         is_half = step % 2 == 1
         takes = data.training_takes(rng, self.batch_size * (2 if is_half else 1), is_half=is_half)
         pixels_BCFHW = data.video(takes)
         with torch.autocast("cpu", torch.bfloat16):
-            with torch.set_grad_enabled(progress < 1 - self.decoder_only_share):
+            with torch.set_grad_enabled(step < self.num_joint_steps):
                 latents_BCFHW = self.model.encode(pixels_BCFHW).latent_dist.mode().float()
             noisy_BCFHW = latents_BCFHW + _LATENT_NOISE * torch.randn_like(latents_BCFHW)
             difference = self.model.decode(noisy_BCFHW).sample.float() - pixels_BCFHW
         weight = 1 + (self.mouth_weight - 1) * data.mouth_mask(takes)
-        loss = ((difference.abs() + 2 * difference**2) * weight).mean() + _LATENT_PENALTY * (latents_BCFHW**2).mean()
+        loss = ((difference.abs() + 4 * difference**2) * weight).mean() + _LATENT_PENALTY * (latents_BCFHW**2).mean()
         return loss, {"l1": difference.detach().abs().mean().item()}
 
     def evaluate(self) -> dict[str, float]:
@@ -60,3 +71,13 @@ class VideoVae:
         self.model.save_pretrained(out / "vae")
         truth, made = self._seen
         save_rows([clip[:, ::2] for pair in zip(truth[:4], made[:4], strict=True) for clip in pair], out / "sheet.png")
+
+
+def _continue(model: torch.nn.Module, shipped: Path) -> None:
+    """Load the weights at `shipped`; a residual layer that they do not have starts as the identity."""
+    tensors = load_file(shipped / "diffusion_pytorch_model.safetensors")
+    missing = model.load_state_dict({name: value.float() for name, value in tensors.items()}, strict=False).missing_keys
+    with torch.no_grad():
+        for name in missing:
+            if ".conv2." in name:
+                model.get_parameter(name).zero_()

@@ -12,10 +12,11 @@ import torch
 from diffusers import AutoencoderKLLTX2Audio
 
 from dubmill.nano import modules
-from dubmill.nano.mel import HOP_SAMPLES, log_mel
+from dubmill.nano.mel import HOP_SAMPLES, SAMPLE_RATE_HZ, log_mel
 from dubmill.nano.pretrain import data
 from dubmill.nano.pretrain.audio_vae import whole_mel
 from dubmill.nano.pretrain.loop import Schedule
+from dubmill.nano.pretrain.sheets import save_mels
 
 _WINDOWS = (256, 512, 1024, 2048)
 _SEGMENT_FRAMES = 40
@@ -70,9 +71,16 @@ class Vocoder:
         figures = {}
         for name, asked in (("truth", mel), ("round_trip", self._round_trip(mel))):
             made_BN = self.model(asked)[:, 0]
+            self._seen = mel, log_mel(made_BN)[:, :-1]
+            self._heard = made_BN[:4]
             figures[f"{name}_loss"] = spectral_loss(made_BN, audio_BN[:, : made_BN.shape[1]]).item()
             figures[f"{name}_mel_l1"] = (log_mel(made_BN)[:, :-1] - mel[:, 0]).abs().mean().item()
         return figures
 
     def save(self, out: Path) -> None:
+        from scipy.io import wavfile
+
         self.model.save_pretrained(out / "vocoder")
+        truth, made = self._seen
+        save_mels([one for pair in zip(truth[:4, 0], made[:4], strict=True) for one in pair], out / "sheet.png")
+        wavfile.write(out / "sample.wav", SAMPLE_RATE_HZ, self._heard.flatten().numpy())

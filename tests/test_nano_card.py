@@ -1,0 +1,119 @@
+"""nano's card: what it measures, how it judges, what it shows."""
+
+from __future__ import annotations
+
+import json
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dubmill import media, params
+from dubmill.backbone import load, load_scorers
+from dubmill.clips import Clip
+from dubmill.nano import world
+from dubmill.nano_card import films, page, pictures, targets
+from dubmill.nano_card.pictures import Shown
+from dubmill.steps.backbone import backbone
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def values() -> params.Params:
+    """The committed params, with two steps of sampling."""
+    told = params.load(ROOT / "params.yaml")
+    quick = told.synthesize.sampling.model_copy(update={"num_steps": 2})
+    changed = {name: getattr(told, name).model_copy(update={"sampling": quick}) for name in ("synthesize", "inpaint")}
+    return told.model_copy(update=changed)
+
+
+@pytest.fixture(scope="module")
+def rows(values, tmp_path_factory) -> dict[str, list[dict[str, float]]]:
+    """What is measured of two takes, one dubbed in its first half, one in its second."""
+    nano = backbone(values.backbone, tmp_path_factory.mktemp("card") / "backbone")
+    return films.measure(load(nano), load_scorers(nano), values, num_clips=2)
+
+
+def test_a_take_says_the_same_digits_in_the_other_language_in_one_half_only():
+    for index in range(6):
+        one = films.take(index)
+        kept, changed = 1 - one.half, one.half
+        assert one.film.phrases[kept] == one.dubbed.phrases[kept]
+        before, after = one.film.phrases[changed], one.dubbed.phrases[changed]
+        assert after.language == one.film.phrases[kept].language != before.language
+        digits = [[world.LANGUAGES[said.language].index(word) for word in said.words] for said in (before, after)]
+        assert digits[0] == digits[1]
+
+
+def test_every_kind_of_clip_is_measured(rows):
+    assert {name: len(some) for name, some in rows.items()} == dict.fromkeys(rows, 2)
+    assert set(rows) <= set(page.KINDS)
+    for some in rows.values():
+        assert all(set(row) <= set(page.MEANINGS) for row in some)
+        assert all(np.isfinite(list(row.values())).all() for row in some)
+
+
+def test_the_oracle_is_right_and_a_round_trip_is_near_its_source(rows):
+    assert all(row["words"] == 1 and row["lips_r"] > 0.9 for row in rows["world"])
+    assert all(row["psnr_db"] > 20 for row in rows["round_trip"])
+    for trip, made in zip(rows["source_round_trip"], rows["inpainted"], strict=True):
+        assert made["outside_psnr_db"] == pytest.approx(trip["outside_psnr_db"], abs=3)
+
+
+def test_a_target_is_plain_a_share_or_a_gap():
+    rows = {"made": [{"x": 0.6}, {"x": 1.0}], "oracle": [{"x": 1.0}]}
+    kinds = {"plain": 0.8, "share": 0.8, "gap": -0.2}
+    for relation, expected in kinds.items():
+        target = targets.Target("x", "made", "x", 0.5, relation, "oracle")
+        assert targets.reached(target, rows) == pytest.approx(expected)
+
+
+def _told() -> dict:
+    kinds = {one.row for one in targets.TARGETS} | {one.of for one in targets.TARGETS if one.of}
+    rows = {kind: [dict.fromkeys(page.MEANINGS, value) for value in (0.5, 0.7)] for kind in sorted(kinds)}
+    training = {"base": {"steps": 10, "seconds": 60, "shown": ["words"], "curve": {"words": [[5, 0.1], [10, 0.9]]}}}
+    facts = {
+        "num_clips": 2,
+        "num_cores": 2,
+        "measured_seconds": 1,
+        "line": {"num_made": 4, "num_accepted": 3, "seconds": {}},
+        "seconds_per_clip": 2.0,
+        "films_per_second": 30.0,
+        "scorers": {"words": 1.0},
+        "training": training,
+    }
+    return page.card(rows, facts)
+
+
+def test_the_page_says_of_each_target_whether_it_is_reached(tmp_path):
+    told = _told()
+    (tmp_path / "tried.md").write_text("## What was tried\n")
+    page.write(told, tmp_path / "tried.md", tmp_path)
+    text = (tmp_path / "nano-card.md").read_text()
+    assert json.loads((tmp_path / "nano-card.json").read_text()) == told
+    lines = [line for line in text.splitlines() if line.endswith("reached |") or line.endswith("**not reached** |")]
+    assert len(lines) == len(targets.TARGETS) + 2
+    assert any("a clip from text" in line and "not reached" in line for line in lines)
+    assert text.rstrip().endswith("## What was tried")
+
+
+def test_the_pictures_open_and_the_movie_has_sound_for_each_clip_that_is_heard(tmp_path):
+    rng = np.random.default_rng(0)
+    shown = [
+        Shown(name, Clip(rng.integers(0, 255, (5, 16, 16, 3), dtype=np.uint8), Fraction(25, 2), tone, 16000))
+        for name, tone in (
+            ("source", np.full((1, 6400), 0.1, np.float32)),
+            ("dub", np.full((1, 6400), 0.2, np.float32)),
+        )
+    ]
+    pictures.contact_sheet(shown, tmp_path / "sheet.png")
+    pictures.spectrograms(shown, tmp_path / "mels.png")
+    pictures.curves(_told()["training"], tmp_path / "curves.png")
+    pictures.side_by_side(shown, [0, 1], tmp_path / "dub.mp4", tmp_path / "dub.webp")
+    for name in ("sheet.png", "mels.png", "curves.png"):
+        assert Image.open(tmp_path / name).size[0] > 300
+    assert Image.open(tmp_path / "dub.webp").n_frames == 10
+    assert media.probe(tmp_path / "dub.mp4").num_frames == 10
