@@ -13,7 +13,7 @@ PARTS = {
     "vocoder": 3000,
     "scorers": 1200,
     "latents": 0,
-    "base": 10_000,
+    "base": 8500,
 }
 """Parts in the order in which they need each other, and the steps that the shipped weights took."""
 
