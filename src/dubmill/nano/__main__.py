@@ -8,7 +8,7 @@ from pathlib import Path
 
 PARTS = {
     "lexicon": 0,
-    "video_vae": 4000,
+    "video_vae": 7300,
     "audio_vae": 4000,
     "vocoder": 3000,
     "scorers": 1200,

@@ -1,4 +1,4 @@
-"""The video VAE: L1 and L2 on pixels, heavier on the mouth; later on the decoder alone, so that the base can begin.
+"""The video VAE: mostly L2 on pixels, heavier on the mouth; later on the decoder alone, so that the base can begin.
 
 Axes: B clips, C channels, F frames, H rows, W columns.
 """
@@ -17,7 +17,7 @@ from dubmill.nano.pretrain.loop import Schedule
 from dubmill.nano.pretrain.sheets import save_rows
 from dubmill.nano.weights import WEIGHTS
 
-_LATENT_NOISE = 0.08
+_LATENT_NOISE = 0.04
 _LATENT_PENALTY = 1e-3
 
 
@@ -30,7 +30,7 @@ class VideoVae:
         self,
         *,
         batch_size: int = 2,
-        mouth_weight: float = 4.0,
+        mouth_weight: float = 5.0,
         num_joint_steps: int = 2290,
         is_continued: bool = False,
     ) -> None:
@@ -51,7 +51,7 @@ class VideoVae:
             noisy_BCFHW = latents_BCFHW + _LATENT_NOISE * torch.randn_like(latents_BCFHW)
             difference = self.model.decode(noisy_BCFHW).sample.float() - pixels_BCFHW
         weight = 1 + (self.mouth_weight - 1) * data.mouth_mask(takes)
-        loss = ((difference.abs() + 4 * difference**2) * weight).mean() + _LATENT_PENALTY * (latents_BCFHW**2).mean()
+        loss = ((difference.abs() / 4 + 8 * difference**2) * weight).mean() + _LATENT_PENALTY * (latents_BCFHW**2).mean()
         return loss, {"l1": difference.detach().abs().mean().item()}
 
     def evaluate(self) -> dict[str, float]:
