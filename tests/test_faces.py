@@ -54,14 +54,24 @@ def test_a_flicker_that_looks_like_a_face_is_nobody():
 
 def test_two_equal_faces_have_to_be_chosen_from():
     found = [[face(450), face(150)] for _ in range(30)]
-    with pytest.raises(UnreadableMedia, match="2 faces are in it.*choose left, right or a number up to 2"):
+    refusal = (
+        "2 faces are in it, 1 at 23 % of the width from the left, 2 at 70 %.*choose left, right or a number up to 2"
+    )
+    with pytest.raises(UnreadableMedia, match=refusal):
         followed(found)
     for which, x in {"left": 150, "right": 450, "1": 150, "2": 450}.items():
         track = followed(found, which)
         assert middles(track) == pytest.approx(x)
         assert track.notes == ("1 other face left as they are",)
+        (other_F4,) = track.others
+        assert other_F4[:, [0, 2]].mean() == pytest.approx(600 - x)
     with pytest.raises(UsageError, match="no face '3'"):
         followed(found, "3")
+
+
+def test_a_number_means_the_only_face_where_there_is_one_only():
+    """A close-up between shots of two people, for whom one number was chosen for the whole film."""
+    assert middles(followed([[face(300)] for _ in range(10)], "2")) == pytest.approx(300)
 
 
 def test_a_small_face_in_the_background_does_not_stop_a_dub_but_is_told():
