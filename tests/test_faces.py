@@ -10,7 +10,7 @@ import pytest
 from dubmill.backbone import load_face_finder
 from dubmill.clips import Clip
 from dubmill.errors import UnreadableMedia, UsageError
-from dubmill.faces import Face, ScoredFaces, follow, mouth_boxes
+from dubmill.faces import Face, ScoredFaces, Watch, follow, mouth_boxes
 
 SIZE = (360, 640)
 FPS = 25.0
@@ -240,6 +240,19 @@ def test_two_real_people_are_told_apart_and_one_is_chosen(portrait):
         mouth_boxes(filmed, finder)
     left, right = (mouth_boxes(filmed, finder, which=which) for which in ("left", "right"))
     assert right[2] - left[2] == pytest.approx([portrait.shape[1], 0, portrait.shape[1], 0], abs=6)
+
+
+@needs_yunet
+def test_of_two_real_people_the_dub_of_the_chosen_one_is_kept(portrait):
+    pair = np.concatenate([portrait, portrait], axis=1)
+    filmed, dub = clip(np.stack([pair] * 5)), clip(np.full((5, *pair.shape), 255, np.uint8))
+    keep = Watch(load_face_finder(Real), "").keep(filmed, "right", start_seconds=0.0)
+    left, right = np.split(keep.laid(filmed, dub).frames_FHWC, 2, axis=2)
+    (seen,) = faces_in(portrait)[0]
+    x0, y0, x1, y1 = seen.box_4.round().astype(int)
+    assert np.array_equal(left, filmed.frames_FHWC[:, :, : portrait.shape[1]])
+    assert (right[:, y0 + 4 : y1 - 4, x0 + 4 : x1 - 4] == 255).all()
+    assert np.array_equal(right[:, :, :20], filmed.frames_FHWC[:, :, :20])
 
 
 @needs_yunet

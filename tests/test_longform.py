@@ -401,6 +401,22 @@ def test_no_film_is_dubbed_without_consent_or_beside_a_single_text(tmp_path, pla
     assert "--text beside --script" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("seconds", [1, 3])
+def test_a_face_that_is_none_is_refused_before_weights_are_loaded(tmp_path, places, monkeypatch, capsys, seconds):
+    """A clip and a film: the release of this file's stand-in dubs 1.04 seconds."""
+    monkeypatch.setattr(opening, "open_dubber", lambda backbone, release: pytest.fail("weights were loaded"))
+    a_film(tmp_path / "in.mov", seconds=seconds)
+    asked = ["--to", "es", "--text", "uno", "--out", "out.mp4", "--consent", "Ana Ruiz agrees", "--face", "middle"]
+    where = [part for name, path in places.items() for part in (f"--{name}", str(path))]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["dubmill", "dub", "in.mov", *asked, *where])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2
+    assert "'middle' is no face; choose left, right, all or a number" in capsys.readouterr().err
+    assert not Path("consent.jsonl").exists()
+
+
 def test_a_puppet_that_speaks_three_times_is_dubbed_by_the_base_model(tmp_path):
     """Nothing stands in: nano's base, with few steps, re-voices three chunks of one film."""
     from dubmill.backbone import materialize
