@@ -116,7 +116,7 @@ def serve(folder, dubber, *, selftest=True):
         f"opening.open_dubber = lambda backbone, release: test_serving.{dubber}();"
         "opening.open_watch = lambda backbone: test_serving.UNWATCHED; sys.exit(server.main())"
     )
-    paths = {"PYTHONPATH": str(Path(__file__).parent)}
+    paths = {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])}
     with (folder / "log").open("wb") as log:
         command = [sys.executable, "-c", script, *map(str, arguments)]
         return subprocess.Popen(command, env=os.environ | paths, stderr=log, stdout=log), port
