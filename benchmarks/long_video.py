@@ -21,6 +21,7 @@ from pathlib import Path
 
 from dubmill import longform, media
 from dubmill.clips import Clip
+from dubmill.faces import UNWATCHED
 from dubmill.subtitles import Cue
 
 SECONDS = (10, 600)
@@ -33,6 +34,10 @@ class Echo:
     def dub(self, clip: Clip, *, line: object, seed: int, progress: object = None) -> Clip:
         """The clip itself."""
         return clip
+
+    def check(self, line: object, room_seconds: float) -> str:
+        """Nothing to warn of."""
+        return ""
 
 
 def film(path: Path, seconds: int, side: int) -> None:
@@ -49,7 +54,7 @@ def dub(source: Path) -> dict[str, float]:
     started = time.monotonic()
     opened = longform.Film.open(source, SIZE, limits=media.Limits(max_seconds=3600.0), tone_map=False)
     cues = [Cue(at, at + 3.0, "words") for at in range(0, int(opened.info.seconds) - 3, 5)]
-    job = longform.Job(Echo(), "es", 0, "stand-in")
+    job = longform.Job(Echo(), "es", 0, "stand-in", UNWATCHED, "")
     longform.dub_film(opened, cues, job, source.with_name("out.mp4"), marks={}, progress=lambda share: None)
     kinds = {"python": resource.RUSAGE_SELF, "ffmpeg": resource.RUSAGE_CHILDREN}
     peaks = {name: resource.getrusage(kind).ru_maxrss / 1024 for name, kind in kinds.items()}

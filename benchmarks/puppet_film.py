@@ -23,6 +23,7 @@ import numpy as np
 from dubmill import longform, media, params
 from dubmill.backbone import Backbone, load_scorers, materialize
 from dubmill.dubber import Dubber
+from dubmill.faces import UNWATCHED
 from dubmill.metrics.lipsync import lip_sync
 from dubmill.nano import world
 from dubmill.subtitles import Cue
@@ -71,7 +72,7 @@ def dub(source: Path, cues: list[Cue], out: Path, base: Backbone, steps: int) ->
     dubber = Dubber.load(base, None, sampling=committed.model_copy(update={"num_steps": steps}))
     size = longform.ClipSize(world.HALF_FRAMES, world.FRAME_SIZE, world.FRAME_SIZE, RATE, RATE_HZ)
     film = longform.Film.open(source, size, limits=media.Limits(max_seconds=7200.0), tone_map=False)
-    job = longform.Job(dubber, "es", 0, base.digest)
+    job = longform.Job(dubber, "es", 0, base.digest, UNWATCHED, "")
     longform.dub_film(film, cues, job, out, marks={}, progress=lambda share: None)
 
 

@@ -10,7 +10,7 @@ import pytest
 from dubmill.backbone import load_face_finder
 from dubmill.clips import Clip
 from dubmill.errors import UnreadableMedia, UsageError
-from dubmill.faces import Face, ScoredFaces, follow, mouth_boxes
+from dubmill.faces import Face, ScoredFaces, Watch, follow, mouth_boxes
 
 SIZE = (360, 640)
 FPS = 25.0
@@ -54,14 +54,24 @@ def test_a_flicker_that_looks_like_a_face_is_nobody():
 
 def test_two_equal_faces_have_to_be_chosen_from():
     found = [[face(450), face(150)] for _ in range(30)]
-    with pytest.raises(UnreadableMedia, match="2 faces are in it.*choose left, right or a number up to 2"):
+    refusal = (
+        "2 faces are in it, 1 at 23 % of the width from the left, 2 at 70 %.*choose left, right or a number up to 2"
+    )
+    with pytest.raises(UnreadableMedia, match=refusal):
         followed(found)
     for which, x in {"left": 150, "right": 450, "1": 150, "2": 450}.items():
         track = followed(found, which)
         assert middles(track) == pytest.approx(x)
         assert track.notes == ("1 other face left as they are",)
+        (other_F4,) = track.others
+        assert other_F4[:, [0, 2]].mean() == pytest.approx(600 - x)
     with pytest.raises(UsageError, match="no face '3'"):
         followed(found, "3")
+
+
+def test_a_number_means_the_only_face_where_there_is_one_only():
+    """A close-up between shots of two people, for whom one number was chosen for the whole film."""
+    assert middles(followed([[face(300)] for _ in range(10)], "2")) == pytest.approx(300)
 
 
 def test_a_small_face_in_the_background_does_not_stop_a_dub_but_is_told():
@@ -230,6 +240,19 @@ def test_two_real_people_are_told_apart_and_one_is_chosen(portrait):
         mouth_boxes(filmed, finder)
     left, right = (mouth_boxes(filmed, finder, which=which) for which in ("left", "right"))
     assert right[2] - left[2] == pytest.approx([portrait.shape[1], 0, portrait.shape[1], 0], abs=6)
+
+
+@needs_yunet
+def test_of_two_real_people_the_dub_of_the_chosen_one_is_kept(portrait):
+    pair = np.concatenate([portrait, portrait], axis=1)
+    filmed, dub = clip(np.stack([pair] * 5)), clip(np.full((5, *pair.shape), 255, np.uint8))
+    keep = Watch(load_face_finder(Real), "").keep(filmed, "right", start_seconds=0.0)
+    left, right = np.split(keep.laid(filmed, dub).frames_FHWC, 2, axis=2)
+    (seen,) = faces_in(portrait)[0]
+    x0, y0, x1, y1 = seen.box_4.round().astype(int)
+    assert np.array_equal(left, filmed.frames_FHWC[:, :, : portrait.shape[1]])
+    assert (right[:, y0 + 4 : y1 - 4, x0 + 4 : x1 - 4] == 255).all()
+    assert np.array_equal(right[:, :, :20], filmed.frames_FHWC[:, :, :20])
 
 
 @needs_yunet

@@ -188,7 +188,13 @@ def pairs(tmp_path_factory, backbone):
     counterparts = {
         "a": DUBBED, "b": DUBBED, "wrong": wrong, "c": DUBBED, "heldout-good": DUBBED, "heldout-wrong": wrong,
     }  # fmt: skip
-    return pair_set(tmp_path_factory.mktemp("pairs") / "p", backbone, counterparts, note="kept")
+    return pair_set(
+        tmp_path_factory.mktemp("pairs") / "p",
+        backbone,
+        counterparts,
+        note="kept",
+        left_out_clips={"dim": "no face is in it"},
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -223,9 +229,11 @@ def test_the_gate_tells_what_it_did_in_its_info_and_its_figures(gated):
     assert gated.info["by_gate"] == {name: int(name == "min_words_right") for name in GATES}
     assert gated.info["pair_source"] == "self-made"
     assert gated.info["note"] == "kept"
+    assert gated.info["left_out_clips"] == {"dim": "no face is in it"}
     assert gated.lineage.licence == "Apache-2.0"
     figures = json.loads((gated.path / "gate.json").read_text())
     assert figures["accepted_share"] == 0.75
+    assert figures["num_left_out_clips"] == 1
     assert "min_words_right,strict,1" in (gated.path / "plots/by_gate.csv").read_text()
 
 
@@ -262,6 +270,8 @@ def test_the_page_names_the_pair_source_first_and_the_reasons(gated):
     assert "min_words_right: 0.5 is under 1" in page
     assert page.count("<svg") == len(GATES)
     assert "oracle" in page
+    assert "Clips that made no pair (1)" in page
+    assert "no face is in it" in page
 
 
 def test_each_gate_rejects_its_own_fault_by_name():

@@ -17,6 +17,7 @@ import test_serving
 from dubmill import cli, longform, media, params, subtitles
 from dubmill.clips import Clip
 from dubmill.errors import ConsentMissing, DubmillError, UnreadableMedia, UnsayableText
+from dubmill.faces import UNWATCHED
 from dubmill.longform import ClipSize, Film, Job, Look, plan
 from dubmill.nano import world
 from dubmill.serving import opening
@@ -47,6 +48,9 @@ class Echo:
         progress(1.0)
         return dataclasses.replace(clip, frames_FHWC=frames).with_audio(clip.audio_CN / 2)
 
+    def check(self, line, room_seconds):
+        return ""
+
 
 def a_film(path, *, seconds, rate=NTSC, size="64x64", sample_rate_hz=16000, codec="libx264"):
     """A dim, moving test picture that flashes for three frames, over a hum that clicks, every thirtieth frame."""
@@ -67,8 +71,9 @@ def opened(path, size=SIZE):
 
 def dubbed(path, cues, out, dubber=None, size=SIZE, progress=lambda share: None):
     """The chunks of a whole run."""
-    job = Job(dubber or Echo(), "es", 0, "release")
-    return longform.dub_film(opened(path, size), cues, job, out, marks={"comment": "machine"}, progress=progress)
+    job = Job(dubber or Echo(), "es", 0, "release", UNWATCHED, "")
+    made = longform.dub_film(opened(path, size), cues, job, out, marks={"comment": "machine"}, progress=progress)
+    return made.chunks
 
 
 def every(period, length, seconds):
@@ -327,6 +332,7 @@ def script(path, *cues):
 def places(tmp_path, monkeypatch):
     """A release and its backbone, with the stand-in for its model."""
     monkeypatch.setattr(opening, "open_dubber", lambda backbone, release: Echo())
+    monkeypatch.setattr(opening, "open_watch", lambda backbone: UNWATCHED)
     backbone = test_serving.a_backbone(tmp_path / "backbone")
     return {"release": test_serving.a_release(tmp_path / "release", backbone).path, "backbone": backbone.path}
 
@@ -359,6 +365,9 @@ def test_a_text_alone_is_shared_out_over_the_speech_of_a_film_and_written_as_cap
     where = [part for name, path in places.items() for part in (f"--{name}", str(path))]
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["dubmill", "dub", "in.mp4", *asked, "--captions", "out.srt", *where])
+    opened, looked, open_film, look = [], [], Film.open, Film.look
+    monkeypatch.setattr(Film, "open", lambda *what, **how: opened.append(what) or open_film(*what, **how))
+    monkeypatch.setattr(Film, "look", lambda film: looked.append(film) or look(film))
     with pytest.raises(SystemExit) as ended:
         cli.main()
     assert not ended.value.code, capsys.readouterr().err
@@ -367,17 +376,20 @@ def test_a_text_alone_is_shared_out_over_the_speech_of_a_film_and_written_as_cap
     assert cues[0].start_seconds == pytest.approx(1, abs=0.3)
     assert cues[1].start_seconds == pytest.approx(5, abs=0.3)
     assert media.probe("out.mp4").num_frames == 100
+    assert (len(opened), len(looked)) == (1, 1)
 
 
-def test_a_text_for_a_film_in_which_nobody_speaks_is_refused(tmp_path, places):
+def test_a_text_for_a_film_in_which_nobody_speaks_is_refused(tmp_path, places, monkeypatch):
     film = Clip(np.full((100, 64, 64, 3), 90, np.uint8), Fraction(25, 2), np.zeros((1, 8 * 16000), np.float32), 16000)
     (tmp_path / "in.mp4").write_bytes(media.mp4_bytes(film))
-    with pytest.raises(UnreadableMedia, match="no speech|silent"):
-        opening.cues_of_text(tmp_path / "in.mp4", "uno", "es", release=places["release"], tone_map=False)
+    monkeypatch.chdir(tmp_path)
+    request = FilmRequest(Path("in.mp4"), "uno", "es", consent="Ana Ruiz agrees", seed=0, tone_map=False, face="")
+    with pytest.raises(UnreadableMedia, match="in.mp4: no speech is heard in it; give the words with --script"):
+        opening.dub_film_file(request, tmp_path / "out.mp4", **places, progress=print)
 
 
 def test_no_film_is_dubbed_without_consent_or_beside_a_single_text(tmp_path, places, monkeypatch, capsys):
-    request = FilmRequest(tmp_path / "in.mov", [], "es", consent="", seed=0, tone_map=False)
+    request = FilmRequest(tmp_path / "in.mov", [], "es", consent="", seed=0, tone_map=False, face="")
     with pytest.raises(ConsentMissing):
         opening.dub_film_file(request, tmp_path / "out.mp4", **places, progress=print)
     script(tmp_path / "in.vtt", (1.0, 2.0, "uno dos"))
@@ -387,6 +399,22 @@ def test_no_film_is_dubbed_without_consent_or_beside_a_single_text(tmp_path, pla
     with pytest.raises(SystemExit):
         cli.main()
     assert "--text beside --script" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("seconds", [1, 3])
+def test_a_face_that_is_none_is_refused_before_weights_are_loaded(tmp_path, places, monkeypatch, capsys, seconds):
+    """A clip and a film: the release of this file's stand-in dubs 1.04 seconds."""
+    monkeypatch.setattr(opening, "open_dubber", lambda backbone, release: pytest.fail("weights were loaded"))
+    a_film(tmp_path / "in.mov", seconds=seconds)
+    asked = ["--to", "es", "--text", "uno", "--out", "out.mp4", "--consent", "Ana Ruiz agrees", "--face", "middle"]
+    where = [part for name, path in places.items() for part in (f"--{name}", str(path))]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["dubmill", "dub", "in.mov", *asked, *where])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2
+    assert "'middle' is no face; choose left, right, all or a number" in capsys.readouterr().err
+    assert not Path("consent.jsonl").exists()
 
 
 def test_a_puppet_that_speaks_three_times_is_dubbed_by_the_base_model(tmp_path):

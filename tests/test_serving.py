@@ -32,6 +32,7 @@ from dubmill.errors import (
     UnreadableMedia,
     UnsayableText,
 )
+from dubmill.faces import UNWATCHED
 from dubmill.rows import Line
 from dubmill.serving import dub_file, opening, server
 from dubmill.serving.consent import Ledger
@@ -112,9 +113,10 @@ def serve(folder, dubber, *, selftest=True):
     arguments += ["--max_body_bytes", 4_000_000, "--max_seconds", 5]
     script = (
         "import sys; from dubmill.serving import opening, server; import test_serving;"
-        f"opening.open_dubber = lambda backbone, release: test_serving.{dubber}(); sys.exit(server.main())"
+        f"opening.open_dubber = lambda backbone, release: test_serving.{dubber}();"
+        "opening.open_watch = lambda backbone: test_serving.UNWATCHED; sys.exit(server.main())"
     )
-    paths = {"PYTHONPATH": str(Path(__file__).parent)}
+    paths = {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])}
     with (folder / "log").open("wb") as log:
         command = [sys.executable, "-c", script, *map(str, arguments)]
         return subprocess.Popen(command, env=os.environ | paths, stderr=log, stdout=log), port
@@ -267,6 +269,7 @@ def test_the_raw_route_takes_and_gives_an_mp4(url, mp4, folder):
         ({"seed": -1}, 400, "seed"),
         ({"seed": 2**53}, 400, "seed"),
         ({"mood": "good"}, 400, "mood"),
+        ({"face": "middle"}, 400, "'middle' is no face; choose left"),
         ({"consent": ""}, 400, "consent"),
         ({"language": "tlh"}, 422, "unknown language"),
         ({"text": "indecible"}, 422, "not a word"),
@@ -294,7 +297,8 @@ def test_a_wrong_length_is_refused_and_a_near_one_told(client, folder):
     long, near = folder / "long.mp4", folder / "near.mp4"
     long.write_bytes(media.mp4_bytes(a_clip(num_frames=40)))
     near.write_bytes(media.mp4_bytes(a_clip(num_frames=14, side=80)))
-    with pytest.raises(UnreadableMedia, match=r"lasts 3.20 s, and this model dubs clips of 1.04 s"):
+    refusal = r"lasts 3.20 s, and this model dubs clips of 1.04 s .* dub it as a film, `dubmill dub FILM --script`"
+    with pytest.raises(UnreadableMedia, match=refusal):
         client.dub(long, to="es", text="uno", consent=CONSENT)
     notes = client.ask(near, to="es", text="uno", consent=CONSENT)["notes"]
     assert notes == [
@@ -311,6 +315,7 @@ def test_what_is_too_large_or_too_long_is_a_413(url, mp4, folder):
     answers = [heavy, streamed, predict(url, instance(lasting))]
     assert [answer.status_code for answer in answers] == [413, 413, 413]
     assert "longer than 5 s" in answers[-1].json()["error"]
+    assert all("`dubmill dub FILM --script`" in answer.json()["error"] for answer in answers)
 
 
 def test_health_answers_while_a_dub_runs_and_the_queue_is_bounded(url, client, mp4):
@@ -406,9 +411,9 @@ def test_a_self_test_dub_must_be_heard_and_have_the_right_size(tmp_path):
             return clip.with_audio(np.full_like(clip.audio_CN, np.nan))
 
     release = a_release(tmp_path / "release", a_backbone(tmp_path / "backbone"))
-    Desk("dubmill", release, ToneDubber(), Ledger(tmp_path / "consent.jsonl"), media.Limits()).selftest()
+    Desk("dubmill", release, ToneDubber(), UNWATCHED, Ledger(tmp_path / "consent.jsonl"), media.Limits()).selftest()
     for broken, trouble in ((MuteDubber, "is silent"), (Nan, "is silent"), (Cutter, "another size")):
-        desk = Desk("dubmill", release, broken(), Ledger(tmp_path / "consent.jsonl"), media.Limits())
+        desk = Desk("dubmill", release, broken(), UNWATCHED, Ledger(tmp_path / "consent.jsonl"), media.Limits())
         with pytest.raises(BadArtifact, match=trouble):
             desk.selftest()
 
@@ -445,8 +450,8 @@ def test_nothing_is_dubbed_that_cannot_be_recorded(tmp_path):
 
     (tmp_path / "file").touch()
     release = a_release(tmp_path / "release", a_backbone(tmp_path / "backbone"))
-    desk = Desk("dubmill", release, Never(), Ledger(tmp_path / "file" / "consent.jsonl"), media.Limits())
-    asked = DubRequest(media.mp4_bytes(a_clip()), Line(language="es", text="uno"), CONSENT, 1)
+    desk = Desk("dubmill", release, Never(), UNWATCHED, Ledger(tmp_path / "file" / "consent.jsonl"), media.Limits())
+    asked = DubRequest(media.mp4_bytes(a_clip()), Line(language="es", text="uno"), CONSENT, 1, "")
     with pytest.raises(ServiceUnavailable, match="consent cannot be recorded"):
         desk.dub(asked)
 
@@ -471,9 +476,10 @@ def test_a_cancelled_caller_keeps_its_place_until_its_dub_is_over():
 
 def test_a_file_is_dubbed_without_a_server_by_the_same_rules(tmp_path, mp4, monkeypatch):
     monkeypatch.setattr(opening, "open_dubber", lambda backbone, release: ToneDubber())
+    monkeypatch.setattr(opening, "open_watch", lambda backbone: UNWATCHED)
     backbone = a_backbone(tmp_path / "backbone")
     places = {"release": a_release(tmp_path / "release", backbone).path, "backbone": backbone.path}
-    asked = {"to": "es", "text": "uno", "seed": 2, "ledger": tmp_path / "consent.jsonl", **places}
+    asked = {"to": "es", "text": "uno", "seed": 2, "face": "", "ledger": tmp_path / "consent.jsonl", **places}
     assert dub_file(mp4, tmp_path / "new" / "out.mp4", consent=CONSENT, **asked) == ()
     assert pitch_of((tmp_path / "new" / "out.mp4").read_bytes()) == pytest.approx(500, abs=2)
     assert CONSENT in (tmp_path / "consent.jsonl").read_text()
@@ -488,9 +494,10 @@ def test_words_that_cannot_fit_are_refused_before_weights_are_loaded_and_hurried
     tmp_path, mp4, monkeypatch
 ):
     monkeypatch.setattr(opening, "open_dubber", lambda backbone, release: ToneDubber())
+    monkeypatch.setattr(opening, "open_watch", lambda backbone: UNWATCHED)
     backbone = a_backbone(tmp_path / "backbone")
     places = {"release": a_release(tmp_path / "release", backbone).path, "backbone": backbone.path}
-    asked = {"to": "es", "consent": CONSENT, "seed": 2, "ledger": tmp_path / "consent.jsonl", **places}
+    asked = {"to": "es", "consent": CONSENT, "seed": 2, "face": "", "ledger": tmp_path / "consent.jsonl", **places}
     (note,) = dub_file(mp4, tmp_path / "out.mp4", text="Tenemos tiempo para cenar", **asked)
     assert "will sound hurried" in note
     monkeypatch.setattr(opening, "open_dubber", lambda backbone, release: pytest.fail("weights were loaded"))
@@ -526,10 +533,11 @@ def test_a_release_of_a_real_model_opens_proves_itself_and_dubs(mini_backbone, t
 
     release = a_mini_release(tmp_path / "release", mini_backbone)
     dubber = opening.open_dubber(mini_backbone.path, release)
-    Desk("dubmill", release, dubber, Ledger(tmp_path / "consent.jsonl"), media.Limits()).selftest()
+    Desk("dubmill", release, dubber, UNWATCHED, Ledger(tmp_path / "consent.jsonl"), media.Limits()).selftest()
     (tmp_path / "in.mp4").write_bytes(media.mp4_bytes(miniature.clip()))
     places = {"release": release.path, "backbone": mini_backbone.path, "ledger": tmp_path / "consent.jsonl"}
-    dub_file(tmp_path / "in.mp4", tmp_path / "out.mp4", to="es", text="uno dos", consent=CONSENT, seed=1, **places)
+    asked = {"to": "es", "text": "uno dos", "consent": CONSENT, "seed": 1, "face": "all"}
+    dub_file(tmp_path / "in.mp4", tmp_path / "out.mp4", **asked, **places)
     told = media.probe(tmp_path / "out.mp4")
     assert (told.num_frames, told.height, told.width, told.frame_rate) == (17, 64, 96, 25)
     assert told.has_audio

@@ -11,7 +11,7 @@ import torch
 from dubmill import overlays
 from dubmill import params as parameters
 from dubmill.artifacts import Backbone, ClipSet, PairSet, Part
-from dubmill.backbone import film_pair, load
+from dubmill.backbone import film_pair, load, load_face_finder
 from dubmill.codec import decode, shape_of
 from dubmill.codec import encode as encode_clips
 from dubmill.errors import BadArtifact, BadParams, UnsealedArtifact
@@ -102,6 +102,7 @@ def test_only_training_prompts_are_synthesised_since_the_world_films_the_rest(cl
 
 
 def test_each_train_prompt_gives_two_self_made_pairs_and_each_heldout_prompt_two_filmed_ones(pairs, asked):
+    assert (pairs.info["num_left_out_clips"], pairs.info["left_out_clips"]) == (0, {})
     assert len(pairs.split("train")) == 2 * 3
     assert {row.source for row in pairs.split("train")} == {"self-made"}
     assert {row.source for row in pairs.split("heldout")} == {"world"}
@@ -233,6 +234,32 @@ def test_pairs_that_several_tasks_make_are_those_that_one_makes(nano, clips, pai
         draft = inpaint(nano, clips, values.inpaint, tmp_path / "pairs", part=Part(index, 2))
         assert not draft.is_sealed
     assert inpaint(nano, clips, values.inpaint, tmp_path / "pairs").digest == pairs.digest
+
+
+class Blinking:
+    """nano's own finder, that sees nobody in the clips it is told not to see."""
+
+    jitter_frames = 0
+
+    def __init__(self, backbone, unseen):
+        self.one, self.unseen = load_face_finder(backbone), unseen
+
+    def find(self, frames_FHWC):
+        return [[]] * len(frames_FHWC) if frames_FHWC.tobytes() in self.unseen else self.one.find(frames_FHWC)
+
+
+def test_clips_that_make_no_pair_are_told_whoever_made_their_shard(nano, clips, values, tmp_path, monkeypatch):
+    """Three clips of which two show nobody, in shards that two tasks made."""
+    first, second, third = (row for row in clips.rows if row.has_clip)
+    unseen = {clips.clip(row.id, "clip").frames_FHWC.tobytes() for row in (second, third)}
+    monkeypatch.setattr(inpaint_module, "load_face_finder", lambda backbone: Blinking(backbone, unseen))
+    for index in (1, 0):
+        inpaint(nano, clips, values.inpaint, tmp_path / "pairs", part=Part(index, 2))
+    made = inpaint(nano, clips, values.inpaint, tmp_path / "pairs")
+    assert made.info["left_out_clips"] == {row.id: "no face is in it" for row in (second, third)}
+    assert made.info["num_left_out_clips"] == 2
+    assert {row.id for row in made.split("train")} == {f"{first.id}-first", f"{first.id}-second"}
+    assert len(made.rows) == 2 * (len(clips.rows) - made.info["num_left_out_clips"])
 
 
 def test_dubs_that_several_tasks_make_are_those_that_one_makes(nano, filmed, values, tmp_path):

@@ -245,6 +245,11 @@ def load_scorers(backbone: Backbone) -> Scorers:
     )
 
 
+def shows_one_face(backbone: Backbone) -> bool:
+    """Whether one face fills every picture of this backbone's world, so that none has to be looked for."""
+    return backbone.info["source"] == "nano"
+
+
 def load_face_finder(backbone: Backbone) -> FaceFinder:
     """Who sees the faces of this backbone's clips: nano's own scorer, else a detector of real faces.
 

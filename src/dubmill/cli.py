@@ -231,6 +231,9 @@ def dub(
     ] = None,
     tone_map: Annotated[bool, typer.Option("--tone-map", help="of a film: bring HDR to standard range")] = False,
     consent: Annotated[str, typer.Option(help="who agreed to be dubbed, in one sentence")] = "",
+    face: Annotated[
+        str, typer.Option(help="of several: left, right or a number from the left; all: the whole picture is made anew")
+    ] = "",
     release: Annotated[Path, typer.Option(help="the promoted release to dub with")] = Path("work/release"),
     seed: Annotated[int, typer.Option(help="seed of the dub")] = 0,
     backbone: Annotated[Path, typer.Option(help="sealed backbone")] = Path("work/backbone"),
@@ -243,7 +246,8 @@ def dub(
 ) -> None:
     """Dub a video (CLIP --to --text or --script --consent --out), or, given --adapter and --pairs, the step."""
     if clip is not None:
-        cli_dub.dub(cli_dub.Asked(clip, out, to, text, script, captions, tone_map, consent, seed, release, backbone))
+        places = (release, backbone)
+        cli_dub.dub(cli_dub.Asked(clip, out, to, text, script, captions, tone_map, consent, seed, face, *places))
     elif adapter is None or pairs is None:
         raise UsageError("nothing to dub", where="dubmill dub", cure="name a video file, or give --adapter and --pairs")
     else:

@@ -29,6 +29,7 @@ class Asked:
     tone_map: bool
     consent: str
     seed: int
+    face: str
     release: Path
     backbone: Path
 
@@ -64,12 +65,15 @@ def _is_film(asked: Asked) -> bool:
     from dubmill import media
     from dubmill.artifacts import MANIFEST, Release, read_manifest
     from dubmill.serving.desk import SLACK_SECONDS, ClipSize
-    from dubmill.serving.opening import FILM_LIMITS
 
     if not asked.video.is_file() or not (asked.release / MANIFEST).is_file():
         return False
     size = ClipSize.of(Release(asked.release, read_manifest(asked.release)))
-    return media.probe(asked.video, limits=FILM_LIMITS).seconds > size.seconds + SLACK_SECONDS
+    try:
+        media.probe(asked.video, limits=media.Limits(max_seconds=size.seconds + SLACK_SECONDS))  # reads no further
+    except media.TooLong:
+        return True
+    return False
 
 
 def _clip(asked: Asked) -> tuple[Sequence[str], Sequence[Cue]]:
@@ -79,33 +83,28 @@ def _clip(asked: Asked) -> tuple[Sequence[str], Sequence[Cue]]:
     from dubmill.subtitles import Cue
 
     places = {"release": asked.release, "backbone": asked.backbone}
-    words = {"to": asked.to, "text": asked.text, "consent": asked.consent, "seed": asked.seed}
+    words = {"to": asked.to, "text": asked.text, "consent": asked.consent, "seed": asked.seed, "face": asked.face}
     notes = dub_file(asked.video, asked.out, **words, **places)
     return notes, [Cue(0.0, media.probe(asked.out).seconds, asked.text)]
 
 
 def _film(asked: Asked) -> tuple[Sequence[str], Sequence[Cue]]:
     """A video of any length: the same desk, ledger and marks; run again, it goes on where it was."""
-    from dubmill.serving.consent import check_statement
     from dubmill.serving.desk import FilmRequest
-    from dubmill.serving.opening import cues_of_text, dub_film_file
+    from dubmill.serving.opening import dub_film_file
     from dubmill.subtitles import read
 
-    check_statement(asked.consent)  # before a film is listened to for its speech
-    if asked.script is not None:
-        cues = read(asked.script)
-    else:
-        cues = cues_of_text(asked.video, asked.text, asked.to, release=asked.release, tone_map=asked.tone_map)
     request = FilmRequest(
         path=asked.video,
-        cues=cues,
+        words=asked.text if asked.script is None else read(asked.script),
         language=asked.to,
         consent=asked.consent,
         seed=asked.seed,
         tone_map=asked.tone_map,
+        face=asked.face,
     )
     with typer.progressbar(length=1000, label="dub", file=sys.stderr) as bar:
         places = {"release": asked.release, "backbone": asked.backbone}
         tell = lambda share: bar.update(int(1000 * share) - bar.pos)  # noqa: E731 (a line of the call below)
-        notes = dub_film_file(request, asked.out, **places, progress=tell)
-    return notes, cues
+        made = dub_film_file(request, asked.out, **places, progress=tell)
+    return made.notes, made.cues

@@ -24,19 +24,23 @@ class DubClient:
     name: str = "dubmill"
     timeout_seconds: float = 600.0
 
-    def dub(self, path: Path | str, *, to: str, text: str, consent: str, seed: int = 0) -> bytes:
+    def dub(self, path: Path | str, *, to: str, text: str, consent: str, seed: int = 0, face: str = "") -> bytes:
         """The MP4 in which the person at `path` says `text` in language `to`.
+
+        `face` says who of several people: left, right, a number counted from the left, or all.
 
         Raises:
             DubmillError: what the server refused, in its own sentence and as its own class.
             ServiceUnavailable: it cannot be reached, or is busy or not ready.
         """
-        return base64.b64decode(self.ask(path, to=to, text=text, consent=consent, seed=seed)["video"])
+        return base64.b64decode(self.ask(path, to=to, text=text, consent=consent, seed=seed, face=face)["video"])
 
-    def ask(self, path: Path | str, *, to: str, text: str, consent: str, seed: int = 0) -> dict[str, Any]:
+    def ask(
+        self, path: Path | str, *, to: str, text: str, consent: str, seed: int = 0, face: str = ""
+    ) -> dict[str, Any]:
         """As `dub`, but the whole answer: video (base64), seconds, seed, model_version, machine_generated, notes."""
         video = base64.b64encode(_bytes_of(Path(path))).decode()
-        instance = {"video": video, "language": to, "text": text, "consent": consent, "seed": seed}
+        instance = {"video": video, "language": to, "text": text, "consent": consent, "seed": seed, "face": face}
         answer = self._send("POST", f"/v1/models/{self.name}:predict", {"instances": [instance]})
         return answer["predictions"][0]
 

@@ -90,13 +90,21 @@ class Dubber:
         """
         return self.dub_batch([clip], [line], [seed], progress)[0]
 
+    def check(self, line: Line, room_seconds: float) -> str:
+        """What to warn of when `line` is to be said in `room_seconds`, if anything; quick, and nothing is dubbed.
+
+        Raises:
+            UnsayableText: the backbone cannot say the words, or not in that time.
+        """
+        return fit_line(self.backbone, line, room_seconds).check()
+
     def dub_batch(
         self, clips: Sequence[Clip], lines: Sequence[Line], seeds: Sequence[int], progress: Progress | None = None
     ) -> list[Clip]:
         """Dubs of clips of one size, made together; each from its own seed."""
         lines = [said_line(self.backbone, line) for line in lines]
         for clip, line in zip(clips, lines, strict=True):
-            if warning := fit_line(self.backbone, line, clip.seconds).check():
+            if warning := self.check(line, clip.seconds):
                 logger.warning("%s", warning)
         if len({(clip.frames_FHWC.shape, clip.frame_rate) for clip in clips}) != 1:
             raise UsageError("clips of several sizes cannot be dubbed in one batch", cure="dub them one by one")

@@ -149,6 +149,13 @@ def fit(line: Line, room_seconds: float) -> Fit:
     return Fit(line, needed, needed / MAX_HURRY, room_seconds)
 
 
+def clock(seconds: float) -> str:
+    """Seconds as a person finds them in a player: 1:02:03.4."""
+    minutes, rest = divmod(round(seconds, 1), 60)
+    hours, minutes = divmod(int(minutes), 60)
+    return f"{hours}:{minutes:02d}:{rest:04.1f}"
+
+
 Span = tuple[float, float]
 """Start and end in seconds."""
 _BORDER_COST = {SENTENCE_PAUSE_SECONDS: 0.0, PHRASE_PAUSE_SECONDS: 0.15, 0.0: 0.6}

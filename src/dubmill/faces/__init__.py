@@ -8,12 +8,16 @@ import numpy as np
 
 from dubmill.clips import Clip
 from dubmill.errors import UnreadableMedia
-from dubmill.faces.tracking import Face, Track, follow
+from dubmill.faces.keeping import UNWATCHED, WHOLE, Keep, Watch, check_choice, told
+from dubmill.faces.tracking import Face, NoFace, Track, follow
 
 if TYPE_CHECKING:
     from dubmill.metrics.scorers import Scorers
 
-__all__ = ["Face", "FaceFinder", "ScoredFaces", "Track", "follow", "mouth_boxes"]
+__all__ = [
+    "UNWATCHED", "WHOLE", "Face", "FaceFinder", "Keep", "NoFace", "ScoredFaces", "Track", "Watch",
+    "check_choice", "follow", "mouth_boxes", "told",
+]  # fmt: skip
 
 
 class FaceFinder(Protocol):

@@ -22,6 +22,10 @@ REACH = 1.0  # how far a face moves between sightings, in its own sizes
 SIZE_RANGE = 2.0  # and by which factor it grows or shrinks
 
 
+class NoFace(UnreadableMedia):
+    """There is nobody to be seen."""
+
+
 @dataclass(frozen=True)
 class Face:
     """One face in one frame: `box_4` and `mouth_4` as x0, y0, x1, y1 pixels."""
@@ -43,10 +47,14 @@ class Face:
 
 @dataclass(frozen=True)
 class Track:
-    """One person: boxes (F, 4) of face and mouth, NaN where lost; `lost_seconds` the spans of that; `notes` to tell."""
+    """One person: boxes (F, 4) of face and mouth, NaN where lost; `lost_seconds` the spans of that; `notes` to tell.
+
+    `others` are the face boxes (F, 4) of everybody else, NaN where lost; the first note is of them, if there are any.
+    """
 
     boxes_F4: np.ndarray
     mouths_F4: np.ndarray
+    others: tuple[np.ndarray, ...]
     lost_seconds: tuple[tuple[float, float], ...]
     notes: tuple[str, ...]
 
@@ -63,22 +71,28 @@ def follow(
     Faces lost for up to `BRIDGE_SECONDS` are interpolated. `size` is the picture's height and width.
 
     Raises:
-        UnreadableMedia: there is no face, or several people and none was chosen.
+        NoFace: there is none.
+        UnreadableMedia: there are several people and none was chosen.
         UsageError: `which` names nobody.
     """
     people = _people(_tracks(found), len(found), size)
     if not people:
-        raise UnreadableMedia("no face is in it", cure="give a clip that shows the speaker's face")
+        raise NoFace("no face is in it", cure="give a clip that shows the speaker's face")
     chosen = _chosen(people, which, size)
-    others = len(people) - 1
-    notes = [f"{others} other face{'s' if others > 1 else ''} left as they are"] if others else []
-    boxes_F4, lost_F = _filled({at: face.box_4 for at, face in chosen.items()}, len(found), frame_rate)
+    others = [one for one in people if one is not chosen]
+    notes = [f"{len(others)} other face{'s' if len(others) > 1 else ''} left as they are"] if others else []
+    boxes_F4, lost_F = _filled(_boxes(chosen), len(found), frame_rate)
+    away = tuple(_filled(_boxes(one), len(found), frame_rate)[0] for one in others)
     mouths_F4, _ = _filled({at: face.mouth_4 for at, face in chosen.items()}, len(found), frame_rate)
     num_bridged = len(found) - len(chosen) - int(lost_F.sum())
     if num_bridged:
         notes.append(f"the face was lost in {num_bridged} of {len(found)} frames and interpolated")
     lost = tuple((start / frame_rate, stop / frame_rate) for start, stop in _runs(lost_F))
-    return Track(_smoothed(boxes_F4, jitter_frames), _smoothed(mouths_F4, jitter_frames), lost, tuple(notes))
+    return Track(_smoothed(boxes_F4, jitter_frames), _smoothed(mouths_F4, jitter_frames), away, lost, tuple(notes))
+
+
+def _boxes(sightings: Sightings) -> dict[int, np.ndarray]:
+    return {at: face.box_4 for at, face in sightings.items()}
 
 
 def _tracks(found: Sequence[Sequence[Face]]) -> list[Sightings]:
@@ -122,7 +136,7 @@ def _people(tracks: Sequence[Sightings], num_frames: int, size: tuple[int, int])
             people.append(dict(track))
     largest = max((_area(one) for one in people), default=0.0)
     real = [one for one in people if len(one) >= MIN_PRESENCE * num_frames and _area(one) >= MIN_AREA_SHARE * largest]
-    return sorted(real, key=lambda one: float(np.mean([face.centre_2[0] for face in one.values()])))
+    return sorted(real, key=_middle)
 
 
 def _area(sightings: Sightings) -> float:
@@ -145,18 +159,30 @@ def _prominence(sightings: Sightings, size: tuple[int, int]) -> float:
 
 def _chosen(people: Sequence[Sightings], which: str, size: tuple[int, int]) -> Sightings:
     places = {"left": 0, "right": len(people) - 1} | {str(number): number - 1 for number in range(1, len(people) + 1)}
+    cure = f"choose left, right or a number up to {len(people)}, counted from the left (--face)"
     if which:
+        if len(people) == 1 and which.isdecimal():
+            return people[0]  # a close-up: whom the number means is not in it, or is this one
         if which not in places:
-            cure = f"choose left, right or a number up to {len(people)}, counted from the left"
-            raise UsageError(f"there is no face {which!r}", cure=cure)
+            raise UsageError(f"there is no face {which!r} among those in it, {_listed(people, size)}", cure=cure)
         return people[places[which]]
     first, *others = sorted(people, key=lambda one: -_prominence(one, size))
     if others and _prominence(others[0], size) >= RIVAL_SHARE * _prominence(first, size):
         raise UnreadableMedia(
-            f"{len(people)} faces are in it, and it is not clear whose words these are",
-            cure=f"choose left, right or a number up to {len(people)}, counted from the left",
+            f"{len(people)} faces are in it, {_listed(people, size)}, and it is not clear whose words these are",
+            cure=cure,
         )
     return first
+
+
+def _middle(sightings: Sightings) -> float:
+    return float(np.mean([face.centre_2[0] for face in sightings.values()]))
+
+
+def _listed(people: Sequence[Sightings], size: tuple[int, int]) -> str:
+    """Where each is, for a person: 1 at 24 % of the width from the left, 2 at 71 %."""
+    first, *more = [f"{number} at {100 * _middle(one) / size[1]:.0f} %" for number, one in enumerate(people, 1)]
+    return ", ".join([f"{first} of the width from the left", *more])
 
 
 def _filled(seen: dict[int, np.ndarray], num_frames: int, frame_rate: float) -> tuple[np.ndarray, np.ndarray]:

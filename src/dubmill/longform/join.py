@@ -32,8 +32,12 @@ def picture(film: Film, takes: Sequence[Take], progress: Callable[[float], None]
         place = index / film.info.frame_rate * film.size.frame_rate
         now = math.floor(place)
         reels = {take: reels.get(take) or _Reel(film, take, region) for take in running.between(now, now + 1)}
-        weights = {take: take.chunk.weight(float(place)) for take in reels}
-        weighted = [(weight, reels[take].at(now)) for take, weight in weights.items() if weight]
+        weights = {take: take.chunk.weight(float(place)) * take.keep.amount(now - take.chunk.first) for take in reels}
+        weighted = [
+            (weight * take.keep.around(now - take.chunk.first, region.height, region.width), reels[take].at(now))
+            for take, weight in weights.items()
+            if weight
+        ]
         yield _laid(frame, weighted, region) if weighted else frame
         progress((index + 1) / film.info.num_frames)
 
@@ -125,9 +129,10 @@ def _shares(side: int, soft: float, *, has_edge: bool) -> np.ndarray:
     return np.minimum(1.0, np.minimum(places, places[::-1]) / soft) if has_edge else np.ones(side, np.float32)
 
 
-def _laid(frame_HWC: np.ndarray, weighted: list[tuple[float, np.ndarray]], region: _Region) -> np.ndarray:
+def _laid(frame_HWC: np.ndarray, weighted: list[tuple[float | np.ndarray, np.ndarray]], region: _Region) -> np.ndarray:
+    """A frame with dubs over it, each with its weight: a number, or one for each pixel (H, W, 1) of the region."""
     frame_HWC = frame_HWC.copy()
-    if region.share_HW1 is None and weighted[0][0] == 1.0:
+    if region.share_HW1 is None and np.ndim(weighted[0][0]) == 0 and weighted[0][0] == 1.0:
         frame_HWC[region.place] = weighted[0][1]
         return frame_HWC
     under = frame_HWC[region.place].astype(np.float32)

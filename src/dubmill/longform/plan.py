@@ -13,10 +13,12 @@ from itertools import pairwise
 
 import numpy as np
 
-from dubmill.errors import UnsayableText
-from dubmill.longform.film import Look, speech_spans
+from dubmill.errors import UnreadableMedia, UnsayableText
+from dubmill.longform.film import Film, Look, speech_spans
 from dubmill.longform.size import ClipSize
+from dubmill.rows import Line
 from dubmill.subtitles import Cue
+from dubmill.timing import clock, share_out
 
 DISSOLVE_SECONDS = 0.16
 SLACK_SECONDS = 0.25  # a cue this much longer than the clip is still taken, its ends cut
@@ -82,11 +84,21 @@ def plan(cues: Sequence[Cue], look: Look, size: ClipSize) -> list[Chunk]:
     ]
 
 
-def clock(seconds: float) -> str:
-    """Seconds as a person finds them in a player: 1:02:03.4."""
-    minutes, rest = divmod(round(seconds, 1), 60)
-    hours, minutes = divmod(int(minutes), 60)
-    return f"{hours}:{minutes:02d}:{rest:04.1f}"
+def shared_out(line: Line, film: Film, look: Look) -> list[Cue]:
+    """The words of `line` over the speech that is heard in `film`, as cues of at most a clip's length.
+
+    Raises:
+        UnreadableMedia: nobody speaks in it.
+    """
+    rate, step = film.size.frame_rate, film.size.num_frames
+    spans = [
+        (float(at / rate), float(min(at + step, last) / rate))
+        for first, last in speech_spans(look.levels_F, rate)
+        for at in range(first, last, step)
+    ]
+    if not spans:
+        raise UnreadableMedia("no speech is heard in it", where=str(film.path), cure="give the words with --script")
+    return [Cue(*span, words) for span, words in zip(spans, share_out(line, spans), strict=True) if words]
 
 
 def dissolve_frames(size: ClipSize) -> int:

@@ -18,6 +18,8 @@ class Dubbing(Protocol):
 
     def dub(self, clip: Clip, *, line: Line, seed: int, progress: Callable[[float], None] | None = None) -> Clip: ...
 
+    def check(self, line: Line, room_seconds: float) -> str: ...
+
 
 @dataclass(frozen=True)
 class ClipSize:

@@ -12,31 +12,46 @@ import numpy as np
 
 from dubmill import media
 from dubmill.clips import Clip, fit
-from dubmill.errors import UnreadableMedia, UnsayableText
+from dubmill.errors import UnreadableMedia, UnsayableText, UsageError
+from dubmill.faces import Keep, Watch
 from dubmill.files import digest_of, write_atomically
 from dubmill.longform.film import Film, level_dbfs, speech_spans
-from dubmill.longform.plan import Chunk, clock
+from dubmill.longform.plan import Chunk
 from dubmill.longform.size import Dubbing
 from dubmill.rows import Line
+from dubmill.timing import clock
 
 
 @dataclass(frozen=True)
 class Job:
-    """What every chunk is dubbed with; `release` is the digest that tells one model's takes from another's."""
+    """What every chunk is dubbed with; `release` is the digest that tells one model's takes from another's.
+
+    `watch` looks for faces in every chunk, and `face` says which of several is dubbed.
+    """
 
     dubber: Dubbing
     language: str
     seed: int
     release: str
+    watch: Watch
+    face: str
+
+    def line(self, chunk: Chunk) -> Line:
+        """What is said in a chunk."""
+        return Line(language=self.language, text=chunk.text)
 
 
 @dataclass(frozen=True)
 class Take:
-    """A chunk, the file of its dub, and when in the film it speaks: its cues, and whatever else is heard to speak in it."""
+    """A chunk, the file of its dub, and when in the film it speaks: its cues, and whatever else is heard to speak in it.
+
+    `keep` is how much of its picture is shown.
+    """
 
     chunk: Chunk
     path: Path
     spoken: tuple[tuple[float, float], ...]
+    keep: Keep
 
     def sound(self, film: Film, sample_rate_hz: int) -> np.ndarray:
         """Its sound (N, C) at another sample rate, exactly as long as the chunk is in the film."""
@@ -45,7 +60,50 @@ class Take:
         return fit(np.concatenate(blocks).T, last - first).T
 
 
-def make(film: Film, chunks: Sequence[Chunk], job: Job, folder: Path, progress: Callable[[float], None]) -> list[Take]:
+def check_words(film: Film, chunks: Sequence[Chunk], job: Job) -> None:
+    """Refuse words that cannot be said, all of them at once and before anything is dubbed.
+
+    Raises:
+        UnsayableText: the model cannot say the words of some chunks, or not in their time; each is named by its time.
+    """
+    faults: dict[tuple[str, str], list[str]] = {}
+    for chunk in chunks:
+        try:
+            job.dubber.check(job.line(chunk), float((chunk.last - chunk.first) / film.size.frame_rate))
+        except UnsayableText as error:
+            faults.setdefault((error.what, error.cure), []).append(clock(chunk.cues[0][0]))
+    if faults:
+        said = [f"the words at {', '.join(times)}: {what}" for (what, _), times in faults.items()]
+        raise UnsayableText("; ".join(said), cure=", ".join(dict.fromkeys(cure for _, cure in faults)))
+
+
+def watched(film: Film, chunks: Sequence[Chunk], job: Job) -> list[Keep]:
+    """How much of each chunk's dub will be shown: faces are looked for in all of them before anything is dubbed.
+
+    Raises:
+        UnreadableMedia: several faces are in a chunk and none was chosen.
+        UsageError: the choice names nobody there.
+    """
+    if not job.watch.looks(job.face):
+        return [job.watch.blind(job.face, (0.0, film.info.seconds))] * len(chunks)
+    shown, keeps = film.shown(), []
+    for chunk in chunks:
+        clip, start = shown.clip(chunk.first, chunk.last), float(chunk.first / film.size.frame_rate)
+        try:
+            keeps.append(job.watch.keep(clip, job.face, start_seconds=start))
+        except (UnreadableMedia, UsageError) as error:
+            raise type(error)(error.what, where=f"the words at {clock(chunk.cues[0][0])}", cure=error.cure) from error
+    return keeps
+
+
+def make(
+    film: Film,
+    chunks: Sequence[Chunk],
+    keeps: Sequence[Keep],
+    job: Job,
+    folder: Path,
+    progress: Callable[[float], None],
+) -> list[Take]:
     """A take of every chunk, those found in `folder` reused.
 
     Raises:
@@ -54,13 +112,13 @@ def make(film: Film, chunks: Sequence[Chunk], job: Job, folder: Path, progress: 
         OutOfRoom: the disk is full.
     """
     shown, takes = film.shown(), []
-    for index, chunk in enumerate(chunks):
+    for index, (chunk, keep) in enumerate(zip(chunks, keeps, strict=True)):
         clip = shown.clip(chunk.first, chunk.last).lasting(film.size.num_frames)
         path = folder / f"{_key(clip, chunk, job)}.nut"
         if not path.is_file():
             dubbed = _dubbed(clip, chunk, job, lambda share, done=index: progress((done + share) / len(chunks)))
             write_atomically(path, media.lossless_bytes(dubbed.cut(0, chunk.last - chunk.first)))
-        take = Take(chunk, path, chunk.cues)
+        take = Take(chunk, path, chunk.cues, keep)
         takes.append(replace(take, spoken=(*chunk.cues, *_heard(film, take))))
         progress((index + 1) / len(chunks))
     return takes
@@ -79,9 +137,7 @@ def _dubbed(clip: Clip, chunk: Chunk, job: Job, progress: Callable[[float], None
             "the film is silent there", where=where, cure="give a script whose times are those of the film"
         )
     try:
-        dubbed = job.dubber.dub(
-            clip, line=Line(language=job.language, text=chunk.text), seed=job.seed, progress=progress
-        )
+        dubbed = job.dubber.dub(clip, line=job.line(chunk), seed=job.seed, progress=progress)
     except UnsayableText as error:
         raise UnsayableText(error.what, where=where, cure=error.cure) from error
     if dubbed.frames_FHWC.shape != clip.frames_FHWC.shape:

@@ -25,6 +25,10 @@ class OversizedMedia(UnreadableMedia):
     """It is longer, larger or heavier than the caller's limits allow."""
 
 
+class TooLong(OversizedMedia):
+    """It is longer than the caller's limit allows."""
+
+
 @dataclass(frozen=True)
 class Limits:
     """What is still taken on: a longer, larger or heavier clip is refused before it fills the memory."""
@@ -149,7 +153,7 @@ def _parse_census(lines: Iterable[str], name: str, hdr: str) -> MediaInfo:
 
 def _hold_against(limits: Limits, info: MediaInfo, name: str) -> None:
     if info.seconds > limits.max_seconds:
-        raise OversizedMedia(f"it is longer than {limits.max_seconds:g} s", where=name, cure="cut it first")
+        raise TooLong(f"it is longer than {limits.max_seconds:g} s", where=name, cure="cut it first")
     if max(info.width, info.height) > limits.max_side:
         raise OversizedMedia(
             f"{info.width}x{info.height} is larger than {limits.max_side} pixels a side", where=name, cure="scale it"

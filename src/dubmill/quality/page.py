@@ -50,10 +50,14 @@ def gate_page(
     *,
     pair_source: str,
     heldout: Sequence[Mapping[str, Any]],
+    left_out: Mapping[str, str],
     worst: Sequence[Player],
     rejected: Sequence[Player],
 ) -> str:
-    """The page for measured and judged `rows`, with the held-out rows' figures beside them."""
+    """The page for measured and judged `rows`, with the held-out rows' figures beside them.
+
+    `left_out` says by id why a clip made no pair that could be measured.
+    """
     verdicts = {verdict.id: verdict for verdict in judgement.verdicts}
     share = judgement.accepted_share
     passed = bool(rows) and share >= params.min_accepted_share
@@ -72,6 +76,7 @@ def gate_page(
         _players("Accepted, but the least convincing", worst),
         _players("Rejected", rejected),
         _rejects_table(rows, verdicts),
+        _left_out(left_out),
         _heldout(heldout, params),
     ]
     return (
@@ -195,6 +200,21 @@ def _rejects_table(rows: Sequence[Mapping[str, Any]], verdicts: Mapping[str, Ver
 
 def _said(row: Mapping[str, Any], which: str) -> str:
     return f"{escape(str(row[f'asked_{which}']))} → {escape(str(row[f'heard_{which}']))}"
+
+
+def _left_out(clips: Mapping[str, str]) -> str:
+    if not clips:
+        return ""
+    lines = "".join(
+        f"<tr><td><code>{escape(row_id)}</code></td><td>{escape(why)}</td></tr>"
+        for row_id, why in list(clips.items())[:MAX_LISTED]
+    )
+    more = f"<p>And {len(clips) - MAX_LISTED} more.</p>" if len(clips) > MAX_LISTED else ""
+    return (
+        f"<h2>Clips that made no pair ({len(clips)})</h2><p>They show no one clear speaker throughout, so no mouth could "
+        f'be inpainted; they are in no other count.</p><div class="wide"><table><tr><th>clip</th><th>why</th></tr>'
+        f"{lines}</table></div>{more}"
+    )
 
 
 def _heldout(rows: Sequence[Mapping[str, Any]], params: GateParams) -> str:

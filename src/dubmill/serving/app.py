@@ -31,7 +31,7 @@ from dubmill.errors import (
 from dubmill.languages import LANGUAGES
 from dubmill.media import OversizedMedia
 from dubmill.serving import wire
-from dubmill.serving.desk import ClipSize, languages_of, selftest_of, version_of
+from dubmill.serving.desk import AS_A_FILM, ClipSize, languages_of, selftest_of, version_of
 from dubmill.serving.model import DubModel
 from dubmill.serving.queue import QueueFull
 
@@ -99,19 +99,19 @@ class BodyLimit:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request, its body counted as it comes in."""
-        received = 0
+        received, cure = 0, f"send a shorter clip, or {AS_A_FILM}"
 
         async def counted() -> Message:
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
             if received > self.max_bytes:
-                raise OversizedMedia(f"the request is larger than {self.max_bytes} bytes", cure="send a shorter clip")
+                raise OversizedMedia(f"the request is larger than {self.max_bytes} bytes", cure=cure)
             return message
 
         announced = dict(scope.get("headers", [])).get(b"content-length", b"0")
         if announced.isdigit() and int(announced) > self.max_bytes:
-            error = OversizedMedia(f"the request is larger than {self.max_bytes} bytes", cure="send a shorter clip")
+            error = OversizedMedia(f"the request is larger than {self.max_bytes} bytes", cure=cure)
             await (await say(None, error))(scope, receive, send)
             return
         await self.app(scope, counted, send)

@@ -13,6 +13,7 @@ from dubmill import __version__, media
 from dubmill.artifacts import Release, read_manifest
 from dubmill.clips import Clip
 from dubmill.errors import BadArtifact, UnreadableMedia
+from dubmill.faces import Watch, check_choice, told
 from dubmill.files import sha256_of
 from dubmill.languages import language as language_of
 from dubmill.longform import Chunk, ClipSize, Dubbing, Film, Job, dub_film, told_of
@@ -22,21 +23,23 @@ from dubmill.subtitles import Cue
 
 SLACK_SECONDS = 0.25  # a clip this much too long or short is cut or held, and the answer says so
 SELFTEST_SEED = 0
+AS_A_FILM = "dub it as a film, `dubmill dub FILM --script`, which no server does"
 
 
 @dataclass(frozen=True)
 class DubRequest:
-    """One clip (the bytes of its file) to be dubbed, and who agreed."""
+    """One clip (the bytes of its file) to be dubbed, and who agreed; `face` as in `faces.check_choice`."""
 
     video: bytes
     line: Line
     consent: str
     seed: int
+    face: str
 
 
 @dataclass(frozen=True)
 class Dub:
-    """An MP4 marked as machine-made; `notes` tell what had to be changed in the given clip."""
+    """An MP4 marked as machine-made; `notes` tell what had to be changed in the given clip, and what was left in it."""
 
     mp4: bytes
     seconds: float
@@ -47,23 +50,36 @@ class Dub:
 
 @dataclass(frozen=True)
 class FilmRequest:
-    """A video of any length to be dubbed as `cues` say, and who agreed."""
+    """A video of any length to be dubbed, and who agreed; `face` as in `faces.check_choice`.
+
+    `words` are cues, or a text to be shared out over its speech.
+    """
 
     path: Path
-    cues: Sequence[Cue]
+    words: Sequence[Cue] | str
     language: str
     consent: str
     seed: int
     tone_map: bool
+    face: str
+
+
+@dataclass(frozen=True)
+class FilmDub:
+    """What was done to a film, for a person, and the cues that it says now."""
+
+    notes: tuple[str, ...]
+    cues: Sequence[Cue]
 
 
 @dataclass(frozen=True)
 class Desk:
-    """A loaded dubber with the release it came from and the ledger it writes to."""
+    """A loaded dubber with the release it came from, who looks for faces, and the ledger it writes to."""
 
     name: str
     release: Release
     dubber: Dubbing
+    watch: Watch
     ledger: Ledger
     limits: media.Limits
 
@@ -90,28 +106,31 @@ class Desk:
         """The dub of one request, its consent recorded before work begins.
 
         Raises:
-            DubmillError: consent, language, words, media or ledger are not in order.
+            DubmillError: consent, language, words, media, faces or ledger are not in order.
         """
         check(asked)
         clip, notes = normalise(asked.video, ClipSize.of(self.release), self.limits)
+        keep = self.watch.keep(clip, asked.face, start_seconds=0.0)
         marks = self._recorded(hashlib.sha256(asked.video).hexdigest(), asked.consent, asked.line.language)
         dubbed = self.dubber.dub(clip, line=asked.line, seed=asked.seed, progress=progress)
-        mp4 = media.mp4_bytes(dubbed, marks)
+        mp4, notes = media.mp4_bytes(keep.laid(clip, dubbed), marks), (*notes, *told(keep.facts))
         return Dub(mp4=mp4, seconds=dubbed.seconds, seed=asked.seed, model_version=self.version, notes=notes)
 
-    def dub_film(self, asked: FilmRequest, out: Path, progress: Callable[[float], None]) -> tuple[str, ...]:
-        """Write the dub of a video of any length to `out`, its consent recorded before work begins; answers notes.
+    def dub_film(self, asked: FilmRequest, out: Path, progress: Callable[[float], None]) -> FilmDub:
+        """Write the dub of a video of any length to `out`, its consent recorded before work begins.
 
         Raises:
-            DubmillError: consent, language, words, media or ledger are not in order.
+            DubmillError: consent, language, words, media, faces or ledger are not in order.
         """
         check_statement(asked.consent)
         language_of(asked.language)
+        check_choice(asked.face)
         film = Film.open(asked.path, ClipSize.of(self.release), limits=self.limits, tone_map=asked.tone_map)
         marks = self._recorded(sha256_of(asked.path), asked.consent, asked.language)
-        job = Job(self.dubber, asked.language, asked.seed, self.release.digest)
-        chunks = dub_film(film, asked.cues, job, out, marks=marks, progress=progress)
-        return _film_notes(film, chunks)
+        words = Line(language=asked.language, text=asked.words) if isinstance(asked.words, str) else asked.words
+        job = Job(self.dubber, asked.language, asked.seed, self.release.digest, self.watch, asked.face)
+        made = dub_film(film, words, job, out, marks=marks, progress=progress)
+        return FilmDub((*_film_notes(film, made.chunks), *made.notes), made.cues)
 
     def _recorded(self, source_sha256: str, consent: str, language: str) -> Mapping[str, str]:
         """Note the consent; the metadata that says a machine made it, from what, and with what."""
@@ -129,11 +148,13 @@ def check(asked: DubRequest) -> None:
 
     Raises:
         ConsentMissing: nobody agreed.
+        UsageError: the choice of a face makes no sense.
         UnsayableText: the language is unknown.
         UnreadableMedia: there is no clip.
     """
     check_statement(asked.consent)
     language_of(asked.line.language)
+    check_choice(asked.face)
     if not asked.video:
         raise UnreadableMedia("the request holds no clip", cure="send the bytes of a video")
 
@@ -144,12 +165,16 @@ def normalise(video: bytes, size: ClipSize, limits: media.Limits) -> tuple[Clip,
     Raises:
         UnreadableMedia: it cannot be read, or its length is off by more than `SLACK_SECONDS`.
     """
-    info = media.probe(video, limits=limits)
-    if abs(info.seconds - size.seconds) > SLACK_SECONDS:
+    try:
+        info = media.probe(video, limits=limits)
+    except media.TooLong as error:
+        raise media.TooLong(error.what, where=error.where, cure=f"cut it first, or {AS_A_FILM}") from error
+    surplus = info.seconds - size.seconds
+    if abs(surplus) > SLACK_SECONDS:
         raise UnreadableMedia(
             f"the clip lasts {info.seconds:.2f} s, and this model dubs clips of {size.seconds:.2f} s "
             f"({size.num_frames} frames at {float(size.frame_rate):g} a second)",
-            cure="cut it to that length",
+            cure=f"cut it to that length, or {AS_A_FILM}" if surplus > 0 else "give one of that length",
         )
     clip = media.read(
         video,

@@ -16,6 +16,7 @@ from prometheus_client import Counter, Histogram
 from dubmill import media
 from dubmill.artifacts import Release
 from dubmill.errors import DubmillError
+from dubmill.faces import Watch
 from dubmill.languages import LANGUAGES
 from dubmill.serving import wire
 from dubmill.serving.consent import Ledger
@@ -31,7 +32,7 @@ DUB_SECONDS = Histogram(
 
 
 class DubModel(Model):
-    """Serves one release. `open_dubber` is called once, in the background: it may take minutes."""
+    """Serves one release. `open_watch` and `open_dubber` are called once, in the background: it may take minutes."""
 
     def __init__(
         self,
@@ -39,6 +40,7 @@ class DubModel(Model):
         release: Release,
         *,
         open_dubber: Callable[[], Dubbing],
+        open_watch: Callable[[], Watch],
         ledger: Path,
         max_waiting: int,
         limits: media.Limits,
@@ -47,7 +49,7 @@ class DubModel(Model):
         self.release, self.limits, self.ledger = release, limits, Ledger(ledger)
         self.queue, self.progress = Queue(max_waiting), 0.0
         self.why = "it is still loading"
-        self._open_dubber, self._desk = open_dubber, None
+        self._open_dubber, self._open_watch, self._desk = open_dubber, open_watch, None
         self._loading = threading.Lock()
 
     def load(self) -> bool:
@@ -72,7 +74,8 @@ class DubModel(Model):
     def _opened(self) -> Desk:
         self.ledger.check()
         selftest_of(self.release)  # before the weights: a release without one fails at once
-        desk = Desk(self.name, self.release, self._open_dubber(), self.ledger, self.limits)
+        watch = self._open_watch()
+        desk = Desk(self.name, self.release, self._open_dubber(), watch, self.ledger, self.limits)
         began = time.monotonic()
         desk.selftest()
         log.info("%s %s is ready; its self-test dub took %.1f s", self.name, desk.version, time.monotonic() - began)

@@ -7,16 +7,14 @@ from pathlib import Path
 
 from dubmill import media
 from dubmill.artifacts import Adapter, Backbone, Release, read_manifest
-from dubmill.backbone import fit_line
-from dubmill.errors import BadArtifact, MismatchedBackbone, UnreadableMedia
+from dubmill.backbone import fit_line, load_face_finder, shows_one_face
+from dubmill.errors import BadArtifact, MismatchedBackbone, UnreadableMedia, UsageError
+from dubmill.faces import UNWATCHED, Watch, check_choice
 from dubmill.files import write_atomically
-from dubmill.longform import Film, speech_spans
 from dubmill.params import DubSamplingParams, validate
 from dubmill.rows import Line
 from dubmill.serving.consent import LEDGER, Ledger, check_statement
-from dubmill.serving.desk import ClipSize, Desk, Dubbing, DubRequest, FilmRequest, check
-from dubmill.subtitles import Cue
-from dubmill.timing import share_out
+from dubmill.serving.desk import ClipSize, Desk, Dubbing, DubRequest, FilmDub, FilmRequest, check
 
 FILM_LIMITS = media.Limits(max_seconds=24 * 3600.0)  # a film is read in windows: its length costs time, not memory
 
@@ -51,6 +49,17 @@ def open_dubber(backbone: Path, release: Release) -> Dubbing:
     return Dubber.load(Backbone.open(backbone), adapter, strength=float(release.info["strength"]), sampling=sampling)
 
 
+def open_watch(backbone: Path) -> Watch:
+    """Who looks for faces in what this backbone dubs; nobody where its world has one to a picture, or without the extra."""
+    seen = Backbone(backbone, read_manifest(backbone))
+    if shows_one_face(seen):
+        return UNWATCHED
+    try:
+        return Watch(load_face_finder(seen), "")
+    except UsageError as error:
+        return Watch(None, error.cure)
+
+
 def dub_file(
     clip: Path,
     out: Path,
@@ -61,6 +70,7 @@ def dub_file(
     release: Path,
     backbone: Path,
     seed: int,
+    face: str,
     ledger: Path = LEDGER,
 ) -> tuple[str, ...]:
     """Dub one file without a server, into `out`; answers what had to be changed in the given clip.
@@ -70,7 +80,8 @@ def dub_file(
     """
     if not clip.is_file():
         raise UnreadableMedia("there is no such file", where=str(clip), cure="give the path of a video")
-    asked = DubRequest(video=clip.read_bytes(), line=Line(language=to, text=text), consent=consent, seed=seed)
+    line = Line(language=to, text=text)
+    asked = DubRequest(video=clip.read_bytes(), line=line, consent=consent, seed=seed, face=face)
     check(asked)  # before the weights are loaded
     media.probe(clip, limits=media.Limits())
     opened = matched(backbone, release)
@@ -90,38 +101,20 @@ def dub_film_file(
     backbone: Path,
     progress: Callable[[float], None],
     ledger: Path = LEDGER,
-) -> tuple[str, ...]:
-    """Dub a video of any length without a server, into `out`; answers what was done to it.
+) -> FilmDub:
+    """Dub a video of any length without a server, into `out`.
 
     Raises:
         DubmillError: see `matched`, `open_dubber` and `Desk.dub_film`.
     """
     check_statement(asked.consent)  # before the weights are loaded
+    check_choice(asked.face)
     if not asked.path.is_file():
         raise UnreadableMedia("there is no such file", where=str(asked.path), cure="give the path of a video")
     out.parent.mkdir(parents=True, exist_ok=True)
     return _desk(backbone, matched(backbone, release), ledger, FILM_LIMITS).dub_film(asked, out, progress)
 
 
-def cues_of_text(video: Path, text: str, language: str, *, release: Path, tone_map: bool) -> list[Cue]:
-    """The words of `text` shared out over the speech that is heard in `video`, as cues of at most a clip's length.
-
-    Raises:
-        UnreadableMedia: nobody speaks in it.
-    """
-    size = ClipSize.of(Release(release, read_manifest(release)))
-    film = Film.open(video, size, limits=FILM_LIMITS, tone_map=tone_map)
-    rate = film.size.frame_rate
-    spans = [
-        (float(at / rate), float(min(at + size.num_frames, last) / rate))
-        for first, last in speech_spans(film.look().levels_F, rate)
-        for at in range(first, last, size.num_frames)
-    ]
-    if not spans:
-        raise UnreadableMedia("no speech is heard in it", where=str(video), cure="give the words with --script")
-    said = share_out(Line(language=language, text=text), spans)
-    return [Cue(start, end, words) for (start, end), words in zip(spans, said, strict=True) if words]
-
-
 def _desk(backbone: Path, release: Release, ledger: Path, limits: media.Limits) -> Desk:
-    return Desk("dubmill", release, open_dubber(backbone, release), Ledger(ledger), limits)
+    watch = open_watch(backbone)
+    return Desk("dubmill", release, open_dubber(backbone, release), watch, Ledger(ledger), limits)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from dubmill.errors import DubmillError
 from dubmill.media import Limits
 from dubmill.serving import opening
 from dubmill.serving.consent import LEDGER
-from dubmill.serving.desk import ClipSize, Dubbing
+from dubmill.serving.desk import ClipSize
 
 log = logging.getLogger("dubmill.serving")
 
@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         release = opening.matched(asked.backbone, asked.release)
         ClipSize.of(release)
-        run(asked, release, lambda: opening.open_dubber(asked.backbone, release))
+        run(asked, release)
     except DubmillError as error:
         sys.stderr.write(f"{error.sentence}\n")
         return 2
@@ -48,7 +48,7 @@ def arguments() -> argparse.ArgumentParser:
     return parser
 
 
-def run(asked: argparse.Namespace, release: Release, dubber: Callable[[], Dubbing]) -> None:
+def run(asked: argparse.Namespace, release: Release) -> None:
     """Start the server and stay until a signal ends it."""
     with _own_arguments_kept_back():
         from dubmill.serving.app import DubServer, prepare
@@ -56,7 +56,8 @@ def run(asked: argparse.Namespace, release: Release, dubber: Callable[[], Dubbin
     model = DubModel(
         asked.name,
         release,
-        open_dubber=dubber,
+        open_dubber=lambda: opening.open_dubber(asked.backbone, release),
+        open_watch=lambda: opening.open_watch(asked.backbone),
         ledger=asked.ledger,
         max_waiting=asked.max_waiting,
         limits=Limits(max_seconds=asked.max_seconds),

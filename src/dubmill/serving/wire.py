@@ -3,6 +3,7 @@
 V1  {"instances": [{"video": base64, "language": "es", "text": "uno tres", "consent": "…", "seed": 1}]}
 V2  inputs named likewise: video as UINT8 [N] or as BYTES [1] (base64, or the file's bytes), the words as BYTES [1],
     seed as any integer type [1]; a seed left out is 0.
+Either may say which of several faces is dubbed, `face`: left, right, a number counted from the left, or all.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ INPUTS = [
     {"name": "text", "datatype": "BYTES", "shape": [1]},
     {"name": "consent", "datatype": "BYTES", "shape": [1]},
     {"name": "seed", "datatype": "INT64", "shape": [1]},
+    {"name": "face", "datatype": "BYTES", "shape": [1]},
 ]
 OUTPUTS = [
     {"name": "video", "datatype": "UINT8", "shape": [-1]},
@@ -54,6 +56,7 @@ class Fields(BaseModel):
     text: str
     consent: str = ""  # its absence is answered by ConsentMissing, which says what to send
     seed: Seed = 0
+    face: str = ""
 
 
 def request_of(fields: Mapping[str, Any], where: str) -> DubRequest:
@@ -69,7 +72,7 @@ def request_of(fields: Mapping[str, Any], where: str) -> DubRequest:
         name = ".".join(str(part) for part in fault["loc"])
         raise UsageError(f"{name}: {fault['msg']}", where=where, cure=EXAMPLE) from error
     line = Line(language=told.language, text=told.text)
-    return DubRequest(video=told.video, line=line, consent=told.consent, seed=told.seed)
+    return DubRequest(video=told.video, line=line, consent=told.consent, seed=told.seed, face=told.face)
 
 
 def from_v1(payload: Any) -> list[DubRequest]:

@@ -128,6 +128,7 @@ def _write_findings(
         params,
         pair_source=pairs.lineage.pair_source or "unnamed",
         heldout=[row for row in measured if row["id"] not in verdicts],
+        left_out=pairs.info.get("left_out_clips", {}),
         worst=_players(pairs, _least_convincing(rows), "warnings"),
         rejected=_players(pairs, _one_of_each(rejects), "reasons"),
     )
@@ -182,6 +183,7 @@ def _figures(pairs: PairSet, judgement: Judgement) -> dict[str, Any]:
     kept = ("num_accepted", "num_rejected", "num_heldout", "by_gate")
     return {
         "accepted_share": round(judgement.accepted_share, 6),
+        "num_left_out_clips": len(pairs.info.get("left_out_clips", {})),
         **{name: info[name] for name in kept},
         "by_gate_warning": judgement.by_gate("warning"),
     }

@@ -6,11 +6,12 @@ is a world, since nothing else has the truth; a real backbone's held-out pairs a
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 HALVES = ("first", "second")
+LEFT_OUT = "left-out"  # files, one a shard, of the clips in it that make no pair
 SECOND_PASS = 2**52  # added to the seed of a clip's first pass
 
 
@@ -44,7 +46,8 @@ def inpaint(
 ) -> PairSet | Draft[PairSet]:
     """Make two pairs of each switch clip, a shard per batch; a rerun goes on after the last whole shard.
 
-    One part of several leaves its shards in the draft, unsealed; the call for the whole that follows them seals it.
+    One part of several leaves its shards in the draft, unsealed; the call for the whole that follows them seals it. What
+    `info` tells of the clips that make no pair, by id and reason, lies beside the shard until then and after.
 
     Raises:
         UnsayableText: lip augmentation was asked of prompts that have no words for it.
@@ -67,17 +70,29 @@ def inpaint(
     if todo := draft.missing(len(batches), part):
         modules, finder = load(backbone), load_face_finder(backbone)
     for index in todo:
-        made = _made(clips, batches[index], params, modules, finder)
+        made, left_out = _made(clips, batches[index], params, modules, finder)
+        if left_out:
+            draft.write(f"{LEFT_OUT}-{index:05d}.json", json.dumps(left_out, sort_keys=True).encode())
         files = {}
         for row, original, counterpart in made:
             files |= clip_members(f"{row.id}/original", original) | clip_members(f"{row.id}/counterpart", counterpart)
         draft.add_shard(index, [row for row, _, _ in made], files)
         logger.info("paired shard %d of %d", index + 1, len(batches))
+    if not part.is_whole:
+        return draft
     info = {"gated": False, "pair_source": params.source, "num_lip_augmented_clips": num_articulated}
-    return draft.seal(info) if part.is_whole else draft
+    return draft.seal(info | _left_out(draft))
+
+
+def _left_out(draft: Draft[PairSet]) -> dict[str, Any]:
+    """How many clips make no pair, which, and why."""
+    parts = sorted(draft.path.glob(f"{LEFT_OUT}-*.json"))
+    clips = {row_id: why for part in parts for row_id, why in json.loads(part.read_bytes()).items()}
+    return {"num_left_out_clips": len(clips), "left_out_clips": clips}
 
 
 Pair = tuple[PairRow, Clip, Clip]
+Seen = tuple[ClipRow, Clip, np.ndarray]
 
 
 def _row(prompt: Prompt, half: str, source: str, boxes_F4: np.ndarray) -> PairRow:
@@ -98,11 +113,13 @@ def _row(prompt: Prompt, half: str, source: str, boxes_F4: np.ndarray) -> PairRo
 
 def _made(
     clips: ClipSet, batch: list[ClipRow], params: InpaintParams, modules: Modules, finder: FaceFinder
-) -> list[Pair]:
+) -> tuple[list[Pair], dict[str, str]]:
+    """The pairs of a batch; and, by id, why a clip makes none."""
     from_world = [row.prompt for row in batch if params.source == "world" or is_filmed(row.prompt)]
     self_made = [row for row in batch if row.prompt not in from_world]
+    seen, left_out = _seen(clips, self_made, finder)
     made = [pair for prompt in from_world for pair in _filmed(prompt, params.world)]
-    return made + (_self_made(clips, self_made, params, modules, finder) if self_made else [])
+    return made + (_self_made(seen, params, modules) if seen else []), left_out
 
 
 def _filmed(prompt: Prompt, difficulty: WorldParams) -> list[Pair]:
@@ -113,12 +130,7 @@ def _filmed(prompt: Prompt, difficulty: WorldParams) -> list[Pair]:
     return pairs
 
 
-def _self_made(
-    clips: ClipSet, rows: Sequence[ClipRow], params: InpaintParams, modules: Modules, finder: FaceFinder
-) -> list[Pair]:
-    seen = [one for row in rows if (one := _seen(clips, row, finder))]
-    if not seen:
-        return []
+def _self_made(seen: Sequence[Seen], params: InpaintParams, modules: Modules) -> list[Pair]:
     rows, whole, boxes = zip(*seen, strict=True)
     pairs = []
     for half in HALVES:
@@ -170,14 +182,18 @@ def articulate(
     return replace(voiced, frames_FHWC=made.frames_FHWC)
 
 
-def _seen(clips: ClipSet, row: ClipRow, finder: FaceFinder) -> tuple[ClipRow, Clip, np.ndarray] | None:
-    """The clip with its mouth boxes; none of a clip that shows no one speaker throughout, which makes no pair."""
-    clip = clips.clip(row.id, "clip")
-    try:
-        return row, clip, mouth_boxes(clip, finder)
-    except UnreadableMedia as error:
-        logger.warning("clip %s makes no pair: %s", row.id, error.what)
-        return None
+def _seen(clips: ClipSet, rows: Sequence[ClipRow], finder: FaceFinder) -> tuple[list[Seen], dict[str, str]]:
+    """The clips with their mouth boxes; and, by id, why a clip shows no one speaker throughout: it makes no pair."""
+    seen: list[Seen] = []
+    left_out = {}
+    for row in rows:
+        clip = clips.clip(row.id, "clip")
+        try:
+            seen.append((row, clip, mouth_boxes(clip, finder)))
+        except UnreadableMedia as error:
+            left_out[row.id] = error.what
+            logger.warning("clip %s makes no pair: %s", row.id, error.what)
+    return seen, left_out
 
 
 def half_region(

@@ -1,0 +1,138 @@
+"""Films with several faces, with none, and with words that nobody can say: found before anything is dubbed."""
+
+from fractions import Fraction
+from pathlib import Path
+
+import miniature
+import numpy as np
+import pytest
+from test_longform import Echo, a_film, opened
+
+from dubmill import longform, media, params
+from dubmill.backbone import load_scorers, materialize
+from dubmill.clips import Clip
+from dubmill.dubber import Dubber
+from dubmill.errors import UnreadableMedia, UnsayableText
+from dubmill.faces import UNWATCHED, Face, ScoredFaces, Watch
+from dubmill.longform import ClipSize, Job
+from dubmill.nano import world
+from dubmill.subtitles import Cue
+
+ROOT = Path(__file__).parents[1]
+SIDE, RATE = world.FRAME_SIZE, Fraction(world.FRAME_RATE)
+SIZE = ClipSize(world.HALF_FRAMES, SIDE, 2 * SIDE, RATE, world.SAMPLE_RATE_HZ)
+HEAD = 8  # pixels from the edge of a puppet's picture to its head
+HALF_SECONDS = float(world.HALF_FRAMES / RATE)
+ENGLISH, SPANISH = (" ".join(world.LANGUAGES[language][: world.WORDS_PER_HALF]) for language in ("en", "es"))
+
+
+class SideBySide:
+    """Sees puppets beside each other by nano's own scorer of one puppet, and nobody where it is black."""
+
+    jitter_frames = 0
+
+    def __init__(self, scorers):
+        self.one = ScoredFaces(scorers)
+
+    def find(self, frames_FHWC):
+        found = [[] for _ in frames_FHWC]
+        for left in (0, SIDE):
+            part = np.ascontiguousarray(frames_FHWC[:, :, left : left + SIDE])
+            for at, faces in enumerate(self.one.find(part)):
+                if part[at].mean() > 20:
+                    head = np.array([left + HEAD, HEAD, left + SIDE - HEAD, SIDE - HEAD], np.float32)
+                    found[at] += [Face(head, one.mouth_4 + np.float32([left, 0, left, 0])) for one in faces]
+        return found
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return materialize(params.load(ROOT / "params.yaml").backbone, tmp_path_factory.mktemp("nano") / "backbone")
+
+
+@pytest.fixture(scope="module")
+def watch(base):
+    return Watch(SideBySide(load_scorers(base)), "")
+
+
+@pytest.fixture(scope="module")
+def dubber(base):
+    return Dubber.load(base, None, sampling=miniature.sampling(num_steps=2))
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory):
+    """Two puppets side by side, the left of whom is heard; then as long a night in which the same is heard."""
+    path = tmp_path_factory.mktemp("film") / "in.mp4"
+    phrases = (world.Phrase("en", tuple(ENGLISH.split())),) * 2
+    left, right = (world.halves(world.film(world.puppet(seed), phrases, motion_seed=seed))[0] for seed in (3, 5))
+    both = np.concatenate([left.frames_FHWC, right.frames_FHWC], axis=2)
+    sound_N = np.concatenate([left.audio_N, left.audio_N])[: round(2 * HALF_SECONDS * world.SAMPLE_RATE_HZ)]
+    clip = Clip(np.concatenate([both, np.zeros_like(both)]), RATE, sound_N[None], world.SAMPLE_RATE_HZ)
+    path.write_bytes(media.mp4_bytes(clip))
+    return path
+
+
+def cues(*texts):
+    return [Cue(at * HALF_SECONDS, (at + 1) * HALF_SECONDS, text) for at, text in enumerate(texts)]
+
+
+def dubbed(film, words, out, dubber, watch, face):
+    job = Job(dubber, "es", 0, "release", watch, face)
+    return longform.dub_film(opened(film, SIZE), words, job, out, marks={}, progress=lambda share: None)
+
+
+def test_of_two_puppets_in_a_film_only_the_chosen_one_is_dubbed_and_a_landscape_stays(film, dubber, watch, tmp_path):
+    """Nothing stands in but the detector: nano's dubs of both puppets, of which one is laid over the film."""
+    made = dubbed(film, cues(SPANISH, SPANISH), tmp_path / "out.mp4", dubber, watch, "right")
+    was, now = (media.read(path, frame_rate=None, sample_rate_hz=16000) for path in (film, tmp_path / "out.mp4"))
+    changed_FHW = np.abs(was.frames_FHWC.astype(int) - now.frames_FHWC).mean(axis=3)
+    both_FHW, night_FHW = np.split(changed_FHW, 2)
+    left, right = (half_FHW[1:-1, HEAD:-HEAD, HEAD:-HEAD].mean() for half_FHW in np.split(both_FHW, 2, axis=2))
+    assert left < 3  # encoding
+    assert right > 5 * left
+    assert night_FHW[1:].mean() < 1
+    for one, other in zip(np.split(was.mono_N, 2), np.split(now.mono_N, 2), strict=True):
+        assert np.corrcoef(one, other)[0, 1] < 0.9
+    assert made.notes == (
+        "1 other face left as they are (0:00:00.0 to 0:00:01.0)",
+        "no face is seen, so the picture is as it was and the sound is dubbed (0:00:01.0 to 0:00:02.1)",
+    )
+
+
+def test_two_puppets_without_a_choice_are_told_before_anything_is_dubbed(film, watch, tmp_path):
+    echo = Echo()
+    with pytest.raises(UnreadableMedia, match=r"the words at 0:00:00.0: 2 faces are in it, 1 at 25 % .*, 2 at 75 %"):
+        dubbed(film, cues(SPANISH), tmp_path / "out.mp4", echo, watch, "")
+    assert echo.asked == []
+
+
+def test_words_that_cannot_be_said_are_all_told_with_their_times_before_anything_is_dubbed(
+    film, dubber, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(dubber, "dub_batch", lambda *_: pytest.fail("something was dubbed"))
+    with pytest.raises(UnsayableText) as refused:
+        dubbed(film, cues(SPANISH, "hola"), tmp_path / "out.mp4", dubber, UNWATCHED, "")
+    assert refused.value.sentence.startswith("the words at 0:00:01.0: nano cannot say 'hola' in Spanish; use ")
+    with pytest.raises(UnsayableText) as refused:
+        dubbed(film, cues(f"{SPANISH} {SPANISH}", "hola"), tmp_path / "out.mp4", dubber, UNWATCHED, "")
+    assert "the words at 0:00:00.0: " in refused.value.sentence
+    assert "; the words at 0:00:01.0: nano cannot say 'hola'" in refused.value.sentence
+
+
+def test_words_are_held_against_the_time_that_the_film_leaves_them(tmp_path):
+    """The last cue begins shortly before the film's end: its dub will be cut there, however long the model's clip."""
+
+    class Slow(Echo):
+        def check(self, line, room_seconds):
+            if room_seconds < 3:
+                raise UnsayableText(f"they have {room_seconds:.1f} s", cure="say less")
+            return ""
+
+    slow, size = Slow(), ClipSize(61, 64, 64, Fraction(25, 2), 16000)
+    source = a_film(tmp_path / "in.mov", seconds=9)
+    job = Job(slow, "es", 0, "release", UNWATCHED, "")
+    words = [Cue(2.0, 6.5, "uno"), Cue(6.6, 8.8, "dos y tres")]
+    with pytest.raises(UnsayableText, match=r"^the words at 0:00:06.6: they have \d.\d s; say less$"):
+        longform.dub_film(opened(source, size), words, job, tmp_path / "out.mp4", marks={}, progress=print)
+    assert slow.asked == []
