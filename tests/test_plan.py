@@ -29,7 +29,7 @@ GB = 1e9
 def asked(preset: str = "jdi-19b", kind: str = "H100-80GB", **changed) -> choosing.Asked:
     """A question to the plan."""
     params = load(COMMITTED, Path(preset))
-    question = choosing.Asked(params, named(params.backbone.architecture), gpu(kind), 1, 2.0, False)
+    question = choosing.Asked(params, named(params.backbone.architecture), gpu(kind), 1, 2.0)
     return replace(question, **changed)
 
 

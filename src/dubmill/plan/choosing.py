@@ -18,12 +18,12 @@ RECOMPUTED = 3 / 2  # two forward passes and one backward of about the same cost
 
 @dataclass(frozen=True)
 class Choice:
-    """One measure: which steps it can help, and how it is taken, by a parameter or by hand: dubmill does not do those."""
+    """One measure: which steps it can help, what sets it, and which one before it then saves nothing more."""
 
     measure: str
     steps: tuple[str, ...]
     how: str
-    is_by_hand: bool = False
+    instead_of: str = ""
 
 
 SAMPLING = ("synthesize", "inpaint", "dub")
@@ -32,9 +32,9 @@ LADDER = (
     Choice("checkpointing", ("train",), "train.gradient_checkpointing: true"),
     Choice("fsdp", ("train",), "train.parallel: fsdp"),
     Choice("adamw_8bit", ("train",), "train.optimizer: adamw8bit"),
-    Choice("text_encoder_off", (*SAMPLING, "encode"), "DUBMILL_TEXT_ENCODER=cpu"),
-    Choice("text_encoder_8bit", (*SAMPLING, "encode"), "text encoder in 8 bits", is_by_hand=True),
-    Choice("base_8bit", (*SAMPLING, "train"), "transformer in 8 bits", is_by_hand=True),
+    Choice("text_encoder_8bit", (*SAMPLING, "encode"), "backbone.text_encoder_bits: 8"),
+    Choice("text_encoder_off", (*SAMPLING, "encode"), "DUBMILL_TEXT_ENCODER=cpu", instead_of="text_encoder_8bit"),
+    Choice("base_8bit", (*SAMPLING, "train"), "backbone.transformer_bits: 8"),
 )
 
 
@@ -50,7 +50,7 @@ class StepPlan:
 
     @property
     def hows(self) -> list[str]:
-        """What to set, or to bring, for the step to fit."""
+        """What to set for the step to fit."""
         return [choice.how.format(step=self.work.step) for choice in self.taken]
 
 
@@ -63,7 +63,6 @@ class Asked:
     gpu: Gpu
     num_gpus: int
     price: float  # of one GPU and hour
-    by_hand: bool  # whether measures count that dubmill does not take itself
 
 
 @dataclass(frozen=True)
@@ -105,9 +104,9 @@ def as_set(params: Params) -> Measures:
         adamw_8bit=params.train.optimizer == "adamw8bit",
         one_by_one=False,
         text_encoder_off=False,
-        text_encoder_8bit=False,
+        text_encoder_8bit=params.backbone.text_encoder_bits == 8,
         fsdp=params.train.parallel == "fsdp",
-        base_8bit=False,
+        base_8bit=params.backbone.transformer_bits == 8,
     )
 
 
@@ -120,12 +119,13 @@ def fitted(work: Work, asked: Asked) -> tuple[Memory, Measures, tuple[Choice, ..
     for choice in LADDER:
         if memory.total <= asked.gpu.vram_bytes:
             break
-        if work.step not in choice.steps or (choice.is_by_hand and not asked.by_hand):
+        if work.step not in choice.steps:
             continue
         helped = replace(measures, **{choice.measure: True})
         less = memory_of(work, asked.params, asked.architecture, helped, machine)
         if less.total < memory.total:
-            measures, memory, taken = helped, less, (*taken, choice)
+            kept = (one for one in taken if one.measure != choice.instead_of)
+            measures, memory, taken = helped, less, (*kept, choice)
     return memory, measures, taken
 
 
@@ -148,7 +148,7 @@ def _step(work: Work, asked: Asked) -> StepPlan:
 
 
 def _what_would_do(work: Work, asked: Asked) -> str:
-    """The least change under which the step fits: by hand, on more GPUs, on a larger one."""
+    """The least change under which the step fits: on more GPUs, on a larger one."""
     tried = {
         f"use --gpu {one.name}": replace(asked, gpu=one) for one in gpus() if one.vram_bytes > asked.gpu.vram_bytes
     }
@@ -157,10 +157,4 @@ def _what_would_do(work: Work, asked: Asked) -> str:
             f"use --gpus {count}": replace(asked, num_gpus=count) for count in (2, 4, 8) if count > asked.num_gpus
         }
     would = [how for how, other in tried.items() if fitted(work, other)[0].total <= other.gpu.vram_bytes]
-    by_hand = replace(asked, by_hand=True)
-    memory, _, taken = fitted(work, by_hand)
-    if not asked.by_hand and memory.total <= asked.gpu.vram_bytes:
-        would.append(
-            f"take by hand what dubmill does not (--by-hand: {', '.join(one.how for one in taken if one.is_by_hand)})"
-        )
     return " or ".join(would[:1] + would[-1:] if len(would) > 1 else would) or "make the clips or train.rank smaller"
