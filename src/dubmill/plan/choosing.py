@@ -135,7 +135,7 @@ def _step(work: Work, asked: Asked) -> StepPlan:
         raise DoesNotFit(
             f"{work.step} needs {memory.total / GB:.0f} GB of the {asked.gpu.vram_bytes / GB:.0f} GB of each GPU",
             where=f"{asked.num_gpus} x {asked.gpu.name}",
-            cure=_what_would_do(work, asked),
+            cure=_what_would_do(asked),
         )
     flops = work.flops
     if work.step == "train" and measures.checkpointing and not asked.params.train.gradient_checkpointing:
@@ -147,14 +147,15 @@ def _step(work: Work, asked: Asked) -> StepPlan:
     return StepPlan(work, memory, taken, seconds, asked.num_gpus if is_spread else at_work)
 
 
-def _what_would_do(work: Work, asked: Asked) -> str:
-    """The least change under which the step fits: on more GPUs, on a larger one."""
-    tried = {
-        f"use --gpu {one.name}": replace(asked, gpu=one) for one in gpus() if one.vram_bytes > asked.gpu.vram_bytes
-    }
-    if work.step == "train":
-        tried |= {
-            f"use --gpus {count}": replace(asked, num_gpus=count) for count in (2, 4, 8) if count > asked.num_gpus
-        }
-    would = [how for how, other in tried.items() if fitted(work, other)[0].total <= other.gpu.vram_bytes]
-    return " or ".join(would[:1] + would[-1:] if len(would) > 1 else would) or "make the clips or train.rank smaller"
+def _what_would_do(asked: Asked) -> str:
+    """The least change under which all steps of the run fit: a larger GPU, or more of this one."""
+    larger = (replace(asked, gpu=one) for one in gpus() if one.vram_bytes > asked.gpu.vram_bytes)
+    more = (replace(asked, num_gpus=count) for count in (2, 4, 8) if count > asked.num_gpus)
+    kind = next((f"use --gpu {other.gpu.name}" for other in larger if _fits(other)), "")
+    count = next((f"use --gpus {other.num_gpus}" for other in more if _fits(other)), "")
+    return " or ".join(filter(None, (kind, count))) or "make the clips or train.rank smaller"
+
+
+def _fits(asked: Asked) -> bool:
+    works = work_of(asked.params, asked.architecture)
+    return all(fitted(work, asked)[0].total <= asked.gpu.vram_bytes for work in works)
