@@ -120,7 +120,7 @@ def test_what_cannot_fit_is_refused_in_one_sentence_with_what_would():
     sentence = told.value.sentence
     assert "train needs" in sentence
     assert "--gpu L40S-48GB" in sentence
-    assert "--gpus 8" in sentence
+    assert "--gpus 2" in sentence
     assert "\n" not in sentence
 
 
@@ -142,6 +142,11 @@ def test_training_that_is_too_large_for_one_gpu_is_spread_over_several():
     memory, _, taken = choosing.fitted(work, replace(question, num_gpus=4))
     assert memory.total <= question.gpu.vram_bytes
     assert [choice.how for choice in taken] == ["train.parallel: fsdp"]
+
+
+def test_weights_that_are_spread_are_not_told_an_optimizer_that_refuses_them():
+    step = step_of(choosing.plan(asked(kind="A100-40GB", num_gpus=2)), "train")
+    assert step.hows == ["train.parallel: fsdp", "backbone.transformer_bits: 8"]
 
 
 def test_8_bits_are_taken_where_nothing_before_them_suffices():

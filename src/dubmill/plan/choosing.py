@@ -18,12 +18,13 @@ RECOMPUTED = 3 / 2  # two forward passes and one backward of about the same cost
 
 @dataclass(frozen=True)
 class Choice:
-    """One measure: which steps it can help, what sets it, and which one before it then saves nothing more."""
+    """One measure: which steps it can help, what sets it, which one before it then saves nothing, and which bars it."""
 
     measure: str
     steps: tuple[str, ...]
     how: str
     instead_of: str = ""
+    never_with: str = ""
 
 
 SAMPLING = ("synthesize", "inpaint", "dub")
@@ -31,7 +32,7 @@ LADDER = (
     Choice("one_by_one", ("synthesize", "inpaint", "encode", "train", "dub"), "{step}.batch_size: 1"),
     Choice("checkpointing", ("train",), "train.gradient_checkpointing: true"),
     Choice("fsdp", ("train",), "train.parallel: fsdp"),
-    Choice("adamw_8bit", ("train",), "train.optimizer: adamw8bit"),
+    Choice("adamw_8bit", ("train",), "train.optimizer: adamw8bit", never_with="fsdp"),
     Choice("text_encoder_8bit", (*SAMPLING, "encode"), "backbone.text_encoder_bits: 8"),
     Choice("text_encoder_off", (*SAMPLING, "encode"), "DUBMILL_TEXT_ENCODER=cpu", instead_of="text_encoder_8bit"),
     Choice("base_8bit", (*SAMPLING, "train"), "backbone.transformer_bits: 8"),
@@ -119,7 +120,7 @@ def fitted(work: Work, asked: Asked) -> tuple[Memory, Measures, tuple[Choice, ..
     for choice in LADDER:
         if memory.total <= asked.gpu.vram_bytes:
             break
-        if work.step not in choice.steps:
+        if work.step not in choice.steps or (choice.never_with and getattr(measures, choice.never_with)):
             continue
         helped = replace(measures, **{choice.measure: True})
         less = memory_of(work, asked.params, asked.architecture, helped, machine)
