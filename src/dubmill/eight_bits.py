@@ -2,7 +2,7 @@
 
 A weight is a whole number from -127 to 127 times its row's scale, a row being all weights of one output. Only the linear
 layers of the repeated blocks, where nearly all weights are, become such; norms, embeddings, modulation tables and what
-stands around the blocks stay as they are, and so does a LoRA put on top.
+stands around the blocks stay as they are, and so does a LoRA put on top. Why not fp8: docs/plan.md.
 
 Axes: O outputs, I inputs.
 """
