@@ -18,7 +18,7 @@ from dubmill.backbone import load, materialize
 from dubmill.conditioning import encode_captions
 from dubmill.dubber import Dubber
 from dubmill.eight_bits import EightBitLinear
-from dubmill.errors import BadArtifact
+from dubmill.errors import BadArtifact, MismatchedBackbone
 from dubmill.launching import train_together
 from dubmill.plan.architecture import named
 from dubmill.plan.layers import Tokens
@@ -168,6 +168,11 @@ def test_a_lora_on_8_bits_is_put_into_the_dtype_that_the_modules_compute_in(back
     adapters.attach(modules, backbone, adapter, 1.0)
     lora = [value for name, value in modules.transformer.named_parameters() if "lora_" in name]
     assert {value.dtype for value in lora} == {torch.bfloat16}
+
+
+def test_an_adapter_of_8_bits_is_refused_on_16(mini_backbone, mini, adapter):
+    with pytest.raises(MismatchedBackbone):
+        adapters.attach(mini, mini_backbone, adapter, 1.0)
 
 
 def test_training_and_dubbing_run_on_8_bits_as_on_16(backbone, adapter, latents, tmp_path):
