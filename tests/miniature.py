@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -99,8 +100,8 @@ def modules(folder: Path) -> Modules:
     return _load(folder)
 
 
-def backbone(out: Path, *, has_upsampler: bool = False) -> Backbone:
-    """The miniature as a sealed artifact, with an untrained latent upsampler or without."""
+def backbone(out: Path, *, has_upsampler: bool = False, in_8_bits: Sequence[str] = ()) -> Backbone:
+    """The miniature as a sealed artifact, with an untrained latent upsampler or without, and parts in 8 bits or none."""
     draft = Backbone.draft(out, Lineage(step="backbone", params={"source": "miniature"}, licence="Apache-2.0"))
     made = modules(draft.path / PIPELINE)
     if has_upsampler:
@@ -114,6 +115,7 @@ def backbone(out: Path, *, has_upsampler: bool = False) -> Backbone:
         "geometry": made.geometry.to_dict(),
         "mel": made.mel.to_dict(),
         "text_encoder_digest": _folder_digest(draft.path / PIPELINE, "text_encoder", "tokenizer", "connectors"),
+        "in_8_bits": list(in_8_bits),
     }
     return draft.seal(info)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from dataclasses import fields, replace
 from pathlib import Path
@@ -29,7 +30,7 @@ GB = 1e9
 def asked(preset: str = "jdi-19b", kind: str = "H100-80GB", **changed) -> choosing.Asked:
     """A question to the plan."""
     params = load(COMMITTED, Path(preset))
-    question = choosing.Asked(params, named(params.backbone.architecture), gpu(kind), 1, 2.0, False)
+    question = choosing.Asked(params, named(params.backbone.architecture), gpu(kind), 1, 2.0)
     return replace(question, **changed)
 
 
@@ -115,20 +116,23 @@ def test_a_measure_is_taken_only_where_it_helps_and_saves_memory():
 
 def test_what_cannot_fit_is_refused_in_one_sentence_with_what_would():
     with pytest.raises(DoesNotFit) as told:
-        choosing.plan(asked(kind="L40S-48GB"))
+        choosing.plan(asked(kind="A100-40GB"))
     sentence = told.value.sentence
-    assert "synthesize needs" in sentence
-    assert "--gpu H100-80GB" in sentence
-    assert "--by-hand: transformer in 8 bits" in sentence
+    assert "train needs" in sentence
+    assert "--gpu L40S-48GB" in sentence
+    assert "--gpus 2" in sentence
     assert "\n" not in sentence
 
 
-def test_what_is_advised_does_fit():
+@pytest.mark.parametrize("kind", ["RTX-4090-24GB", "RTX-5090-32GB", "A100-40GB"])
+def test_what_is_advised_fits_the_whole_run(kind):
+    """On the next larger GPU than an RTX 4090 the first step would fit, and the training would not."""
     with pytest.raises(DoesNotFit) as told:
-        choosing.plan(asked(kind="L40S-48GB"))
-    advised = told.value.cure.split("--gpu ")[1].split()[0]
+        choosing.plan(asked(kind=kind))
+    advised = re.search(r"--gpu (\S+)", told.value.cure).group(1)
     assert choosing.plan(asked(kind=advised)).steps
-    assert choosing.plan(asked(kind="L40S-48GB", by_hand=True)).steps
+    if count := re.search(r"--gpus (\d)", told.value.cure):
+        assert choosing.plan(asked(kind=kind, num_gpus=int(count.group(1)))).steps
 
 
 def test_training_that_is_too_large_for_one_gpu_is_spread_over_several():
@@ -140,11 +144,31 @@ def test_training_that_is_too_large_for_one_gpu_is_spread_over_several():
     assert [choice.how for choice in taken] == ["train.parallel: fsdp"]
 
 
-def test_measures_by_hand_do_not_count_unless_asked_for():
-    made = choosing.plan(asked(kind="L40S-48GB", by_hand=True))
-    taken = [choice for step in made.steps for choice in step.taken]
-    assert any(choice.is_by_hand for choice in taken)
-    assert not [choice for step in choosing.plan(asked()).steps for choice in step.taken if choice.is_by_hand]
+def test_weights_that_are_spread_are_not_told_an_optimizer_that_refuses_them():
+    step = step_of(choosing.plan(asked(kind="A100-40GB", num_gpus=2)), "train")
+    assert step.hows == ["train.parallel: fsdp", "backbone.transformer_bits: 8"]
+
+
+def test_8_bits_are_taken_where_nothing_before_them_suffices():
+    made = choosing.plan(asked(kind="L40S-48GB"))
+    assert step_of(made, "train").hows == ["train.optimizer: adamw8bit", "backbone.transformer_bits: 8"]
+    assert step_of(made, "encode").hows == []
+    assert not [how for step in choosing.plan(asked()).steps for how in step.hows]
+
+
+def test_8_bits_that_are_set_count_without_being_told_again():
+    question = asked(kind="L40S-48GB")
+    backbone = question.params.backbone.model_copy(update={"transformer_bits": 8, "text_encoder_bits": 8})
+    made = choosing.plan(replace(question, params=question.params.model_copy(update={"backbone": backbone})))
+    assert step_of(made, "synthesize").hows == []
+    saved = step_of(choosing.plan(asked()), "synthesize").memory.weights - step_of(made, "synthesize").memory.weights
+    packed = question.architecture.packed.values()
+    assert saved == sum(one.weights - 4 * one.rows for one in packed)  # a byte of each weight, and four for each row
+
+
+def test_a_text_encoder_that_must_leave_the_gpu_need_not_be_in_8_bits_too():
+    hows = step_of(choosing.plan(asked(kind="L40S-48GB")), "synthesize").hows
+    assert hows == ["DUBMILL_TEXT_ENCODER=cpu", "backbone.transformer_bits: 8"]
 
 
 def test_time_falls_with_speed_and_cost_follows_time_and_price():
@@ -253,8 +277,11 @@ def test_an_unknown_gpu_is_told_with_those_there_are():
 def test_the_command_tells_a_plan_to_people_and_machines(monkeypatch, capsys):
     assert call(monkeypatch, "plan", "--overlay", "jdi-19b", "--gpu", "H100-80GB", "--price", 2) == 0
     told = capsys.readouterr().out
-    for word in ("synthesize", "checkpoints", "GPU hours", "Assumed, not measured"):
+    for word in ("synthesize", "checkpoints", "GPU hours", "Assumed, not measured", "at second hand"):
         assert word in told
+    assert "an example" not in told
+    assert call(monkeypatch, "plan", "--overlay", "jdi-19b", "--gpu", "H100-80GB") == 0
+    assert "an example price: US$ 3.00 an hour" in " ".join(capsys.readouterr().out.split())
     assert call(monkeypatch, "plan", "--overlay", "jdi-19b", "--gpu", "H100-80GB", "--price", 2, "--json") == 0
     data = json.loads(capsys.readouterr().out)
     assert data["cost"] == pytest.approx([2 * hours for hours in data["gpu_hours"]])
@@ -266,7 +293,7 @@ def test_the_command_refuses_with_one_sentence(monkeypatch, capsys):
     told = capsys.readouterr()
     assert not told.out
     assert told.err.count("\n") == 1
-    assert "use --gpu H100-80GB" in told.err
+    assert "use --gpu L40S-48GB" in told.err
 
 
 def test_without_a_gpu_the_command_tells_parameters_and_disk(monkeypatch, capsys):
@@ -284,10 +311,10 @@ def test_the_presets_are_listed_with_what_they_stand_on(monkeypatch, capsys):
         assert word in told
 
 
-def test_a_dub_that_does_not_fit_with_its_text_encoder_fits_without_it_on_the_gpu():
+def test_a_dub_that_does_not_fit_with_its_text_encoder_fits_with_that_in_8_bits():
     made = choosing.plan(asked("dubit-2.3"))
-    dub = next(step for step in made.steps if step.work.step == "dub")
-    assert "DUBMILL_TEXT_ENCODER=cpu" in dub.hows
+    dub = step_of(made, "dub")
+    assert dub.hows == ["backbone.text_encoder_bits: 8"]
     assert dub.memory.total <= made.asked.gpu.vram_bytes
 
 

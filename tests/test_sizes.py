@@ -14,7 +14,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from dubmill import adapters, sizes
+from dubmill import adapters, eight_bits, sizes
 from dubmill.params import load
 from dubmill.plan.architecture import named
 from dubmill.plan.layers import Tokens, transformer
@@ -54,6 +54,15 @@ def whole_lora(name: str):
 @published
 def test_the_modules_at_full_size_have_the_parameters_that_the_plan_counts(name):
     assert sizes.counted(named(name)) == named(name).parameters
+
+
+@published
+def test_the_layers_that_may_lie_in_8_bits_are_those_that_the_plan_counts(name):
+    for part, packed in named(name).packed.items():
+        layers = eight_bits.layers(sizes.on_meta(named(name), part)).values()
+        weights, rows = (sum(one.weight.numel() for one in layers), sum(one.out_features for one in layers))
+        assert (weights, rows) == (packed.weights, packed.rows)
+        assert weights > 0.88 * named(name).parameters[part]
 
 
 def test_the_parameters_are_those_the_names_promise():

@@ -72,7 +72,7 @@ def test_syllables_of_the_phrase_bank_are_those_that_espeak_says():
 def test_every_language_has_a_rate_and_says_whose_it_is():
     for one in LANGUAGES.values():
         assert 5 < one.syllables_per_second < 8.5
-        assert "2011" in one.rate_source or "UNVERIFIED" in one.rate_source
+        assert "InfoRateData.csv" in one.rate_source or "UNVERIFIED" in one.rate_source
         assert timing.speaking_seconds(line(one.tag, "a")) == pytest.approx(1 / one.syllables_per_second)
 
 

@@ -86,8 +86,15 @@ def materialize(params: BackboneParams, out: Path) -> Backbone:
         "geometry": modules.geometry.to_dict(),
         "mel": modules.mel.to_dict(),
         "text_encoder_digest": _folder_digest(folder, "text_encoder", "tokenizer", "connectors"),
+        "in_8_bits": in_8_bits(params),
     }
     return draft.seal(info)
+
+
+def in_8_bits(params: BackboneParams) -> list[str]:
+    """The parts whose blocks' weights are to lie in 8 bits wherever the backbone is loaded."""
+    bits = {"transformer": params.transformer_bits, "text_encoder": params.text_encoder_bits}
+    return [part for part in bits if bits[part] == 8]
 
 
 def _fetch(params: BackboneParams, folder: Path) -> None:
@@ -114,10 +121,12 @@ def _folder_digest(folder: Path, *parts: str) -> str:
 def load(backbone: Backbone, *, needed: Sequence[str] = PARTS) -> Modules:
     """The modules of a backbone, in bf16 where there is a GPU, else in float32; only the `needed` ones go to the GPU.
 
+    Those that the manifest names have their blocks' weights in 8 bits; an older manifest names none.
+
     Raises:
         BadArtifact: the modules disagree with the manifest about their geometry.
     """
-    modules = _load(backbone.path / PIPELINE, needed)
+    modules = _load(backbone.path / PIPELINE, needed, backbone.info.get("in_8_bits", []))
     declared = backbone.info["geometry"]
     if modules.geometry.to_dict() != declared:
         raise BadArtifact(
@@ -149,12 +158,13 @@ def place_of(part: str, device: torch.device, needed: Sequence[str]) -> torch.de
     return device if part in needed and not is_spared else torch.device("cpu")
 
 
-def _load(folder: Path, needed: Sequence[str] = PARTS) -> Modules:
+def _load(folder: Path, needed: Sequence[str] = PARTS, packed: Sequence[str] = ()) -> Modules:
     import torch
     from diffusers import LTX2Pipeline
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
+    from dubmill.eight_bits import pack
     from dubmill.mel import settings_of
 
     for noisy in (diffusers_logging, transformers_logging):
@@ -171,6 +181,8 @@ def _load(folder: Path, needed: Sequence[str] = PARTS) -> Modules:
         ) from error
     parts = {name: getattr(pipeline, name) for name in PARTS}
     for name, part in parts.items():
+        if name in packed and name in needed:
+            pack(part)  # before it goes to the GPU, which need never hold it whole
         part.to(place_of(name, device, needed)).requires_grad_(False).eval()
     mel = settings_of(pipeline.audio_vae.config)
     return Modules(

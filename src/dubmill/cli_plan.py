@@ -15,9 +15,6 @@ def plan(
     gpu: Annotated[str, typer.Option(help="kind of GPU, as H100-80GB; empty: parameters and disk alone")] = "",
     gpus: Annotated[int, typer.Option(min=1, help="how many of them")] = 1,
     price: Annotated[float, typer.Option(min=0, help="US dollars of one GPU and hour; 0: the table's example")] = 0.0,
-    by_hand: Annotated[
-        bool, typer.Option("--by-hand", help="count on measures too that dubmill does not take")
-    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="for machines")] = False,
     check: Annotated[bool, typer.Option("--check", help="hold the counts against the modules (needs torch)")] = False,
     params: Annotated[Path, typer.Option("--params", help="values of every section")] = Path("params.yaml"),
@@ -46,7 +43,7 @@ def plan(
             showing.show_needs(values, architecture, disk, Console())
         return
     kind = known(gpu)
-    made = choosing.plan(choosing.Asked(values, architecture, kind, gpus, price or kind.price, by_hand))
+    made = choosing.plan(choosing.Asked(values, architecture, kind, gpus, price or kind.price))
     if as_json:
         typer.echo(json.dumps(showing.as_data(made), indent=1))
     else:

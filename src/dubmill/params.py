@@ -48,6 +48,10 @@ class BackboneParams(Section):
         description="whose sizes `dubmill plan` counts with"
     )
     text_encoder: str = Field(description="where the text encoder comes from; it is in the repository, this names it")
+    transformer_bits: Literal[8, 16] = Field(
+        description="8: the weights of its blocks' linear layers lie in 8 bits; 16: in bf16 (float32 on a CPU)"
+    )
+    text_encoder_bits: Literal[8, 16] = Field(description="the same of the text encoder")
     vram_gb: Count | Literal["none"] = Field(
         description="memory of the GPU that the recipe asks for; none: it runs on a CPU"
     )

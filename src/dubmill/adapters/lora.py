@@ -146,6 +146,8 @@ def attach(modules: Modules, backbone: Backbone, adapter: Adapter, strength: flo
             cure="train again",
         )
     set_peft_model_state_dict(transformer, tensors, adapter_name=NAME)
+    for value in parameters(transformer).values():  # on layers in 8 bits PEFT leaves them in float32, slow on a GPU
+        value.data = value.data.to(modules.dtype)
     transformer.set_adapters([NAME], weights=[strength])
     transformer.requires_grad_(False).eval()
     return trained

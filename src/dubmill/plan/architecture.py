@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dubmill.overlays import read_yaml
-from dubmill.plan.layers import Transformer, transformer
+from dubmill.plan.layers import Packed, Transformer, transformer
 from dubmill.shapes import Geometry
 
 HERE = Path(__file__).parent
@@ -69,6 +70,15 @@ class Architecture:
         return {part: self.transformer.parameters if part == "transformer" else self.counted[part] for part in PARTS}
 
     @property
+    def packed(self) -> dict[str, Packed]:
+        """What may lie in 8 bits, of each part that can."""
+        block, count = self.transformer.packed_block, self.transformer.num_blocks
+        return {
+            "transformer": Packed(count * block.weights, count * block.rows),
+            "text_encoder": _packed_gemma(self.modules["text_encoder"]["text_config"]),
+        }
+
+    @property
     def geometry(self) -> Geometry:
         """Ratios and widths, as the configs declare them."""
         config, audio = self.modules["transformer"], self.modules["audio_vae"]
@@ -102,6 +112,16 @@ def named(name: str) -> Architecture:
         activations=Activations(**values["activations"]),
         video_vae=VideoVae(**values["video_vae"]),
     )
+
+
+def _packed_gemma(config: Mapping[str, Any]) -> Packed:
+    """The linear layers of Gemma's blocks, which have no biases."""
+    width, wide = config["hidden_size"], config["intermediate_size"]
+    queries = config["num_attention_heads"] * config["head_dim"]
+    keys = config["num_key_value_heads"] * config["head_dim"]
+    rows = queries + 2 * keys + width + 2 * wide + width  # attention's in and out, the gated layers' in and out
+    weights = 2 * width * (queries + keys) + 3 * width * wide
+    return Packed(config["num_hidden_layers"] * weights, config["num_hidden_layers"] * rows)
 
 
 def _stored_parameters(folder: Path) -> int:

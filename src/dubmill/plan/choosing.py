@@ -18,12 +18,13 @@ RECOMPUTED = 3 / 2  # two forward passes and one backward of about the same cost
 
 @dataclass(frozen=True)
 class Choice:
-    """One measure: which steps it can help, and how it is taken, by a parameter or by hand: dubmill does not do those."""
+    """One measure: which steps it can help, what sets it, which one before it then saves nothing, and which bars it."""
 
     measure: str
     steps: tuple[str, ...]
     how: str
-    is_by_hand: bool = False
+    instead_of: str = ""
+    never_with: str = ""
 
 
 SAMPLING = ("synthesize", "inpaint", "dub")
@@ -31,10 +32,10 @@ LADDER = (
     Choice("one_by_one", ("synthesize", "inpaint", "encode", "train", "dub"), "{step}.batch_size: 1"),
     Choice("checkpointing", ("train",), "train.gradient_checkpointing: true"),
     Choice("fsdp", ("train",), "train.parallel: fsdp"),
-    Choice("adamw_8bit", ("train",), "train.optimizer: adamw8bit"),
-    Choice("text_encoder_off", (*SAMPLING, "encode"), "DUBMILL_TEXT_ENCODER=cpu"),
-    Choice("text_encoder_8bit", (*SAMPLING, "encode"), "text encoder in 8 bits", is_by_hand=True),
-    Choice("base_8bit", (*SAMPLING, "train"), "transformer in 8 bits", is_by_hand=True),
+    Choice("adamw_8bit", ("train",), "train.optimizer: adamw8bit", never_with="fsdp"),
+    Choice("text_encoder_8bit", (*SAMPLING, "encode"), "backbone.text_encoder_bits: 8"),
+    Choice("text_encoder_off", (*SAMPLING, "encode"), "DUBMILL_TEXT_ENCODER=cpu", instead_of="text_encoder_8bit"),
+    Choice("base_8bit", (*SAMPLING, "train"), "backbone.transformer_bits: 8"),
 )
 
 
@@ -50,7 +51,7 @@ class StepPlan:
 
     @property
     def hows(self) -> list[str]:
-        """What to set, or to bring, for the step to fit."""
+        """What to set for the step to fit."""
         return [choice.how.format(step=self.work.step) for choice in self.taken]
 
 
@@ -63,7 +64,6 @@ class Asked:
     gpu: Gpu
     num_gpus: int
     price: float  # of one GPU and hour
-    by_hand: bool  # whether measures count that dubmill does not take itself
 
 
 @dataclass(frozen=True)
@@ -105,9 +105,9 @@ def as_set(params: Params) -> Measures:
         adamw_8bit=params.train.optimizer == "adamw8bit",
         one_by_one=False,
         text_encoder_off=False,
-        text_encoder_8bit=False,
+        text_encoder_8bit=params.backbone.text_encoder_bits == 8,
         fsdp=params.train.parallel == "fsdp",
-        base_8bit=False,
+        base_8bit=params.backbone.transformer_bits == 8,
     )
 
 
@@ -120,12 +120,13 @@ def fitted(work: Work, asked: Asked) -> tuple[Memory, Measures, tuple[Choice, ..
     for choice in LADDER:
         if memory.total <= asked.gpu.vram_bytes:
             break
-        if work.step not in choice.steps or (choice.is_by_hand and not asked.by_hand):
+        if work.step not in choice.steps or (choice.never_with and getattr(measures, choice.never_with)):
             continue
         helped = replace(measures, **{choice.measure: True})
         less = memory_of(work, asked.params, asked.architecture, helped, machine)
         if less.total < memory.total:
-            measures, memory, taken = helped, less, (*taken, choice)
+            kept = (one for one in taken if one.measure != choice.instead_of)
+            measures, memory, taken = helped, less, (*kept, choice)
     return memory, measures, taken
 
 
@@ -135,7 +136,7 @@ def _step(work: Work, asked: Asked) -> StepPlan:
         raise DoesNotFit(
             f"{work.step} needs {memory.total / GB:.0f} GB of the {asked.gpu.vram_bytes / GB:.0f} GB of each GPU",
             where=f"{asked.num_gpus} x {asked.gpu.name}",
-            cure=_what_would_do(work, asked),
+            cure=_what_would_do(asked),
         )
     flops = work.flops
     if work.step == "train" and measures.checkpointing and not asked.params.train.gradient_checkpointing:
@@ -147,20 +148,15 @@ def _step(work: Work, asked: Asked) -> StepPlan:
     return StepPlan(work, memory, taken, seconds, asked.num_gpus if is_spread else at_work)
 
 
-def _what_would_do(work: Work, asked: Asked) -> str:
-    """The least change under which the step fits: by hand, on more GPUs, on a larger one."""
-    tried = {
-        f"use --gpu {one.name}": replace(asked, gpu=one) for one in gpus() if one.vram_bytes > asked.gpu.vram_bytes
-    }
-    if work.step == "train":
-        tried |= {
-            f"use --gpus {count}": replace(asked, num_gpus=count) for count in (2, 4, 8) if count > asked.num_gpus
-        }
-    would = [how for how, other in tried.items() if fitted(work, other)[0].total <= other.gpu.vram_bytes]
-    by_hand = replace(asked, by_hand=True)
-    memory, _, taken = fitted(work, by_hand)
-    if not asked.by_hand and memory.total <= asked.gpu.vram_bytes:
-        would.append(
-            f"take by hand what dubmill does not (--by-hand: {', '.join(one.how for one in taken if one.is_by_hand)})"
-        )
-    return " or ".join(would[:1] + would[-1:] if len(would) > 1 else would) or "make the clips or train.rank smaller"
+def _what_would_do(asked: Asked) -> str:
+    """The least change under which all steps of the run fit: a larger GPU, or more of this one."""
+    larger = (replace(asked, gpu=one) for one in gpus() if one.vram_bytes > asked.gpu.vram_bytes)
+    more = (replace(asked, num_gpus=count) for count in (2, 4, 8) if count > asked.num_gpus)
+    kind = next((f"use --gpu {other.gpu.name}" for other in larger if _fits(other)), "")
+    count = next((f"use --gpus {other.num_gpus}" for other in more if _fits(other)), "")
+    return " or ".join(filter(None, (kind, count))) or "make the clips or train.rank smaller"
+
+
+def _fits(asked: Asked) -> bool:
+    works = work_of(asked.params, asked.architecture)
+    return all(fitted(work, asked)[0].total <= asked.gpu.vram_bytes for work in works)

@@ -17,7 +17,7 @@ class Gpu:
 
     name: str
     vram_bytes: int
-    tflops: float  # dense bf16
+    tflops: float  # dense bf16, as others quote the vendor
     price: float  # US dollars an hour; 0 where none is known
 
 
@@ -25,7 +25,7 @@ class Gpu:
 class Assumptions:
     """What no count tells."""
 
-    slowest: float  # share of the data sheet's speed
+    slowest: float  # share of a GPU's `tflops`
     fastest: float
     context_bytes: float
     margin: float

@@ -48,6 +48,14 @@ class Linear:
 
 
 @dataclass(frozen=True)
+class Packed:
+    """What lies in 8 bits where that is asked for: weights, and rows, each with a scale."""
+
+    weights: int
+    rows: int
+
+
+@dataclass(frozen=True)
 class Attention:
     """One attention: queries of one stream to keys of another, all heads together `width` wide."""
 
@@ -85,6 +93,12 @@ class Transformer:
         """Parameters of the whole."""
         outer = sum(layer.parameters for layer in self.outer) + self.loose_outside
         return self.num_blocks * self.block_parameters + outer
+
+    @property
+    def packed_block(self) -> Packed:
+        """Of one block."""
+        weights = sum(layer.inputs * layer.outputs for layer in self.block)
+        return Packed(weights, sum(layer.outputs for layer in self.block))
 
     def adapted(self, targets: Sequence[str]) -> tuple[Linear, ...]:
         """The layers of a block that get a LoRA."""

@@ -6,11 +6,12 @@ from dataclasses import astuple, dataclass
 
 from dubmill.params import Params
 from dubmill.plan.architecture import Architecture
+from dubmill.plan.layers import Packed
 from dubmill.plan.work import Work
 
 BF16, FP32 = 2, 4
 ADAMW, ADAMW_8BIT = 8, 2  # bytes of the two moments of one parameter
-IN_8_BITS = 1.02 / 2  # of bf16: a byte for a number, and a scale for each row
+UNPACKED = Packed(0, 0)
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def memory_of(work: Work, params: Params, architecture: Architecture, measures: 
     busy = share * max(denoising, coding)
     lora, gradients, moments = _trained(work, params, architecture, measures, machine)
     return Memory(
-        weights=wide * _weights(work, architecture, measures, machine),
+        weights=_weights(work, architecture, measures, machine, wide * BF16),
         lora=lora,
         gradients=gradients,
         moments=moments,
@@ -71,17 +72,28 @@ def memory_of(work: Work, params: Params, architecture: Architecture, measures: 
     )
 
 
-def _weights(work: Work, architecture: Architecture, measures: Measures, machine: Machine) -> float:
-    """Bytes of frozen weights in bf16."""
-    parts = {part: float(BF16 * count) for part, count in architecture.parameters.items() if part in work.parts}
-    if measures.base_8bit and "transformer" in parts:
-        parts["transformer"] *= IN_8_BITS
+def weight_bytes(count: int, packed: Packed, number_bytes: float) -> float:
+    """Bytes of `count` frozen weights of which the packed ones take one each, and four for the scale of their row."""
+    return number_bytes * (count - packed.weights) + packed.weights + FP32 * packed.rows
+
+
+def _weights(
+    work: Work, architecture: Architecture, measures: Measures, machine: Machine, number_bytes: float
+) -> float:
+    """Bytes of the frozen weights on the GPU."""
+    is_packed = {"transformer": measures.base_8bit, "text_encoder": measures.text_encoder_8bit}
+    packed = {part: one for part, one in architecture.packed.items() if is_packed[part]}
+    parts = {
+        part: weight_bytes(architecture.parameters[part], packed.get(part, UNPACKED), number_bytes)
+        for part in work.parts
+        if not (part == "text_encoder" and measures.text_encoder_off)
+    }
     if measures.fsdp and work.step == "train":
-        gathered = 2 * BF16 * architecture.transformer.block_parameters  # one block at work, one on its way
+        model = architecture.transformer
+        block = model.packed_block if measures.base_8bit else UNPACKED
+        gathered = 2 * weight_bytes(model.block_parameters, block, number_bytes)  # one block at work, one on its way
         parts["transformer"] = parts["transformer"] / machine.num_gpus + gathered
-    text_encoder = parts.pop("text_encoder", 0.0) * (IN_8_BITS if measures.text_encoder_8bit else 1)
-    others = sum(parts.values())
-    return others if measures.text_encoder_off else others + text_encoder
+    return sum(parts.values())
 
 
 def _trained(

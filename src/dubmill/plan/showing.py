@@ -57,10 +57,11 @@ def show(plan: Plan, console: Console) -> None:
     console.print(table)
     show_disk(plan.disk, console)
     low, high = plan.gpu_hours
-    spent = "US$ {:.0f} to {:.0f}".format(*plan.cost) if asked.price else "give --price for a cost"
+    spent = "US$ {:.0f} to {:.0f}".format(*plan.cost) if asked.price else "give your own --price for a cost"
     console.print(f"whole run: {low:.1f} to {high:.1f} GPU hours, {spent}{_whose_price(plan)}")
     console.print(
-        f"Assumed, not measured: {assumed.slowest:.0%} to {assumed.fastest:.0%} of {asked.gpu.tflops:g} TFLOP/s (dense bf16), "
+        f"Assumed, not measured: {assumed.slowest:.0%} to {assumed.fastest:.0%} of {asked.gpu.tflops:g} TFLOP/s (dense bf16, "
+        "the vendor's figure at second hand), "
         f"{assumed.context_bytes / GB:.1f} GB for CUDA and {assumed.margin - 1:.0%} on what comes and goes; all pairs pass "
         "the gate. Steps that take no GPU are left out. docs/plan.md tells how it counts."
     )
@@ -106,4 +107,4 @@ def _whose_price(plan: Plan) -> str:
     asked = plan.asked
     if not asked.price or asked.price != asked.gpu.price:
         return ""
-    return f" (an example: US$ {asked.price:.2f} an hour, {plan.assumed.prices_of}; give your own --price)"
+    return f" (an example price: US$ {asked.price:.2f} an hour, {plan.assumed.prices_of}; give your own --price)"
