@@ -29,12 +29,13 @@ from dubmill.artifacts import LatentSet
 from dubmill.backbone import Modules
 from dubmill.codec import Latents
 from dubmill.conditioning import Layout, TextFeatures, isolated, layout, predict, remember
-from dubmill.diffusion import add_noise, sample_sigmas, weighted_loss
+from dubmill.diffusion import add_noise, weighted_loss
 from dubmill.errors import BadParams, Interrupted
 from dubmill.files import write_atomically
 from dubmill.optimizing import optimizer, share_of, whole
 from dubmill.params import TrainParams
 from dubmill.shapes import LatentShape
+from dubmill.sigmas import sample_sigmas
 
 LATENTS = "latents.safetensors"
 LOSSES = "losses.jsonl"
