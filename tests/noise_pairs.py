@@ -10,10 +10,10 @@ from safetensors.torch import save
 
 from dubmill.artifacts import Backbone, LatentSet, Lineage
 from dubmill.backbone import Modules
+from dubmill.batches import LATENTS
 from dubmill.codec import encode, shape_of
 from dubmill.conditioning import encode_captions
 from dubmill.params import SigmaSamplerParams, TrainParams, ValidationParams
-from dubmill.training import LATENTS
 
 PARAMS = TrainParams(
     seed=3,

@@ -208,7 +208,9 @@ class SigmaSamplerParams(Section):
     shift_tokens: Annotated[list[int], Two, AfterValidator(_two_sizes)] = Field(
         description="shifted, stretched: two numbers of the target's video tokens, through whose `shifts` a line is laid"
     )
-    shifts: Annotated[list[float], Two] = Field(description="shifted, stretched: mean of the normal draws at either of `shift_tokens`")
+    shifts: Annotated[list[float], Two] = Field(
+        description="shifted, stretched: mean of the normal draws at either of `shift_tokens`"
+    )
     percentiles: Annotated[list[float], Two, AfterValidator(_two_percentiles)] = Field(
         description="stretched: of the shifted draws, those that become sigma 0 and 1"
     )
@@ -216,7 +218,9 @@ class SigmaSamplerParams(Section):
         gt=0, lt=1, description="stretched: sigma at which lower ones are mirrored, and where uniform draws begin"
     )
     uniform_share: Share = Field(description="stretched: share of draws replaced by uniform ones")
-    means: Annotated[list[float], Two] = Field(description="two-logit-normals: means of the normal draws, half by either")
+    means: Annotated[list[float], Two] = Field(
+        description="two-logit-normals: means of the normal draws, half by either"
+    )
 
 
 class ValidationParams(Section):
