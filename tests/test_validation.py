@@ -11,9 +11,10 @@ import torch
 from noise_pairs import PARAMS
 from test_scale import dying_at
 
-from dubmill import ltx2_dub, media, training
+from dubmill import adapters, ltx2_dub, media, training
 from dubmill.artifacts import Adapter
 from dubmill.backbone import load
+from dubmill.conditioning import isolated
 from dubmill.errors import BadParams, Interrupted, UnsealedArtifact
 from dubmill.params import ValidationParams
 from dubmill.steps.train import train
@@ -67,14 +68,8 @@ def test_a_training_that_is_looked_at_is_bit_for_bit_the_one_that_is_not(
     assert of(looked_at.path) == NAMES
     one, other = ((made.path / training.LOSSES).read_bytes() for made in (plain, looked_at))
     assert one == other
-    weights = [_tensors(made) for made in (plain, looked_at)]
+    weights = [adapters.read(made.path / adapters.WEIGHTS) for made in (plain, looked_at)]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
-
-
-def _tensors(adapter):
-    from dubmill import adapters
-
-    return adapters.read(adapter.path / adapters.WEIGHTS)
 
 
 def test_looking_leaves_draws_modes_gradients_and_remembered_references_as_they_were(mini_backbone, latents, tmp_path):
@@ -103,6 +98,21 @@ def test_looking_leaves_draws_modes_gradients_and_remembered_references_as_they_
     trainer.run(lambda row: None)
     assert any(seen["before"]["modes"])
     assert seen["before"] == seen["after"]
+
+
+@pytest.mark.parametrize("attention", ["full", "self"])
+def test_a_dub_in_the_midst_of_training_is_the_one_that_is_made_outside_of_it(
+    attention, mini_backbone, latents, tmp_path
+):
+    """Trap: the layers are told twice how to read a reference, by the training and by the dub."""
+    params = OFTEN.model_copy(update={"reference_attention": attention})
+    trainer = training.Trainer(load(mini_backbone), latents, params, tmp_path, training.join_processes(params))
+    trainer.modules.transformer.eval()
+    with isolated(trainer.modules.transformer, trainer.where):
+        inside = trainer.validation._dub(0, lambda: False)
+    outside = trainer.validation._dub(0, lambda: False)
+    assert torch.equal(inside.video_BSD, outside.video_BSD)
+    assert torch.equal(inside.audio_BLD, outside.audio_BLD)
 
 
 def test_a_run_killed_between_two_looks_has_the_same_dubs_when_it_is_done(mini_backbone, latents, adapter, tmp_path):

@@ -35,18 +35,18 @@ DECODERS = ("vae", "audio_vae", "vocoder")
 
 
 class Validation:
-    """Examples that the transformer in training dubs as it is, into `folder`."""
+    """Examples that the transformer in training dubs as it is."""
 
     def __init__(
-        self, modules: Modules, examples: Sequence[Example], shape: LatentShape, rate: float, params: TrainParams
+        self, modules: Modules, examples: Sequence[Example], shape: LatentShape, frame_rate: float, params: TrainParams
     ) -> None:
-        """`shape` and frame rate: those of every example.
+        """`shape` and `frame_rate`: those of every example.
 
         Raises:
             BadParams: spatio-temporal guidance of blocks that the transformer does not have.
         """
         self.modules, self.examples, self.shape, self.params = modules, examples, shape, params
-        self.frame_rate = Fraction(rate).limit_denominator(1001)
+        self.frame_rate = Fraction(frame_rate).limit_denominator(1001)
         self.pipeline = pipeline(modules)
         num_blocks = len(modules.transformer.transformer_blocks)
         if any(not 0 <= block < num_blocks for block in params.validation.sampling.stg_blocks):

@@ -174,7 +174,8 @@ def _train(params: Params, architecture: Architecture, clips: Clips) -> Work:
         batch_size=asked.batch_size,
         samples=asked.batch_size,
         pixels=0,
-        flops=asked.num_steps * asked.accumulate * asked.batch_size * one + _validation_flops(params, architecture, clips),
+        flops=asked.num_steps * asked.accumulate * asked.batch_size * one
+        + _validation_flops(params, architecture, clips),
         parts=("transformer",),
         num_shares=asked.batch_size,
     )
