@@ -23,6 +23,7 @@ from dubmill import params, training
 from dubmill.adapters import parameters
 from dubmill.artifacts import LatentSet, Lineage
 from dubmill.backbone import Modules, load, materialize
+from dubmill.batches import LATENTS
 from dubmill.conditioning import encode_captions, isolated
 from dubmill.prompting import draw as draw_prompts
 from dubmill.shapes import half_frames, latent_shape
@@ -47,7 +48,7 @@ def latent_set(modules: Modules, values: params.Params, folder: Path) -> LatentS
         "text_mask": text.mask_BT,
     }
     draft = LatentSet.draft(folder, Lineage(step="encode", params={}))
-    draft.write(training.LATENTS, save({name: value.contiguous() for name, value in tensors.items()}))
+    draft.write(LATENTS, save({name: value.contiguous() for name, value in tensors.items()}))
     extents = {name: getattr(shape, name) for name in ("frames", "height", "width", "audio")}
     return draft.seal({"latent_shape": extents, "frame_rate": clip.frame_rate})
 

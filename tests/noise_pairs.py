@@ -10,10 +10,10 @@ from safetensors.torch import save
 
 from dubmill.artifacts import Backbone, LatentSet, Lineage
 from dubmill.backbone import Modules
+from dubmill.batches import LATENTS
 from dubmill.codec import encode, shape_of
 from dubmill.conditioning import encode_captions
-from dubmill.params import TrainParams
-from dubmill.training import LATENTS
+from dubmill.params import SigmaSamplerParams, TrainParams, ValidationParams
 
 PARAMS = TrainParams(
     seed=3,
@@ -32,7 +32,16 @@ PARAMS = TrainParams(
     weight_decay=0.01,
     max_grad_norm=1.0,
     shared_sigma=True,
-    sigma_sampler="shifted-logit-normal",
+    sigma_sampler=SigmaSamplerParams(
+        kind="shifted-logit-normal",
+        std=1.0,
+        shift_tokens=[1024, 4096],
+        shifts=[0.95, 2.05],
+        percentiles=[0.5, 99.9],
+        least=1e-3,
+        uniform_share=0.1,
+        means=[2.8, 0.4],
+    ),
     first_frame_probability=0.5,
     drop_caption_probability=0.2,
     reverse_probability=0.5,
@@ -45,6 +54,7 @@ PARAMS = TrainParams(
     parallel="ddp",
     checkpoint_every=2,
     keep_checkpoints=2,
+    validation=ValidationParams(every_steps=0, num_clips=1, sampling=miniature.plain_sampling(2)),
 )
 
 

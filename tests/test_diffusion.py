@@ -1,4 +1,4 @@
-"""Flow matching on numbers that can be worked out by hand: noise, loss, draws, schedules, guidance."""
+"""Flow matching on numbers that can be worked out by hand: noise, loss, schedules, guidance."""
 
 import pytest
 import torch
@@ -9,7 +9,6 @@ from dubmill.diffusion import (
     add_noise,
     guide,
     renoise,
-    sample_sigmas,
     schedule,
     weighted_loss,
 )
@@ -29,35 +28,6 @@ def test_a_token_of_weight_zero_does_not_count_and_weights_are_relative():
     velocity = torch.tensor([[[1.0] * 4, [100.0] * 4]])
     assert weighted_loss(velocity, target, torch.tensor([[1.0, 0.0]])) == 1
     assert weighted_loss(velocity, target, torch.tensor([[3.0, 3.0]])) == pytest.approx((1 + 10000) / 2)
-
-
-def test_the_released_sampler_shifts_with_the_number_of_tokens():
-    """Median of sigmoid(N(shift, 1)) is sigmoid(shift): .95 at 1,024 tokens, 2.05 at 4,096."""
-    for tokens, shift in ((1024, 0.95), (4096, 2.05), (8160, 3.5)):
-        sigmas = sample_sigmas("shifted-logit-normal", 20000, tokens, torch.Generator().manual_seed(0))
-        assert torch.logit(sigmas).median() == pytest.approx(shift, abs=0.05)
-
-
-def test_the_stretched_sampler_covers_all_noise_levels_where_the_released_one_collapses():
-    """At 8,160 tokens half of the released sampler's draws lie above .97."""
-    draws = {
-        sampler: sample_sigmas(sampler, 20000, 8160, torch.Generator().manual_seed(0))
-        for sampler in ("shifted-logit-normal", "stretched-logit-normal")
-    }
-    assert draws["shifted-logit-normal"].median() > 0.97
-    stretched = draws["stretched-logit-normal"]
-    assert stretched.min() >= 1e-3
-    assert stretched.max() <= 1
-    assert (stretched < 0.5).float().mean() > 0.08
-    assert (draws["shifted-logit-normal"] < 0.5).float().mean() < 0.001
-    wide = sample_sigmas("stretched-logit-normal", 20000, 32640, torch.Generator().manual_seed(0))  # 1920x1088x121
-    assert wide.median().item() == pytest.approx(stretched.median().item(), abs=0.05)
-
-
-def test_two_logit_normals_draw_often_above_sigma_095():
-    sigmas = sample_sigmas("two-logit-normals", 20000, 64, torch.Generator().manual_seed(0))
-    assert 0.2 < (sigmas > 0.95).float().mean() < 0.4
-    assert ((sigmas > 0) & (sigmas <= 1)).all()
 
 
 def test_the_schedule_falls_from_one_to_zero(mini):

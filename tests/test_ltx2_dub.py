@@ -91,6 +91,16 @@ def test_its_text_features_are_those_that_are_trained_on(pipe, mini):
     assert torch.allclose(ours.audio_BTD, both.audio_BTD, atol=1e-5)
 
 
+@pytest.mark.parametrize("attention", ["full", "self"])
+def test_text_features_made_before_give_the_dub_of_their_prompt(pipe, mini, source, attention):
+    more = {"guidance_scale": 2.0, "reference_attention": attention, **source}
+    generator = [torch.Generator().manual_seed(1)]
+    plain = {"num_inference_steps": 2, "output_type": "packed", "return_dict": False}
+    features = encode_captions([PROMPT, ""], mini)
+    made = Latents(*pipe(text_features=features, generator=generator, **SIZE, **TEXT, **plain, **more))
+    assert same(made, run(pipe, 1, **more))
+
+
 NEWER = {
     "gated_attn": True,
     "audio_gated_attn": True,
@@ -367,7 +377,8 @@ HEARD = {"reference_audio_latents": torch.zeros(2, 17, 128)}
         ({"reference_attention": "self", "isolate_reference": False}, "isolate_reference=True"),
         ({"generator": [torch.Generator()] * 2}, "2 generators for 1 clips"),
         ({"prompt": [PROMPT] * 3, "reference_latents": torch.zeros(2, 18, 128)} | HEARD, "2 references for 3 prompts"),
-        ({"prompt": None}, "either `prompt`"),
+        ({"prompt": None}, "one of `prompt`"),
+        ({"prompt_embeds": torch.zeros(1, 4, 32)}, "no other"),
         ({"callback_on_step_end_tensor_inputs": ["noise"]}, "not \\['noise'\\]"),
         ({"reference_frames": np.zeros((1, 9, 64, 96, 3)), "reference_audio": torch.zeros(2, 9)}, "fewer than"),
     ],

@@ -12,7 +12,16 @@ from ruamel.yaml import YAML
 
 from dubmill.errors import BadParams
 from dubmill.overlays import merge, read_yaml
-from dubmill.params import DubSamplingParams, Params, SecondStageParams, TrainParams, load, validate
+from dubmill.params import (
+    DubSamplingParams,
+    Params,
+    SecondStageParams,
+    SigmaSamplerParams,
+    TrainParams,
+    ValidationParams,
+    load,
+    validate,
+)
 
 ROOT = Path(__file__).parent.parent
 COMMITTED = ROOT / "params.yaml"
@@ -31,7 +40,7 @@ def test_the_committed_values_are_valid():
 
 def test_no_section_has_a_default_in_python():
     sections = [field.annotation for field in Params.model_fields.values()]
-    sections += [DubSamplingParams, SecondStageParams]
+    sections += [DubSamplingParams, SecondStageParams, SigmaSamplerParams, ValidationParams]
     assert not [
         f"{s.__name__}.{name}" for s in sections for name, field in s.model_fields.items() if not field.is_required()
     ]

@@ -206,6 +206,19 @@ def test_every_guidance_costs_a_forward_pass():
     assert flops[2] / flops[0] == pytest.approx(4, rel=0.08)
 
 
+def test_the_dubs_that_a_training_is_looked_at_by_cost_time_and_no_memory():
+    question = asked()
+    off, twice = (
+        with_train(question, validation=question.params.train.validation.model_copy(update=changed))
+        for changed in ({"every_steps": 0}, {"num_clips": 2})
+    )
+    flops = [_train_case(one)[0].flops for one in (off, question, twice)]
+    assert flops[2] - flops[1] == pytest.approx(flops[1] - flops[0])
+    a_dub = 90 * question.architecture.transformer.forward_flops(_train_case(question)[0].tokens)  # 30 steps, 3 passes
+    assert flops[1] - flops[0] == pytest.approx(20 * a_dub, rel=0.05)
+    assert memory_of(*_train_case(off)) == memory_of(*_train_case(question))
+
+
 def test_a_second_stage_counts_with_four_times_the_video():
     one, two = asked("jdi-19b"), asked("jdi-19b-two-stages")
     works = [work_of(question.params, question.architecture)[4] for question in (one, two)]

@@ -61,7 +61,10 @@ def test_the_release_has_its_published_figures():
     assert (train.learning_rate, set(train.learning_rate_groups.values())) == (2e-4, {1e-6})
     assert (train.schedule, train.num_warmup_steps, train.mixed_precision) == ("linear", 0, "bf16")
     assert (train.first_frame_probability, train.background_weight, train.shared_sigma) == (0.1, 0.1, True)
-    assert (train.sigma_sampler, train.gradient_checkpointing) == ("shifted-logit-normal", True)
+    assert train.gradient_checkpointing
+    sigmas = train.sigma_sampler
+    assert (sigmas.kind, sigmas.std) == ("shifted-logit-normal", 1)
+    assert (sigmas.shift_tokens, sigmas.shifts) == ([1024, 4096], [0.95, 2.05])
     assert (train.reference_positions, train.isolate_modalities) == ("shared", True)
     assert train.keep_checkpoints * train.checkpoint_every == train.num_steps
     assert (clip.width, clip.height, half_frames(clip.num_frames, 8), clip.frame_rate) == (640, 352, 121, 25)
@@ -72,6 +75,15 @@ def test_the_release_has_its_published_figures():
     )
     assert (params.dub.sampling.first_frame, params.dub.sampling.second_stage.sigmas) == (True, [])
     assert params.inpaint.mask_threshold == 0.1
+
+
+def test_the_release_looks_at_a_sample_as_often_and_under_the_guidance_that_it_tells():
+    validation = load(COMMITTED, Path("jdi-19b")).train.validation
+    sampling = validation.sampling
+    assert (validation.every_steps, sampling.num_steps) == (100, 30)
+    assert (sampling.video_guidance, sampling.audio_guidance) == (3, 3)
+    assert (sampling.video_stg, sampling.audio_stg, sampling.stg_blocks) == (1, 1, [29])
+    assert (sampling.video_modality, sampling.audio_modality) == (1, 1)
 
 
 def test_clips_are_made_under_the_guidance_published_for_dev_models():
@@ -102,6 +114,9 @@ def test_the_papers_variant_differs_in_size_and_in_the_rate_of_the_audio_alone()
 
 def test_dub_it_has_its_references_before_time_zero_and_no_mask():
     params = load(COMMITTED, Path("dubit-2.3"))
+    sigmas = params.train.sigma_sampler
+    assert (sigmas.kind, sigmas.percentiles) == ("stretched-logit-normal", [0.5, 99.9])
+    assert (sigmas.least, sigmas.uniform_share) == (1e-3, 0.1)
     assert (params.train.reference_positions, params.train.isolate_modalities) == ("negative", False)
     assert params.train.rank == 128
     assert params.dub.sampling.sigmas == [1, 0.99375, 0.9875, 0.98125, 0.975, 0.909375, 0.725, 0.421875]

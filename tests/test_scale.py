@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import miniature
@@ -20,7 +20,7 @@ import yaml
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
-from dubmill import adapters, optimizing, training
+from dubmill import adapters, media, optimizing, training
 from dubmill import params as parameters
 from dubmill.artifacts import Part
 from dubmill.backbone import load
@@ -32,10 +32,12 @@ from dubmill.params import SynthesizeParams
 from dubmill.prompting import draw, over_articulated
 from dubmill.steps import inpaint as inpaint_module
 from dubmill.steps import synthesize as synthesize_module
+from dubmill.steps import train as train_module
 from dubmill.steps.train import train
 
 ROOT = Path(__file__).parents[1]
 PARAMS = noise_pairs.PARAMS.model_copy(update={"dropout": 0.0, "batch_size": 3, "accumulate": 2, "num_steps": 4})
+LOOKED_AT = PARAMS.model_copy(update={"validation": PARAMS.validation.model_copy(update={"every_steps": 2})})
 GLOO = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
 
 
@@ -47,7 +49,7 @@ def latents(mini_backbone, mini, tmp_path_factory):
 @pytest.fixture(scope="module")
 def alone(mini_backbone, latents, tmp_path_factory):
     """What one process makes."""
-    return train(mini_backbone, latents, PARAMS, tmp_path_factory.mktemp("alone") / "adapter")
+    return train(mini_backbone, latents, LOOKED_AT, tmp_path_factory.mktemp("alone") / "adapter")
 
 
 @pytest.fixture(autouse=True)
@@ -76,6 +78,16 @@ def same_weights(one, other):
     assert gaps.max() < 1e-3 * moved.mean()
 
 
+def same_dubs(one, other):
+    """The training pair that both dubbed after the last step, but for a rounding here and there."""
+    name = f"validation-{PARAMS.num_steps:08d}-0.mp4"
+    frames = [
+        media.read(adapter.path / name, frame_rate=None, sample_rate_hz=24000).frames_FHWC.astype(float)
+        for adapter in (one, other)
+    ]
+    assert np.abs(frames[0] - frames[1]).mean() < 1
+
+
 @contextmanager
 def dying_at(num_steps):
     """While open, a training ends as if killed once it has made `num_steps`."""
@@ -94,11 +106,12 @@ def dying_at(num_steps):
 
 def test_two_processes_that_share_batches_make_what_one_makes(mini_backbone, latents, alone, tmp_path, capfd):
     """An odd batch, two to an optimizer step: one process holds two samples, the other one."""
-    shared = train_together(mini_backbone, latents, PARAMS, tmp_path / "ddp", num_processes=2)
+    shared = train_together(mini_backbone, latents, LOOKED_AT, tmp_path / "ddp", num_processes=2)
     held, of_all = weights_held(capfd)
     assert held == of_all
     np.testing.assert_allclose(losses(shared), losses(alone), rtol=1e-4)
     same_weights(shared, alone)
+    same_dubs(shared, alone)
     assert not list(shared.path.glob("checkpoint-*"))
 
 
@@ -106,7 +119,7 @@ def test_two_processes_that_share_the_weights_go_on_from_one_processs_checkpoint
     mini_backbone, latents, alone, tmp_path, capfd
 ):
     """FSDP2: base and LoRA are spread over both; a checkpoint is whole, so that their number may change."""
-    params = PARAMS.model_copy(update={"parallel": "fsdp", "gradient_checkpointing": True})
+    params = LOOKED_AT.model_copy(update={"parallel": "fsdp", "gradient_checkpointing": True})
     with dying_at(2):
         train(mini_backbone, latents, params, tmp_path / "fsdp")
     shared = train_together(mini_backbone, latents, params, tmp_path / "fsdp", num_processes=2)
@@ -114,6 +127,40 @@ def test_two_processes_that_share_the_weights_go_on_from_one_processs_checkpoint
     assert held < 0.6 * of_all
     np.testing.assert_allclose(losses(shared), losses(alone), rtol=1e-4)
     same_weights(shared, alone)
+    same_dubs(shared, alone)
+
+
+class OnTheWay(Exception):
+    """Raised in the place of a training that is not to begin."""
+
+
+@pytest.mark.parametrize(("parallel", "moved"), [("fsdp", set()), ("ddp", {"LTX2VideoTransformer3DModel"})])
+def test_weights_that_are_to_be_spread_never_go_whole_to_a_gpu(
+    parallel, moved, mini_backbone, latents, tmp_path, monkeypatch
+):
+    """Trap: every process loads all of the model onto its GPU, and only then gives its share of it away."""
+
+    class Two:
+        is_main_process, process_index, num_processes = True, 0, 2
+        main_process_first = nullcontext
+
+    def begun(*_):
+        raise OnTheWay
+
+    gone = set()
+
+    def to(module, device):
+        if device.type == "cuda":
+            gone.add(type(module).__name__)
+        return module
+
+    monkeypatch.setattr(train_module, "join_processes", lambda params: Two())
+    monkeypatch.setattr(train_module, "Trainer", begun)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.nn.Module, "to", to)
+    with pytest.raises(OnTheWay):
+        train(mini_backbone, latents, PARAMS.model_copy(update={"parallel": parallel}), tmp_path / "adapter")
+    assert gone == moved
 
 
 def test_a_batch_smaller_than_the_processes_is_refused():
@@ -206,15 +253,21 @@ def test_a_training_asked_to_end_keeps_its_last_step_says_so_and_goes_on(mini_ba
     assert trainer.num_done == last_step(out)
 
 
-def test_two_processes_asked_to_end_stop_at_the_same_step_and_go_on(mini_backbone, latents, tmp_path):
+def test_two_processes_asked_to_end_stop_at_the_same_step_and_go_on_to_what_an_unbroken_run_makes(
+    mini_backbone, latents, tmp_path
+):
     """Trap: one leaves the loop a step before the other, which then waits for it until it is killed."""
-    params, out = PARAMS.model_copy(update={"num_steps": 400, "accumulate": 1}), tmp_path / "adapter"
+    params, out = PARAMS.model_copy(update={"num_steps": 120, "accumulate": 1}), tmp_path / "adapter"
     words = [str(mini_backbone.path), str(latents.path), params.model_dump_json(), str(out)]
     process = started([sys.executable, "-c", TRAIN, *words], out)
     process.send_signal(signal.SIGTERM)
     said = process.communicate(timeout=60)[1]
     assert f"75 {out}: asked to end; run the step again" in said
-    assert last_step(out) == len((out / training.LOSSES).read_text().splitlines())
+    assert last_step(out) == len((out / training.LOSSES).read_text().splitlines()) < params.num_steps
+    resumed = train_together(mini_backbone, latents, params, out, num_processes=2)
+    unbroken = train_together(mini_backbone, latents, params, tmp_path / "unbroken", num_processes=2)
+    assert losses(resumed) == losses(unbroken)
+    assert resumed.digest == unbroken.digest
 
 
 def test_a_full_disk_while_a_checkpoint_is_written_is_one_sentence_and_leaves_the_one_before(

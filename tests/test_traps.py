@@ -24,7 +24,6 @@ from dubmill.backbone import load
 from dubmill.clips import Clip
 from dubmill.codec import round_trip, shape_of
 from dubmill.conditioning import isolated, layout
-from dubmill.diffusion import sample_sigmas
 from dubmill.dubber import Dubber
 from dubmill.errors import BadArtifact, BadParams, MismatchedBackbone
 from dubmill.masks import keep_of, ltx2_keep_video, pixel_mask, token_mask
@@ -32,6 +31,7 @@ from dubmill.overlays import read_yaml
 from dubmill.params import Params, PromoteParams, TrainParams, validate
 from dubmill.rows import DubRow, Line
 from dubmill.shapes import LatentShape
+from dubmill.sigmas import sample_sigmas
 from dubmill.steps.dub import _round_trips
 from dubmill.steps.encode import like, reconcile
 from dubmill.steps.train import train
@@ -41,6 +41,7 @@ ROOT = Path(__file__).parents[1]
 LTX2 = parameters.load(ROOT / "params.yaml", ROOT / "k8s/overlays/ltx2/params.yaml")
 SMALL = {"rank": 4, "alpha": 4.0, "num_steps": 6, "batch_size": 2, "learning_rate": 1e-2, "mixed_precision": "none"}
 SMALL |= {"gradient_checkpointing": False, "checkpoint_every": 1, "keep_checkpoints": 2}
+SMALL |= {"validation": noise_pairs.PARAMS.validation}
 PAPER: TrainParams = LTX2.train.model_copy(update=SMALL)  # the released recipe, on a model that fits a test
 ALONE = training.join_processes(PAPER)
 
@@ -263,7 +264,8 @@ def test_11_a_collapse_of_the_noise_levels_is_seen_in_the_adapter(adapter, tmp_p
     last = {}
     for sampler in ("shifted-logit-normal", "stretched-logit-normal"):
         log = training.LossLog(tmp_path, 0)
-        drawn = sample_sigmas(sampler, 2000, 8160, torch.Generator().manual_seed(0)).tolist()
+        params = PAPER.sigma_sampler.model_copy(update={"kind": sampler})
+        drawn = sample_sigmas(params, 2000, 8160, torch.Generator().manual_seed(0)).tolist()
         log.add({"step": 1, "video": 0, "audio": 0, "total": 0, "lr": 0, "sigmas": drawn})
         last[sampler] = log.sigma_histogram()[-1] / 2000
     assert last["shifted-logit-normal"] > 0.85

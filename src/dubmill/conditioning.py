@@ -45,6 +45,10 @@ class TextFeatures:
         rows = torch.as_tensor(index)
         return TextFeatures(self.video_BTD[rows], self.audio_BTD[rows], self.mask_BT[rows])
 
+    def to(self, device: torch.device) -> TextFeatures:
+        """The same features on a device."""
+        return TextFeatures(self.video_BTD.to(device), self.audio_BTD.to(device), self.mask_BT.to(device))
+
 
 @torch.no_grad()
 def encode_captions(captions: Sequence[str], modules: Any) -> TextFeatures:

@@ -1,4 +1,4 @@
-"""Flow matching: noising, its target, the draws of sigma, the weighted loss, noise schedules and guidance.
+"""Flow matching: noising, its target, the weighted loss, noise schedules and guidance.
 
 x_sigma = (1 - sigma) * clean + sigma * noise; the model predicts the velocity noise - clean.
 Axes: B batch, S tokens, D numbers per token.
@@ -14,37 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers.pipelines.ltx2.pipeline_ltx2 import calculate_shift, rescale_noise_cfg
-
-
-def sample_sigmas(sampler: str, count: int, num_video_tokens: int, generator: torch.Generator) -> torch.Tensor:
-    """`count` draws of sigma in (0, 1].
-
-    `shifted-logit-normal`: sigmoid(N(shift, 1)), the shift linear in the target's video tokens from .95 at 1,024 to 2.05
-    at 4,096 (JUST-DUB-IT's release). `stretched-logit-normal`: the same spread over (0, 1], see `_stretched`.
-    `two-logit-normals`: half N(2.8, 1.2), half N(.4, 1.2), for models so small that words are placed above sigma .95.
-    """
-    normal = torch.randn(count, generator=generator)
-    if sampler in ("shifted-logit-normal", "stretched-logit-normal"):
-        shift = calculate_shift(num_video_tokens, 1024, 4096, 0.95, 2.05)
-        is_plain = sampler == "shifted-logit-normal"
-        return torch.sigmoid(normal + shift) if is_plain else _stretched(normal, shift, generator)
-    assert sampler == "two-logit-normals", sampler
-    is_high = torch.rand(count, generator=generator) < 0.5
-    return torch.sigmoid(normal * 1.2 + torch.where(is_high, 2.8, 0.4))
-
-
-def _stretched(normal: torch.Tensor, shift: float, generator: torch.Generator) -> torch.Tensor:
-    """Shifted draws spread over (0, 1], a tenth of them replaced by uniform ones (LTX-2 trainer 1.2.0's figures).
-
-    At many tokens the shift pushes nearly every draw to 1: the range between the 0.5th and the 99.9th percentile becomes
-    0 to 1, and what falls below `least` is mirrored at it.
-    """
-    least, uniform_share = 1e-3, 0.1
-    low, high = torch.sigmoid(torch.tensor([-2.5758, 3.0902], dtype=torch.float64) + shift)
-    spread = (torch.sigmoid(normal.double() + shift) - low) / (high - low)  # near 1 float32 has too few steps
-    spread = torch.where(spread < least, 2 * least - spread, spread).clamp(max=1).float()
-    uniform = least + (1 - least) * torch.rand(len(normal), generator=generator)
-    return torch.where(torch.rand(len(normal), generator=generator) < uniform_share, uniform, spread)
 
 
 def add_noise(clean: torch.Tensor, noise: torch.Tensor, sigma_BS: torch.Tensor) -> torch.Tensor:

@@ -182,7 +182,7 @@ def params_markdown(params: Params) -> str:
 PARAMS_HEAD = (
     "Values are in `params.yaml`, once; an overlay lists only what differs. This page: `dubmill params --markdown`."
 )
-BOUNDS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<", "min_length": "length >="}
+BOUNDS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<", "min_length": "length >=", "max_length": "length <="}
 
 
 def _fields(section: type[Section], value: Section, prefix: str = "") -> Iterator[tuple[str, str, str, str]]:

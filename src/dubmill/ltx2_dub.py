@@ -15,7 +15,7 @@ from diffusers import LTX2Pipeline
 from diffusers.pipelines.ltx2.pipeline_output import LTX2PipelineOutput
 from diffusers.utils import replace_example_docstring
 
-from dubmill.conditioning import isolated, layout, remember
+from dubmill.conditioning import TextFeatures, isolated, layout, remember
 from dubmill.denoising import Job, step
 from dubmill.diffusion import Scales, schedule
 from dubmill.latents import Latents, decode_pixels, decode_wave, unpack_audio, unpack_video
@@ -68,6 +68,16 @@ class LTX2DubPipeline(LTX2DubInputs, LTX2Pipeline):
             raise ValueError(f"`height` and `width` have to be divisible by {spatial} but are {height} and {width}.")
         if (num_frames - 1) % temporal:
             raise ValueError(f"`num_frames` has to be {temporal}k + 1 but is {num_frames}.")
+
+    def check_prompt(
+        self, prompt: str | list[str] | None, prompt_embeds: torch.Tensor | None, features: TextFeatures | None
+    ) -> int:
+        """How many clips are asked for; raise `ValueError` unless it is told in exactly one way."""
+        if sum(one is not None for one in (prompt, prompt_embeds, features)) != 1:
+            raise ValueError("Provide one of `prompt`, `prompt_embeds` and `text_features`, and no other.")
+        if prompt is not None:
+            return 1 if isinstance(prompt, str) else len(prompt)
+        return len(prompt_embeds) if features is None else len(features) - 1
 
     def check_reference(self, is_seen: bool, is_heard: bool, positions: str, attention: str, isolate: bool) -> None:
         """Raise `ValueError` for half a reference, or one that cannot be read so."""
@@ -189,6 +199,7 @@ class LTX2DubPipeline(LTX2DubInputs, LTX2Pipeline):
         prompt_attention_mask: torch.Tensor | None = None,
         negative_prompt_embeds: torch.Tensor | None = None,
         negative_prompt_attention_mask: torch.Tensor | None = None,
+        text_features: TextFeatures | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
         callback_on_step_end: Callable | None = None,
@@ -259,6 +270,9 @@ class LTX2DubPipeline(LTX2DubInputs, LTX2Pipeline):
                 the audio.
             prompt_embeds, prompt_attention_mask, negative_prompt_embeds, negative_prompt_attention_mask (`torch.Tensor`):
                 Pre-generated text features, see [`LTX2Pipeline`].
+            text_features (`TextFeatures`, *optional*):
+                Instead of prompts: what the connectors make of them, a row for each clip, and of the empty prompt in one
+                row more. Neither text encoder nor connectors are used then.
             output_type (`str`, *optional*, defaults to `"pil"`):
                 `"pil"`, `"np"`, `"pt"`, `"latent"`, or `"packed"` for normalised tokens.
             return_dict (`bool`, *optional*, defaults to `True`):
@@ -282,9 +296,7 @@ class LTX2DubPipeline(LTX2DubInputs, LTX2Pipeline):
             (guidance_scale, stg_scale, modality_scale, guidance_rescale),
             (audio_guidance_scale, audio_stg_scale, audio_modality_scale, audio_guidance_rescale),
         )
-        if (prompt is None) == (prompt_embeds is None):
-            raise ValueError("Provide either `prompt` or `prompt_embeds`, and not both.")
-        batch_size = len(prompt_embeds) if prompt is None else 1 if isinstance(prompt, str) else len(prompt)
+        batch_size = self.check_prompt(prompt, prompt_embeds, text_features)
         seen = reference_frames is not None or reference_latents is not None
         heard = reference_audio is not None or reference_audio_latents is not None
         self.check_size(height, width, num_frames)
@@ -294,6 +306,7 @@ class LTX2DubPipeline(LTX2DubInputs, LTX2Pipeline):
         shape, device = self._shape(height, width, num_frames, frame_rate), self._execution_device
         how = {"isolate": isolate_reference, "attention": reference_attention}
         where = layout(shape, frame_rate, self, reference=reference_positions if seen else "none", **how)
+        said = {"features": text_features, "max_sequence_length": max_sequence_length, "device": device}
         text = self.encode_text(
             prompt,
             negative_prompt=negative_prompt,
@@ -302,8 +315,7 @@ class LTX2DubPipeline(LTX2DubInputs, LTX2Pipeline):
             prompt_attention_mask=prompt_attention_mask,
             negative_prompt_embeds=negative_prompt_embeds,
             negative_prompt_attention_mask=negative_prompt_attention_mask,
-            max_sequence_length=max_sequence_length,
-            device=device,
+            **said,
         )
         sources = (reference_frames, reference_audio, reference_audio_sampling_rate)
         size = (shape, batch_size, device)
@@ -328,9 +340,7 @@ class LTX2DubPipeline(LTX2DubInputs, LTX2Pipeline):
         state = job.start(scheduler.sigmas[0] if noise_scale is None else noise_scale)
         with isolated(self.transformer, where):
             if where.is_remembered:
-                alone = {"do_classifier_free_guidance": False, "max_sequence_length": max_sequence_length}
-                empty = self.encode_text([""], device=device, **alone).pick([0] * batch_size)
-                remember(self.transformer, reference, empty, where)
+                remember(self.transformer, reference, self.encode_empty(batch_size, **said), where)
             made = self.denoise(job, state, scheduler, callback_on_step_end, callback_on_step_end_tensor_inputs)
         outputs = self.decode(made, shape, output_type)
         self.maybe_free_model_hooks()

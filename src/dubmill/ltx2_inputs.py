@@ -15,16 +15,37 @@ from dubmill.shapes import LatentShape
 class LTX2DubInputs:
     """What a pipeline with the components of diffusers' `LTX2Pipeline` prepares its inputs with."""
 
-    def encode_text(self, prompt: str | list[str] | None, *, device: torch.device, **given: Any) -> TextFeatures:
+    def encode_text(
+        self,
+        prompt: str | list[str] | None,
+        *,
+        device: torch.device,
+        features: TextFeatures | None = None,
+        **given: Any,
+    ) -> TextFeatures:
         """Connector features, on `device`, of prompts or given embeddings; with guidance those of the negative ones first.
 
-        The text encoder may lie elsewhere, to spare the GPU.
+        The text encoder may lie elsewhere, to spare the GPU. `features` given instead end with those of the empty prompt,
+        which is the negative one then.
         """
+        if features is not None:
+            rows = list(range(len(features) - 1))
+            negative = [-1] * len(rows) if given["do_classifier_free_guidance"] else []
+            return features.pick(negative + rows).to(device)
         spoken = self.encode_prompt(prompt, **given, device=self.text_encoder.device)
         embeds, mask, negative, negative_mask = (one if one is None else one.to(device) for one in spoken)
         if given["do_classifier_free_guidance"]:
             embeds, mask = torch.cat([negative, embeds]), torch.cat([negative_mask, mask])
         return TextFeatures(*self.connectors(embeds, mask, padding_side="left"))
+
+    def encode_empty(
+        self, batch_size: int, *, device: torch.device, features: TextFeatures | None, max_sequence_length: int
+    ) -> TextFeatures:
+        """Connector features, on `device`, of the empty prompt, for each clip of a batch."""
+        if features is None:
+            alone = {"do_classifier_free_guidance": False, "max_sequence_length": max_sequence_length}
+            features = self.encode_text([""], device=device, **alone)
+        return features.pick([-1] * batch_size).to(device)
 
     def encode_video(self, frames: Any, height: int, width: int, num_frames: int) -> torch.Tensor:
         """Tokens of frames as `VideoProcessor.preprocess_video` takes them; `ValueError` where there are too few."""

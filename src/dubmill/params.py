@@ -31,6 +31,21 @@ def _falling(sigmas: list[float]) -> list[float]:
 Sigmas = Annotated[list[float], AfterValidator(_falling)]
 
 
+def _two_sizes(sizes: list[int]) -> list[int]:
+    if not 0 < sizes[0] < sizes[1]:
+        raise ValueError("two sizes, the larger one last")
+    return sizes
+
+
+def _two_percentiles(percentiles: list[float]) -> list[float]:
+    if not 0 < percentiles[0] < percentiles[1] < 100:
+        raise ValueError("two percentiles between 0 and 100, the larger one last")
+    return percentiles
+
+
+Two = Field(min_length=2, max_length=2)
+
+
 class Section(BaseModel):
     """One section: frozen, unknown names refused."""
 
@@ -200,6 +215,39 @@ class EncodeParams(Section):
     face_margin: Share = Field(description="widening of the mouth box to the face region that the loss weighs fully")
 
 
+class SigmaSamplerParams(Section):
+    """How the noise level of a training sample is drawn."""
+
+    kind: Literal["shifted-logit-normal", "stretched-logit-normal", "two-logit-normals"] = Field(
+        description="JUST-DUB-IT's released sampler, LTX-2 trainer 1.2.0's for many tokens, or nano's"
+    )
+    std: Positive = Field(description="spread of the normal draws that the sigmoid is taken of")
+    shift_tokens: Annotated[list[int], Two, AfterValidator(_two_sizes)] = Field(
+        description="shifted, stretched: two numbers of the target's video tokens, through whose `shifts` a line is laid"
+    )
+    shifts: Annotated[list[float], Two] = Field(
+        description="shifted, stretched: mean of the normal draws at either of `shift_tokens`"
+    )
+    percentiles: Annotated[list[float], Two, AfterValidator(_two_percentiles)] = Field(
+        description="stretched: of the shifted draws, those that become sigma 0 and 1"
+    )
+    least: float = Field(
+        gt=0, lt=1, description="stretched: sigma at which lower ones are mirrored, and where uniform draws begin"
+    )
+    uniform_share: Share = Field(description="stretched: share of draws replaced by uniform ones")
+    means: Annotated[list[float], Two] = Field(
+        description="two-logit-normals: means of the normal draws, half by either"
+    )
+
+
+class ValidationParams(Section):
+    """What an adapter says while it is trained: training pairs dubbed now and then, to be looked at."""
+
+    every_steps: int = Field(ge=0, description="optimizer steps between; 0: never")
+    num_clips: Count = Field(description="training pairs that are dubbed, from the first; all, where there are fewer")
+    sampling: SamplingParams
+
+
 class TrainParams(Section):
     """Fitting one LoRA on reference-conditioned pairs."""
 
@@ -221,9 +269,7 @@ class TrainParams(Section):
     weight_decay: float = Field(ge=0)
     max_grad_norm: Positive
     shared_sigma: bool = Field(description="one sigma for video and audio of a sample (the paper), or one each")
-    sigma_sampler: Literal["shifted-logit-normal", "stretched-logit-normal", "two-logit-normals"] = Field(
-        description="JUST-DUB-IT's released sampler, LTX-2 trainer 1.2.0's for many tokens, or nano's"
-    )
+    sigma_sampler: SigmaSamplerParams
     first_frame_probability: Share = Field(description="chance that the first latent frame is given clean")
     drop_caption_probability: Share = Field(
         description="chance that the caption is emptied, for classifier-free guidance"
@@ -247,6 +293,7 @@ class TrainParams(Section):
     )
     checkpoint_every: Count = Field(description="optimizer steps between checkpoints")
     keep_checkpoints: Count
+    validation: ValidationParams
 
     @model_validator(mode="after")
     def _self_is_isolated(self) -> Self:

@@ -15,100 +15,36 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs
 from safetensors import safe_open
 from safetensors.torch import load_file, save
 
 from dubmill import adapters
 from dubmill.artifacts import LatentSet
 from dubmill.backbone import Modules
+from dubmill.batches import Batch, Pairs, draw
 from dubmill.codec import Latents
-from dubmill.conditioning import Layout, TextFeatures, isolated, layout, predict, remember
-from dubmill.diffusion import add_noise, sample_sigmas, weighted_loss
+from dubmill.conditioning import Layout, isolated, layout, predict, remember
+from dubmill.diffusion import add_noise, weighted_loss
 from dubmill.errors import BadParams, Interrupted
 from dubmill.files import write_atomically
 from dubmill.optimizing import optimizer, share_of, whole
 from dubmill.params import TrainParams
 from dubmill.shapes import LatentShape
+from dubmill.validation import Validation
 
-LATENTS = "latents.safetensors"
 LOSSES = "losses.jsonl"
 
 NUM_BINS = 10  # of the histogram of drawn sigmas
+PATIENCE = timedelta(hours=2)  # that processes have with each other: all but the first wait while it validates
 
 Report = Callable[[dict[str, Any]], None]
-
-
-@dataclass(frozen=True)
-class Pairs:
-    """Encoded pairs, mapped into memory: side 0 is the original, side 1 the counterpart; P pairs."""
-
-    video_P2SD: torch.Tensor
-    audio_P2LD: torch.Tensor
-    face_PS: torch.Tensor  # 1 on tokens of the face, 0 elsewhere
-    text: TextFeatures  # rows 2p and 2p + 1: the caption of each side of pair p; the last row is the empty caption
-
-    @classmethod
-    def open(cls, latents: LatentSet) -> Pairs:
-        """The tensors of a sealed set."""
-        tensors = load_file(latents.path / LATENTS)
-        text = TextFeatures(tensors["text_video"], tensors["text_audio"], tensors["text_mask"])
-        return cls(tensors["video"], tensors["audio"], tensors["face"], text)
-
-
-@dataclass(frozen=True)
-class Batch:
-    """One batch as the loss needs it."""
-
-    target: Latents
-    reference: Latents
-    text: TextFeatures
-    empty: TextFeatures  # of the empty caption, under which a reference that attends to itself is read
-    weight_video_BS: torch.Tensor
-    weight_audio_BL: torch.Tensor
-    sigma_video_BS: torch.Tensor
-    sigma_audio_BL: torch.Tensor
-    noise: Latents
-
-
-def draw(pairs: Pairs, shape: LatentShape, params: TrainParams, generator: torch.Generator) -> Batch:
-    """A batch: which pairs, in which direction, at which noise, with which captions dropped."""
-    count = params.batch_size
-
-    def chance(probability: float) -> torch.Tensor:
-        return torch.rand(count, generator=generator) < probability
-
-    rows = torch.randint(len(pairs.video_P2SD), (count,), generator=generator)
-    target_side = 1 - chance(params.reverse_probability).long()  # 1: the counterpart is the target
-    sigma_video = sample_sigmas(params.sigma_sampler, count, shape.video_tokens, generator)
-    sigma_audio = sigma_video
-    if not params.shared_sigma:
-        sigma_audio = sample_sigmas(params.sigma_sampler, count, shape.video_tokens, generator)
-    is_given = torch.zeros(count, shape.video_tokens, dtype=torch.bool)
-    is_given[:, : shape.height * shape.width] = chance(params.first_frame_probability)[:, None]
-    empty = len(pairs.text) - 1
-    caption = torch.where(chance(params.drop_caption_probability), empty, 2 * rows + target_side)
-    face_BS = pairs.face_PS[rows]
-    target = Latents(pairs.video_P2SD[rows, target_side], pairs.audio_P2LD[rows, target_side])
-    return Batch(
-        target=target,
-        reference=Latents(pairs.video_P2SD[rows, 1 - target_side], pairs.audio_P2LD[rows, 1 - target_side]),
-        text=pairs.text.pick(caption),
-        empty=pairs.text.pick([empty] * count),
-        weight_video_BS=(face_BS + (1 - face_BS) * params.background_weight) * ~is_given,
-        weight_audio_BL=torch.ones(count, shape.audio),
-        sigma_video_BS=sigma_video[:, None] * ~is_given,
-        sigma_audio_BL=sigma_audio[:, None].expand(count, shape.audio),
-        noise=Latents(
-            torch.randn(target.video_BSD.shape, generator=generator),
-            torch.randn(target.audio_BLD.shape, generator=generator),
-        ),
-    )
 
 
 def losses(transformer: Any, batch: Batch, where: Layout) -> tuple[torch.Tensor, torch.Tensor]:
@@ -155,7 +91,8 @@ def join_processes(params: TrainParams) -> Accelerator:
         BadParams: the batch is too small to give each process a sample.
     """
     precision = "no" if params.mixed_precision == "none" else "bf16"
-    accelerator = Accelerator(mixed_precision=precision, cpu=not torch.cuda.is_available())
+    patience = InitProcessGroupKwargs(timeout=PATIENCE)
+    accelerator = Accelerator(mixed_precision=precision, cpu=not torch.cuda.is_available(), kwargs_handlers=[patience])
     if params.batch_size < accelerator.num_processes:
         raise BadParams(
             f"a batch of {params.batch_size} cannot be split over {accelerator.num_processes} processes",
@@ -165,8 +102,16 @@ def join_processes(params: TrainParams) -> Accelerator:
     return accelerator
 
 
+def is_spread(params: TrainParams, accelerator: Accelerator) -> bool:
+    """Whether the transformer's weights are spread over several processes."""
+    return params.parallel == "fsdp" and accelerator.num_processes > 1
+
+
 def shard(transformer: Any) -> None:
-    """Spread the transformer's weights over all processes (FSDP2); each block is gathered only while it computes."""
+    """Spread the transformer's weights over all processes (FSDP2); each block is gathered only while it computes.
+
+    A transformer on the CPU is moved to the processes' GPUs here, block by block, a block whole before it is cut.
+    """
     from torch.distributed.fsdp import fully_shard
 
     for block in transformer.transformer_blocks:
@@ -182,16 +127,9 @@ class Trainer:
     ) -> None:
         self.modules, self.params, self.folder, self.accelerator = modules, params, folder, accelerator
         self.pairs = Pairs.open(latents)
-        info = latents.info
-        self.shape = LatentShape(**info["latent_shape"])
-        self.where = layout(
-            self.shape,
-            info["frame_rate"],
-            modules,
-            reference=params.reference_positions,
-            isolate=params.isolate_modalities,
-            attention=params.reference_attention,
-        )
+        self.shape, rate = LatentShape(**latents.info["latent_shape"]), latents.info["frame_rate"]
+        examples = self.pairs.examples(params.validation.num_clips)
+        self.validation = Validation(modules, examples, self.shape, rate, params)
         torch.manual_seed(params.seed)  # equal LoRA weights in every process
         transformer = modules.transformer
         adapters.add(transformer, rank=params.rank, alpha=params.alpha, dropout=params.dropout, targets=params.targets)
@@ -200,14 +138,22 @@ class Trainer:
         transformer.train()
         if params.gradient_checkpointing:
             transformer.enable_gradient_checkpointing()
-        is_sharded = params.parallel == "fsdp" and accelerator.num_processes > 1
-        if is_sharded:
+        self.is_spread = is_spread(params, accelerator)
+        if self.is_spread:
             shard(transformer)
-        self.losses = Losses(transformer) if is_sharded else accelerator.prepare_model(Losses(transformer))
+        self.where = layout(  # on the device that the transformer is on by now
+            self.shape,
+            rate,
+            modules,
+            reference=params.reference_positions,
+            isolate=params.isolate_modalities,
+            attention=params.reference_attention,
+        )
+        self.losses = Losses(transformer) if self.is_spread else accelerator.prepare_model(Losses(transformer))
         self.lora = adapters.parameters(transformer)
         self.rates = adapters.groups(list(self.lora), params)
         self.optimizer = optimizer(self.lora, self.rates, params, modules.device)
-        self.num_done = self.resume()
+        self.num_done = self.num_kept = self.resume()
 
     def run(self, report: Report) -> None:
         """Train from where the last checkpoint left off to `num_steps`; `report` gets a row per optimizer step.
@@ -219,18 +165,42 @@ class Trainer:
         with isolated(self.modules.transformer, self.where), _asked_to_end() as asked:
             started = time.monotonic()
             for step in range(first, self.params.num_steps):
+                self._pause(step, asked)
                 row = self.step(step)
                 done, left = step + 1 - first, self.params.num_steps - step - 1
                 report({**row, "eta_seconds": (time.monotonic() - started) / done * left})
-                is_asked = self._is_any(asked.is_set())
-                if left and (is_asked or (step + 1) % self.params.checkpoint_every == 0):
-                    self.save(step + 1)
-                if left and is_asked:
-                    raise Interrupted(
-                        f"asked to end after step {step + 1} of {self.params.num_steps}, which is kept",
-                        where=str(self.folder),
-                        cure="run the step again to go on from there",
-                    )
+            self._validate(self.params.num_steps, asked)
+
+    def _pause(self, step: int, asked: threading.Event) -> None:
+        """Between two steps, the first `step` done: keep them, look at what they made, leave if asked to.
+
+        A run that goes on from here begins with the same pause, and so makes the dubs that it was stopped in.
+        """
+        if step % self.params.checkpoint_every == 0:
+            self.save(step)
+        self._validate(step, asked)
+        if self._is_any(asked.is_set()):
+            self.save(step)
+            raise Interrupted(
+                f"asked to end after step {step} of {self.params.num_steps}, which is kept",
+                where=str(self.folder),
+                cure="run the step again to go on from there",
+            )
+
+    def _validate(self, step: int, asked: threading.Event) -> None:
+        """Have the first process dub the examples, where they are due and not there yet.
+
+        Where the weights are spread, all processes compute the same dubs, since each block is gathered from all.
+        """
+        if not self.validation.is_due(step):
+            return
+        paths, is_first = self.validation.paths(self.folder, step), self.accelerator.is_main_process
+        if not self._is_any(is_first and not all(path.exists() for path in paths)):
+            return
+        if self.is_spread or is_first:
+            is_asked = (lambda: self._is_any(asked.is_set())) if self.is_spread else asked.is_set
+            with self.accelerator.autocast():
+                self.validation.make(paths, is_asked, is_writer=is_first)
 
     def _is_any(self, flag: bool) -> bool:
         """Whether `flag` is set in any process: all must leave the loop at the same step, or the rest would wait."""
@@ -280,12 +250,15 @@ class Trainer:
         )
 
     def save(self, step: int) -> None:
-        """Write the checkpoint after `step` steps, and drop those too many; one process writes what all gather.
+        """Write the checkpoint after `step` steps, unless it is there, and drop those too many; one process writes what
+        all gather.
 
         Raises:
             OutOfRoom: the disk is full; the checkpoint before is still there.
         """
-        tensors = {}
+        if step == self.num_kept:
+            return
+        self.num_kept, tensors = step, {}
         for name, value in self.lora.items():
             for kind, held in {"lora": value, **self.optimizer.state[value]}.items():
                 tensor = whole(torch.as_tensor(held).detach())

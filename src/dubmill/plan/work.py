@@ -174,10 +174,22 @@ def _train(params: Params, architecture: Architecture, clips: Clips) -> Work:
         batch_size=asked.batch_size,
         samples=asked.batch_size,
         pixels=0,
-        flops=asked.num_steps * asked.accumulate * asked.batch_size * one,
+        flops=asked.num_steps * asked.accumulate * asked.batch_size * one
+        + _validation_flops(params, architecture, clips),
         parts=("transformer",),
         num_shares=asked.batch_size,
     )
+
+
+def _validation_flops(params: Params, architecture: Architecture, clips: Clips) -> float:
+    """Operations of the pairs that training dubs to be looked at: each sampled, it and its reference decoded."""
+    asked = params.train.validation
+    if not asked.every_steps:
+        return 0.0
+    tokens = _tokens(clips.half, architecture, times=2)
+    denoising = _num_forwards(asked.sampling) * architecture.transformer.forward_flops(tokens)
+    one = denoising + 2 * clips.half_pixels * architecture.video_vae.decode_flops
+    return params.train.num_steps // asked.every_steps * min(asked.num_clips, 2 * params.prompts.num_train) * one
 
 
 def _dub(params: Params, architecture: Architecture, clips: Clips) -> Work:

@@ -10,6 +10,7 @@ from safetensors.torch import save
 
 from dubmill.artifacts import Backbone, LatentSet, Lineage, PairSet
 from dubmill.backbone import Modules, load
+from dubmill.batches import LATENTS
 from dubmill.clips import Clip
 from dubmill.codec import Latents, shape_of
 from dubmill.codec import encode as encode_clips
@@ -21,7 +22,6 @@ from dubmill.params import EncodeParams
 from dubmill.prompting import dub_caption
 from dubmill.rows import PairRow
 from dubmill.shapes import LatentShape
-from dubmill.training import LATENTS
 
 SIDES = ("original", "counterpart")
 

@@ -13,7 +13,7 @@ from dubmill.backbone import load
 from dubmill.errors import MismatchedBackbone
 from dubmill.optimizing import held
 from dubmill.params import TrainParams
-from dubmill.training import LossLog, Trainer, join_processes
+from dubmill.training import LossLog, Trainer, is_spread, join_processes
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +55,8 @@ def train(backbone: Backbone, latents: LatentSet, params: TrainParams, out: Path
         draft = Adapter.draft(out, lineage, is_shared=not accelerator.is_main_process)
     if draft.is_sealed:
         return draft.seal()
-    trainer = Trainer(load(backbone, needed=["transformer"]), latents, params, draft.path, accelerator)
+    whole = [] if is_spread(params, accelerator) else ["transformer"]  # what no GPU has to hold whole stays on the CPU
+    trainer = Trainer(load(backbone, needed=whole), latents, params, draft.path, accelerator)
     place = (accelerator.process_index + 1, accelerator.num_processes)
     logger.info("process %d of %d holds %d of %d weights", *place, *held(trainer.modules.transformer))
     if not accelerator.is_main_process:
