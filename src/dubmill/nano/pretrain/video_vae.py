@@ -51,7 +51,9 @@ class VideoVae:
             noisy_BCFHW = latents_BCFHW + _LATENT_NOISE * torch.randn_like(latents_BCFHW)
             difference = self.model.decode(noisy_BCFHW).sample.float() - pixels_BCFHW
         weight = 1 + (self.mouth_weight - 1) * data.mouth_mask(takes)
-        loss = ((difference.abs() / 4 + 8 * difference**2) * weight).mean() + _LATENT_PENALTY * (latents_BCFHW**2).mean()
+        loss = ((difference.abs() / 4 + 8 * difference**2) * weight).mean() + _LATENT_PENALTY * (
+            latents_BCFHW**2
+        ).mean()
         return loss, {"l1": difference.detach().abs().mean().item()}
 
     def evaluate(self) -> dict[str, float]:
