@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
-from dubmill import media, params
+from dubmill import media, overlays, params
 from dubmill.backbone import load, load_scorers
 from dubmill.clips import Clip
 from dubmill.nano import world
@@ -61,6 +64,30 @@ def test_the_oracle_is_right_and_a_round_trip_is_near_its_source(rows):
     assert all(row["psnr_db"] > 20 for row in rows["round_trip"])
     for trip, made in zip(rows["source_round_trip"], rows["inpainted"], strict=True):
         assert made["outside_psnr_db"] == pytest.approx(trip["outside_psnr_db"], abs=3)
+
+
+def test_the_command_writes_page_json_and_pictures(tmp_path):
+    few_steps = {"num_steps": 2, "video_guidance": 1.0, "audio_guidance": 1.0}
+    few = {
+        "prompts": {"num_train": 2},
+        "synthesize": {"sampling": few_steps},
+        "inpaint": {"source": "world"},
+        "gate": {"min_accepted_share": 0.0},
+        "train": {"num_steps": 2, "num_warmup_steps": 1},
+        "dub": {"sampling": few_steps},
+    }
+    data = overlays.read_yaml(ROOT / "params.yaml")
+    told = yaml.safe_dump(overlays.merge(data, few))
+    (tmp_path / "params.yaml").write_text(told)
+    command = [sys.executable, "-m", "dubmill.nano_card", "--params", tmp_path / "params.yaml", "--docs", tmp_path]
+    done = subprocess.run([*command, "--clips", "2"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    card = json.loads((tmp_path / "nano-card.json").read_text())
+    assert card["line"]["num_made"] == 4
+    assert card["figures"]["adapter"]["words"]["num_clips"] == 2
+    assert "# What nano reaches" in (tmp_path / "nano-card.md").read_text()
+    pictures_of_it = {path.name for path in (tmp_path / "images").iterdir()}
+    assert pictures_of_it == {"nano-sheet.png", "nano-mels.png", "nano-curves.png", "nano-dub.mp4", "nano-dub.webp"}
 
 
 def test_a_target_is_plain_a_share_or_a_gap():
