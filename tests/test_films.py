@@ -17,6 +17,7 @@ from dubmill.faces import UNWATCHED, Face, ScoredFaces, Watch
 from dubmill.longform import ClipSize, Job
 from dubmill.nano import world
 from dubmill.subtitles import Cue
+from dubmill.timing import clock
 
 ROOT = Path(__file__).parents[1]
 SIDE, RATE = world.FRAME_SIZE, Fraction(world.FRAME_RATE)
@@ -95,8 +96,9 @@ def test_of_two_puppets_in_a_film_only_the_chosen_one_is_dubbed_and_a_landscape_
     for one, other in zip(np.split(was.mono_N, 2), np.split(now.mono_N, 2), strict=True):
         assert np.corrcoef(one, other)[0, 1] < 0.9
     assert made.notes == (
-        "1 other face left as they are (0:00:00.0 to 0:00:01.0)",
-        "no face is seen, so the picture is as it was and the sound is dubbed (0:00:01.0 to 0:00:02.1)",
+        f"1 other face left as they are (0:00:00.0 to {clock(HALF_SECONDS)})",
+        "no face is seen, so the picture is as it was and the sound is dubbed "
+        f"({clock(HALF_SECONDS)} to {clock(2 * HALF_SECONDS)})",
     )
 
 
@@ -113,11 +115,13 @@ def test_words_that_cannot_be_said_are_all_told_with_their_times_before_anything
     monkeypatch.setattr(dubber, "dub_batch", lambda *_: pytest.fail("something was dubbed"))
     with pytest.raises(UnsayableText) as refused:
         dubbed(film, cues(SPANISH, "hola"), tmp_path / "out.mp4", dubber, UNWATCHED, "")
-    assert refused.value.sentence.startswith("the words at 0:00:01.0: nano cannot say 'hola' in Spanish; use ")
+    assert refused.value.sentence.startswith(
+        f"the words at {clock(HALF_SECONDS)}: nano cannot say 'hola' in Spanish; use "
+    )
     with pytest.raises(UnsayableText) as refused:
         dubbed(film, cues(f"{SPANISH} {SPANISH}", "hola"), tmp_path / "out.mp4", dubber, UNWATCHED, "")
     assert "the words at 0:00:00.0: " in refused.value.sentence
-    assert "; the words at 0:00:01.0: nano cannot say 'hola'" in refused.value.sentence
+    assert f"; the words at {clock(HALF_SECONDS)}: nano cannot say 'hola'" in refused.value.sentence
 
 
 def test_words_are_held_against_the_time_that_the_film_leaves_them(tmp_path):
