@@ -71,7 +71,7 @@ def _key(array: np.ndarray) -> str:
 def _take(seed: int, line: Line) -> tuple[Clip, np.ndarray, np.ndarray]:
     """The first half of a film: clip, mouth opening, mouth boxes."""
     phrase = world.Phrase(line.language, tuple(line.text.split()))
-    rest = world.Phrase("en", ("one", "two"))
+    rest = world.Phrase("en", tuple(world.LANGUAGES["en"][: world.WORDS_PER_HALF]))
     half = world.halves(world.film(world.puppet(seed), (phrase, rest), motion_seed=seed))[0]
     clip = Clip(half.frames_FHWC, Fraction(world.FRAME_RATE), half.audio_N[None], world.SAMPLE_RATE_HZ)
     return clip, half.mouth_opening_F, half.mouth_box_F4
@@ -130,7 +130,7 @@ def _film_pair(index: int, scorers: ToldScorers, pairs, dubs) -> None:
         frames_FHWC=np.clip(truth.frames_FHWC + grain, 0, 255).astype(np.uint8),
         audio_CN=truth.audio_CN * 0.9,
     )
-    says = asked if index else Line(language="es", text=asked.text.split()[0])  # the first dub loses a word
+    says = asked if index else Line(language="es", text=asked.text.rsplit(maxsplit=1)[0])  # the first dub loses a word
     made = {
         "adapter": scorers.tell(noisy, says, true_seen),
         "base": scorers.tell(wrong, other, wrong_seen[::-1]),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -118,15 +118,17 @@ def _folder_digest(folder: Path, *parts: str) -> str:
     return digest_of({path.relative_to(folder).as_posix(): sha256_of(path) for path in files})
 
 
-def load(backbone: Backbone, *, needed: Sequence[str] = PARTS) -> Modules:
-    """The modules of a backbone, in bf16 where there is a GPU, else in float32; only the `needed` ones go to the GPU.
+def load(backbone: Backbone, *, needed: Sequence[str] = PARTS, on_cpu: Sequence[str] = ()) -> Modules:
+    """The modules of a backbone, in bf16 where there is a GPU, else in float32.
+
+    Only the `needed` ones go to the GPU, and not those that are to be taken there by the caller, `on_cpu`.
 
     Those that the manifest names have their blocks' weights in 8 bits; an older manifest names none.
 
     Raises:
         BadArtifact: the modules disagree with the manifest about their geometry.
     """
-    modules = _load(backbone.path / PIPELINE, needed, backbone.info.get("in_8_bits", []))
+    modules = _load(backbone.path / PIPELINE, needed, on_cpu, backbone.info.get("in_8_bits", []))
     declared = backbone.info["geometry"]
     if modules.geometry.to_dict() != declared:
         raise BadArtifact(
@@ -147,7 +149,7 @@ def skeleton(backbone: Backbone) -> Any:
         return LTX2VideoTransformer3DModel.from_config(config)
 
 
-def place_of(part: str, device: torch.device, needed: Sequence[str]) -> torch.device:
+def place_of(part: str, device: torch.device, needed: Collection[str]) -> torch.device:
     """Where a part lies: on `device` if the step needs it, but for a text encoder that is to spare a small GPU.
 
     With DUBMILL_TEXT_ENCODER=cpu captions are read on the CPU: slower, and in no GPU memory.
@@ -158,7 +160,9 @@ def place_of(part: str, device: torch.device, needed: Sequence[str]) -> torch.de
     return device if part in needed and not is_spared else torch.device("cpu")
 
 
-def _load(folder: Path, needed: Sequence[str] = PARTS, packed: Sequence[str] = ()) -> Modules:
+def _load(
+    folder: Path, needed: Sequence[str] = PARTS, on_cpu: Sequence[str] = (), packed: Sequence[str] = ()
+) -> Modules:
     import torch
     from diffusers import LTX2Pipeline
     from diffusers.utils import logging as diffusers_logging
@@ -183,7 +187,7 @@ def _load(folder: Path, needed: Sequence[str] = PARTS, packed: Sequence[str] = (
     for name, part in parts.items():
         if name in packed and name in needed:
             pack(part)  # before it goes to the GPU, which need never hold it whole
-        part.to(place_of(name, device, needed)).requires_grad_(False).eval()
+        part.to(place_of(name, device, set(needed) - set(on_cpu))).requires_grad_(False).eval()
     mel = settings_of(pipeline.audio_vae.config)
     return Modules(
         **parts,

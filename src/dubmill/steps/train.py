@@ -55,8 +55,9 @@ def train(backbone: Backbone, latents: LatentSet, params: TrainParams, out: Path
         draft = Adapter.draft(out, lineage, is_shared=not accelerator.is_main_process)
     if draft.is_sealed:
         return draft.seal()
-    whole = [] if is_spread(params, accelerator) else ["transformer"]  # what no GPU has to hold whole stays on the CPU
-    trainer = Trainer(load(backbone, needed=whole), latents, params, draft.path, accelerator)
+    spread = ["transformer"] if is_spread(params, accelerator) else []  # no GPU has to hold it whole
+    modules = load(backbone, needed=["transformer"], on_cpu=spread)
+    trainer = Trainer(modules, latents, params, draft.path, accelerator)
     place = (accelerator.process_index + 1, accelerator.num_processes)
     logger.info("process %d of %d holds %d of %d weights", *place, *held(trainer.modules.transformer))
     if not accelerator.is_main_process:
