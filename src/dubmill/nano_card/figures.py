@@ -23,6 +23,7 @@ MEANINGS = {
     "identity": "cosine of the face to the source clip's",
     "voice": "cosine of the voice to the source clip's",
     "outside_psnr_db": "likeness to the source clip outside the mouth box, in dB",
+    "unmasked_psnr_db": "PSNR to the source clip of the tokens that inpainting leaves as they are, in dB",
     "psnr_db": "PSNR to the source clip, in dB",
     "mouth_psnr_db": "PSNR to the source clip inside the true mouth box, in dB",
     "mouth_seen_r": "mouth opening read from the pixels against the truth (Pearson r)",

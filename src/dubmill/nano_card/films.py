@@ -12,7 +12,7 @@ import torch
 from dubmill.backbone import Modules
 from dubmill.clips import Clip
 from dubmill.codec import decode, encode, shape_of
-from dubmill.generation import generate, inpaint
+from dubmill.generation import Region, generate, inpaint
 from dubmill.nano import world
 from dubmill.nano.captions import caption
 from dubmill.nano.mel import log_mel
@@ -21,6 +21,7 @@ from dubmill.nano.pretrain.data import Take as Filmed
 from dubmill.nano.scorers import Scorers
 from dubmill.nano_card.figures import Row, against_source, against_truth, alone
 from dubmill.params import Params
+from dubmill.shapes import latent_of_frame
 from dubmill.steps.inpaint import HALVES, half_region
 
 FIRST_PUPPET = HELD_OUT_SEED + 1000  # the ones before were looked at while training
@@ -68,14 +69,11 @@ def clip_of(film: world.Film) -> Clip:
 
 def measure(modules: Modules, judge: Scorers, params: Params, *, num_clips: int) -> dict[str, list[Row]]:
     """A figure row per clip for each kind of clip."""
-    rows: dict[str, list[Row]] = {
-        name: []
-        for name in ("world", "round_trip", "vocoder", "from_caption", "source_round_trip", "inpainted", "true_dub")
-    }
+    rows: dict[str, list[Row]] = {}
     for first in range(0, num_clips, _BATCH):
         takes = [take(index) for index in range(first, min(first + _BATCH, num_clips))]
         for name, row in _measured(takes, modules, judge, params):
-            rows[name].append(row)
+            rows.setdefault(name, []).append(row)
     return rows
 
 
@@ -110,13 +108,33 @@ def _dubbed_halves(
         made = inpaint(whole, captions, region, seeds, params.inpaint.sampling, params.inpaint.resamplings, modules)
         start = half * (world.HALF_FRAMES - 1)
         sources = [clip_of(one.source) for one in ours]
-        worn = round_trip(sources, modules)
-        for one, source, trip, new in zip(ours, sources, worn, made, strict=True):
-            box = one.source.mouth_box_F4
-            cut, truth = new.cut(start, start + world.HALF_FRAMES), clip_of(one.truth)
-            yield "source_round_trip", against_source(judge, trip, source, box)
-            yield "inpainted", alone(judge, cut, one.truth.phrases) | against_source(judge, cut, source, box)
+        truths = [clip_of(one.truth) for one in ours]
+        worn, bounds, whole_worn = (round_trip(clips, modules) for clips in (sources, truths, whole))
+        kept_BFHW = _kept(region, whole, modules)
+        for one, source, trip, truth, bound, old, new, kept_FHW in zip(
+            ours, sources, worn, truths, bounds, whole_worn, made, kept_BFHW, strict=True
+        ):
+            box, half_F = one.source.mouth_box_F4, slice(start, start + world.HALF_FRAMES)
+            cut = new.cut(half_F.start, half_F.stop)
+            beside = [
+                {"unmasked_psnr_db": _psnr_db(clip.frames_FHWC[half_F], source.frames_FHWC, kept_FHW[half_F])}
+                for clip in (old, new)
+            ]
+            yield "source_round_trip", against_source(judge, trip, source, box) | beside[0]
+            yield (
+                "inpainted",
+                alone(judge, cut, one.truth.phrases) | against_source(judge, cut, source, box) | beside[1],
+            )
             yield "true_dub", alone(judge, truth, one.truth.phrases) | against_source(judge, truth, source, box)
+            yield "true_dub_round_trip", against_source(judge, bound, source, box)
+
+
+def _kept(region: Region, clips: Sequence[Clip], modules: Modules) -> np.ndarray:
+    """(B, F, H, W) whether a pixel lies in a token that was not made anew."""
+    shape, (num_frames, height, width, _) = shape_of(clips[0], modules), clips[0].frames_FHWC.shape
+    tokens_BFHW = region.video_BS.cpu().numpy().reshape(-1, shape.frames, shape.height, shape.width)
+    places = [latent_of_frame(frame, modules.geometry.temporal) for frame in range(num_frames)]
+    return ~tokens_BFHW[:, places].repeat(height // shape.height, axis=2).repeat(width // shape.width, axis=3)
 
 
 def round_trip(clips: Sequence[Clip], modules: Modules) -> list[Clip]:
@@ -133,9 +151,16 @@ def _vocoded(clips: Sequence[Clip], modules: Modules) -> list[Clip]:
 
 
 def _psnr(clip: Clip, one: Take) -> Row:
-    squared = ((clip.frames_FHWC.astype(float) - one.film.frames_FHWC) / 255) ** 2
-    inside = mouth_mask([Filmed(one.puppet, one.film)])[0, 0].numpy().astype(bool)
+    inside_FHW = mouth_mask([Filmed(one.puppet, one.film)])[0, 0].numpy().astype(bool)
+    made_FHWC, truth_FHWC = clip.frames_FHWC, one.film.frames_FHWC
+    everywhere_FHW = np.ones_like(inside_FHW)
     return {
-        "psnr_db": float(-10 * np.log10(squared.mean())),
-        "mouth_psnr_db": float(-10 * np.log10(squared[inside].mean())),
+        "psnr_db": _psnr_db(made_FHWC, truth_FHWC, everywhere_FHW),
+        "mouth_psnr_db": _psnr_db(made_FHWC, truth_FHWC, inside_FHW),
     }
+
+
+def _psnr_db(made_FHWC: np.ndarray, truth_FHWC: np.ndarray, at_FHW: np.ndarray) -> float:
+    """PSNR of the pixels at which `at_FHW` is true."""
+    gap = (made_FHWC.astype(float) - truth_FHWC)[at_FHW] / 255
+    return float(-10 * np.log10(np.square(gap).mean()))

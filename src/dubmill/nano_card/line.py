@@ -1,4 +1,4 @@
-"""The line itself, from prompts to dubs: an adapter trained on self-made, gated pairs, measured on unseen puppets."""
+"""The line itself: an adapter trained on self-made, gated pairs, and what it makes of unseen puppets."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from dubmill.artifacts import Backbone, DubSet, PairSet
+from dubmill.artifacts import Adapter, Backbone, DubSet, PairSet
 from dubmill.backbone import load_scorers
 from dubmill.nano.world import Phrase
 from dubmill.nano_card.figures import Row, against_source, alone
@@ -15,18 +15,16 @@ from dubmill.rows import Line
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """A figure row per held-out pair for each method, and how the line went."""
+class Trained:
+    """How the line went as far as its adapter."""
 
-    rows: dict[str, list[Row]]
     num_made: int  # self-made pairs
     num_accepted: int  # of them, by the gate
     seconds: dict[str, float]  # of each step
 
 
-def run(backbone: Backbone, params: Params, work: Path) -> Outcome:
-    """Run the steps `prompts` to `dub` in `work` and measure every dub of a held-out pair."""
-    from dubmill.steps.dub import dub
+def trained(backbone: Backbone, params: Params, work: Path) -> Trained:
+    """Run the steps `prompts` to `train` in `work`."""
     from dubmill.steps.encode import encode
     from dubmill.steps.gate import gate
     from dubmill.steps.inpaint import inpaint
@@ -45,10 +43,18 @@ def run(backbone: Backbone, params: Params, work: Path) -> Outcome:
     clips = timed(synthesize, backbone, timed(prompts))
     pairs = timed(inpaint, backbone, clips)
     gated = timed(gate, backbone, pairs)
-    adapter = timed(train, backbone, timed(encode, backbone, gated))
-    dubs = timed(dub, backbone, adapter, gated)
+    timed(train, backbone, timed(encode, backbone, gated))
     made, accepted = ([row for row in some.rows if row.split == "train"] for some in (pairs, gated))
-    return Outcome(_rows(backbone, gated, dubs), len(made), sum(row.accepted for row in accepted), seconds)
+    return Trained(len(made), sum(row.accepted for row in accepted), seconds)
+
+
+def dubbed(backbone: Backbone, params: Params, work: Path, method: str) -> dict[str, list[Row]]:
+    """Dub every held-out pair in `work` by one method; a figure row per pair, under the name of the method."""
+    from dubmill.steps.dub import dub
+
+    pairs, adapter = PairSet.open(work / "gate"), Adapter.open(work / "train")
+    how = params.dub.model_copy(update={"methods": [method]})
+    return _rows(backbone, pairs, dub(backbone, adapter, pairs, how, work / f"dub-{method}"))
 
 
 def _rows(backbone: Backbone, pairs: PairSet, dubs: DubSet) -> dict[str, list[Row]]:

@@ -7,7 +7,9 @@ import multiprocessing
 import os
 import statistics
 import time
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +40,14 @@ def write(params: Params, docs: Path, work: Path, *, num_clips: int) -> dict[str
     backbone = materialize(params.backbone, work / "backbone")
     with ProcessPoolExecutor(2, multiprocessing.get_context("spawn"), initializer=_one_thread) as pool:
         filmed = pool.submit(_films, backbone.path, params, num_clips)
-        outcome = pool.submit(line.run, backbone, params, work).result()
-        rows = filmed.result() | outcome.rows
-    _draw(backbone, params, work, docs / "images")
+        trained = pool.submit(line.trained, backbone, params, work).result()
+        dubbed = [pool.submit(line.dubbed, backbone, params, work, method) for method in params.dub.methods]
+        rows = filmed.result() | {name: some for one in dubbed for name, some in one.result().items()}
+    _draw(work, params.dub.methods, docs / "images")
     facts = {
         "num_clips": num_clips,
         "num_cores": os.cpu_count(),
-        "line": {name: getattr(outcome, name) for name in ("num_made", "num_accepted", "seconds")},
+        "line": asdict(trained),
         "seconds_per_clip": _seconds_per_clip(load(backbone), params),
         "films_per_second": _films_per_second(),
         "scorers": _scorers(backbone),
@@ -91,15 +94,16 @@ def _training() -> dict[str, Any]:
     return json.loads((WEIGHTS / TRAINING).read_text())
 
 
-def _draw(backbone: Backbone, params: Params, work: Path, images: Path) -> None:
+def _draw(work: Path, methods: Sequence[str], images: Path) -> None:
     """The pictures: a held-out clip and its dubs, its sound, the curves, and the dub beside its source."""
-    pairs, dubs = PairSet.open(work / "gate"), DubSet.open(work / "dub")
+    pairs = PairSet.open(work / "gate")
+    dubs = {method: DubSet.open(work / f"dub-{method}") for method in methods}
     shown = []
     for pair in pairs.split("heldout")[:2]:
-        said = {row.method: row.id for row in dubs.rows if row.pair_id == pair.id}
+        said = {method: next(row for row in some.rows if row.pair_id == pair.id) for method, some in dubs.items()}
         shown += [
             Shown(f"source: {pair.original.text}", pairs.clip(pair.id, "original")),
-            *(Shown(f"{method}: {pair.counterpart.text}", dubs.clip(name, "dub")) for method, name in said.items()),
+            *(Shown(f"{method}: {row.line.text}", dubs[method].clip(row.id, "dub")) for method, row in said.items()),
             Shown(f"true dub: {pair.counterpart.text}", pairs.clip(pair.id, "counterpart")),
         ]
     pictures.contact_sheet(shown, images / "nano-sheet.png")

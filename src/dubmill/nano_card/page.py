@@ -15,6 +15,7 @@ KINDS = {
     "vocoder": "the same with their sound made again from its true log-mel",
     "from_caption": "made by the base from the caption alone",
     "true_dub": "a half filmed in the other language, against the half as it was: the oracle of dubbing",
+    "true_dub_round_trip": "the same through both autoencoders and the vocoder: the most that a dub by nano can reach",
     "source_round_trip": "the half as it was, through both autoencoders and the vocoder",
     "inpainted": "the half made new in the other language by inpainting",
     "adapter": "held-out halves dubbed by the adapter that the line trained on self-made, gated pairs",

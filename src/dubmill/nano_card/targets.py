@@ -43,7 +43,7 @@ TARGETS = (
     Target("inpainted half: LSE offset within one frame", "inpainted", "offset_within_one", 0.85),
     Target("inpainted half: identity, share of the round trip's", "inpainted", "identity", 0.97, "share", "source_round_trip"),
     Target("inpainted half: voice, share of the round trip's", "inpainted", "voice", 0.95, "share", "source_round_trip"),
-    Target("inpainted half: outside the mask, dB beyond the round trip", "inpainted", "outside_psnr_db", 0.0, "gap", "source_round_trip"),
+    Target("inpainted half: outside the mask, dB beyond the round trip", "inpainted", "unmasked_psnr_db", 0.0, "gap", "source_round_trip"),
     Target("dub: words right, in order", "adapter", "words", 0.90),
     Target("dub: language right", "adapter", "language", 0.98),
     Target("dub: lips, share of the oracle's r", "adapter", "lips_r", 0.80, "share", "true_dub"),
