@@ -359,8 +359,12 @@ def test_an_image_asks_for_extras_that_exist_and_copies_files_that_the_context_h
 
 def imported(module):
     """Third-party packages that a module and all it imports from dubmill ask for, wherever in the file."""
-    never = {"dubmill.nano.speech", "dubmill.nano.pretrain.parts"}  # they make nano anew, which no image does
-    seen, packages, waiting = never, set(), [module]
+    never = [path.stem for path in (ROOT / "src/dubmill/nano/pretrain").glob("*.py")]  # nano is made anew in no image
+    seen, packages, waiting = (
+        {"dubmill.nano.speech", *(f"dubmill.nano.pretrain.{one}" for one in never)},
+        set(),
+        [module],
+    )
     if module != "dubmill.steps.prompts":
         seen.add("dubmill.prompting.llm")
     while waiting:
