@@ -1,6 +1,6 @@
 """What a user of the endpoint imports.
 
-video = DubClient("http://localhost:8080").dub("in.mp4", to="es", text="uno tres", consent="Ana Ruiz agrees", seed=1)
+video = DubClient("http://localhost:8080").dub("in.mp4", to="es", text="uno tres seis", consent="Ana Ruiz agrees", seed=1)
 Path("out.mp4").write_bytes(video)
 """
 

@@ -76,7 +76,7 @@ class Observation:
 
     @property
     def heard(self) -> str:
-        """The words for a person to read: `uno tres (es)`; languages in the order they come."""
+        """The words for a person to read: `uno tres seis (es)`; languages in the order they come."""
         languages = dict.fromkeys(language for language, _ in self.words)
         return f"{' '.join(word for _, word in self.words)} ({', '.join(languages)})" if self.words else "nothing"
 

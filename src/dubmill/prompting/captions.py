@@ -10,7 +10,7 @@ ANYBODY = "A person"
 
 
 def dub_caption(speaker: str, line: Line) -> str:
-    """`<speaker> is speaking Spanish, saying: "uno tres"`, the caption that a dubbing adapter is trained and asked with.
+    """`<speaker> is speaking Spanish, saying: "uno tres seis"`, the caption that a dubbing adapter is trained and asked with.
 
     Raises:
         UnsayableText: the language is not in the table.

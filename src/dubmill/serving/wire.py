@@ -1,6 +1,6 @@
 """Requests and answers as KServe's V1 (JSON) and V2 (tensors) protocols write them; no server in sight.
 
-V1  {"instances": [{"video": base64, "language": "es", "text": "uno tres", "consent": "…", "seed": 1}]}
+V1  {"instances": [{"video": base64, "language": "es", "text": "uno tres seis", "consent": "…", "seed": 1}]}
 V2  inputs named likewise: video as UINT8 [N] or as BYTES [1] (base64, or the file's bytes), the words as BYTES [1],
     seed as any integer type [1]; a seed left out is 0.
 Either may say which of several faces is dubbed, `face`: left, right, a number counted from the left, or all.
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 MAX_INSTANCES = 4
 EXAMPLE = (
-    'send {"instances": [{"video": <base64 MP4>, "language": "es", "text": "uno tres", "consent": "…", "seed": 1}]}'
+    'send {"instances": [{"video": <base64 MP4>, "language": "es", "text": "uno tres seis", "consent": "…", "seed": 1}]}'
 )
 INPUTS = [
     {"name": "video", "datatype": "UINT8", "shape": [-1]},
