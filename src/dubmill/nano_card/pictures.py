@@ -85,7 +85,7 @@ def _save(figure, path: Path) -> None:  # noqa: ANN001 (matplotlib's)
     from matplotlib import pyplot
 
     figure.tight_layout(pad=0.4)
-    figure.savefig(path, dpi=110, metadata={"Software": None})
+    figure.savefig(path, dpi=110, bbox_inches="tight", metadata={"Software": None})
     pyplot.close(figure)
 
 
