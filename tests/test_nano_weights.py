@@ -38,6 +38,12 @@ def test_the_weights_stay_under_their_size():
     assert sum(path.stat().st_size for path in weights.WEIGHTS.rglob("*") if path.is_file()) < 30e6
 
 
+def test_no_shipped_config_tells_where_its_part_was_trained():
+    configs = list(weights.WEIGHTS.rglob("*.json"))
+    assert configs
+    assert not [path for path in configs if "_name_or_path" in path.read_text()]
+
+
 @pytest.mark.parametrize("fault", ["changed", "missing", "no digests"])
 def test_a_spoiled_weight_file_is_refused_and_leaves_nothing(tmp_path: Path, fault: str):
     spoiled, out = tmp_path / "weights", tmp_path / "folder"

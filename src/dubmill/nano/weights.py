@@ -94,6 +94,10 @@ def ship(run: Path, weights: Path) -> None:
     for path in weights.glob("*/*.safetensors"):
         tensors = {name: _narrow(name, value) for name, value in load_file(path).items()}
         save_file(tensors, path, metadata={"format": "pt"})
+    for path in weights.glob("*/config.json"):
+        config = json.loads(path.read_text())
+        config.pop("_name_or_path", None)  # where the part lay while it was trained
+        path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     if (run / "scorers" / "scorers.safetensors").exists():
         (weights / "scorers").mkdir(exist_ok=True)
         tensors = {
