@@ -98,8 +98,13 @@ def test_a_target_is_plain_a_share_or_a_gap():
         assert targets.reached(target, rows) == pytest.approx(expected)
 
 
+def test_the_adapter_is_held_against_each_other_method_clip_by_clip():
+    rows = {"adapter": [{"x": 1.0}, {"x": 0.5}], "base": [{"x": 0.5}, {"x": 0.25}]}
+    assert targets.ahead(rows, "base")["x"] == {"mean": 0.375, "low": 0.25, "high": 0.5, "num_clips": 2}
+
+
 def _told() -> dict:
-    kinds = {one.row for one in targets.TARGETS} | {one.of for one in targets.TARGETS if one.of}
+    kinds = {one.row for one in targets.TARGETS} | {one.of for one in targets.TARGETS if one.of} | {"base", "cascade"}
     rows = {kind: [dict.fromkeys(page.MEANINGS, value) for value in (0.5, 0.7)] for kind in sorted(kinds)}
     training = {"base": {"steps": 10, "seconds": 60, "shown": ["words"], "curve": {"words": [[5, 0.1], [10, 0.9]]}}}
     facts = {

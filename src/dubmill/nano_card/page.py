@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dubmill.nano_card.figures import MEANINGS
-from dubmill.nano_card.targets import TARGETS, Rows, reached, summary
+from dubmill.nano_card.targets import TARGETS, Rows, ahead, reached, summary
 
 KINDS = {
     "world": "clean films of the world: the oracle",
@@ -33,12 +33,15 @@ def card(rows: Rows, facts: Mapping[str, Any]) -> dict[str, Any]:
         "kinds": KINDS,
         "meanings": MEANINGS,
         "figures": summary(rows),
+        "adapter_less": {other: ahead(rows, other) for other in ("base", "cascade")},
     }
 
 
 def page(told: Mapping[str, Any], tried: str) -> str:
     """The Markdown page of a card; `tried` says what was tried where a figure is not reached."""
-    return "\n".join([*_head(told), *_targets(told), *_figures(told), *_scorers(told), *_training(told), tried])
+    return "\n".join(
+        [*_head(told), *_targets(told), *_figures(told), *_ahead(told), *_scorers(told), *_training(told), tried]
+    )
 
 
 def _head(told: Mapping[str, Any]) -> Iterator[str]:
@@ -79,6 +82,13 @@ def _figures(told: Mapping[str, Any]) -> Iterator[str]:
     for figure, meaning in told["meanings"].items():
         cells = [_cell(row[figure]) if figure in row else "–" for row in told["figures"].values()]
         yield f"| {figure} | {' | '.join(cells)} | {meaning} |"
+    yield ""
+
+
+def _ahead(told: Mapping[str, Any]) -> Iterator[str]:
+    yield "## The adapter less the others, on the same clips\n\n| figure | less base | less cascade |\n|---|---|---|"
+    base, cascade = told["adapter_less"]["base"], told["adapter_less"]["cascade"]
+    yield from (f"| {figure} | {_cell(base[figure])} | {_cell(cascade[figure])} |" for figure in base)
     yield ""
 
 

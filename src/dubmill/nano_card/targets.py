@@ -67,6 +67,12 @@ def summary(rows: Rows) -> dict[str, dict[str, dict[str, float]]]:
     return {name: {figure: _interval(some, figure) for figure in some[0]} for name, some in rows.items()}
 
 
+def ahead(rows: Rows, of: str) -> dict[str, dict[str, float]]:
+    """The adapter's figures less those of the method `of` on the same clips: mean difference and its interval."""
+    pairs = list(zip(rows["adapter"], rows[of], strict=True))
+    return {name: _interval([{name: one[name] - other[name]} for one, other in pairs], name) for name in pairs[0][0]}
+
+
 def _interval(rows: Sequence[Row], figure: str) -> dict[str, float]:
     values = [row[figure] for row in rows]
     mean, low, high = interval(values, num_bootstrap=NUM_BOOTSTRAP, confidence=CONFIDENCE, seed=SEED)

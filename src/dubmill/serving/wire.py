@@ -26,9 +26,7 @@ if TYPE_CHECKING:
     from kserve import InferRequest, InferResponse
 
 MAX_INSTANCES = 4
-EXAMPLE = (
-    'send {"instances": [{"video": <base64 MP4>, "language": "es", "text": "uno tres seis", "consent": "…", "seed": 1}]}'
-)
+EXAMPLE = 'send {"instances": [{"video": <base64 MP4>, "language": "es", "text": "uno tres seis", "consent": "…", "seed": 1}]}'
 INPUTS = [
     {"name": "video", "datatype": "UINT8", "shape": [-1]},
     {"name": "language", "datatype": "BYTES", "shape": [1]},
