@@ -181,8 +181,8 @@ def test_each_bad_line_is_found_and_named(changes, fault):
 
 
 def test_a_language_that_a_source_lacks_is_refused_with_those_it_has():
-    with pytest.raises(UnsayableText, match="use en, es"):
-        prompting.draw(section(languages=["en", "fr"]))
+    with pytest.raises(UnsayableText, match="use en, es, fr, de"):
+        prompting.draw(section(languages=["en", "it"]))
     with pytest.raises(UnsayableText, match="no sentences in 'it'"):
         prompting.draw(section(source="bank", languages=["en", "it"]))
 
