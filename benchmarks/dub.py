@@ -22,12 +22,13 @@ from typing import Any
 
 import numpy as np
 
-from dubmill import params
-from dubmill.backbone import Modules, load, materialize
-from dubmill.clips import Clip
-from dubmill.dubber import Dubber
+from dubmill.artifacts.rows import Line
+from dubmill.config import params
+from dubmill.dubbing.dubber import Dubber
+from dubmill.media.clips import Clip
+from dubmill.model.load import Modules, load
 from dubmill.nano import world
-from dubmill.rows import Line
+from dubmill.worlds.materialize import materialize
 
 CALLS = (
     ("transformer", "forward"),

@@ -1,6 +1,6 @@
 """What does a model lose whose weights lie in 8 bits?
 
-    python benchmarks/eight_bits.py [--clips 16]
+    python benchmarks/quantization.py [--clips 16]
 
 nano makes the same clips from the same captions and noise with its weights in 16 bits (float32 on a CPU) and with those of
 transformer and text encoder in 8; prints the share of asked words that are heard in each, how near the pictures are, what
@@ -20,15 +20,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dubmill import eight_bits, params
-from dubmill.backbone import load, load_scorers, materialize
-from dubmill.clips import Clip
-from dubmill.generation import generate
+from dubmill.artifacts.rows import Prompt
+from dubmill.config import params
+from dubmill.generation.sampling import generate
+from dubmill.media.clips import Clip
 from dubmill.metrics.picture import outside_psnr_db
 from dubmill.metrics.scorers import Scorers
 from dubmill.metrics.speech import hearing, words_right
+from dubmill.model import quantization
+from dubmill.model.load import load
 from dubmill.prompting import draw
-from dubmill.rows import Prompt
+from dubmill.worlds import world_of
+from dubmill.worlds.materialize import materialize
 
 PARTS = ("transformer", "text_encoder")
 NOWHERE = np.empty((0, 4))
@@ -47,8 +50,8 @@ def right(clips: Iterable[Clip], prompts: Iterable[Prompt], scorers: Scorers) ->
 def weight_errors(module: torch.nn.Module) -> tuple[float, float]:
     """The mean size of a layer's error, in units of its weights' size: in 8 bits with a scale for each row, and in fp8."""
     found = []
-    for layer in eight_bits.layers(module).values():
-        packed, weight = eight_bits.EightBitLinear(layer), layer.weight.float()
+    for layer in quantization.layers(module).values():
+        packed, weight = quantization.EightBitLinear(layer), layer.weight.float()
         restored = (packed.weight * packed.scale_O[:, None], weight.to(torch.float8_e4m3fn).float())
         found.append([float((one - weight).norm() / weight.norm()) for one in restored])
     ours, plain = np.mean(found, axis=0)
@@ -74,7 +77,7 @@ def main() -> None:
             began = time.process_time()
             made.append(generate(captions, seeds, values.synthesize, modules))
             seconds.append(time.process_time() - began)
-            heard.append(right(made[-1], prompts, load_scorers(backbone)))
+            heard.append(right(made[-1], prompts, world_of(backbone).scorers()))
             weights.append(sum(one.nbytes for part in PARTS for one in getattr(modules, part).parameters()))
     near = [outside_psnr_db(b.frames_FHWC, a.frames_FHWC, NOWHERE) for a, b in zip(*made, strict=True)]
     sys.stdout.write(

@@ -19,10 +19,11 @@ import time
 from fractions import Fraction
 from pathlib import Path
 
-from dubmill import longform, media
-from dubmill.clips import Clip
+from dubmill import media
+from dubmill.dubbing import longform
 from dubmill.faces import UNWATCHED
-from dubmill.subtitles import Cue
+from dubmill.media.clips import Clip
+from dubmill.text.subtitles import Cue
 
 SECONDS = (10, 600)
 SIZE = longform.ClipSize(num_frames=97, height=128, width=128, frame_rate=Fraction(24), sample_rate_hz=16000)

@@ -20,13 +20,17 @@ from pathlib import Path
 
 import numpy as np
 
-from dubmill import longform, media, params
-from dubmill.backbone import Backbone, load_scorers, materialize
-from dubmill.dubber import Dubber
+from dubmill import media
+from dubmill.artifacts.store import Backbone
+from dubmill.config import params
+from dubmill.dubbing import longform
+from dubmill.dubbing.dubber import Dubber
 from dubmill.faces import UNWATCHED
 from dubmill.metrics.lipsync import lip_sync
 from dubmill.nano import world
-from dubmill.subtitles import Cue
+from dubmill.text.subtitles import Cue
+from dubmill.worlds import world_of
+from dubmill.worlds.materialize import materialize
 
 ROOT = Path(__file__).parent.parent
 RATE, RATE_HZ = Fraction(world.FRAME_RATE), world.SAMPLE_RATE_HZ
@@ -78,7 +82,7 @@ def dub(source: Path, cues: list[Cue], out: Path, base: Backbone, steps: int) ->
 
 def drift(path: Path, count: int, base: Backbone) -> tuple[int, int, float, list[float]]:
     """Frames and samples; the largest distance in ms of a click from its flash; LSE offsets of each dubbed chunk."""
-    info, scorers = media.probe(path, limits=media.Limits(max_seconds=7200.0)), load_scorers(base)
+    info, scorers = media.probe(path, limits=media.Limits(max_seconds=7200.0)), world_of(base).scorers()
     frames = media.frames(path, info, frame_rate=RATE, height=64, width=64, tone_map=False)
     sound = np.concatenate(list(media.sound(path, sample_rate_hz=RATE_HZ, channels=1)))[:, 0]
     gaps, offsets, num_frames = [], [], 0

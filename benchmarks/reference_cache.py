@@ -22,12 +22,14 @@ from typing import Any
 
 import numpy as np
 
-from dubmill import conditioning, denoising, params
-from dubmill.backbone import load, materialize
-from dubmill.clips import Clip
-from dubmill.dubber import Dubber
+from dubmill.artifacts.rows import Line
+from dubmill.config import params
+from dubmill.dubbing.dubber import Dubber
+from dubmill.media.clips import Clip
+from dubmill.model import conditioning, denoising
+from dubmill.model.load import load
 from dubmill.nano import world
-from dubmill.rows import Line
+from dubmill.worlds.materialize import materialize
 
 
 def source(seed: int) -> tuple[Clip, Line]:
@@ -58,13 +60,13 @@ def afresh(work: Any) -> Any:
         return predict(*args, **more)
 
     def run() -> None:
-        from dubmill import ltx2_dub
+        from dubmill.model import pipeline
 
-        ltx2_dub.remember, denoising.predict = remember, predict_afresh
+        pipeline.remember, denoising.predict = remember, predict_afresh
         try:
             work()
         finally:
-            ltx2_dub.remember, denoising.predict = conditioning.remember, predict
+            pipeline.remember, denoising.predict = conditioning.remember, predict
 
     return run
 

@@ -19,14 +19,16 @@ from pathlib import Path
 
 import torch
 
-from dubmill import params, training
 from dubmill.adapters import parameters
-from dubmill.artifacts import LatentSet, Lineage
-from dubmill.backbone import Modules, load, materialize
-from dubmill.batches import LATENTS
-from dubmill.conditioning import encode_captions, isolated
+from dubmill.artifacts.store import LatentSet, Lineage
+from dubmill.config import params
+from dubmill.model.conditioning import encode_captions, isolated
+from dubmill.model.load import Modules, load
+from dubmill.model.shapes import half_frames, latent_shape
 from dubmill.prompting import draw as draw_prompts
-from dubmill.shapes import half_frames, latent_shape
+from dubmill.training import trainer as training
+from dubmill.training.batches import LATENTS
+from dubmill.worlds.materialize import materialize
 
 NUM_PAIRS = 8
 

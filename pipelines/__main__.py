@@ -11,10 +11,10 @@ from typing import Annotated
 import typer
 
 import dubmill
-from dubmill.artifacts import Release
+from dubmill.artifacts.store import Release
+from dubmill.config.overlays import lay_over, read_yaml
+from dubmill.config.params import Params, load, validate
 from dubmill.errors import DubmillError
-from dubmill.overlays import lay_over, read_yaml
-from dubmill.params import Params, load, validate
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
 

@@ -21,7 +21,7 @@ from components.prompts.component import prompts as prompts_component
 from components.register.component import register as register_component
 from components.synthesize.component import synthesize as synthesize_component
 from components.train.component import train as train_component
-from dubmill.params import Params
+from dubmill.config.params import Params
 
 NAME = "dubmill-dubbing"
 GPU = "nvidia.com/gpu"

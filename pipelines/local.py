@@ -14,10 +14,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
-from dubmill.clips import Clip
+from dubmill.artifacts.publish import publish
 from dubmill.errors import DubmillError
 from dubmill.media import mp4_bytes
-from dubmill.publishing import publish
+from dubmill.media.clips import Clip
 
 ANSI = re.compile(r"\x1b\[\d+m")
 SENTENCE = re.compile(r"dubmill\.errors\.(\w+): (.*)")

@@ -23,7 +23,7 @@ def mini_backbone(tmp_path_factory):
 @pytest.fixture(scope="session")
 def mini(mini_backbone):
     """Its modules."""
-    from dubmill.backbone import load
+    from dubmill.model.load import load
 
     return load(mini_backbone)
 

@@ -30,10 +30,11 @@ from transformers import (
     SiglipVisionConfig,
 )
 
-from dubmill.artifacts import Backbone, Lineage
-from dubmill.backbone import PIPELINE, UPSAMPLER, Modules, _folder_digest, _load
-from dubmill.clips import Clip
-from dubmill.params import DubSamplingParams, SamplingParams
+from dubmill.artifacts.store import Backbone, Lineage
+from dubmill.config.params import DubSamplingParams, SamplingParams
+from dubmill.media.clips import Clip
+from dubmill.model.load import PIPELINE, UPSAMPLER, Modules, load_folder
+from dubmill.worlds.materialize import folder_digest
 
 TEXT_TOKENS = 32
 WORDS = [
@@ -97,7 +98,7 @@ def modules(folder: Path) -> Modules:
     """The miniature's modules, made from a seed at `folder` if they are not there yet."""
     if not (folder / "model_index.json").exists():
         _pipeline().save_pretrained(folder)
-    return _load(folder)
+    return load_folder(folder)
 
 
 def backbone(out: Path, *, has_upsampler: bool = False, in_8_bits: Sequence[str] = ()) -> Backbone:
@@ -114,7 +115,7 @@ def backbone(out: Path, *, has_upsampler: bool = False, in_8_bits: Sequence[str]
         "revision": "untrained",
         "geometry": made.geometry.to_dict(),
         "mel": made.mel.to_dict(),
-        "text_encoder_digest": _folder_digest(draft.path / PIPELINE, "text_encoder", "tokenizer", "connectors"),
+        "text_encoder_digest": folder_digest(draft.path / PIPELINE, "text_encoder", "tokenizer", "connectors"),
         "in_8_bits": list(in_8_bits),
     }
     return draft.seal(info)

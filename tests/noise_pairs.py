@@ -8,12 +8,12 @@ import miniature
 import torch
 from safetensors.torch import save
 
-from dubmill.artifacts import Backbone, LatentSet, Lineage
-from dubmill.backbone import Modules
-from dubmill.batches import LATENTS
-from dubmill.codec import encode, shape_of
-from dubmill.conditioning import encode_captions
-from dubmill.params import SigmaSamplerParams, TrainParams, ValidationParams
+from dubmill.artifacts.store import Backbone, LatentSet, Lineage
+from dubmill.config.params import SigmaSamplerParams, TrainParams, ValidationParams
+from dubmill.generation.codec import encode, shape_of
+from dubmill.model.conditioning import encode_captions
+from dubmill.model.load import Modules
+from dubmill.training.batches import LATENTS
 
 PARAMS = TrainParams(
     seed=3,

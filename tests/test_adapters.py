@@ -12,12 +12,13 @@ from peft import get_peft_model_state_dict
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from dubmill import adapters, cli
+from dubmill import adapters
 from dubmill.adapters import exchange, naming
 from dubmill.adapters.lora import facts, file_bytes, told
-from dubmill.artifacts import Adapter, Backbone, Lineage, Report
-from dubmill.backbone import load
+from dubmill.artifacts.store import Adapter, Backbone, Lineage, Report
+from dubmill.cli import main as cli
 from dubmill.errors import BadArtifact, DubmillError, MismatchedBackbone, UsageError
+from dubmill.model.load import load
 
 TARGETS = ["to_k", "to_q", "to_v", "to_out.0", "net.0.proj", "net.2"]
 ATTENTIONS = ("attn1", "attn2", "audio_attn1", "audio_attn2", "audio_to_video_attn", "video_to_audio_attn")

@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dubmill.artifacts import MANIFEST, Adapter, ClipSet, Lineage, PairSet, PromptSet, open_any
-from dubmill.clips import Clip
+from dubmill.artifacts.files import write_atomically
+from dubmill.artifacts.publish import publish
+from dubmill.artifacts.rows import ClipRow, Line, Prompt
+from dubmill.artifacts.store import MANIFEST, Adapter, ClipSet, Lineage, PairSet, PromptSet, open_any
 from dubmill.errors import BadArtifact, OutOfRoom, TamperedArtifact, UnsealedArtifact, UsageError
-from dubmill.files import write_atomically
-from dubmill.publishing import publish
-from dubmill.rows import ClipRow, Line, Prompt
+from dubmill.media.clips import Clip
 
 LINEAGE = Lineage(step="synthesize", params={"seed": 1}, inputs={"PromptSet": "abc"}, licence="Apache-2.0")
 OTHER = LINEAGE.model_copy(update={"params": {"seed": 2}})
@@ -107,7 +107,7 @@ import os, signal, sys
 sys.path.insert(0, {tests!r})
 import test_artifacts as t
 from pathlib import Path
-import dubmill.artifacts as a
+import dubmill.artifacts.store as a
 write, count = a.write_atomically, 0
 def dying(path, data):
     global count

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from dubmill import cli
-from dubmill.artifacts import Adapter, Lineage, PromptSet, Release
-from dubmill.params import Params
+from dubmill.artifacts.store import Adapter, Lineage, PromptSet, Release
+from dubmill.cli import main as cli
+from dubmill.config.params import Params
 
 ROOT = Path(__file__).parent.parent
 FEW = "prompts: {num_train: 2, num_heldout: 1}"
@@ -23,7 +23,7 @@ CONSENT = ("--consent", "Ana Ruiz, the speaker, agrees")
 
 def dubmill(*arguments: str | Path, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     """The real command."""
-    command = [sys.executable, "-m", "dubmill.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "dubmill.cli.main", *map(str, arguments)]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
 
 

@@ -4,9 +4,9 @@ import miniature
 import pytest
 import torch
 
-from dubmill.attention import isolation_mask
-from dubmill.codec import Latents, encode, shape_of
-from dubmill.conditioning import encode_captions, isolated, layout, predict, remember
+from dubmill.generation.codec import Latents, encode, shape_of
+from dubmill.model.attention import isolation_mask
+from dubmill.model.conditioning import encode_captions, isolated, layout, predict, remember
 
 CAPTION = 'A person is speaking Spanish, saying: "uno dos"'
 

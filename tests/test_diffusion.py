@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dubmill.diffusion import (
+from dubmill.model.diffusion import (
     Predictions,
     Scales,
     add_noise,

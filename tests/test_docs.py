@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from dubmill import __version__
-from dubmill.cli import app
-from dubmill.looking import params_markdown
-from dubmill.params import Params, load
+from dubmill.cli.main import app
+from dubmill.config.params import Params, load
+from dubmill.report.look import params_markdown
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

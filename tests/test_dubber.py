@@ -8,12 +8,12 @@ from safetensors.torch import load_file, save_file
 
 from dubmill import adapters
 from dubmill.adapters import trained_as
-from dubmill.artifacts import Adapter, Lineage
-from dubmill.backbone import load
-from dubmill.codec import encode
-from dubmill.dubber import SECOND_STAGE, Dubber, half_size
+from dubmill.artifacts.rows import Line
+from dubmill.artifacts.store import Adapter, Lineage
+from dubmill.dubbing.dubber import SECOND_STAGE, Dubber, half_size
 from dubmill.errors import BadArtifact, BadParams
-from dubmill.rows import Line
+from dubmill.generation.codec import encode
+from dubmill.model.load import load
 
 LINE = Line(language="es", text="uno dos")
 TARGETS = ["to_q", "to_v", "to_out.0"]

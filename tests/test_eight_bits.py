@@ -13,18 +13,22 @@ import numpy as np
 import pytest
 import torch
 
-from dubmill import adapters, eight_bits, params, training
-from dubmill.backbone import load, materialize
-from dubmill.conditioning import encode_captions
-from dubmill.dubber import Dubber
-from dubmill.eight_bits import EightBitLinear
+from dubmill import adapters
+from dubmill.artifacts.rows import Line
+from dubmill.config import params
+from dubmill.dubbing.dubber import Dubber
 from dubmill.errors import BadArtifact, MismatchedBackbone
 from dubmill.launching import train_together
+from dubmill.model import quantization
+from dubmill.model.conditioning import encode_captions
+from dubmill.model.load import load
+from dubmill.model.quantization import EightBitLinear
 from dubmill.plan.architecture import named
 from dubmill.plan.layers import Tokens
 from dubmill.plan.memory import FP32, UNPACKED, weight_bytes
-from dubmill.rows import Line
 from dubmill.steps.train import train
+from dubmill.training import trainer as training
+from dubmill.worlds.materialize import materialize
 
 ROOT = Path(__file__).parents[1]
 PARTS = ("transformer", "text_encoder")
@@ -140,7 +144,7 @@ def test_weights_that_are_no_numbers_are_refused():
     )
     model["transformer_blocks"][0][0].weight.data[0, 0] = torch.nan
     with pytest.raises(BadArtifact, match=r"transformer_blocks\.0\.0 are not all finite"):
-        eight_bits.pack(model)
+        quantization.pack(model)
 
 
 def test_a_training_step_gives_gradients_to_the_lora_alone_and_nearly_those_of_16_bits(mini_backbone, backbone):

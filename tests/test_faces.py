@@ -7,10 +7,10 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from dubmill.backbone import load_face_finder
-from dubmill.clips import Clip
 from dubmill.errors import UnreadableMedia, UsageError
 from dubmill.faces import Face, ScoredFaces, Watch, follow, mouth_boxes
+from dubmill.media.clips import Clip
+from dubmill.worlds import world_of
 
 SIZE = (360, 640)
 FPS = 25.0
@@ -195,7 +195,7 @@ def test_nanos_faces_are_found_where_its_world_drew_them(tmp_path):
     rng = np.random.default_rng(3)
     film = world.film(world.puppet(5), world.random_phrases(rng), motion_seed=5)
     filmed = replace(clip(film.frames_FHWC), frame_rate=Fraction(world.FRAME_RATE))
-    boxes_F4 = mouth_boxes(filmed, load_face_finder(Nano))
+    boxes_F4 = mouth_boxes(filmed, world_of(Nano).face_finder())
     middle_F2 = (boxes_F4[:, :2] + boxes_F4[:, 2:]) / 2
     truth_F2 = (film.mouth_box_F4[:, :2] + film.mouth_box_F4[:, 2:]) / 2
     assert np.abs(middle_F2 - truth_F2).mean() < 4.0
@@ -235,7 +235,7 @@ def test_yunet_sees_the_same_face_in_a_picture_of_twice_the_size(portrait):
 def test_two_real_people_are_told_apart_and_one_is_chosen(portrait):
     pair = np.concatenate([portrait, portrait], axis=1)
     filmed = clip(np.stack([pair] * 5))
-    finder = load_face_finder(Real)
+    finder = world_of(Real).face_finder()
     with pytest.raises(UnreadableMedia, match="2 faces"):
         mouth_boxes(filmed, finder)
     left, right = (mouth_boxes(filmed, finder, which=which) for which in ("left", "right"))
@@ -246,7 +246,7 @@ def test_two_real_people_are_told_apart_and_one_is_chosen(portrait):
 def test_of_two_real_people_the_dub_of_the_chosen_one_is_kept(portrait):
     pair = np.concatenate([portrait, portrait], axis=1)
     filmed, dub = clip(np.stack([pair] * 5)), clip(np.full((5, *pair.shape), 255, np.uint8))
-    keep = Watch(load_face_finder(Real), "").keep(filmed, "right", start_seconds=0.0)
+    keep = Watch(world_of(Real).face_finder(), "").keep(filmed, "right", start_seconds=0.0)
     left, right = np.split(keep.laid(filmed, dub).frames_FHWC, 2, axis=2)
     (seen,) = faces_in(portrait)[0]
     x0, y0, x1, y1 = seen.box_4.round().astype(int)
@@ -258,7 +258,7 @@ def test_of_two_real_people_the_dub_of_the_chosen_one_is_kept(portrait):
 @needs_yunet
 def test_yunet_sees_nobody_in_noise():
     noise = np.random.default_rng(1).integers(0, 256, (2, 240, 320, 3), dtype=np.uint8)
-    assert load_face_finder(Real).find(noise) == [[], []]
+    assert world_of(Real).face_finder().find(noise) == [[], []]
 
 
 @needs_yunet
@@ -276,7 +276,7 @@ def test_without_the_extra_the_refusal_says_how_to_get_it(monkeypatch):
 
     monkeypatch.setitem(sys.modules, "cv2", None)
     with pytest.raises(UsageError, match=r"pip install 'dubmill\[faces\]'"):
-        load_face_finder(Real)
+        world_of(Real).face_finder()
 
 
 class Real:
@@ -286,4 +286,4 @@ class Real:
 
 
 def faces_in(picture):
-    return load_face_finder(Real).find(picture[None])
+    return world_of(Real).face_finder().find(picture[None])

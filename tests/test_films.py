@@ -8,16 +8,19 @@ import numpy as np
 import pytest
 from test_longform import Echo, a_film, opened
 
-from dubmill import longform, media, params
-from dubmill.backbone import load_scorers, materialize
-from dubmill.clips import Clip
-from dubmill.dubber import Dubber
+from dubmill import media
+from dubmill.config import params
+from dubmill.dubbing import longform
+from dubmill.dubbing.dubber import Dubber
+from dubmill.dubbing.longform import ClipSize, Job
 from dubmill.errors import UnreadableMedia, UnsayableText
 from dubmill.faces import UNWATCHED, Face, ScoredFaces, Watch
-from dubmill.longform import ClipSize, Job
+from dubmill.media.clips import Clip
 from dubmill.nano import world
-from dubmill.subtitles import Cue
-from dubmill.timing import clock
+from dubmill.text.subtitles import Cue
+from dubmill.text.timing import clock
+from dubmill.worlds import world_of
+from dubmill.worlds.materialize import materialize
 
 ROOT = Path(__file__).parents[1]
 SIDE, RATE = world.FRAME_SIZE, Fraction(world.FRAME_RATE)
@@ -53,7 +56,7 @@ def base(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def watch(base):
-    return Watch(SideBySide(load_scorers(base)), "")
+    return Watch(SideBySide(world_of(base).scorers()), "")
 
 
 @pytest.fixture(scope="module")

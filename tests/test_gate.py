@@ -7,19 +7,20 @@ import tarfile
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from dubmill import params as parameters
-from dubmill.artifacts import Backbone, Lineage, PairSet
-from dubmill.clips import Clip
+from dubmill.artifacts.rows import Line, PairRow
+from dubmill.artifacts.store import Backbone, Lineage, PairSet
+from dubmill.config import params as parameters
+from dubmill.config.params import Thresholds
 from dubmill.errors import GateFailed, MismatchedBackbone, UnsealedArtifact, UsageError
+from dubmill.media.clips import Clip
 from dubmill.metrics import measure_pair
-from dubmill.params import Thresholds
 from dubmill.quality import judge
-from dubmill.rows import Line, PairRow
 from dubmill.steps.gate import gate
 
 RATE_HZ, NUM_FRAMES, SIDE = 16_000, 13, 24
@@ -199,13 +200,13 @@ def pairs(tmp_path_factory, backbone):
 
 @pytest.fixture(autouse=True)
 def scorers(monkeypatch):
-    monkeypatch.setattr("dubmill.steps.gate.load_scorers", lambda backbone: ToneScorers())
+    monkeypatch.setattr("dubmill.steps.gate.world_of", lambda backbone: SimpleNamespace(scorers=lambda: ToneScorers()))
 
 
 @pytest.fixture(scope="module")
 def gated(tmp_path_factory, backbone, pairs):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("dubmill.steps.gate.load_scorers", lambda backbone: ToneScorers())
+        patch.setattr("dubmill.steps.gate.world_of", lambda backbone: SimpleNamespace(scorers=lambda: ToneScorers()))
         return gate(backbone, pairs, PARAMS, tmp_path_factory.mktemp("gate") / "g")
 
 
@@ -332,15 +333,21 @@ def test_too_few_accepted_pairs_fail_and_name_the_gates_that_ate_them(tmp_path, 
 def test_a_run_killed_while_measuring_goes_on_and_ends_the_same(tmp_path, monkeypatch, backbone, pairs, gated):
     """The batch that was saved is not measured again: the second run would be interrupted if it were."""
     monkeypatch.setattr("dubmill.steps.gate.BATCH", 2)
-    monkeypatch.setattr("dubmill.steps.gate.load_scorers", lambda backbone: ToneScorers(patience=5))
+    monkeypatch.setattr(
+        "dubmill.steps.gate.world_of", lambda backbone: SimpleNamespace(scorers=lambda: ToneScorers(patience=5))
+    )
     with pytest.raises(KeyboardInterrupt):
         gate(backbone, pairs, PARAMS, tmp_path / "out")
     with pytest.raises(UnsealedArtifact):
         PairSet.open(tmp_path / "out")
-    monkeypatch.setattr("dubmill.steps.gate.load_scorers", lambda backbone: ToneScorers(patience=8))
+    monkeypatch.setattr(
+        "dubmill.steps.gate.world_of", lambda backbone: SimpleNamespace(scorers=lambda: ToneScorers(patience=8))
+    )
     resumed = gate(backbone, pairs, PARAMS, tmp_path / "out")
     assert resumed.digest == gated.digest
-    monkeypatch.setattr("dubmill.steps.gate.load_scorers", lambda backbone: ToneScorers(patience=0))
+    monkeypatch.setattr(
+        "dubmill.steps.gate.world_of", lambda backbone: SimpleNamespace(scorers=lambda: ToneScorers(patience=0))
+    )
     assert gate(backbone, pairs, PARAMS, tmp_path / "out").digest == gated.digest
 
 

@@ -16,8 +16,8 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from dubmill import overlays
-from dubmill import params as dubmill_params
+from dubmill.config import overlays
+from dubmill.config import params as dubmill_params
 
 ROOT = Path(__file__).parent.parent
 OVERLAYS = ("kind", "ltx2")
@@ -286,7 +286,7 @@ def test_the_ltx2_overlay_is_the_released_recipe():
 
 
 def test_the_ltx2_clip_has_halves_on_latent_borders_and_sides_that_divide():
-    from dubmill.shapes import half_frames
+    from dubmill.model.shapes import half_frames
 
     merged = dubmill_params.load(ROOT / "params.yaml", ROOT / "k8s" / "overlays" / "ltx2" / "params.yaml").synthesize
     assert half_frames(merged.num_frames, temporal=8) == 121

@@ -10,14 +10,14 @@ import test_serving
 from test_faces import Sees, face
 
 from dubmill import media
-from dubmill.artifacts import Backbone, Lineage
-from dubmill.clips import Clip
+from dubmill.artifacts.rows import Line
+from dubmill.artifacts.store import Backbone, Lineage
+from dubmill.dubbing import open as opening
+from dubmill.dubbing.consent import Ledger
+from dubmill.dubbing.service import Desk, DubRequest
 from dubmill.errors import UnreadableMedia, UsageError
 from dubmill.faces import UNWATCHED, Watch, check_choice, told
-from dubmill.rows import Line
-from dubmill.serving import opening
-from dubmill.serving.consent import Ledger
-from dubmill.serving.desk import Desk, DubRequest
+from dubmill.media.clips import Clip
 
 RATE, SIZE = Fraction(25), (90, 160)
 LEFT, RIGHT = 40.0, 120.0
@@ -143,7 +143,7 @@ def a_backbone(out, source):
 
 
 def test_nobody_looks_for_faces_in_a_world_that_has_one_to_a_picture(tmp_path, monkeypatch):
-    monkeypatch.setattr(opening, "load_face_finder", lambda backbone: pytest.fail("a finder was loaded"))
+    monkeypatch.setattr("dubmill.worlds.nano.NanoWorld.face_finder", lambda world: pytest.fail("a finder was loaded"))
     watch = opening.open_watch(a_backbone(tmp_path, "nano").path)
     assert watch == UNWATCHED
     assert watch.keep(clip(SOURCE), "2", start_seconds=0.0).facts == ()

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dubmill import media, overlays
-from dubmill import params as parameters
-from dubmill.artifacts import Adapter, Backbone, DubSet, PairSet, Release, Report
+from dubmill import media
+from dubmill.artifacts.store import Adapter, Backbone, DubSet, PairSet, Release, Report
+from dubmill.config import overlays
+from dubmill.config import params as parameters
 from dubmill.steps.backbone import backbone
 from dubmill.steps.dub import dub
 from dubmill.steps.encode import encode
@@ -98,7 +99,17 @@ def test_the_steps_called_from_here_give_the_same_digests(ran, tmp_path):
 
 def test_the_release_dubs_a_file_from_the_command_line(ran, tmp_path):
     work, _, _ = ran
-    command = [sys.executable, "-m", "dubmill.cli", "dub", work / "sample.mp4", "--to", "es", "--text", "uno dos tres"]
+    command = [
+        sys.executable,
+        "-m",
+        "dubmill.cli.main",
+        "dub",
+        work / "sample.mp4",
+        "--to",
+        "es",
+        "--text",
+        "uno dos tres",
+    ]
     places = ["--release", work / "release", "--backbone", work / "backbone", "--out", tmp_path / "out.mp4"]
     done = subprocess.run(
         [*command, *places, "--consent", "a puppet agreed to it"],

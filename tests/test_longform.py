@@ -14,15 +14,19 @@ import numpy as np
 import pytest
 import test_serving
 
-from dubmill import cli, longform, media, params, subtitles
-from dubmill.clips import Clip
+from dubmill import media
+from dubmill.cli import main as cli
+from dubmill.config import params
+from dubmill.dubbing import longform
+from dubmill.dubbing import open as opening
+from dubmill.dubbing.longform import ClipSize, Film, Job, Look, plan
+from dubmill.dubbing.service import FilmRequest
 from dubmill.errors import ConsentMissing, DubmillError, UnreadableMedia, UnsayableText
 from dubmill.faces import UNWATCHED
-from dubmill.longform import ClipSize, Film, Job, Look, plan
+from dubmill.media.clips import Clip
 from dubmill.nano import world
-from dubmill.serving import opening
-from dubmill.serving.desk import FilmRequest
-from dubmill.subtitles import Cue
+from dubmill.text import subtitles
+from dubmill.text.subtitles import Cue
 
 ROOT = Path(__file__).parents[1]
 REAL_FACE = "DUBMILL_REAL_FACE_MP4"
@@ -419,8 +423,8 @@ def test_a_face_that_is_none_is_refused_before_weights_are_loaded(tmp_path, plac
 
 def test_a_puppet_that_speaks_three_times_is_dubbed_by_the_base_model(tmp_path):
     """Nothing stands in: nano's base, with few steps, re-voices three chunks of one film."""
-    from dubmill.backbone import materialize
-    from dubmill.dubber import Dubber
+    from dubmill.dubbing.dubber import Dubber
+    from dubmill.worlds.materialize import materialize
 
     source, cues, size = puppet_film(tmp_path / "in.mp4")
     base = materialize(params.load(ROOT / "params.yaml").backbone, tmp_path / "backbone")

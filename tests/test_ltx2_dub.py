@@ -9,15 +9,16 @@ import pytest
 import torch
 from diffusers import LTX2Pipeline, LTX2VideoTransformer3DModel
 
-from dubmill import params
-from dubmill.backbone import PIPELINE, load, materialize
-from dubmill.clips import Clip
-from dubmill.codec import Latents, encode, shape_of
-from dubmill.conditioning import encode_captions, isolated, layout, predict, remember
-from dubmill.diffusion import schedule
-from dubmill.generation import call_of, pipeline, seeded, size_of
-from dubmill.ltx2_dub import LTX2DubPipeline
+from dubmill.config import params
+from dubmill.generation.codec import Latents, encode, shape_of
+from dubmill.generation.sampling import call_of, pipeline, seeded, size_of
+from dubmill.media.clips import Clip
+from dubmill.model.conditioning import encode_captions, isolated, layout, predict, remember
+from dubmill.model.diffusion import schedule
+from dubmill.model.load import PIPELINE, load
+from dubmill.model.pipeline import LTX2DubPipeline
 from dubmill.nano import world
+from dubmill.worlds.materialize import materialize
 
 PROMPT = 'A person is speaking Spanish, saying: "uno dos"'
 SIZE = {"height": 64, "width": 96, "num_frames": 17, "frame_rate": 25.0}

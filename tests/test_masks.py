@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import torch
 
-from dubmill.codec import shape_of
-from dubmill.masks import fine_mask, pixel_mask, token_mask, widen
-from dubmill.shapes import LatentShape
+from dubmill.generation.codec import shape_of
+from dubmill.generation.masks import fine_mask, pixel_mask, token_mask, widen
+from dubmill.model.shapes import LatentShape
 
 
 def test_a_box_widens_by_its_own_size_and_stays_in_the_picture():

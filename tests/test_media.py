@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from dubmill import media
-from dubmill.clips import Clip
 from dubmill.errors import OutOfRoom, UnreadableMedia, UsageError
+from dubmill.media.clips import Clip
 
 
 def a_clip(*, num_frames=25, height=64, width=64, frame_rate=Fraction(25, 2), tone_hz=440, rate=16000, channels=1):

@@ -6,11 +6,11 @@ from itertools import product
 import numpy as np
 import pytest
 
-from dubmill.clips import Clip
+from dubmill.artifacts.rows import Line
 from dubmill.errors import UsageError
+from dubmill.media.clips import Clip
 from dubmill.metrics import METRICS, lipsync, measure, picture, speech, stats
 from dubmill.metrics.identity import cosine
-from dubmill.rows import Line
 
 BOXES = np.tile([4.0, 4.0, 8.0, 8.0], (5, 1))
 

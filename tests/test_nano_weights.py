@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from dubmill.errors import TamperedArtifact
-from dubmill.mel import MelSettings
-from dubmill.mel import log_mel as library_log_mel
+from dubmill.model.mel import MelSettings
+from dubmill.model.mel import log_mel as library_log_mel
 from dubmill.nano import mel, tokenizer, weights
 from dubmill.nano.captions import caption
 from dubmill.nano.world import Phrase

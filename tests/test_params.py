@@ -10,9 +10,8 @@ import pytest
 import yaml
 from ruamel.yaml import YAML
 
-from dubmill.errors import BadParams
-from dubmill.overlays import merge, read_yaml
-from dubmill.params import (
+from dubmill.config.overlays import merge, read_yaml
+from dubmill.config.params import (
     DubSamplingParams,
     Params,
     SecondStageParams,
@@ -22,6 +21,7 @@ from dubmill.params import (
     load,
     validate,
 )
+from dubmill.errors import BadParams
 
 ROOT = Path(__file__).parent.parent
 COMMITTED = ROOT / "params.yaml"

@@ -14,8 +14,8 @@ import pytest
 import yaml
 
 from components import GPU_IMAGE, IMAGE
+from dubmill.config.params import Params, load
 from dubmill.errors import ServiceUnavailable
-from dubmill.params import Params, load
 from pipelines.dubbing import NAME, Target, build, compile_to
 
 ROOT = Path(__file__).parent.parent

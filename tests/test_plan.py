@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from dubmill import cli
-from dubmill.backbone import place_of
+from dubmill.cli import main as cli
+from dubmill.config.params import load
 from dubmill.errors import DoesNotFit, UsageError
-from dubmill.params import load
+from dubmill.model.load import place_of
 from dubmill.plan import choosing
 from dubmill.plan.architecture import named
 from dubmill.plan.disk import caption_features, disk_of, num_checkpoints, pair_latents

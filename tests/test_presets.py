@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from dubmill.config.overlays import PRESETS, lay_over, merge, preset, preset_names, read_yaml
+from dubmill.config.params import load
 from dubmill.errors import BadParams
-from dubmill.overlays import PRESETS, lay_over, merge, preset, preset_names, read_yaml
-from dubmill.params import load
-from dubmill.shapes import half_frames
+from dubmill.model.shapes import half_frames
 
 ROOT = Path(__file__).parent.parent
 COMMITTED = ROOT / "params.yaml"

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from dubmill import params as dubmill_params
 from dubmill import prompting
-from dubmill.artifacts import PromptSet
+from dubmill.artifacts.rows import Line
+from dubmill.artifacts.store import PromptSet
+from dubmill.config import params as dubmill_params
 from dubmill.errors import BadParams, ServiceUnavailable, UnsayableText
-from dubmill.languages import LANGUAGES, is_in_script
 from dubmill.prompting.phrases import PHRASES
-from dubmill.rows import Line
 from dubmill.steps.prompts import prompts as prompts_step
+from dubmill.text.languages import LANGUAGES, is_in_script
 
 SECTION = dubmill_params.load(Path(__file__).parent.parent / "params.yaml").prompts
 BANK_LANGUAGES = ["en", "es", "fr", "de", "ru", "pt"]

@@ -12,10 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dubmill import cli, media, providers, subtitles
-from dubmill.clips import Clip
+from dubmill import media, providers
+from dubmill.cli import main as cli
 from dubmill.errors import ServiceUnavailable, UnsayableText, UsageError
-from dubmill.subtitles import Cue
+from dubmill.media.clips import Clip
+from dubmill.text import subtitles
+from dubmill.text.subtitles import Cue
 
 CUES = [
     Cue(1.0, 3.0, "The train leaves at nine."),

@@ -16,14 +16,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from dubmill import media, report
-from dubmill.artifacts import Adapter, Backbone, DubSet, Lineage, PairSet, Report
-from dubmill.clips import Clip
+from dubmill.artifacts.rows import DubRow, Line, PairRow
+from dubmill.artifacts.store import Adapter, Backbone, DubSet, Lineage, PairSet, Report
+from dubmill.config.params import EvaluateParams
 from dubmill.errors import BadArtifact, MismatchedBackbone
+from dubmill.media.clips import Clip
 from dubmill.metrics import METRICS
 from dubmill.nano import world
-from dubmill.params import EvaluateParams
 from dubmill.report import charts, figures, page, showcase, stills
-from dubmill.rows import DubRow, Line, PairRow
 from dubmill.steps.evaluate import evaluate
 
 PARAMS = EvaluateParams(seed=23, num_bootstrap=200, confidence=0.95, num_showcase=3)
@@ -150,14 +150,14 @@ def _film_pair(index: int, scorers: ToldScorers, pairs, dubs) -> None:
 def _told(request, monkeypatch):
     if "line_up" in request.fixturenames:
         scorers = request.getfixturevalue("line_up")[-1]
-        monkeypatch.setattr("dubmill.backbone.load_scorers", lambda backbone: scorers)
+        monkeypatch.setattr("dubmill.worlds.nano.NanoWorld.scorers", lambda world: scorers)
 
 
 @pytest.fixture(scope="session")
 def sealed(line_up, tmp_path_factory):
     """The report of the line-up."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("dubmill.backbone.load_scorers", lambda backbone: line_up[-1])
+        patch.setattr("dubmill.worlds.nano.NanoWorld.scorers", lambda world: line_up[-1])
         return evaluate(*line_up[:-1], PARAMS, tmp_path_factory.mktemp("out") / "evaluate")
 
 
@@ -197,7 +197,7 @@ def test_equal_inputs_give_an_equal_digest(line_up, sealed, tmp_path):
 
 
 def test_other_params_give_another_digest_but_a_sealed_report_is_not_made_again(line_up, sealed, monkeypatch):
-    monkeypatch.setattr("dubmill.backbone.load_scorers", lambda backbone: pytest.fail("measured again"))
+    monkeypatch.setattr("dubmill.worlds.nano.NanoWorld.scorers", lambda world: pytest.fail("measured again"))
     assert evaluate(*line_up[:-1], PARAMS, sealed.path).digest == sealed.digest
 
 

@@ -20,20 +20,22 @@ import yaml
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
-from dubmill import adapters, media, optimizing, training
-from dubmill import params as parameters
-from dubmill.artifacts import Part
-from dubmill.backbone import load
+from dubmill import adapters, media
+from dubmill.artifacts.store import Part
+from dubmill.config import params as parameters
+from dubmill.config.params import SynthesizeParams
 from dubmill.errors import BadParams, OutOfRoom, UnsayableText, UsageError
 from dubmill.faces.tracking import Face
-from dubmill.generation import Region
+from dubmill.generation.sampling import Region
 from dubmill.launching import outliving, train_together
-from dubmill.params import SynthesizeParams
+from dubmill.model.load import load
 from dubmill.prompting import draw, over_articulated
 from dubmill.steps import inpaint as inpaint_module
 from dubmill.steps import synthesize as synthesize_module
 from dubmill.steps import train as train_module
 from dubmill.steps.train import train
+from dubmill.training import optimizer as optimizing
+from dubmill.training import trainer as training
 
 ROOT = Path(__file__).parents[1]
 PARAMS = noise_pairs.PARAMS.model_copy(update={"dropout": 0.0, "batch_size": 3, "accumulate": 2, "num_steps": 4})
@@ -209,13 +211,13 @@ def test_weights_of_one_rate_share_a_group(mini_backbone, latents, tmp_path):
     """Trap: a group for every tensor costs a call of the optimizer for each."""
     params = PARAMS.model_copy(update={"learning_rate_groups": {r".*\.audio_(attn1|attn2|ff)\..*": 1e-6}})
     trainer = training.Trainer(load(mini_backbone), latents, params, tmp_path, training.join_processes(params))
-    assert sorted(group["full_rate"] for group in trainer.optimizer.param_groups) == [1e-6, 1e-2]
-    assert sum(len(group["params"]) for group in trainer.optimizer.param_groups) == len(trainer.lora)
+    assert sorted(group["full_rate"] for group in training.optimizer.param_groups) == [1e-6, 1e-2]
+    assert sum(len(group["params"]) for group in training.optimizer.param_groups) == len(trainer.lora)
 
 
 TRAIN = (
     "import json, sys; from pathlib import Path; from dubmill import launching as L;"
-    "from dubmill.artifacts import Backbone, LatentSet; from dubmill.errors import DubmillError\n"
+    "from dubmill.artifacts.store import Backbone, LatentSet; from dubmill.errors import DubmillError\n"
     "args = (Backbone.open(sys.argv[1]), LatentSet.open(sys.argv[2]), L.TrainParams.model_validate_json(sys.argv[3]))\n"
     "try: L.train_together(*args, Path(sys.argv[4]), num_processes=2)\n"
     "except DubmillError as error: sys.exit(f'{error.exit_code} {error.sentence}')"
@@ -242,7 +244,7 @@ def test_a_training_asked_to_end_keeps_its_last_step_says_so_and_goes_on(mini_ba
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(values | {"train": params.model_dump()}))
     out = tmp_path / "adapter"
     words = ["--backbone", str(mini_backbone.path), "--latents", str(latents.path), "--out", str(out)]
-    command = [sys.executable, "-m", "dubmill.cli", "train", *words, "--params", str(tmp_path / "params.yaml")]
+    command = [sys.executable, "-m", "dubmill.cli.main", "train", *words, "--params", str(tmp_path / "params.yaml")]
     process = started(command, out)
     process.send_signal(signal.SIGTERM)
     said = process.communicate()[1].splitlines()
@@ -362,7 +364,7 @@ def test_a_task_of_other_params_is_refused_and_one_that_starts_clears_nothing_of
 def test_a_shard_that_makes_no_sense_is_refused_before_anything_is_opened(shard, more, tmp_path):
     from typer.testing import CliRunner
 
-    from dubmill.cli import app
+    from dubmill.cli.main import app
 
     words = ["synthesize", "--backbone", "none", "--prompts", "none", "--out", str(tmp_path), "--shard", shard, *more]
     result = CliRunner().invoke(app, words)
@@ -426,7 +428,7 @@ class Steady:
 
 
 def test_clips_drawn_for_lip_augmentation_are_inpainted_twice_and_counted(mini_backbone, asked, tmp_path, monkeypatch):
-    monkeypatch.setattr(inpaint_module, "load_face_finder", lambda backbone: Steady())
+    monkeypatch.setattr("dubmill.worlds.real.RealWorld.face_finder", lambda world: Steady())
     clips = synthesize_module.synthesize(mini_backbone, asked, SYNTHESIZE, tmp_path / "clips")
     plain, twice = (
         inpaint_module.inpaint(

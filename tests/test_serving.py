@@ -20,9 +20,12 @@ import numpy as np
 import pytest
 
 from dubmill import media
-from dubmill.artifacts import Adapter, Backbone, Lineage, Release
+from dubmill.artifacts.rows import Line
+from dubmill.artifacts.store import Adapter, Backbone, Lineage, Release
 from dubmill.client import DubClient
-from dubmill.clips import Clip
+from dubmill.dubbing import open as opening
+from dubmill.dubbing.consent import Ledger
+from dubmill.dubbing.service import ClipSize, Desk, DubRequest, normalise
 from dubmill.errors import (
     BadArtifact,
     ConsentMissing,
@@ -33,10 +36,8 @@ from dubmill.errors import (
     UnsayableText,
 )
 from dubmill.faces import UNWATCHED
-from dubmill.rows import Line
-from dubmill.serving import dub_file, opening, server
-from dubmill.serving.consent import Ledger
-from dubmill.serving.desk import ClipSize, Desk, DubRequest, normalise
+from dubmill.media.clips import Clip
+from dubmill.serving import dub_file, server
 from dubmill.serving.queue import Queue, QueueFull
 
 RATE = Fraction(25, 2)
@@ -111,7 +112,7 @@ def serve(folder, dubber, *, selftest=True):
     arguments += ["--http_port", port, "--ledger", folder / "consent.jsonl", "--max_waiting", 1]
     arguments += ["--max_body_bytes", 4_000_000, "--max_seconds", 5]
     script = (
-        "import sys; from dubmill.serving import opening, server; import test_serving;"
+        "import sys; from dubmill.dubbing import open as opening; from dubmill.serving import server; import test_serving;"
         f"opening.open_dubber = lambda backbone, release: test_serving.{dubber}();"
         "opening.open_watch = lambda backbone: test_serving.UNWATCHED; sys.exit(server.main())"
     )
@@ -516,7 +517,7 @@ def a_mini_release(out, backbone):
     import miniature
 
     from dubmill import adapters
-    from dubmill.backbone import load
+    from dubmill.model.load import load
 
     transformer, draft = load(backbone).transformer, Release.draft(out, Lineage(step="promote", params={}))
     told = {"rank": 2, "alpha": 2.0, "targets": ["to_q"]}

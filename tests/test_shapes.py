@@ -2,8 +2,8 @@
 
 import pytest
 
-from dubmill import shapes
 from dubmill.errors import BadParams
+from dubmill.model import shapes
 
 LTX2 = shapes.Geometry(8, 32, 128, 128, 16000, 24000, 160, 4, 2)
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from dubmill.config.params import SigmaSamplerParams, load, validate
 from dubmill.errors import BadParams
-from dubmill.params import SigmaSamplerParams, load, validate
-from dubmill.sigmas import sample_sigmas
+from dubmill.training.sigmas import sample_sigmas
 
 COMMITTED = Path(__file__).parents[1] / "params.yaml"
 NANO = load(COMMITTED).train.sigma_sampler

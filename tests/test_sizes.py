@@ -14,8 +14,10 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from dubmill import adapters, eight_bits, sizes
-from dubmill.params import load
+from dubmill import adapters
+from dubmill.config.params import load
+from dubmill.model import quantization
+from dubmill.plan import sizes
 from dubmill.plan.architecture import named
 from dubmill.plan.layers import Tokens, transformer
 
@@ -59,7 +61,7 @@ def test_the_modules_at_full_size_have_the_parameters_that_the_plan_counts(name)
 @published
 def test_the_layers_that_may_lie_in_8_bits_are_those_that_the_plan_counts(name):
     for part, packed in named(name).packed.items():
-        layers = eight_bits.layers(sizes.on_meta(named(name), part)).values()
+        layers = quantization.layers(sizes.on_meta(named(name), part)).values()
         weights, rows = (sum(one.weight.numel() for one in layers), sum(one.out_features for one in layers))
         assert (weights, rows) == (packed.weights, packed.rows)
         assert weights > 0.88 * named(name).parameters[part]

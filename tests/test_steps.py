@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from dubmill import overlays
-from dubmill import params as parameters
-from dubmill.artifacts import Backbone, ClipSet, PairSet, Part
-from dubmill.backbone import film_pair, load, load_face_finder
-from dubmill.codec import decode, shape_of
-from dubmill.codec import encode as encode_clips
+from dubmill.artifacts.store import Backbone, ClipSet, PairSet, Part
+from dubmill.config import overlays
+from dubmill.config import params as parameters
 from dubmill.errors import BadArtifact, BadParams, UnsealedArtifact
+from dubmill.generation.codec import decode, shape_of
+from dubmill.generation.codec import encode as encode_clips
+from dubmill.model.load import load
 from dubmill.steps import inpaint as inpaint_module
 from dubmill.steps import synthesize as synthesize_module
 from dubmill.steps.backbone import backbone as backbone_step
@@ -25,6 +25,7 @@ from dubmill.steps.inpaint import half_tokens, inpaint
 from dubmill.steps.prompts import prompts as prompts_step
 from dubmill.steps.synthesize import synthesize
 from dubmill.steps.train import train
+from dubmill.worlds import world_of
 
 ROOT = Path(__file__).parents[1]
 FEW = {"num_steps": 2, "video_guidance": 1.0, "audio_guidance": 2.0}
@@ -129,7 +130,7 @@ def test_what_lies_outside_the_region_comes_out_as_from_a_round_trip(nano, clips
     region = inpaint_module.half_region([clip], boxes, "first", values.inpaint, modules)
     is_half_F, _ = half_tokens(shape, 33, "first", 4)
     assert region.video_BS[0].reshape(shape.frames, -1)[~is_half_F].sum() == 0
-    from dubmill.generation import inpaint as inpaint_clips
+    from dubmill.generation.sampling import inpaint as inpaint_clips
 
     made = inpaint_clips([clip], [""], region, [1], values.inpaint.sampling, 1, modules)[0]
     trip = decode(encode_clips([clip], modules), shape, clip.frame_rate, modules)[0]
@@ -140,7 +141,7 @@ def test_what_lies_outside_the_region_comes_out_as_from_a_round_trip(nano, clips
 
 
 def test_the_two_halves_part_all_tokens_between_them():
-    from dubmill.shapes import LatentShape
+    from dubmill.model.shapes import LatentShape
 
     first, second = (half_tokens(LatentShape(31, 11, 20, 241), 241, half, 8) for half in ("first", "second"))
     assert first[0].sum() == 16
@@ -148,9 +149,9 @@ def test_the_two_halves_part_all_tokens_between_them():
     assert torch.equal(first[1], ~second[1])
 
 
-def test_a_filmed_pair_is_the_same_puppet_in_the_same_motion_with_another_mouth(asked, values):
+def test_a_filmed_pair_is_the_same_puppet_in_the_same_motion_with_another_mouth(nano, asked, values):
     prompt = asked.split("heldout")[0]
-    original, counterpart, boxes = film_pair(prompt, "first", values.inpaint.world)
+    original, counterpart, boxes = world_of(nano).true_pair(prompt, "first", values.inpaint.world)
     assert np.array_equal(original.frames_FHWC[:, :20], counterpart.frames_FHWC[:, :20])
     assert not np.array_equal(original.frames_FHWC, counterpart.frames_FHWC)
     assert (boxes[:, 1] > 20).all()
@@ -162,7 +163,7 @@ def test_ungated_pairs_cannot_be_encoded(nano, filmed, values, tmp_path):
 
 
 def test_accepted_pairs_become_latents_with_a_face_region_and_captions(nano, filmed, values, tmp_path):
-    from dubmill.training import Pairs
+    from dubmill.training.trainer import Pairs
 
     gated = gate(nano, filmed, values.gate, tmp_path / "gated")
     latents = encode(nano, gated, values.encode, tmp_path / "latents")
@@ -205,7 +206,7 @@ def test_a_sealed_artifact_of_the_same_lineage_is_handed_back_without_work(nano,
 def test_world_pairs_of_prompts_without_a_world_are_refused(nano, asked, values):
     prompt = asked.rows[0].model_copy(update={"source": "bank"})
     with pytest.raises(BadParams, match="no scene of the nano world"):
-        film_pair(prompt, "first", values.inpaint.world)
+        world_of(nano).true_pair(prompt, "first", values.inpaint.world)
 
 
 def test_a_switch_clip_without_halves_is_refused_before_anything_is_made(nano, asked, values, tmp_path):
@@ -214,7 +215,7 @@ def test_a_switch_clip_without_halves_is_refused_before_anything_is_made(nano, a
 
 
 def test_importing_the_command_line_does_not_import_torch():
-    code = "import sys, dubmill.cli; sys.exit('torch' in sys.modules)"
+    code = "import sys, dubmill.cli.main; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -242,7 +243,7 @@ class Blinking:
     jitter_frames = 0
 
     def __init__(self, backbone, unseen):
-        self.one, self.unseen = load_face_finder(backbone), unseen
+        self.one, self.unseen = world_of(backbone).face_finder(), unseen
 
     def find(self, frames_FHWC):
         return [[]] * len(frames_FHWC) if frames_FHWC.tobytes() in self.unseen else self.one.find(frames_FHWC)
@@ -252,7 +253,8 @@ def test_clips_that_make_no_pair_are_told_whoever_made_their_shard(nano, clips, 
     """Three clips of which two show nobody, in shards that two tasks made."""
     first, second, third = (row for row in clips.rows if row.has_clip)
     unseen = {clips.clip(row.id, "clip").frames_FHWC.tobytes() for row in (second, third)}
-    monkeypatch.setattr(inpaint_module, "load_face_finder", lambda backbone: Blinking(backbone, unseen))
+    blinking = Blinking(nano, unseen)
+    monkeypatch.setattr("dubmill.worlds.nano.NanoWorld.face_finder", lambda world: blinking)
     for index in (1, 0):
         inpaint(nano, clips, values.inpaint, tmp_path / "pairs", part=Part(index, 2))
     made = inpaint(nano, clips, values.inpaint, tmp_path / "pairs")

@@ -2,11 +2,11 @@
 
 import pytest
 
-from dubmill import subtitles
 from dubmill.errors import UsageError
 from dubmill.prompting.phrases import PHRASES
-from dubmill.subtitles import Cue
-from dubmill.timing import speaking_seconds
+from dubmill.text import subtitles
+from dubmill.text.subtitles import Cue
+from dubmill.text.timing import speaking_seconds
 
 SRT = """1
 00:00:01,000 --> 00:00:02,500

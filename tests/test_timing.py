@@ -5,15 +5,15 @@ from itertools import pairwise
 
 import pytest
 
-from dubmill import timing
-from dubmill.backbone import fit_line, speaking_seconds
+from dubmill.artifacts.rows import Line
 from dubmill.errors import UnsayableText
-from dubmill.languages import LANGUAGES
 from dubmill.nano.lexicon import LANGUAGES as WORDS
 from dubmill.nano.lexicon import VOICES, lexicon
 from dubmill.nano.world import HALF_SECONDS, WORDS_PER_HALF
 from dubmill.prompting.phrases import PHRASES
-from dubmill.rows import Line
+from dubmill.text import timing
+from dubmill.text.languages import LANGUAGES
+from dubmill.worlds import fit_line, world_of
 
 
 def line(tag, text):
@@ -146,19 +146,19 @@ def test_nano_takes_its_words_seconds_from_its_lexicon():
         exact = [
             sum(lexicon()[tag, voice, word].seconds for word in words[:WORDS_PER_HALF]) for voice in range(len(VOICES))
         ]
-        assert min(exact) <= speaking_seconds(Nano, said) <= max(exact)
-        assert fit_line(Nano, said, HALF_SECONDS).verdict == "fits"
-        assert fit_line(Nano, said, 0.9 * speaking_seconds(Nano, said)).verdict == "cannot", (
+        assert min(exact) <= world_of(Nano).speaking_seconds(said) <= max(exact)
+        assert fit_line(world_of(Nano), said, HALF_SECONDS).verdict == "fits"
+        assert fit_line(world_of(Nano), said, 0.9 * world_of(Nano).speaking_seconds(said)).verdict == "cannot", (
             "its words cannot be hurried"
         )
 
 
 def test_a_real_backbone_is_asked_by_the_languages_rate_and_refuses_unknown_languages():
     said = line("fr", "Le dernier train part à neuf heures.")
-    assert speaking_seconds(Real, said) == timing.speaking_seconds(said)
-    assert fit_line(Real, said, 0.9 * timing.speaking_seconds(said)).verdict == "tight"
+    assert world_of(Real).speaking_seconds(said) == timing.speaking_seconds(said)
+    assert fit_line(world_of(Real), said, 0.9 * timing.speaking_seconds(said)).verdict == "tight"
     with pytest.raises(UnsayableText, match="unknown language"):
-        fit_line(Real, line("xx", "one"), 9.0)
+        fit_line(world_of(Real), line("xx", "one"), 9.0)
 
 
 # Sharing a text out

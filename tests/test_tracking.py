@@ -12,8 +12,10 @@ import pytest
 import yaml
 
 from dubmill import tracking
-from dubmill.artifacts import Adapter, Backbone, Lineage, PairSet, Release, Report
-from dubmill.clips import Clip
+from dubmill.artifacts.files import table_bytes
+from dubmill.artifacts.rows import Line, PairRow
+from dubmill.artifacts.store import Adapter, Backbone, Lineage, PairSet, Release, Report
+from dubmill.config.params import PromoteParams, RegisterParams
 from dubmill.errors import (
     BadArtifact,
     BadParams,
@@ -22,9 +24,7 @@ from dubmill.errors import (
     ServiceUnavailable,
     UsageError,
 )
-from dubmill.files import table_bytes
-from dubmill.params import PromoteParams, RegisterParams
-from dubmill.rows import Line, PairRow
+from dubmill.media.clips import Clip
 from dubmill.steps.promote import promote
 from dubmill.steps.register import register
 from dubmill.tracking.ledger import Entry, Ledger

@@ -13,15 +13,16 @@ import torch
 from noise_pairs import PARAMS
 from safetensors import safe_open
 
-from dubmill import adapters, training
-from dubmill.artifacts import Adapter, LatentSet
-from dubmill.backbone import load
-from dubmill.codec import Latents
-from dubmill.conditioning import isolated, layout
-from dubmill.dubber import Dubber
+from dubmill import adapters
+from dubmill.artifacts.rows import Line
+from dubmill.artifacts.store import Adapter, LatentSet
+from dubmill.dubbing.dubber import Dubber
 from dubmill.errors import BadArtifact, BadParams, MismatchedBackbone, UnsealedArtifact, UsageError
-from dubmill.rows import Line
+from dubmill.generation.codec import Latents
+from dubmill.model.conditioning import isolated, layout
+from dubmill.model.load import load
 from dubmill.steps.train import train
+from dubmill.training import trainer as training
 
 SAMPLING = miniature.sampling(video_guidance=2.0)
 
@@ -155,8 +156,8 @@ def test_a_process_killed_while_training_leaves_nothing_that_opens_and_resumes_t
 ):
     params = PARAMS.model_copy(update={"num_steps": 60, "checkpoint_every": 5})
     program = (
-        "import sys; from pathlib import Path; from dubmill.artifacts import Backbone, LatentSet;"
-        "from dubmill.params import TrainParams; from dubmill.steps.train import train;"
+        "import sys; from pathlib import Path; from dubmill.artifacts.store import Backbone, LatentSet;"
+        "from dubmill.config.params import TrainParams; from dubmill.steps.train import train;"
         "train(Backbone.open(sys.argv[1]), LatentSet.open(sys.argv[2]),"
         " TrainParams.model_validate_json(sys.argv[3]), Path(sys.argv[4]))"
     )

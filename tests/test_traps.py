@@ -15,27 +15,28 @@ import torch
 from diffusers import LTX2VideoTransformer3DModel
 from test_metrics import BOXES, PlainScorers, talking
 
-from dubmill import adapters, media, metrics, training
-from dubmill import params as parameters
+from dubmill import adapters, media, metrics
 from dubmill.adapters.lora import told
-from dubmill.artifacts import Adapter, LatentSet
-from dubmill.attention import isolation_mask
-from dubmill.backbone import load
-from dubmill.clips import Clip
-from dubmill.codec import round_trip, shape_of
-from dubmill.conditioning import isolated, layout
-from dubmill.dubber import Dubber
+from dubmill.artifacts.rows import DubRow, Line
+from dubmill.artifacts.store import Adapter, LatentSet
+from dubmill.config import params as parameters
+from dubmill.config.overlays import read_yaml
+from dubmill.config.params import Params, PromoteParams, TrainParams, validate
+from dubmill.dubbing.dubber import Dubber
 from dubmill.errors import BadArtifact, BadParams, MismatchedBackbone
-from dubmill.masks import keep_of, ltx2_keep_video, pixel_mask, token_mask
-from dubmill.overlays import read_yaml
-from dubmill.params import Params, PromoteParams, TrainParams, validate
-from dubmill.rows import DubRow, Line
-from dubmill.shapes import LatentShape
-from dubmill.sigmas import sample_sigmas
+from dubmill.generation.codec import round_trip, shape_of
+from dubmill.generation.masks import keep_of, ltx2_keep_video, pixel_mask, token_mask
+from dubmill.media.clips import Clip
+from dubmill.model.attention import isolation_mask
+from dubmill.model.conditioning import isolated, layout
+from dubmill.model.load import load
+from dubmill.model.shapes import LatentShape
 from dubmill.steps.dub import _round_trips
 from dubmill.steps.encode import like, reconcile
 from dubmill.steps.train import train
 from dubmill.tracking import rules
+from dubmill.training import trainer as training
+from dubmill.training.sigmas import sample_sigmas
 
 ROOT = Path(__file__).parents[1]
 LTX2 = parameters.load(ROOT / "params.yaml", ROOT / "k8s/overlays/ltx2/params.yaml")
@@ -299,7 +300,7 @@ def test_13_the_optimizer_holds_two_numbers_for_each_lora_parameter_and_none_for
     trainer.step(0)
     moments = [
         tensor
-        for state in trainer.optimizer.state.values()
+        for state in training.optimizer.state.values()
         for name, tensor in state.items()
         if name in ("exp_avg", "exp_avg_sq")
     ]

@@ -11,13 +11,15 @@ import torch
 from noise_pairs import PARAMS
 from test_scale import dying_at
 
-from dubmill import adapters, ltx2_dub, media, training
-from dubmill.artifacts import Adapter
-from dubmill.backbone import load
-from dubmill.conditioning import isolated
+from dubmill import adapters, media
+from dubmill.artifacts.store import Adapter
+from dubmill.config.params import ValidationParams
 from dubmill.errors import BadParams, Interrupted, UnsealedArtifact
-from dubmill.params import ValidationParams
+from dubmill.model import pipeline as ltx2_dub
+from dubmill.model.conditioning import isolated
+from dubmill.model.load import load
 from dubmill.steps.train import train
+from dubmill.training import trainer as training
 
 GUIDED = miniature.plain_sampling(2).model_copy(update={"video_guidance": 3.0, "video_stg": 1.0, "stg_blocks": [1]})
 OFTEN = PARAMS.model_copy(update={"validation": ValidationParams(every_steps=2, num_clips=5, sampling=GUIDED)})

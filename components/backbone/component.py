@@ -22,10 +22,10 @@ def backbone(
     """
     from pathlib import Path
 
-    from dubmill import looking
-    from dubmill.params import BackboneParams, validate
+    from dubmill.config.params import BackboneParams, validate
+    from dubmill.report import look
     from dubmill.steps.backbone import backbone as step
 
     section = validate(BackboneParams, params, "backbone")
     sealed = step(section, Path(backbone.path))
-    looking.log(sealed, backbone, metrics, look)
+    look.log(sealed, backbone, metrics, look)

@@ -30,14 +30,14 @@ def dub(
     """
     from pathlib import Path
 
-    from dubmill import looking
-    from dubmill.artifacts import Adapter, Backbone, PairSet
+    from dubmill.artifacts.store import Adapter, Backbone, PairSet
+    from dubmill.config.params import DubParams, validate
     from dubmill.launching import outliving
-    from dubmill.params import DubParams, validate
+    from dubmill.report import look
     from dubmill.steps.dub import dub as step
 
     section = validate(DubParams, params, "dub")
     opened = [Backbone.open(backbone.path), Adapter.open(adapter.path), PairSet.open(pairs.path)]
     sealed = outliving(step, opened, section, Path(dubs.path))
-    looking.log(sealed, dubs, metrics, look)
-    looking.page(sealed, page.path)
+    look.log(sealed, dubs, metrics, look)
+    look.page(sealed, page.path)

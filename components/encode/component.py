@@ -26,12 +26,12 @@ def encode(
     """
     from pathlib import Path
 
-    from dubmill import looking
-    from dubmill.artifacts import Backbone, PairSet
-    from dubmill.params import EncodeParams, validate
+    from dubmill.artifacts.store import Backbone, PairSet
+    from dubmill.config.params import EncodeParams, validate
+    from dubmill.report import look
     from dubmill.steps.encode import encode as step
 
     section = validate(EncodeParams, params, "encode")
     opened = [Backbone.open(backbone.path), PairSet.open(pairs.path)]
     sealed = step(*opened, section, Path(latents.path))
-    looking.log(sealed, latents, metrics, look)
+    look.log(sealed, latents, metrics, look)

@@ -32,9 +32,9 @@ def evaluate(
     """
     from pathlib import Path
 
-    from dubmill import looking
-    from dubmill.artifacts import Adapter, Backbone, DubSet, PairSet
-    from dubmill.params import EvaluateParams, validate
+    from dubmill.artifacts.store import Adapter, Backbone, DubSet, PairSet
+    from dubmill.config.params import EvaluateParams, validate
+    from dubmill.report import look
     from dubmill.steps.evaluate import evaluate as step
 
     section = validate(EvaluateParams, params, "evaluate")
@@ -45,5 +45,5 @@ def evaluate(
         Adapter.open(adapter.path),
     ]
     sealed = step(*opened, section, Path(report.path))
-    looking.log(sealed, report, metrics, look)
-    looking.page(sealed, page.path)
+    look.log(sealed, report, metrics, look)
+    look.page(sealed, page.path)

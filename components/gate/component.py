@@ -28,13 +28,13 @@ def gate(
     """
     from pathlib import Path
 
-    from dubmill import looking
-    from dubmill.artifacts import Backbone, PairSet
-    from dubmill.params import GateParams, validate
+    from dubmill.artifacts.store import Backbone, PairSet
+    from dubmill.config.params import GateParams, validate
+    from dubmill.report import look
     from dubmill.steps.gate import gate as step
 
     section = validate(GateParams, params, "gate")
     opened = [Backbone.open(backbone.path), PairSet.open(pairs.path)]
     sealed = step(*opened, section, Path(accepted.path))
-    looking.log(sealed, accepted, metrics, look)
-    looking.page(sealed, page.path)
+    look.log(sealed, accepted, metrics, look)
+    look.page(sealed, page.path)

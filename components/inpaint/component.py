@@ -28,14 +28,14 @@ def inpaint(
     """
     from pathlib import Path
 
-    from dubmill import looking
-    from dubmill.artifacts import Backbone, ClipSet
+    from dubmill.artifacts.store import Backbone, ClipSet
+    from dubmill.config.params import InpaintParams, validate
     from dubmill.launching import outliving
-    from dubmill.params import InpaintParams, validate
+    from dubmill.report import look
     from dubmill.steps.inpaint import inpaint as step
 
     section = validate(InpaintParams, params, "inpaint")
     opened = [Backbone.open(backbone.path), ClipSet.open(clips.path)]
     sealed = outliving(step, opened, section, Path(pairs.path))
-    looking.log(sealed, pairs, metrics, look)
-    looking.page(sealed, page.path)
+    look.log(sealed, pairs, metrics, look)
+    look.page(sealed, page.path)

@@ -35,15 +35,15 @@ def promote(
     import os
     from pathlib import Path
 
-    from dubmill import looking
-    from dubmill.artifacts import Adapter, Backbone, PairSet, Report
-    from dubmill.params import PromoteParams, RegisterParams, validate
-    from dubmill.publishing import publish
+    from dubmill.artifacts.publish import publish
+    from dubmill.artifacts.store import Adapter, Backbone, PairSet, Report
+    from dubmill.config.params import PromoteParams, RegisterParams, validate
+    from dubmill.report import look
     from dubmill.steps.promote import promote as step
 
     opened = [Backbone.open(backbone.path), Adapter.open(adapter.path), Report.open(report.path)]
     version = [PairSet.open(pairs.path), Path(registered.path), validate(RegisterParams, register_params, "register")]
     sealed = step(*opened, *version, validate(PromoteParams, params, "promote"), Path(release.path))
-    looking.log(sealed, release, metrics, look)
+    look.log(sealed, release, metrics, look)
     if models := os.environ.get("DUBMILL_MODELS"):  # the volume that the endpoint reads
         publish(Path(models), backbone=backbone.path, release=release.path)

@@ -22,10 +22,10 @@ def prompts(
     """
     from pathlib import Path
 
-    from dubmill import looking
-    from dubmill.params import PromptsParams, validate
+    from dubmill.config.params import PromptsParams, validate
+    from dubmill.report import look
     from dubmill.steps.prompts import prompts as step
 
     section = validate(PromptsParams, params, "prompts")
     sealed = step(section, Path(prompts.path))
-    looking.log(sealed, prompts, metrics, look)
+    look.log(sealed, prompts, metrics, look)

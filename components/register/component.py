@@ -24,11 +24,11 @@ def register(
     """
     from pathlib import Path
 
-    from dubmill import looking
-    from dubmill.artifacts import Adapter, Report
-    from dubmill.params import RegisterParams, validate
+    from dubmill.artifacts.store import Adapter, Report
+    from dubmill.config.params import RegisterParams, validate
+    from dubmill.report import look
     from dubmill.steps.register import register as step
 
     section = validate(RegisterParams, params, "register")
     step(Adapter.open(adapter.path), Report.open(report.path), section, Path(registered.path))
-    looking.log_version(Path(registered.path), registered, look)
+    look.log_version(Path(registered.path), registered, look)

@@ -28,14 +28,14 @@ def synthesize(
     """
     from pathlib import Path
 
-    from dubmill import looking
-    from dubmill.artifacts import Backbone, PromptSet
+    from dubmill.artifacts.store import Backbone, PromptSet
+    from dubmill.config.params import SynthesizeParams, validate
     from dubmill.launching import outliving
-    from dubmill.params import SynthesizeParams, validate
+    from dubmill.report import look
     from dubmill.steps.synthesize import synthesize as step
 
     section = validate(SynthesizeParams, params, "synthesize")
     opened = [Backbone.open(backbone.path), PromptSet.open(prompts.path)]
     sealed = outliving(step, opened, section, Path(clips.path))
-    looking.log(sealed, clips, metrics, look)
-    looking.page(sealed, page.path)
+    look.log(sealed, clips, metrics, look)
+    look.page(sealed, page.path)

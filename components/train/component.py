@@ -26,12 +26,12 @@ def train(
     """
     from pathlib import Path
 
-    from dubmill import looking
-    from dubmill.artifacts import Backbone, LatentSet
+    from dubmill.artifacts.store import Backbone, LatentSet
+    from dubmill.config.params import TrainParams, validate
     from dubmill.launching import outliving, train_on_all_gpus
-    from dubmill.params import TrainParams, validate
+    from dubmill.report import look
 
     section = validate(TrainParams, params, "train")
     opened = [Backbone.open(backbone.path), LatentSet.open(latents.path)]
     sealed = outliving(train_on_all_gpus, opened, section, Path(adapter.path))
-    looking.log(sealed, adapter, metrics, look)
+    look.log(sealed, adapter, metrics, look)

@@ -1,6 +1,6 @@
 """How a pod runs a step: from a draft that outlives the pod, and `train` in a process for each of its GPUs.
 
-By hand: `torchrun --standalone --nproc-per-node N -m dubmill.cli train ...` (docs/scale.md).
+By hand: `torchrun --standalone --nproc-per-node N -m dubmill.cli.main train ...` (docs/scale.md).
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from dubmill.artifacts import Adapter, Artifact, Backbone, LatentSet
+from dubmill.artifacts.files import digest_of
+from dubmill.artifacts.store import Adapter, Artifact, Backbone, LatentSet
+from dubmill.config.params import Section, TrainParams
 from dubmill.errors import DubmillError, Interrupted
-from dubmill.files import digest_of
-from dubmill.params import Section, TrainParams
 
 WORK = "DUBMILL_WORK"  # a folder that outlives a pod
 GRACE_SECONDS = 300  # to write a checkpoint once asked to end; the pod's own grace period may be shorter

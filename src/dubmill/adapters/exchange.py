@@ -16,13 +16,13 @@ from typing import Any, Literal
 import torch
 from safetensors import SafetensorError, safe_open
 
-from dubmill import cards
 from dubmill.adapters import lora
 from dubmill.adapters.naming import DIFFUSERS_PREFIX, LIGHTRICKS_PREFIX, to_diffusers, to_lightricks
-from dubmill.artifacts import Adapter, Backbone, Lineage, Report
-from dubmill.backbone import skeleton
+from dubmill.artifacts.files import sha256_of, write_atomically
+from dubmill.artifacts.store import Adapter, Backbone, Lineage, Report
 from dubmill.errors import BadArtifact, MismatchedBackbone, UsageError
-from dubmill.files import sha256_of, write_atomically
+from dubmill.model.load import skeleton
+from dubmill.report import model_card
 
 Tool = Literal["diffusers", "comfyui"]
 PRECISIONS = {"bf16": torch.bfloat16, "fp32": torch.float32}
@@ -54,15 +54,15 @@ def export(adapter: Adapter, out: Path, *, tool: Tool, precision: str, report: R
         metadata |= dict.fromkeys(SAME_SIZE, "1")
     else:
         tensors = {DIFFUSERS_PREFIX + name: value for name, value in tensors.items()}
-    base = cards.base_of(adapter.info, report)
-    card = cards.model_card(
+    base = model_card.base_of(adapter.info, report)
+    card = model_card.model_card(
         adapter.lineage, adapter.info, name=out.name, base=base, digest=adapter.digest, report=report
     )
     out.mkdir(parents=True, exist_ok=True)
     weights = out / (f"{out.name}.safetensors" if tool == "comfyui" else lora.WEIGHTS)
     write_atomically(weights, lora.file_bytes(tensors, metadata))
-    write_atomically(out / cards.CARD, card.encode())
-    write_atomically(out / cards.NOTICE, cards.licence_notice(adapter.lineage, base).encode())
+    write_atomically(out / model_card.CARD, card.encode())
+    write_atomically(out / model_card.NOTICE, model_card.licence_notice(adapter.lineage, base).encode())
     return weights
 
 
@@ -106,10 +106,10 @@ def import_file(path: Path, backbone: Backbone, said: Told, out: Path) -> Adapte
         for end, value in zip((A, B), pair, strict=True)
     }
     draft.write(lora.WEIGHTS, lora.file_bytes(named, lora.told(lora.facts(lineage, info))))
-    base = cards.base_of(info, None)
-    card = cards.model_card(lineage, info, name=path.stem, base=base, digest="", report=None)
-    draft.write(cards.CARD, card.encode())
-    draft.write(cards.NOTICE, cards.licence_notice(lineage, base).encode())
+    base = model_card.base_of(info, None)
+    card = model_card.model_card(lineage, info, name=path.stem, base=base, digest="", report=None)
+    draft.write(model_card.CARD, card.encode())
+    draft.write(model_card.NOTICE, model_card.licence_notice(lineage, base).encode())
     return draft.seal(info)
 
 

@@ -19,10 +19,10 @@ from safetensors import safe_open
 from safetensors.torch import save
 
 from dubmill.adapters.naming import DIFFUSERS_PREFIX
-from dubmill.artifacts import Adapter, Backbone, Lineage
-from dubmill.backbone import Modules
+from dubmill.artifacts.store import Adapter, Backbone, Lineage
+from dubmill.config.params import TrainParams
 from dubmill.errors import BadArtifact, BadParams, MismatchedBackbone
-from dubmill.params import TrainParams
+from dubmill.model.load import Modules
 
 NAME = "dub"
 WEIGHTS = "pytorch_lora_weights.safetensors"

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from dubmill.clips import Clip
 from dubmill.errors import UnreadableMedia
 from dubmill.faces.keeping import UNWATCHED, WHOLE, Keep, Watch, check_choice, told
 from dubmill.faces.tracking import Face, NoFace, Track, follow
+from dubmill.media.clips import Clip
 
 if TYPE_CHECKING:
     from dubmill.metrics.scorers import Scorers

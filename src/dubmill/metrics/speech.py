@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dubmill.clips import Clip
+from dubmill.media.clips import Clip
 from dubmill.metrics.scorers import SAMPLE_RATE_HZ
 
 FULL_SCALE = 0.999  # a sample at or above this magnitude counts as clipped: a decoder's limiter stops just below 1

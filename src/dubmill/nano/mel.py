@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from dubmill import mel
+from dubmill.model import mel
 
 SETTINGS = mel.MelSettings(16000, n_fft=1024, hop_length=160, num_mels=64, scale="slaney", floor=1e-5)
 SAMPLE_RATE_HZ, HOP_SAMPLES, NUM_BANDS = SETTINGS.sample_rate_hz, SETTINGS.hop_length, SETTINGS.num_mels

@@ -6,8 +6,8 @@ import argparse
 import tempfile
 from pathlib import Path
 
+from dubmill.config.params import load
 from dubmill.nano_card.measuring import write
-from dubmill.params import load
 
 
 def main() -> None:

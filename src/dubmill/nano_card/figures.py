@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dubmill.clips import Clip
+from dubmill.media.clips import Clip
 from dubmill.metrics.picture import outside_psnr_db
 from dubmill.metrics.speech import hearing
 from dubmill.nano.figures import clip_figures, truth_figures

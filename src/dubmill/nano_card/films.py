@@ -9,10 +9,12 @@ from fractions import Fraction
 import numpy as np
 import torch
 
-from dubmill.backbone import Modules
-from dubmill.clips import Clip
-from dubmill.codec import decode, encode, shape_of
-from dubmill.generation import Region, generate, inpaint
+from dubmill.config.params import Params
+from dubmill.generation.codec import decode, encode, shape_of
+from dubmill.generation.sampling import Region, generate, inpaint
+from dubmill.media.clips import Clip
+from dubmill.model.load import Modules
+from dubmill.model.shapes import latent_of_frame
 from dubmill.nano import world
 from dubmill.nano.captions import caption
 from dubmill.nano.mel import log_mel
@@ -20,8 +22,6 @@ from dubmill.nano.pretrain.data import HELD_OUT_SEED, mouth_mask
 from dubmill.nano.pretrain.data import Take as Filmed
 from dubmill.nano.scorers import Scorers
 from dubmill.nano_card.figures import Row, against_source, against_truth, alone
-from dubmill.params import Params
-from dubmill.shapes import latent_of_frame
 from dubmill.steps.inpaint import HALVES, half_region
 
 FIRST_PUPPET = HELD_OUT_SEED + 1000  # the ones before were looked at while training

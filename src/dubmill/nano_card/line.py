@@ -6,12 +6,12 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from dubmill.artifacts import Adapter, Backbone, DubSet, PairSet
-from dubmill.backbone import load_scorers
+from dubmill.artifacts.rows import Line
+from dubmill.artifacts.store import Adapter, Backbone, DubSet, PairSet
+from dubmill.config.params import Params
 from dubmill.nano.world import Phrase
 from dubmill.nano_card.figures import Row, against_source, alone
-from dubmill.params import Params
-from dubmill.rows import Line
+from dubmill.worlds import world_of
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def dubbed(backbone: Backbone, params: Params, work: Path, method: str) -> dict[
 
 
 def _rows(backbone: Backbone, pairs: PairSet, dubs: DubSet) -> dict[str, list[Row]]:
-    judge = load_scorers(backbone)
+    judge = world_of(backbone).scorers()
     rows: dict[str, list[Row]] = {}
     by_id = {row.id: row for row in pairs.split("heldout")}
     for made in dubs.rows:

@@ -15,9 +15,10 @@ from typing import Any
 
 import torch
 
-from dubmill.artifacts import Backbone, DubSet, PairSet
-from dubmill.backbone import Modules, load, load_scorers
-from dubmill.generation import generate
+from dubmill.artifacts.store import Backbone, DubSet, PairSet
+from dubmill.config.params import Params
+from dubmill.generation.sampling import generate
+from dubmill.model.load import Modules, load
 from dubmill.nano.captions import caption
 from dubmill.nano.pretrain.data import take
 from dubmill.nano.pretrain.scorers import scorer_figures
@@ -25,8 +26,8 @@ from dubmill.nano.weights import TRAINING, WEIGHTS
 from dubmill.nano_card import films, line, page, pictures
 from dubmill.nano_card.figures import Row
 from dubmill.nano_card.pictures import Shown
-from dubmill.params import Params
 from dubmill.steps.backbone import backbone as materialize
+from dubmill.worlds import world_of
 
 TRIED = Path(__file__).parent / "tried.md"
 _NUM_SCORER_FILMS = 100
@@ -65,7 +66,7 @@ def _one_thread() -> None:
 
 def _films(backbone: Path, params: Params, num_clips: int) -> dict[str, list[Row]]:
     opened = Backbone.open(backbone)
-    return films.measure(load(opened), load_scorers(opened), params, num_clips=num_clips)
+    return films.measure(load(opened), world_of(opened).scorers(), params, num_clips=num_clips)
 
 
 def _seconds_per_clip(modules: Modules, params: Params) -> float:
@@ -87,7 +88,7 @@ def _films_per_second() -> float:
 
 
 def _scorers(backbone: Backbone) -> dict[str, float]:
-    return scorer_figures(load_scorers(backbone), num_clips=_NUM_SCORER_FILMS)
+    return scorer_figures(world_of(backbone).scorers(), num_clips=_NUM_SCORER_FILMS)
 
 
 def _training() -> dict[str, Any]:

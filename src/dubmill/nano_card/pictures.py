@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from dubmill.clips import Clip
 from dubmill.media import mp4_bytes
+from dubmill.media.clips import Clip
 from dubmill.report.stills import sampled
 
 _ZOOM = 4

@@ -11,9 +11,9 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from dubmill.overlays import read_yaml
+from dubmill.config.overlays import read_yaml
+from dubmill.model.shapes import Geometry
 from dubmill.plan.layers import Packed, Transformer, transformer
-from dubmill.shapes import Geometry
 
 HERE = Path(__file__).parent
 PARTS = ("transformer", "connectors", "vae", "audio_vae", "vocoder", "text_encoder")

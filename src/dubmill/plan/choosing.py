@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from dubmill.config.params import Params
 from dubmill.errors import DoesNotFit
-from dubmill.params import Params
 from dubmill.plan.architecture import Architecture
 from dubmill.plan.disk import disk_of
 from dubmill.plan.gpus import Assumptions, Gpu, assumptions, gpus

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dubmill.params import Params
+from dubmill.config.params import Params
 from dubmill.plan.architecture import Architecture
 from dubmill.plan.work import Clips, clips_of
 

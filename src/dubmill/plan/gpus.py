@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from dubmill.config.overlays import read_yaml
 from dubmill.errors import UsageError
-from dubmill.overlays import read_yaml
 from dubmill.plan.architecture import HERE
 
 MIB = 2**20

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import astuple, dataclass
 
-from dubmill.params import Params
+from dubmill.config.params import Params
 from dubmill.plan.architecture import Architecture
 from dubmill.plan.layers import Packed
 from dubmill.plan.work import Work

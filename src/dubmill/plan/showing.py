@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from dubmill.params import Params
+from dubmill.config.params import Params
 from dubmill.plan.architecture import Architecture
 from dubmill.plan.choosing import GB, HOUR, Plan, StepPlan
 

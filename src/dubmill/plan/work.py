@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dubmill.params import Params, SamplingParams
+from dubmill.config.params import Params, SamplingParams
+from dubmill.model.shapes import LatentShape, half_frames, latent_shape
 from dubmill.plan.architecture import PARTS, Architecture
 from dubmill.plan.layers import Tokens
-from dubmill.shapes import LatentShape, half_frames, latent_shape
 
 GPU_STEPS = ("synthesize", "inpaint", "encode", "train", "dub")
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from dubmill.artifacts.rows import Prompt
+from dubmill.config.params import PromptsParams
 from dubmill.errors import ServiceUnavailable
-from dubmill.params import PromptsParams
 from dubmill.prompting.captions import dub_caption, over_articulated, switch_caption
 from dubmill.prompting.form import faults
-from dubmill.rows import Prompt
 
 __all__ = ["Drawn", "collect", "draw", "dub_caption", "faults", "over_articulated", "switch_caption"]
 

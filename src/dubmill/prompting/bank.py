@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dubmill import timing
+from dubmill.artifacts.rows import Line, Prompt
+from dubmill.config.params import PromptsParams
 from dubmill.errors import UnsayableText
-from dubmill.params import PromptsParams
 from dubmill.prompting import plan
 from dubmill.prompting.phrases import PHRASES
 from dubmill.prompting.scene import Scene
-from dubmill.rows import Line, Prompt
+from dubmill.text import timing
 
 HELDOUT_SHARE = 0.25
 """Share of the people and of the sentences that only held-out prompts use."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from dubmill.artifacts.rows import Line, Prompt
 from dubmill.errors import UnsayableText
-from dubmill.languages import language
-from dubmill.rows import Line, Prompt
+from dubmill.text.languages import language
 
 ANYBODY = "A person"
 

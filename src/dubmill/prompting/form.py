@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from dubmill import timing
-from dubmill.languages import LANGUAGES, is_in_script
-from dubmill.rows import Line, Prompt
+from dubmill.artifacts.rows import Line, Prompt
+from dubmill.text import timing
+from dubmill.text.languages import LANGUAGES, is_in_script
 
 MAX_CAPTION_WORDS = 200  # LTX-2's own limit
 MAX_LINE_WORDS = 20  # what five seconds of quick speech hold

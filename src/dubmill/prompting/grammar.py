@@ -6,12 +6,12 @@ from itertools import product
 
 import numpy as np
 
+from dubmill.artifacts.rows import Line, Prompt
+from dubmill.config.params import PromptsParams
 from dubmill.errors import UnsayableText
 from dubmill.nano import world
 from dubmill.nano.captions import caption
-from dubmill.params import PromptsParams
 from dubmill.prompting import plan
-from dubmill.rows import Line, Prompt
 
 HELDOUT_SHARE = 0.25
 """Share of all digit sequences of one half that only held-out prompts say, in whatever language."""

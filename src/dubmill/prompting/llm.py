@@ -11,12 +11,12 @@ from collections.abc import Iterator
 
 from pydantic import Field, ValidationError
 
-from dubmill.endpoint import Endpoint
-from dubmill.languages import language
-from dubmill.params import PromptsParams
+from dubmill.artifacts.rows import Line, Prompt
+from dubmill.config.params import PromptsParams
 from dubmill.prompting import form, plan
 from dubmill.prompting.scene import Scene
-from dubmill.rows import Line, Prompt
+from dubmill.providers.openai import Endpoint
+from dubmill.text.languages import language
 
 RULES = """You write scenes for a model that films one person speaking. Answer with one JSON object and nothing else.
 Its keys, all strings: {keys}.

@@ -8,9 +8,9 @@ from itertools import permutations
 
 import numpy as np
 
+from dubmill.artifacts.rows import Line, Prompt
+from dubmill.config.params import PromptsParams
 from dubmill.errors import BadParams
-from dubmill.params import PromptsParams
-from dubmill.rows import Line, Prompt
 
 MAX_PROMPT_SEED = 2**31
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from dubmill.artifacts.rows import Line
 from dubmill.prompting.captions import switch_caption
-from dubmill.rows import Line
 
 
 class Scene(BaseModel):

@@ -12,7 +12,7 @@ import numpy as np
 
 from dubmill.errors import UsageError
 from dubmill.providers.translation import Asked, Translation, Translator, translate
-from dubmill.subtitles import Cue
+from dubmill.text.subtitles import Cue
 
 __all__ = [
     "SAMPLE_RATE_HZ", "TRANSCRIBERS", "TRANSLATORS",

@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from dubmill.endpoint import Endpoint
-from dubmill.languages import language
 from dubmill.providers import SAMPLE_RATE_HZ
+from dubmill.providers.openai import Endpoint
 from dubmill.providers.translation import Asked
-from dubmill.subtitles import Cue
+from dubmill.text.languages import language
+from dubmill.text.subtitles import Cue
 
 RULES = """You translate the lines of a film from {source} to {target} for dubbing: each is spoken by a person in the
 given seconds. Keep the meaning, the register, names and numbers; use contractions and shorter words where a line would

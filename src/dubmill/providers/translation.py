@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from dubmill import timing
+from dubmill.artifacts.rows import Line
 from dubmill.errors import DubmillError
-from dubmill.languages import is_in_script, language
-from dubmill.rows import Line
-from dubmill.subtitles import Cue, clock
+from dubmill.text import timing
+from dubmill.text.languages import is_in_script, language
+from dubmill.text.subtitles import Cue, clock
 
 BATCH = 20  # cues asked for at once: enough to see the context, few enough to lose none
 

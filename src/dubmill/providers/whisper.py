@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from dubmill.errors import UsageError
-from dubmill.subtitles import Cue
+from dubmill.text.subtitles import Cue
 
 FILES = ("model.bin", "config.json", "tokenizer.json")
 

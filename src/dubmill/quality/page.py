@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from dubmill.params import GateParams
+from dubmill.config.params import GateParams
 from dubmill.quality.suite import LEVELS, Gate, Judgement, Verdict, gates
 
 NUM_BINS = 24

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from dubmill.params import GateParams, Thresholds
+from dubmill.config.params import GateParams, Thresholds
 
 if TYPE_CHECKING:
     from great_expectations.checkpoint import CheckpointResult

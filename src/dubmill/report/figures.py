@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from dubmill.artifacts.rows import Line
+from dubmill.config.params import EvaluateParams
 from dubmill.metrics import METRICS
 from dubmill.metrics.stats import holm, interval, paired_test
-from dubmill.params import EvaluateParams
-from dubmill.rows import Line
 
 SUBJECT, ORACLE = "adapter", "oracle"
 DECISIVE = (("words_right", "base"), ("sync_correlation", "cascade"))  # what the adapter must win, and against whom

@@ -10,11 +10,11 @@ from functools import cached_property
 
 import numpy as np
 
+from dubmill.artifacts.rows import Line
 from dubmill.metrics import Observation
 from dubmill.metrics.scorers import SAMPLE_RATE_HZ
 from dubmill.metrics.speech import hearing, spelling
 from dubmill.report.stills import contact_sheet, data_uri, poster, spectrogram
-from dubmill.rows import Line
 
 TITLES = {
     "source": "source",

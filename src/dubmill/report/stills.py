@@ -11,7 +11,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from dubmill.clips import Clip
+from dubmill.media.clips import Clip
 
 NUM_FRAMES = 13  # in a row at most; longer clips are sampled evenly
 FACE_PIXELS = 64  # height of a frame in the strip; the page enlarges it without smoothing

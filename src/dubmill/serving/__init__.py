@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dubmill.serving.opening import dub_file, dub_film_file
+from dubmill.dubbing.open import dub_file, dub_film_file
 
 
 def main(argv: Sequence[str] | None = None) -> int:

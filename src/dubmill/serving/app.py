@@ -18,6 +18,7 @@ from kserve.protocol.model_repository_extension import ModelRepositoryExtension
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dubmill import __version__, media
+from dubmill.dubbing.service import AS_A_FILM, ClipSize, languages_of, selftest_of, version_of
 from dubmill.errors import (
     BadParams,
     ConsentMissing,
@@ -28,12 +29,11 @@ from dubmill.errors import (
     UnsayableText,
     UsageError,
 )
-from dubmill.languages import LANGUAGES
 from dubmill.media import OversizedMedia
 from dubmill.serving import wire
-from dubmill.serving.desk import AS_A_FILM, ClipSize, languages_of, selftest_of, version_of
 from dubmill.serving.model import DubModel
 from dubmill.serving.queue import QueueFull
+from dubmill.text.languages import LANGUAGES
 
 PAGES = Path(__file__).parent / "pages"
 STATUS: dict[type[DubmillError], HTTPStatus] = {  # the first that fits, so the narrow ones come first

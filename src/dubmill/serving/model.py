@@ -14,14 +14,14 @@ from kserve.errors import ModelNotReady
 from prometheus_client import Counter, Histogram
 
 from dubmill import media
-from dubmill.artifacts import Release
+from dubmill.artifacts.store import Release
+from dubmill.dubbing.consent import Ledger
+from dubmill.dubbing.service import Desk, Dub, Dubbing, DubRequest, check, selftest_of
 from dubmill.errors import DubmillError
 from dubmill.faces import Watch
-from dubmill.languages import LANGUAGES
 from dubmill.serving import wire
-from dubmill.serving.consent import Ledger
-from dubmill.serving.desk import Desk, Dub, Dubbing, DubRequest, check, selftest_of
 from dubmill.serving.queue import Queue
+from dubmill.text.languages import LANGUAGES
 
 log = logging.getLogger("dubmill.serving")
 

@@ -9,12 +9,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from dubmill.artifacts import Release
+from dubmill.artifacts.store import Release
+from dubmill.dubbing import open as opening
+from dubmill.dubbing.consent import LEDGER
+from dubmill.dubbing.service import ClipSize
 from dubmill.errors import DubmillError
 from dubmill.media import Limits
-from dubmill.serving import opening
-from dubmill.serving.consent import LEDGER
-from dubmill.serving.desk import ClipSize
 
 log = logging.getLogger("dubmill.serving")
 

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from dubmill.artifacts.rows import Line
+from dubmill.config.params import Seed
+from dubmill.dubbing.service import Dub, DubRequest
 from dubmill.errors import UsageError
-from dubmill.params import Seed
-from dubmill.rows import Line
-from dubmill.serving.desk import Dub, DubRequest
 
 if TYPE_CHECKING:
     from kserve import InferRequest, InferResponse

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dubmill.artifacts import Backbone
-from dubmill.backbone import materialize
-from dubmill.params import BackboneParams
+from dubmill.artifacts.store import Backbone
+from dubmill.config.params import BackboneParams
+from dubmill.worlds.materialize import materialize
 
 
 def backbone(params: BackboneParams, out: Path) -> Backbone:

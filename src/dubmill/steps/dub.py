@@ -8,15 +8,15 @@ from pathlib import Path
 
 import numpy as np
 
-from dubmill.artifacts import WHOLE, Adapter, Backbone, Draft, DubSet, Lineage, PairSet, Part
-from dubmill.backbone import Modules
-from dubmill.clips import Clip
-from dubmill.codec import round_trip, shape_of
-from dubmill.dubber import Dubber
+from dubmill.artifacts.rows import DubRow, PairRow
+from dubmill.artifacts.storage import clip_members
+from dubmill.artifacts.store import WHOLE, Adapter, Backbone, Draft, DubSet, Lineage, PairSet, Part
+from dubmill.config.params import DubParams
+from dubmill.dubbing.dubber import Dubber
 from dubmill.errors import BadArtifact
-from dubmill.params import DubParams
-from dubmill.rows import DubRow, PairRow
-from dubmill.storage import clip_members
+from dubmill.generation.codec import round_trip, shape_of
+from dubmill.media.clips import Clip
+from dubmill.model.load import Modules
 
 logger = logging.getLogger(__name__)
 

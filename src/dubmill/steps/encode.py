@@ -8,20 +8,20 @@ import numpy as np
 import torch
 from safetensors.torch import save
 
-from dubmill.artifacts import Backbone, LatentSet, Lineage, PairSet
-from dubmill.backbone import Modules, load
-from dubmill.batches import LATENTS
-from dubmill.clips import Clip
-from dubmill.codec import Latents, shape_of
-from dubmill.codec import encode as encode_clips
-from dubmill.conditioning import encode_captions
-from dubmill.dubber import SPEAKER
+from dubmill.artifacts.rows import PairRow
+from dubmill.artifacts.store import Backbone, LatentSet, Lineage, PairSet
+from dubmill.config.params import EncodeParams
+from dubmill.dubbing.dubber import SPEAKER
 from dubmill.errors import BadArtifact
-from dubmill.masks import pixel_mask, token_mask, widen
-from dubmill.params import EncodeParams
+from dubmill.generation.codec import Latents, shape_of
+from dubmill.generation.codec import encode as encode_clips
+from dubmill.generation.masks import pixel_mask, token_mask, widen
+from dubmill.media.clips import Clip
+from dubmill.model.conditioning import encode_captions
+from dubmill.model.load import Modules, load
+from dubmill.model.shapes import LatentShape
 from dubmill.prompting import dub_caption
-from dubmill.rows import PairRow
-from dubmill.shapes import LatentShape
+from dubmill.training.batches import LATENTS
 
 SIDES = ("original", "counterpart")
 

@@ -11,16 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from dubmill import backbone as seam
 from dubmill import metrics, report
-from dubmill.artifacts import Adapter, Backbone, DubSet, Lineage, PairSet, Report
+from dubmill.artifacts.files import table_bytes
+from dubmill.artifacts.rows import DubRow, PairRow
+from dubmill.artifacts.store import Adapter, Backbone, DubSet, Lineage, PairSet, Report
+from dubmill.config.params import EvaluateParams
 from dubmill.errors import BadArtifact, MismatchedBackbone
-from dubmill.files import table_bytes
 from dubmill.metrics.scorers import Scorers
-from dubmill.params import EvaluateParams
 from dubmill.report.figures import DECISIVE, ORACLE, SUBJECT
 from dubmill.report.showcase import Show, Take, ranked, spread_ranks
-from dubmill.rows import DubRow, PairRow
+from dubmill.worlds import world_of
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ def evaluate(
     if draft.is_sealed:
         return draft.seal()
     _require_kin(backbone, dubs, adapter)
-    judge = _Judge(dubs, pairs, seam.load_scorers(backbone))
+    judge = _Judge(dubs, pairs, world_of(backbone).scorers())
     rows = list(judge.measured())
     scores = report.score(rows, params)
     about = _about(backbone, adapter, pairs)
@@ -96,7 +96,7 @@ def _require_kin(backbone: Backbone, dubs: DubSet, adapter: Adapter) -> None:
 def _about(backbone: Backbone, adapter: Adapter, pairs: PairSet) -> report.About:
     return report.About(
         pair_source=adapter.lineage.pair_source,
-        is_nano=backbone.info["source"] == "nano",
+        is_nano=world_of(backbone).is_toy,
         backbone=backbone.digest,
         adapter=adapter.digest,
         licence=adapter.lineage.licence or pairs.lineage.licence,

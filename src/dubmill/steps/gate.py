@@ -13,14 +13,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dubmill.artifacts import Backbone, Draft, Lineage, PairSet
-from dubmill.backbone import load_scorers
+from dubmill.artifacts.files import table_bytes, tar_bytes
+from dubmill.artifacts.rows import PairRow
+from dubmill.artifacts.store import Backbone, Draft, Lineage, PairSet
+from dubmill.config.params import GateParams
 from dubmill.errors import GateFailed, MismatchedBackbone, UsageError
-from dubmill.files import table_bytes, tar_bytes
 from dubmill.metrics import measure_pair
-from dubmill.params import GateParams
 from dubmill.quality import Judgement, Player, Verdict, gate_page, judge, offline_pages
-from dubmill.rows import PairRow
+from dubmill.worlds import world_of
 
 if TYPE_CHECKING:
     from dubmill.metrics.scorers import Scorers
@@ -56,7 +56,7 @@ def gate(backbone: Backbone, pairs: PairSet, params: GateParams, out: Path) -> P
     draft = PairSet.draft(out, lineage)
     if draft.is_sealed:
         return draft.seal()
-    measured = _measure(draft, pairs, load_scorers(backbone))
+    measured = _measure(draft, pairs, world_of(backbone).scorers())
     judged = [row for row in measured if row["split"] == "train"]
     with tempfile.TemporaryDirectory() as site:
         judgement = judge(judged, params, Path(site))

@@ -16,20 +16,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from dubmill.artifacts import WHOLE, Backbone, ClipSet, Draft, Lineage, PairSet, Part
-from dubmill.backbone import Modules, film_pair, is_filmed, load, load_face_finder
-from dubmill.clips import Clip
-from dubmill.codec import shape_of
+from dubmill.artifacts.rows import ClipRow, PairRow, Prompt
+from dubmill.artifacts.storage import clip_members
+from dubmill.artifacts.store import WHOLE, Backbone, ClipSet, Draft, Lineage, PairSet, Part
+from dubmill.config.params import InpaintParams, WorldParams
 from dubmill.errors import UnreadableMedia
 from dubmill.faces import mouth_boxes
-from dubmill.generation import Region
-from dubmill.generation import inpaint as inpaint_clips
-from dubmill.masks import fine_mask, pixel_mask, widen
-from dubmill.params import InpaintParams, WorldParams
+from dubmill.generation.codec import shape_of
+from dubmill.generation.masks import fine_mask, pixel_mask, widen
+from dubmill.generation.sampling import Region
+from dubmill.generation.sampling import inpaint as inpaint_clips
+from dubmill.media.clips import Clip
+from dubmill.model.load import Modules, load
+from dubmill.model.shapes import LatentShape, half_frames, latent_of_frame
 from dubmill.prompting import over_articulated
-from dubmill.rows import ClipRow, PairRow, Prompt
-from dubmill.shapes import LatentShape, half_frames, latent_of_frame
-from dubmill.storage import clip_members
+from dubmill.worlds import World, world_of
 
 if TYPE_CHECKING:
     from dubmill.faces import FaceFinder
@@ -68,9 +69,10 @@ def inpaint(
     batches = list(clips.batches(clips.rows, params.batch_size))
     num_articulated = sum(_is_articulated(row.prompt, params) for row in clips.rows)
     if todo := draft.missing(len(batches), part):
-        modules, finder = load(backbone), load_face_finder(backbone)
+        modules, world = load(backbone), world_of(backbone)
+        finder = world.face_finder()
     for index in todo:
-        made, left_out = _made(clips, batches[index], params, modules, finder)
+        made, left_out = _made(clips, batches[index], params, modules, world, finder)
         if left_out:
             draft.write(f"{LEFT_OUT}-{index:05d}.json", json.dumps(left_out, sort_keys=True).encode())
         files = {}
@@ -112,20 +114,20 @@ def _row(prompt: Prompt, half: str, source: str, boxes_F4: np.ndarray) -> PairRo
 
 
 def _made(
-    clips: ClipSet, batch: list[ClipRow], params: InpaintParams, modules: Modules, finder: FaceFinder
+    clips: ClipSet, batch: list[ClipRow], params: InpaintParams, modules: Modules, world: World, finder: FaceFinder
 ) -> tuple[list[Pair], dict[str, str]]:
     """The pairs of a batch; and, by id, why a clip makes none."""
-    from_world = [row.prompt for row in batch if params.source == "world" or is_filmed(row.prompt)]
+    from_world = [row.prompt for row in batch if params.source == "world" or world.has_true_pair(row.prompt)]
     self_made = [row for row in batch if row.prompt not in from_world]
     seen, left_out = _seen(clips, self_made, finder)
-    made = [pair for prompt in from_world for pair in _filmed(prompt, params.world)]
+    made = [pair for prompt in from_world for pair in _filmed(prompt, world, params.world)]
     return made + (_self_made(seen, params, modules) if seen else []), left_out
 
 
-def _filmed(prompt: Prompt, difficulty: WorldParams) -> list[Pair]:
+def _filmed(prompt: Prompt, world: World, difficulty: WorldParams) -> list[Pair]:
     pairs = []
     for half in HALVES:
-        original, counterpart, boxes_F4 = film_pair(prompt, half, difficulty)
+        original, counterpart, boxes_F4 = world.true_pair(prompt, half, difficulty)
         pairs.append((_row(prompt, half, "world", boxes_F4), original, counterpart))
     return pairs
 

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dubmill import __version__, cards, tracking
-from dubmill.artifacts import MANIFEST, Adapter, Backbone, Draft, Lineage, PairSet, Release, Report
-from dubmill.clips import Clip
+from dubmill import __version__, tracking
+from dubmill.artifacts.rows import PairRow
+from dubmill.artifacts.store import MANIFEST, Adapter, Backbone, Draft, Lineage, PairSet, Release, Report
+from dubmill.config.params import PromoteParams, RegisterParams
 from dubmill.errors import BadArtifact, MismatchedBackbone, PromotionRefused, UsageError
-from dubmill.params import PromoteParams, RegisterParams
-from dubmill.rows import PairRow
+from dubmill.media.clips import Clip
+from dubmill.report import model_card
 from dubmill.tracking import rules
 from dubmill.tracking.ledger import FILE, Entry, Ledger
 
@@ -187,9 +188,9 @@ def _fill(
         shutil.copyfile(adapter.path / name, target)
     draft.write("metrics.json", (report.path / "metrics.json").read_bytes())
     lineage, info = adapter.lineage, adapter.info
-    card = cards.model_card(lineage, info, name=version.name, base=base, digest=adapter.digest, report=report)
-    draft.write(cards.CARD, card.encode())
-    draft.write(cards.NOTICE, cards.licence_notice(lineage, base).encode())
+    card = model_card.model_card(lineage, info, name=version.name, base=base, digest=adapter.digest, report=report)
+    draft.write(model_card.CARD, card.encode())
+    draft.write(model_card.NOTICE, model_card.licence_notice(lineage, base).encode())
     draft.write("inferenceservice.yaml", inference_service(version, adapter.digest).encode())
 
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from dubmill import prompting
-from dubmill.artifacts import Lineage, PromptSet
-from dubmill.params import PromptsParams
-from dubmill.rows import Prompt
+from dubmill.artifacts.rows import Prompt
+from dubmill.artifacts.store import Lineage, PromptSet
+from dubmill.config.params import PromptsParams
 
 PER_SHARD = 1000
 NUM_SAMPLES = 3

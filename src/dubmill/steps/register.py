@@ -6,11 +6,12 @@ import json
 import subprocess
 from pathlib import Path
 
-from dubmill import cards, tracking
-from dubmill.artifacts import Adapter, Report
+from dubmill import tracking
+from dubmill.artifacts.files import digest_of, sha256_of, write_atomically
+from dubmill.artifacts.store import Adapter, Report
+from dubmill.config.params import RegisterParams
 from dubmill.errors import UsageError
-from dubmill.files import digest_of, sha256_of, write_atomically
-from dubmill.params import RegisterParams
+from dubmill.report import model_card
 from dubmill.tracking.runs import LOSSES
 
 MODEL_VERSION = "model_version.json"
@@ -52,11 +53,11 @@ def register(adapter: Adapter, report: Report, params: RegisterParams, out: Path
 def _new_version(adapter: Adapter, report: Report, params: RegisterParams) -> tracking.Version:
     name = f"{params.model}-{adapter.digest[:8]}"
     run, is_ours = tracking.open_run(params.experiment, name=name, tags={"adapter_digest": adapter.digest})
-    card = cards.model_card(
+    card = model_card.model_card(
         adapter.lineage,
         adapter.info,
         name=params.model,
-        base=cards.base_of(adapter.info, report),
+        base=model_card.base_of(adapter.info, report),
         digest=adapter.digest,
         report=report,
     )
@@ -85,7 +86,7 @@ def lineage_tags(adapter: Adapter, report: Report) -> dict[str, str]:
         "pair_source": lineage.pair_source,
         "licence": lineage.licence,
         "consent": lineage.consent,
-        "base_model": cards.base_of(adapter.info, report),
+        "base_model": model_card.base_of(adapter.info, report),
         "git_revision": git_revision(),
         "dvc_revision": dvc_revision(),
         **{f"input.{word}": digest for word, digest in lineage.inputs.items()},

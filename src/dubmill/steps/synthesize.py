@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from dubmill.artifacts import WHOLE, Backbone, ClipSet, Draft, Lineage, Part, PromptSet
-from dubmill.backbone import Modules, is_filmed, load
-from dubmill.generation import generate
-from dubmill.params import SynthesizeParams
-from dubmill.rows import ClipRow, Prompt
-from dubmill.shapes import half_frames
-from dubmill.storage import clip_members
+from dubmill.artifacts.rows import ClipRow, Prompt
+from dubmill.artifacts.storage import clip_members
+from dubmill.artifacts.store import WHOLE, Backbone, ClipSet, Draft, Lineage, Part, PromptSet
+from dubmill.config.params import SynthesizeParams
+from dubmill.generation.sampling import generate
+from dubmill.model.load import Modules, load
+from dubmill.model.shapes import half_frames
+from dubmill.worlds import world_of
 
 logger = logging.getLogger(__name__)
 
@@ -41,8 +42,11 @@ def synthesize(
     if todo := draft.missing(len(batches), part):
         modules = load(backbone)
         half_frames(params.num_frames, modules.geometry.temporal)
+    world = world_of(backbone)
     for index in todo:
-        rows = [ClipRow(id=prompt.id, prompt=prompt, has_clip=not is_filmed(prompt)) for prompt in batches[index]]
+        rows = [
+            ClipRow(id=prompt.id, prompt=prompt, has_clip=not world.has_true_pair(prompt)) for prompt in batches[index]
+        ]
         draft.add_shard(index, rows, _generate([row.prompt for row in rows if row.has_clip], params, modules))
         logger.info("synthesized shard %d of %d", index + 1, len(batches))
     return draft.seal({"num_clips": len(prompts.rows)}) if part.is_whole else draft

@@ -7,13 +7,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from dubmill import adapters, cards
-from dubmill.artifacts import Adapter, Backbone, Draft, LatentSet, Lineage
-from dubmill.backbone import load
+from dubmill import adapters
+from dubmill.artifacts.store import Adapter, Backbone, Draft, LatentSet, Lineage
+from dubmill.config.params import TrainParams
 from dubmill.errors import MismatchedBackbone
-from dubmill.optimizing import held
-from dubmill.params import TrainParams
-from dubmill.training import LossLog, Trainer, is_spread, join_processes
+from dubmill.model.load import load
+from dubmill.report import model_card
+from dubmill.training.optimizer import held
+from dubmill.training.trainer import LossLog, Trainer, is_spread, join_processes
 
 logger = logging.getLogger(__name__)
 
@@ -79,10 +80,10 @@ def train(backbone: Backbone, latents: LatentSet, params: TrainParams, out: Path
 def _finish(draft: Draft[Adapter], trainer: Trainer, lineage: Lineage, info: dict[str, object]) -> Adapter:
     metadata = adapters.facts(lineage, info)
     draft.write(adapters.WEIGHTS, adapters.to_bytes(trainer.modules.transformer, metadata))
-    base = cards.base_of(info, None)
-    card = cards.model_card(lineage, info, name="dubbing adapter", base=base, digest="", report=None)
-    draft.write(cards.CARD, card.encode())
-    draft.write(cards.NOTICE, cards.licence_notice(lineage, base).encode())
+    base = model_card.base_of(info, None)
+    card = model_card.model_card(lineage, info, name="dubbing adapter", base=base, digest="", report=None)
+    draft.write(model_card.CARD, card.encode())
+    draft.write(model_card.NOTICE, model_card.licence_notice(lineage, base).encode())
     for checkpoint in trainer.checkpoints():
         checkpoint.unlink()
     return draft.seal(info)

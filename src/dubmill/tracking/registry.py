@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 import pyarrow.parquet as pq
 
-from dubmill.artifacts import MANIFEST, ROWS, Report, read_manifest
+from dubmill.artifacts.files import sha256_of
+from dubmill.artifacts.store import MANIFEST, ROWS, Report, read_manifest
 from dubmill.errors import BadArtifact, UsageError
-from dubmill.files import sha256_of
 from dubmill.tracking.ledger import Entry, Ledger
 from dubmill.tracking.runs import log_figures, log_report, report_folder
 from dubmill.tracking.server import answering, client, is_missing, public_uri

@@ -8,10 +8,10 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from dubmill.artifacts import PairSet
+from dubmill.artifacts.store import PairSet
+from dubmill.config.params import PromoteParams
 from dubmill.errors import BadArtifact, BadParams
 from dubmill.metrics import METRICS
-from dubmill.params import PromoteParams
 
 METHOD = "adapter"
 Rows = Mapping[str, Mapping[str, Any]]  # pair id -> its figures

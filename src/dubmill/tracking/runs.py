@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dubmill.artifacts import MANIFEST, Adapter, Artifact, Report
+from dubmill.artifacts.store import MANIFEST, Adapter, Artifact, Report
 from dubmill.errors import BadArtifact, UsageError
 from dubmill.tracking.server import answering, artifact_root, client, is_missing, public_uri
 

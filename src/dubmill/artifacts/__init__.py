@@ -1,0 +1,1 @@
+"""Sealed directories, the rows and files in them, and how clips are stored."""

@@ -1,0 +1,66 @@
+"""The commands that write a script to dub from: `transcribe` and `translate`. Their files are for a person to mend."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Out = Annotated[Path, typer.Option("--out", help="the script to write, .srt or .vtt")]
+With = Annotated[str, typer.Option("--with", help="who does it, by name; nobody does it unasked")]
+Model = Annotated[str, typer.Option(help="whisper: folder of the model; endpoint: the model's name")]
+Url = Annotated[
+    str, typer.Option(help="endpoint: base URL of an OpenAI-compatible API; it is sent the sound or the words")
+]
+
+
+def transcribe(
+    clip: Annotated[Path, typer.Argument(help="the video whose words are wanted")],
+    language: Annotated[str, typer.Option(help="language that is spoken, a BCP-47 tag")],
+    by: With,
+    model: Model,
+    out: Out,
+    url: Url = "",
+) -> None:
+    """Write down what is said in a video, by a local Whisper or an endpoint: look it over before you use it."""
+    import numpy as np
+
+    from dubmill import media, providers
+    from dubmill.errors import UnreadableMedia
+    from dubmill.text import subtitles
+    from dubmill.text.languages import language as known
+
+    known(language)
+    writer = providers.transcriber(by, model=model, url=url)
+    if not media.probe(clip, limits=media.Limits(max_seconds=24 * 3600.0)).has_audio:
+        raise UnreadableMedia("there is no sound in it", where=str(clip), cure="give a video in which somebody speaks")
+    heard = np.concatenate(list(media.sound(clip, sample_rate_hz=providers.SAMPLE_RATE_HZ, channels=1)))
+    cues = writer.transcribe(heard[:, 0], language=language)
+    subtitles.write(out, cues)
+    typer.echo(f"transcribe: {out}, {len(cues)} cues by a machine: read them against the clip")
+
+
+def translate(
+    script: Annotated[Path, typer.Argument(help="the script to translate, SRT or WebVTT")],
+    source: Annotated[str, typer.Option("--from", help="its language, a BCP-47 tag")],
+    target: Annotated[str, typer.Option("--to", help="language to translate into, a BCP-47 tag")],
+    by: With,
+    model: Model,
+    out: Out,
+    url: Url = "",
+    attempts: Annotated[int, typer.Option(min=1, help="times a cue that is lost or too long is asked again")] = 3,
+) -> None:
+    """Translate a script cue by cue, held to each cue's time; exit code 1 if cues are left for you to mend."""
+    from dubmill import providers
+    from dubmill.text import subtitles
+
+    cues = subtitles.read(script)
+    translator = providers.translator(by, model=model, url=url)
+    done = providers.translate(cues, translator, source=source, target=target, attempts=attempts)
+    subtitles.write(out, done.cues)
+    for flag in done.flags:
+        typer.echo(flag, err=True)
+    typer.echo(f"translate: {out}, {len(cues)} cues by a machine, {len(done.flags)} of them to mend by hand")
+    if done.flags:
+        raise typer.Exit(1)

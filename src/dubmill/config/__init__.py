@@ -1,0 +1,1 @@
+"""What every parameter means, the presets, and overlays."""

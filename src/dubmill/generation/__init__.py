@@ -1,0 +1,1 @@
+"""Captions and clips to clips: text-to-video, inpainting, and the masks it needs."""

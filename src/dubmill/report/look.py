@@ -1,0 +1,210 @@
+"""What is inside an artifact, for a person: a page of Markdown, a few figures, a contact sheet.
+
+`log` puts these where a pipeline's interface shows them; it takes whatever has `.path`, `.metadata` and `.log_metric`,
+so that this module knows no orchestrator.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Protocol, get_args, get_origin
+
+from pydantic.fields import FieldInfo
+
+from dubmill.artifacts.store import Artifact, RowSet
+from dubmill.config.params import Params, Section
+from dubmill.media.clips import Clip
+
+CLIP_NAMES = {"ClipSet": ("clip",), "PairSet": ("original", "counterpart"), "DubSet": ("dub",)}
+NUM_SHOWN = 12
+STRIP_FRAMES = 6
+REPORT_PAGES = ("report_light.html", "report.html")
+
+
+class Wire(Protocol):
+    """What an orchestrator hands to a step as the place of an output."""
+
+    path: str
+    metadata: dict[str, Any]
+
+
+class Board(Protocol):
+    """Where an orchestrator shows numbers."""
+
+    path: str
+
+    def log_metric(self, metric: str, value: float) -> None:
+        """Show one number."""
+
+
+def markdown(artifact: Artifact) -> str:
+    """A page about `artifact`: kind, digest, counts, lineage, files."""
+    manifest, lineage = artifact.manifest, artifact.lineage
+    facts = {"digest": f"`{artifact.digest}`", "made by": f"`{lineage.step}`", "licence": lineage.licence}
+    facts |= {f"made from {name}": f"`{digest[:12]}`" for name, digest in lineage.inputs.items()}
+    facts |= {"pairs that trained it": lineage.pair_source, "consent": lineage.consent}
+    facts |= {name: str(value) for name, value in counts(artifact).items()}
+    sections = [f"# {manifest.kind}", _table(("", ""), facts.items())]
+    if artifact.info:
+        sections += ["## What a reader needs", _table(("name", "value"), _leaves(artifact.info))]
+    sections += ["## Parameters", _table(("name", "value"), _leaves(lineage.params))]
+    sizes = ((name, f"{(artifact.path / name).stat().st_size:,} bytes") for name in sorted(manifest.files)[:40])
+    sections += [f"## Files ({len(manifest.files)})", _table(("file", "size"), sizes)]
+    return "\n\n".join(sections) + "\n"
+
+
+def counts(artifact: Artifact) -> dict[str, int]:
+    """Rows of a set: all, by split, and the accepted ones of gated pairs."""
+    if not isinstance(artifact, RowSet):
+        return {}
+    rows = artifact.rows
+    splits = sorted({row.split for row in rows if hasattr(row, "split")})
+    found = {"rows": len(rows)} | {f"rows of {name}": len(artifact.split(name)) for name in splits}
+    if artifact.info.get("gated"):
+        found["rows accepted"] = sum(row.accepted for row in rows)
+    return found
+
+
+def figures(artifact: Artifact) -> dict[str, float]:
+    """Every finite number worth a line in a table of metrics: counts, and what the step sealed as info."""
+    numbers = {name.replace(" ", "_"): float(value) for name, value in counts(artifact).items()}
+    numbers |= dict(_numbers(artifact.info))
+    metrics = artifact.path / "metrics.json"
+    return numbers | (dict(_numbers(json.loads(metrics.read_bytes()))) if metrics.is_file() else {})
+
+
+def log(artifact: Artifact, wire: Wire, metrics: Board, look: Wire) -> None:
+    """Show `artifact` in a pipeline's interface: its figures, its page, and its digest on the wire."""
+    wire.metadata.update(kind=artifact.manifest.kind, digest=artifact.digest, step=artifact.lineage.step)
+    shown = figures(artifact)
+    for name, value in shown.items():
+        metrics.log_metric(name, value)
+    Path(metrics.path).write_text(json.dumps(shown))  # KFP's cache misses where the file of an output is missing
+    Path(look.path).write_text(markdown(artifact))
+
+
+def page(artifact: Artifact, out: Path | str) -> None:
+    """Write what is best looked at as one HTML file: the report, the data docs' page, or a contact sheet."""
+    made = [artifact.path / name for name in (*REPORT_PAGES, "gate.html") if (artifact.path / name).is_file()]
+    if made:
+        Path(out).write_bytes(made[0].read_bytes())
+    else:
+        Path(out).write_text(contact_sheet(artifact))
+
+
+def contact_sheet(artifact: Artifact, num_rows: int = NUM_SHOWN) -> str:
+    """HTML that shows a few frames of the first clips of a set, and what each says."""
+    names = CLIP_NAMES.get(artifact.manifest.kind, ())
+    rows = [row for row in artifact.rows if getattr(row, "has_clip", True)] if isinstance(artifact, RowSet) else []
+    cells = (_cell(artifact, row.id, name, _words(row)) for row in rows[:num_rows] for name in names)
+    title = f"{artifact.manifest.kind} {artifact.digest[:12]}"
+    style = "body{font:14px sans-serif;margin:1em}figure{margin:0 0 1em}img{image-rendering:pixelated;max-width:100%}"
+    return f"<!doctype html><meta charset=utf-8><title>{title}</title><style>{style}</style><h1>{title}</h1>" + "".join(
+        cells
+    )
+
+
+def _cell(artifact: RowSet, row_id: str, name: str, words: str) -> str:
+    image = base64.b64encode(strip_png(artifact.clip(row_id, name))).decode()
+    caption = html.escape(f"{row_id} · {name} · {words}")
+    return f'<figure><img src="data:image/png;base64,{image}" alt=""><figcaption>{caption}</figcaption></figure>'
+
+
+def strip_png(clip: Clip, num_frames: int = STRIP_FRAMES, width: int = 128) -> bytes:
+    """Evenly spread frames of `clip` side by side as a PNG, each about `width` pixels wide."""
+    import numpy as np
+    from PIL import Image
+
+    chosen = clip.frames_FHWC[np.linspace(0, clip.num_frames - 1, min(num_frames, clip.num_frames)).astype(int)]
+    strip = Image.fromarray(np.concatenate(list(chosen), axis=1))
+    scale = width / chosen.shape[2]
+    stream = io.BytesIO()
+    strip.resize((round(strip.width * scale), round(strip.height * scale)), Image.Resampling.NEAREST).save(
+        stream, "png"
+    )
+    return stream.getvalue()
+
+
+def _words(row: Any) -> str:
+    row = getattr(row, "prompt", row)
+    lines = [getattr(row, name, None) for name in ("first", "second", "original", "counterpart", "line")]
+    return " / ".join(f"{line.language}: {line.text}" for line in lines if line is not None)
+
+
+def _leaves(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for name, inner in value.items():
+        if isinstance(inner, Mapping) and inner:
+            yield from _leaves(inner, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", str(inner)
+
+
+def _numbers(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    for name, inner in value.items():
+        if isinstance(inner, Mapping):
+            yield from _numbers(inner, f"{prefix}{name}.")
+        elif isinstance(inner, int | float) and not isinstance(inner, bool) and math.isfinite(inner):
+            yield f"{prefix}{name}", float(inner)
+
+
+def _table(head: Sequence[str], rows: Any) -> str:
+    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+    lines += [f"| {' | '.join(str(cell).replace('|', chr(92) + '|') for cell in row)} |" for row in rows if row[-1]]
+    return "\n".join(lines)
+
+
+def log_version(registered: Path, wire: Wire, look: Wire) -> None:
+    """Show the model version that `registered` (its folder, or the file itself) tells of."""
+    path = registered / "model_version.json" if registered.is_dir() else registered
+    version = json.loads(path.read_bytes())
+    wire.metadata.update({name: str(value) for name, value in version.items()})
+    Path(look.path).write_text("# Model version\n\n" + _table(("", ""), _leaves(version)) + "\n")
+
+
+def params_markdown(params: Params) -> str:
+    """Every section's values with their bounds and meaning, as Markdown."""
+    pages = [f"# Parameters\n\n{PARAMS_HEAD}"]
+    for word, field in type(params).model_fields.items():
+        section = field.annotation
+        assert isinstance(section, type)
+        assert issubclass(section, Section)
+        rows = list(_fields(section, getattr(params, word)))
+        pages.append(f"## {word}\n\n{section.__doc__}\n\n" + _table(("name", "value", "takes", "meaning"), rows))
+    return "\n\n".join(pages) + "\n"
+
+
+PARAMS_HEAD = (
+    "Values are in `params.yaml`, once; an overlay lists only what differs. This page: `dubmill params --markdown`."
+)
+BOUNDS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<", "min_length": "length >=", "max_length": "length <="}
+
+
+def _fields(section: type[Section], value: Section, prefix: str = "") -> Iterator[tuple[str, str, str, str]]:
+    for name, field in section.model_fields.items():
+        inner = getattr(value, name)
+        if isinstance(inner, Section):
+            yield from _fields(type(inner), inner, f"{prefix}{name}.")
+        else:
+            meaning = field.description or MEANINGS.get(name, name.replace("_", " "))
+            yield f"`{prefix}{name}`", f"`{json.dumps(inner)}`", _takes(field), meaning
+
+
+MEANINGS = {"seed": "seed of every draw"}
+
+
+def _takes(field: FieldInfo) -> str:
+    """The type and bounds of a field, in words."""
+    kind = field.annotation
+    choices = get_args(kind) if get_origin(kind) is Literal else ()
+    named = " or ".join(map(str, choices)) if choices else getattr(kind, "__name__", str(kind))
+    named = str(kind).replace("typing.", "") if get_args(kind) and not choices else named
+    bounds = [
+        f"{sign} {getattr(rule, key)}" for rule in field.metadata for key, sign in BOUNDS.items() if hasattr(rule, key)
+    ]
+    return " ".join([named, ", ".join(bounds)]).strip()

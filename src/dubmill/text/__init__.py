@@ -1,0 +1,1 @@
+"""Languages, speaking time, and subtitles."""

@@ -1,0 +1,234 @@
+"""A script in time: who says what when is a list of cues, read from and written to SubRip (SRT) and WebVTT.
+
+Own code and not a library: those at hand skip what they do not understand, and a dub must not lose a line unseen.
+"""
+
+from __future__ import annotations
+
+import html
+import logging
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from math import ceil
+from pathlib import Path
+
+from dubmill.artifacts.files import write_atomically
+from dubmill.artifacts.rows import Line
+from dubmill.errors import UsageError
+from dubmill.text import timing
+
+logger = logging.getLogger(__name__)
+
+MAX_LINE_CHARACTERS = 42  # of a caption's line; two lines a caption, as broadcasters have it
+MAX_CHARACTERS_PER_SECOND = 20.0  # reading speed for adults; chosen after the same guides, UNVERIFIED
+GAP_SECONDS = 0.08  # between two captions, so that a change is seen
+
+_CLOCK = r"(?:(\d{1,4}):)?(\d{1,2}):(\d{1,2})[.,](\d{1,3})"
+_TIMES = re.compile(rf"\s*{_CLOCK}\s*-->\s*{_CLOCK}(?:\s.*)?$")
+_MARKUP = re.compile(r"</?[A-Za-z0-9][^<>]*>|\{\\[^{}]*\}")
+_EXAMPLE = "write the times as 00:00:01,000 --> 00:00:02,500"
+
+
+@dataclass(frozen=True)
+class Cue:
+    """`text` is said from `start_seconds` to `end_seconds`."""
+
+    start_seconds: float
+    end_seconds: float
+    text: str
+
+    @property
+    def seconds(self) -> float:
+        """How long it lasts."""
+        return self.end_seconds - self.start_seconds
+
+
+def read(path: Path) -> list[Cue]:
+    """The cues of an SRT or WebVTT file in the order of time, none overlapping the next; what was mended is logged.
+
+    Raises:
+        UsageError: there is no such file, or one of its lines makes no sense, or no cue is in it.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UsageError(
+            f"the script cannot be read ({error.strerror})", where=str(path), cure="give an SRT or WebVTT file"
+        ) from error
+    return parse(_decoded(data, str(path)), str(path))
+
+
+def parse(text: str, where: str) -> list[Cue]:
+    """`read` of a text; `where` is how to call it."""
+    cues = [cue for cue in _cues(text, where) if cue.text]
+    if not cues:
+        raise UsageError("there is no cue in it", where=where, cure="give an SRT or WebVTT file")
+    return _in_order(cues, where)
+
+
+def _decoded(data: bytes, where: str) -> str:
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return data.decode("utf-16", "replace")
+    if data[:400].count(0) > len(data[:400]) // 4:  # no mark, but every other byte of Latin text is zero
+        return data.decode("utf-16-le" if data[1:2] == b"\0" else "utf-16-be", "replace")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        logger.warning("%s is not UTF-8: read as Western European (Windows-1252); look at its accents", where)
+        return data.decode("cp1252", "replace")
+
+
+def _cues(text: str, where: str) -> Iterator[Cue]:
+    for number, block in _blocks(text):
+        starts = [index for index, line in enumerate(block) if "-->" in line]
+        if not starts and not _is_remark(number, block):
+            raise UsageError(f"line {number} belongs to no cue ({block[0].strip()[:40]!r})", where=where, cure=_EXAMPLE)
+        for index, stop in pairwise([*starts, len(block)]) if starts else ():
+            start, end = _times(block[index], number + index, where)
+            is_next_numbered = stop < len(block) and stop - 1 > index and block[stop - 1].strip().isdigit()
+            yield Cue(start, end, _bare(block[index + 1 : stop - is_next_numbered]))
+
+
+def _blocks(text: str) -> Iterator[tuple[int, list[str]]]:
+    """Runs of lines that are not blank, each with the number of its first line."""
+    block: list[str] = []
+    for number, line in enumerate([*text.replace("\r\n", "\n").replace("\r", "\n").split("\n"), ""], start=1):
+        if line.strip():
+            block.append(line)
+        elif block:
+            yield number - len(block), block
+            block = []
+
+
+def _is_remark(number: int, block: Sequence[str]) -> bool:
+    """Whether a block without times is WebVTT's head, a note, a style or a region."""
+    head = block[0].strip()
+    return (number == 1 and head.startswith("WEBVTT")) or head.split()[0] in ("NOTE", "STYLE", "REGION")
+
+
+def _times(line: str, number: int, where: str) -> tuple[float, float]:
+    told = _TIMES.match(line)
+    if not told:
+        raise UsageError(
+            f"the times in line {number} cannot be read ({line.strip()[:60]!r})", where=where, cure=_EXAMPLE
+        )
+    parts = told.groups()
+    start, end = (_seconds(parts[place : place + 4], number, where) for place in (0, 4))
+    if end <= start:
+        raise UsageError(f"the cue of line {number} ends before it starts", where=where, cure=_EXAMPLE)
+    return start, end
+
+
+def _seconds(parts: Sequence[str | None], number: int, where: str) -> float:
+    hours, minutes, seconds = (int(part or 0) for part in parts[:3])
+    if max(minutes, seconds) > 59:
+        raise UsageError(f"line {number} has more than 59 minutes or seconds", where=where, cure=_EXAMPLE)
+    return 3600 * hours + 60 * minutes + seconds + float(f"0.{parts[3]}")
+
+
+def _bare(lines: Sequence[str]) -> str:
+    """One line of text, without tags, entities and positions."""
+    return " ".join(html.unescape(_MARKUP.sub("", " ".join(lines))).split())
+
+
+def _in_order(cues: Sequence[Cue], where: str) -> list[Cue]:
+    ordered = sorted(cues, key=lambda cue: cue.start_seconds)
+    if ordered != list(cues):
+        logger.warning("%s: its cues are not in the order of time: they were sorted", where)
+    kept = ordered[:1]
+    for cue in ordered[1:]:
+        last = kept.pop()
+        if cue.start_seconds < last.end_seconds:
+            logger.warning(
+                "%s: two cues overlap at %s: the first was cut or both were joined", where, clock(cue.start_seconds)
+            )
+        if cue.start_seconds == last.start_seconds:
+            end = max(last.end_seconds, cue.end_seconds)
+            kept.append(Cue(last.start_seconds, end, f"{last.text} {cue.text}"))
+        else:
+            kept += [replace(last, end_seconds=min(last.end_seconds, cue.start_seconds)), cue]
+    return kept
+
+
+def clock(seconds: float, mark: str = ".") -> str:
+    """`01:02:03.456`, the fraction behind `mark`."""
+    whole = round(seconds * 1000)
+    return f"{whole // 3_600_000:02}:{whole // 60_000 % 60:02}:{whole // 1000 % 60:02}{mark}{whole % 1000:03}"
+
+
+def srt(cues: Sequence[Cue]) -> str:
+    """The cues as SubRip; a line break in a text is a line break."""
+    blocks = (
+        f"{number}\n{clock(cue.start_seconds, ',')} --> {clock(cue.end_seconds, ',')}\n{cue.text}\n"
+        for number, cue in enumerate(cues, start=1)
+    )
+    return "\n".join(blocks)
+
+
+def vtt(cues: Sequence[Cue]) -> str:
+    """The cues as WebVTT, whose signs of markup are escaped."""
+    blocks = (
+        f"{clock(cue.start_seconds)} --> {clock(cue.end_seconds)}\n{html.escape(cue.text, quote=False)}\n"
+        for cue in cues
+    )
+    return "\n".join(["WEBVTT\n", *blocks])
+
+
+def write(path: Path, cues: Sequence[Cue]) -> None:
+    """The cues as a file, in the form that its ending names.
+
+    Raises:
+        UsageError: it is neither .srt nor .vtt.
+    """
+    forms = {".srt": srt, ".vtt": vtt}
+    if path.suffix.lower() not in forms:
+        raise UsageError("subtitles are .srt or .vtt", where=str(path), cure="name the file so")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, forms[path.suffix.lower()](cues).encode())
+
+
+def captions(cues: Sequence[Cue], language: str) -> list[Cue]:
+    """What is said, as captions to read: at most two lines of `MAX_LINE_CHARACTERS`, as long on screen as reading takes.
+
+    A cue too long for one caption is parted where its sentences or phrases end, its time shared by speaking time; one
+    that is read slower than it is said stays until the next, where there is room.
+    """
+    parted = [part for cue in cues for part in _parted(cue, language)]
+    limits = [following.start_seconds - GAP_SECONDS for _, following in pairwise(parted)] + [float("inf")]
+    return [_unhurried(cue, limit) for cue, limit in zip(parted, limits, strict=True)]
+
+
+def _parted(cue: Cue, language: str) -> Iterator[Cue]:
+    num_parts = ceil(len(cue.text) / (2 * MAX_LINE_CHARACTERS))
+    num_words = len(cue.text.split())
+    while True:
+        spans = [(float(at), at + 1.0) for at in range(num_parts)]
+        parts = [part for part in timing.share_out(Line(language=language, text=cue.text), spans) if part]
+        broken = [_broken(part) for part in parts]
+        if all(broken) or num_parts >= num_words:
+            break
+        num_parts += 1
+    said = [timing.speaking_seconds(Line(language=language, text=part)) for part in parts]
+    start = cue.start_seconds
+    for part, lines, seconds in zip(parts, broken, said, strict=True):
+        end = start + cue.seconds * seconds / sum(said)
+        yield Cue(start, end, lines or part)
+        start = end
+
+
+def _broken(text: str) -> str:
+    """`text` in one or two lines, broken behind a mark or near its middle; empty where it does not fit."""
+    if len(text) <= MAX_LINE_CHARACTERS:
+        return text
+    breaks = [at for at, sign in enumerate(text) if sign == " " and max(at, len(text) - at - 1) <= MAX_LINE_CHARACTERS]
+    if not breaks:
+        return ""
+    at = min(breaks, key=lambda at: abs(2 * at - len(text)) - 10 * (text[at - 1] in ".,;:!?…"))
+    return f"{text[:at]}\n{text[at + 1 :]}"
+
+
+def _unhurried(cue: Cue, limit_seconds: float) -> Cue:
+    needed = cue.start_seconds + len(cue.text) / MAX_CHARACTERS_PER_SECOND
+    return replace(cue, end_seconds=max(cue.end_seconds, min(needed, limit_seconds)))

@@ -1,0 +1,211 @@
+"""How long words take to say, whether that fits a time, and how a text is shared out over spans of time.
+
+Expected seconds are syllables over the language's rate, plus a pause at each mark inside the text. Syllables are counted
+from the spelling, by the vowels that one breath of the language can hold; how far that is off is in the tests.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from math import ceil
+
+from dubmill.artifacts.rows import Line
+from dubmill.errors import UnsayableText
+from dubmill.text.languages import language
+
+PHRASE_PAUSE_SECONDS = 0.2  # chosen; the published rates leave out pauses over 0.15 s
+SENTENCE_PAUSE_SECONDS = 0.4  # chosen
+SYLLABLES_PER_DIGIT = 2  # "27" is said as words; a text that matters spells its numbers
+MAX_HURRY = 1.3  # chosen: faster than this over the usual rate no longer sounds like the same speaker
+
+_VOWELS = {
+    "en": r"[aeiouy]+",
+    "fr": r"oe?ui|eau|[oœ]e?u|o[iîuùû]|ui|ieu|i[eèéaouœ]|a[iîuy]|e[iuûy]|[aeiouyàâäéèêëîïôöùûüœæ]",
+    "de": r"ei|ai|au|eu|äu|ie|aa|ee|oo|ay|ey|[aeiouyäöü]",
+    "ru": r"[аеёиоуыэюя]",
+    "es": r"[iuüy]?[aeoáéó][iuy]?|[iuüyíú]",
+    "it": r"[iu]?[aeoàèéòóìù][iu]?|[iuy]",
+    "pt": r"ão|ãe|õe|[iu]?[aeoáéóâêôàã][iu]?|[iuíúy]",
+}
+"""Spellings of one syllable's vowel, longest first."""
+_SILENT = {
+    "en": r"(?<![^aeiouy]l)e$|(?<![szxcgh])(?<![^aeiouy]l)e(?=s$)|(?<![td])e(?=d$)",
+    "fr": r"(?<=[qg])u(?=[eiéèêî])|e(?=s?$)",
+    "es": r"(?<=[qg])u(?=[eiéí])",
+    "pt": r"(?<=[qg])u(?=[eiéí])",
+}
+"""Letters that are written and not said."""
+_SENTENCE_END, _PHRASE_END = re.compile(r"[.!?…][\"'»”)]*$"), re.compile(r"[,;:–—][\"'»”)]*$")
+
+
+def syllables(line: Line) -> int:
+    """Syllables in a line, at least one a word, from its spelling.
+
+    Raises:
+        UnsayableText: the language is not in the table.
+    """
+    language(line.language)
+    return sum(_of_word(word, line.language) for word in line.text.split())
+
+
+def _of_word(word: str, tag: str) -> int:
+    digits = sum(character.isdigit() for character in word)
+    letters = "".join(character for character in word.lower() if character.isalpha())
+    if not letters:
+        return digits * SYLLABLES_PER_DIGIT
+    said = re.sub(_SILENT[tag], "", letters) if tag in _SILENT else letters
+    return digits * SYLLABLES_PER_DIGIT + max(1, len(re.findall(_VOWELS[tag], said)))
+
+
+def pauses_seconds(text: str) -> float:
+    """Seconds of silence at the marks inside a text; the one that ends it costs nothing."""
+    return sum(_pause(word) for word in text.split()[:-1])
+
+
+def _pause(word: str) -> float:
+    if _SENTENCE_END.search(word):
+        return SENTENCE_PAUSE_SECONDS
+    return PHRASE_PAUSE_SECONDS if _PHRASE_END.search(word) else 0.0
+
+
+def speaking_seconds(line: Line) -> float:
+    """Seconds that an unhurried native speaker needs for a line.
+
+    Raises:
+        UnsayableText: the language is not in the table.
+    """
+    return syllables(line) / language(line.language).syllables_per_second + pauses_seconds(line.text)
+
+
+def measured_rates(samples: Iterable[tuple[Line, float]]) -> dict[str, float]:
+    """Syllables per second of each language, from lines and the seconds each took; least squares through the origin."""
+    sums: dict[str, tuple[float, float]] = {}
+    for line, seconds in samples:
+        count, spoken = syllables(line), seconds - pauses_seconds(line.text)
+        squares, products = sums.get(line.language, (0.0, 0.0))
+        sums[line.language] = squares + count * count, products + count * spoken
+    return {tag: squares / products for tag, (squares, products) in sums.items()}
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Whether a line can be said in the time there is.
+
+    `needed_seconds` unhurried, `quickest_seconds` at most hurried, `room_seconds` there are.
+    """
+
+    line: Line
+    needed_seconds: float
+    quickest_seconds: float
+    room_seconds: float
+
+    @property
+    def verdict(self) -> str:
+        """fits | tight | cannot."""
+        if self.quickest_seconds > self.room_seconds + 1e-6:
+            return "cannot"
+        return "tight" if self.needed_seconds > self.room_seconds + 1e-6 else "fits"
+
+    @property
+    def told(self) -> str:
+        """The verdict for a person, with what to drop; empty when the line fits."""
+        if self.verdict == "fits":
+            return ""
+        need, room = f"about {self.needed_seconds:.1f} s to say", f"{self.room_seconds:.1f} s"
+        if self.verdict == "tight":
+            return f"the words need {need} and have {room}, so they will sound hurried: drop {self._surplus(self.needed_seconds)}"
+        return (
+            f"the words need {need}, at their quickest {self.quickest_seconds:.1f} s, and there are {room}: "
+            f"drop {self._surplus(self.quickest_seconds)}"
+        )
+
+    def _surplus(self, seconds: float) -> str:
+        share = 1 - self.room_seconds / seconds
+        words = ceil(share * len(self.line.text.split()))
+        return f"about {words} word{'s' if words > 1 else ''} ({ceil(share * syllables(self.line))} syllables)"
+
+    def check(self) -> str:
+        """What to warn of, if anything; a line that cannot be said in its time is refused.
+
+        Raises:
+            UnsayableText: with the seconds, the limit and what to drop.
+        """
+        if self.verdict == "cannot":
+            said, cure = self.told.rsplit(": ", 1)
+            raise UnsayableText(said, cure=cure)
+        return self.told
+
+
+def fit(line: Line, room_seconds: float) -> Fit:
+    """How a line fits `room_seconds`, by its language's usual rate.
+
+    Raises:
+        UnsayableText: the language is not in the table.
+    """
+    needed = speaking_seconds(line)
+    return Fit(line, needed, needed / MAX_HURRY, room_seconds)
+
+
+def clock(seconds: float) -> str:
+    """Seconds as a person finds them in a player: 1:02:03.4."""
+    minutes, rest = divmod(round(seconds, 1), 60)
+    hours, minutes = divmod(int(minutes), 60)
+    return f"{hours}:{minutes:02d}:{rest:04.1f}"
+
+
+Span = tuple[float, float]
+"""Start and end in seconds."""
+_BORDER_COST = {SENTENCE_PAUSE_SECONDS: 0.0, PHRASE_PAUSE_SECONDS: 0.15, 0.0: 0.6}
+"""What it costs to part a text behind a word, by the pause there, in squared shares of a span."""
+_REACH_SECONDS = 4.0  # how far from its even place a border is sought
+
+
+def share_out(line: Line, spans: Sequence[Span]) -> list[str]:
+    """One text for each span, in order, all words kept: by speaking time, parted where sentences or phrases end.
+
+    The times that are in no span count for nothing. A text may be empty where the words are too few.
+    """
+    words = line.text.split()
+    if not spans:
+        raise UnsayableText("there is no time to say anything in", cure="give at least one span")
+    ends_W = [
+        0.0,
+        *accumulate(speaking_seconds(Line(language=line.language, text=word)) + _pause(word) for word in words),
+    ]
+    rooms = [end - start for start, end in spans]
+    borders = _borders(words, ends_W, rooms)
+    return [" ".join(words[first:last]) for first, last in pairwise(borders)]
+
+
+def _borders(words: Sequence[str], ends_W: Sequence[float], rooms: Sequence[float]) -> list[int]:
+    """Word counts before each span and after the last, of least cost: dynamic programming over the near borders."""
+    stretch = ends_W[-1] / max(sum(rooms), 1e-9)
+    best: dict[int, tuple[float, list[int]]] = {0: (0.0, [0])}
+    for index, room in enumerate(rooms):
+        target = stretch * sum(rooms[: index + 1])
+        is_last = index == len(rooms) - 1
+        near = [len(words)] if is_last else _near(ends_W, target)
+        best = {
+            at: min(
+                (cost + _cost(words, at, (ends_W[at] - ends_W[before]) / max(room, 1e-9), stretch), [*path, at])
+                for before, (cost, path) in best.items()
+                if before <= at
+            )
+            for at in near
+            if any(before <= at for before in best)
+        }
+    return best[len(words)][1]
+
+
+def _near(ends_W: Sequence[float], target: float) -> list[int]:
+    reach = max(_REACH_SECONDS, min(abs(end - target) for end in ends_W))
+    return [at for at, end in enumerate(ends_W) if abs(end - target) <= reach]
+
+
+def _cost(words: Sequence[str], at: int, fullness: float, stretch: float) -> float:
+    """Of ending a span behind word `at` that is then `fullness` full, where all together are `stretch` full."""
+    border = _BORDER_COST[_pause(words[at - 1])] if 0 < at < len(words) else 0.0
+    return (fullness - stretch) ** 2 + 4 * max(0.0, fullness - max(1.0, stretch)) ** 2 + border

@@ -1,0 +1,92 @@
+"""The closed world of nano: puppets that say a few words, with exact truth for every clip."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dubmill.artifacts.rows import Line, Prompt
+from dubmill.artifacts.store import Backbone
+from dubmill.config.params import WorldParams
+from dubmill.errors import BadParams
+from dubmill.faces import FaceFinder, ScoredFaces
+from dubmill.media.clips import Clip
+from dubmill.model.load import PIPELINE
+
+if TYPE_CHECKING:
+    from dubmill.nano.scorers import Scorers
+    from dubmill.nano.world import Film, Phrase, Puppet
+
+
+class NanoWorld:
+    """Implements `World` with the renderer, lexicon and scorers that ship with nano."""
+
+    has_one_face = True
+    max_speech_rate = 1.0  # the words are recordings of fixed length
+    is_toy = True
+
+    def __init__(self, backbone: Backbone) -> None:
+        self._backbone = backbone
+
+    def scorers(self) -> Scorers:
+        """The scorers that ship with nano's weights."""
+        from dubmill.nano import scorers
+
+        return scorers.load(self._backbone.path / PIPELINE / "scorers")
+
+    def face_finder(self) -> FaceFinder:
+        """The mouth found by nano's own scorer; the face is the whole picture."""
+        return ScoredFaces(self.scorers())
+
+    def check_line(self, line: Line) -> Line:
+        """`line` with its numbers as words of nano's lexicon."""
+        from dubmill.nano import world
+
+        return Line(language=line.language, text=" ".join(world.check_text(line.language, line.text)))
+
+    def speaking_seconds(self, line: Line) -> float:
+        """Seconds of the line's recordings, the mean over nano's voices."""
+        from dubmill.nano.lexicon import VOICES, lexicon
+        from dubmill.nano.world import check_text
+
+        spoken, voices = lexicon(), range(len(VOICES))
+        words = check_text(line.language, line.text)
+        return sum(spoken[line.language, voice, word].seconds for word in words for voice in voices) / len(voices)
+
+    def has_true_pair(self, prompt: Prompt) -> bool:
+        """Held-out prompts of the grammar are filmed, for their exact truth."""
+        return prompt.split == "heldout" and prompt.source == "grammar"
+
+    def true_pair(self, prompt: Prompt, half: str, difficulty: WorldParams) -> tuple[Clip, Clip, np.ndarray]:
+        """One half of the prompt's puppet filmed in both languages, and its mouth boxes (F, 4) in pixels.
+
+        Raises:
+            BadParams: the prompt is not of the nano world.
+        """
+        from dubmill.nano import world
+
+        if prompt.source != "grammar":
+            raise BadParams(f"prompt {prompt.id} is no scene of the nano world", cure="set prompts.source to grammar")
+        index = ("first", "second").index(half)
+        dubbed = (prompt.first_dubbed, prompt.second) if half == "first" else (prompt.first, prompt.second_dubbed)
+        hard = world.Difficulty(**difficulty.model_dump())
+        original, counterpart = (
+            world.halves(world.film(*_scene(prompt, *lines), motion_seed=prompt.seed, difficulty=hard))[index]
+            for lines in ((prompt.first, prompt.second), dubbed)
+        )
+        return _clip(original), _clip(counterpart), original.mouth_box_F4
+
+
+def _clip(film: Film) -> Clip:
+    from dubmill.nano import world
+
+    return Clip(film.frames_FHWC, Fraction(world.FRAME_RATE), film.audio_N[None], world.SAMPLE_RATE_HZ)
+
+
+def _scene(prompt: Prompt, first: Line, second: Line) -> tuple[Puppet, tuple[Phrase, ...]]:
+    from dubmill.nano import world
+
+    phrases = tuple(world.Phrase(line.language, tuple(line.text.split())) for line in (first, second))
+    return world.puppet(prompt.seed), phrases

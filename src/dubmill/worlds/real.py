@@ -1,0 +1,72 @@
+"""The world of real faces and speech, for backbones with published weights."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dubmill.artifacts.rows import Line, Prompt
+from dubmill.artifacts.store import Backbone
+from dubmill.config.params import WorldParams
+from dubmill.errors import BadParams, DubmillError
+from dubmill.faces import FaceFinder
+from dubmill.media.clips import Clip
+from dubmill.text import languages, timing
+
+if TYPE_CHECKING:
+    from dubmill.metrics.scorers import Scorers
+
+
+class RealWorld:
+    """Implements `World` for recordings of people."""
+
+    has_one_face = False
+    max_speech_rate = timing.MAX_HURRY
+    is_toy = False
+
+    def __init__(self, backbone: Backbone) -> None:
+        self._backbone = backbone
+
+    def scorers(self) -> Scorers:
+        """None are configured yet.
+
+        Raises:
+            DubmillError: always.
+        """
+        raise DubmillError(
+            "no scorers are configured for real faces and speech yet",
+            where=self._backbone.info["repo"],
+            cure="measure on nano, or bring a module that fulfils dubmill.metrics.scorers.Scorers",
+        )
+
+    def face_finder(self) -> FaceFinder:
+        """The YuNet face detector.
+
+        Raises:
+            UsageError: the extra `faces` is not installed.
+        """
+        from dubmill.faces.yunet import YuNet
+
+        return YuNet()
+
+    def check_line(self, line: Line) -> Line:
+        """`line` as it is, once its language is known."""
+        languages.language(line.language)
+        return line
+
+    def speaking_seconds(self, line: Line) -> float:
+        """Seconds by the syllables of the text and the language's rate."""
+        return timing.speaking_seconds(line)
+
+    def has_true_pair(self, prompt: Prompt) -> bool:
+        """Nothing is filmed with exact truth."""
+        return False
+
+    def true_pair(self, prompt: Prompt, half: str, difficulty: WorldParams) -> tuple[Clip, Clip, np.ndarray]:
+        """There are no films with exact truth.
+
+        Raises:
+            BadParams: always.
+        """
+        raise BadParams(f"prompt {prompt.id} is no scene of the nano world", cure="set inpaint.source to self-made")
