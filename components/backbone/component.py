@@ -10,7 +10,7 @@ def backbone(
     params: dict,
     backbone: dsl.Output[dsl.Model],
     metrics: dsl.Output[dsl.Metrics],
-    look: dsl.Output[dsl.Markdown],
+    summary: dsl.Output[dsl.Markdown],
 ) -> None:
     """The joint audio-video diffusion model that everything after it stands on.
 
@@ -18,7 +18,7 @@ def backbone(
         params: section `backbone` of params.yaml
         backbone: the sealed backbone
         metrics: counts and figures
-        look: what is inside, in Markdown
+        summary: what is inside, in Markdown
     """
     from pathlib import Path
 
@@ -28,4 +28,4 @@ def backbone(
 
     section = validate(BackboneParams, params, "backbone")
     sealed = step(section, Path(backbone.path))
-    look.log(sealed, backbone, metrics, look)
+    look.log(sealed, backbone, metrics, summary)

@@ -13,7 +13,7 @@ def dub(
     params: dict,
     dubs: dsl.Output[dsl.Dataset],
     metrics: dsl.Output[dsl.Metrics],
-    look: dsl.Output[dsl.Markdown],
+    summary: dsl.Output[dsl.Markdown],
     page: dsl.Output[dsl.HTML],
 ) -> None:
     """Dubs of the held-out clips by the adapter and by each baseline.
@@ -25,7 +25,7 @@ def dub(
         params: section `dub` of params.yaml
         dubs: the dubs
         metrics: counts and figures
-        look: what is inside, in Markdown
+        summary: what is inside, in Markdown
         page: what is best looked at, as HTML
     """
     from pathlib import Path
@@ -39,5 +39,5 @@ def dub(
     section = validate(DubParams, params, "dub")
     opened = [Backbone.open(backbone.path), Adapter.open(adapter.path), PairSet.open(pairs.path)]
     sealed = outliving(step, opened, section, Path(dubs.path))
-    look.log(sealed, dubs, metrics, look)
+    look.log(sealed, dubs, metrics, summary)
     look.page(sealed, page.path)

@@ -12,7 +12,7 @@ def encode(
     params: dict,
     latents: dsl.Output[dsl.Dataset],
     metrics: dsl.Output[dsl.Metrics],
-    look: dsl.Output[dsl.Markdown],
+    summary: dsl.Output[dsl.Markdown],
 ) -> None:
     """Latents and text features of the accepted pairs, computed once.
 
@@ -22,7 +22,7 @@ def encode(
         params: section `encode` of params.yaml
         latents: the packed latents
         metrics: counts and figures
-        look: what is inside, in Markdown
+        summary: what is inside, in Markdown
     """
     from pathlib import Path
 
@@ -34,4 +34,4 @@ def encode(
     section = validate(EncodeParams, params, "encode")
     opened = [Backbone.open(backbone.path), PairSet.open(pairs.path)]
     sealed = step(*opened, section, Path(latents.path))
-    look.log(sealed, latents, metrics, look)
+    look.log(sealed, latents, metrics, summary)

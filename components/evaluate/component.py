@@ -14,7 +14,7 @@ def evaluate(
     params: dict,
     report: dsl.Output[dsl.Dataset],
     metrics: dsl.Output[dsl.Metrics],
-    look: dsl.Output[dsl.Markdown],
+    summary: dsl.Output[dsl.Markdown],
     page: dsl.Output[dsl.HTML],
 ) -> None:
     """What was measured of the dubs: figures with intervals, and a page to look at.
@@ -27,7 +27,7 @@ def evaluate(
         params: section `evaluate` of params.yaml
         report: the report
         metrics: counts and figures
-        look: what is inside, in Markdown
+        summary: what is inside, in Markdown
         page: what is best looked at, as HTML
     """
     from pathlib import Path
@@ -45,5 +45,5 @@ def evaluate(
         Adapter.open(adapter.path),
     ]
     sealed = step(*opened, section, Path(report.path))
-    look.log(sealed, report, metrics, look)
+    look.log(sealed, report, metrics, summary)
     look.page(sealed, page.path)

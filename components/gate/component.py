@@ -12,7 +12,7 @@ def gate(
     params: dict,
     accepted: dsl.Output[dsl.Dataset],
     metrics: dsl.Output[dsl.Metrics],
-    look: dsl.Output[dsl.Markdown],
+    summary: dsl.Output[dsl.Markdown],
     page: dsl.Output[dsl.HTML],
 ) -> None:
     """The pairs that passed every gate, and the rejects with their reasons.
@@ -23,7 +23,7 @@ def gate(
         params: section `gate` of params.yaml
         accepted: the pairs that may train, with the held-out ones
         metrics: counts and figures
-        look: what is inside, in Markdown
+        summary: what is inside, in Markdown
         page: what is best looked at, as HTML
     """
     from pathlib import Path
@@ -36,5 +36,5 @@ def gate(
     section = validate(GateParams, params, "gate")
     opened = [Backbone.open(backbone.path), PairSet.open(pairs.path)]
     sealed = step(*opened, section, Path(accepted.path))
-    look.log(sealed, accepted, metrics, look)
+    look.log(sealed, accepted, metrics, summary)
     look.page(sealed, page.path)

@@ -12,7 +12,7 @@ def inpaint(
     params: dict,
     pairs: dsl.Output[dsl.Dataset],
     metrics: dsl.Output[dsl.Metrics],
-    look: dsl.Output[dsl.Markdown],
+    summary: dsl.Output[dsl.Markdown],
     page: dsl.Output[dsl.HTML],
 ) -> None:
     """Bilingual pairs: each half of a clip re-voiced into the other half's language.
@@ -23,7 +23,7 @@ def inpaint(
         params: section `inpaint` of params.yaml
         pairs: the bilingual pairs
         metrics: counts and figures
-        look: what is inside, in Markdown
+        summary: what is inside, in Markdown
         page: what is best looked at, as HTML
     """
     from pathlib import Path
@@ -37,5 +37,5 @@ def inpaint(
     section = validate(InpaintParams, params, "inpaint")
     opened = [Backbone.open(backbone.path), ClipSet.open(clips.path)]
     sealed = outliving(step, opened, section, Path(pairs.path))
-    look.log(sealed, pairs, metrics, look)
+    look.log(sealed, pairs, metrics, summary)
     look.page(sealed, page.path)

@@ -16,7 +16,7 @@ def promote(
     params: dict,
     release: dsl.Output[dsl.Model],
     metrics: dsl.Output[dsl.Metrics],
-    look: dsl.Output[dsl.Markdown],
+    summary: dsl.Output[dsl.Markdown],
 ) -> None:
     """The release to serve, once the challenger has beaten the champion on the same clips.
 
@@ -30,7 +30,7 @@ def promote(
         params: section `promote` of params.yaml
         release: what is served
         metrics: counts and figures
-        look: what is inside, in Markdown
+        summary: what is inside, in Markdown
     """
     import os
     from pathlib import Path
@@ -44,6 +44,6 @@ def promote(
     opened = [Backbone.open(backbone.path), Adapter.open(adapter.path), Report.open(report.path)]
     version = [PairSet.open(pairs.path), Path(registered.path), validate(RegisterParams, register_params, "register")]
     sealed = step(*opened, *version, validate(PromoteParams, params, "promote"), Path(release.path))
-    look.log(sealed, release, metrics, look)
+    look.log(sealed, release, metrics, summary)
     if models := os.environ.get("DUBMILL_MODELS"):  # the volume that the endpoint reads
         publish(Path(models), backbone=backbone.path, release=release.path)

@@ -10,7 +10,7 @@ def prompts(
     params: dict,
     prompts: dsl.Output[dsl.Dataset],
     metrics: dsl.Output[dsl.Metrics],
-    look: dsl.Output[dsl.Markdown],
+    summary: dsl.Output[dsl.Markdown],
 ) -> None:
     """Structured prompts of both splits, whose speakers change language half-way.
 
@@ -18,7 +18,7 @@ def prompts(
         params: section `prompts` of params.yaml
         prompts: the prompts
         metrics: counts and figures
-        look: what is inside, in Markdown
+        summary: what is inside, in Markdown
     """
     from pathlib import Path
 
@@ -28,4 +28,4 @@ def prompts(
 
     section = validate(PromptsParams, params, "prompts")
     sealed = step(section, Path(prompts.path))
-    look.log(sealed, prompts, metrics, look)
+    look.log(sealed, prompts, metrics, summary)

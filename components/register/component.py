@@ -11,7 +11,7 @@ def register(
     report: dsl.Input[dsl.Dataset],
     params: dict,
     registered: dsl.Output[dsl.Model],
-    look: dsl.Output[dsl.Markdown],
+    summary: dsl.Output[dsl.Markdown],
 ) -> None:
     """A model version in MLflow, under the alias challenger.
 
@@ -20,7 +20,7 @@ def register(
         report: what was measured of it
         params: section `register` of params.yaml
         registered: name, version and run of the model version
-        look: the same, in Markdown
+        summary: the same, in Markdown
     """
     from pathlib import Path
 
@@ -31,4 +31,4 @@ def register(
 
     section = validate(RegisterParams, params, "register")
     step(Adapter.open(adapter.path), Report.open(report.path), section, Path(registered.path))
-    look.log_version(Path(registered.path), registered, look)
+    look.log_version(Path(registered.path), registered, summary)

@@ -12,7 +12,7 @@ def synthesize(
     params: dict,
     clips: dsl.Output[dsl.Dataset],
     metrics: dsl.Output[dsl.Metrics],
-    look: dsl.Output[dsl.Markdown],
+    summary: dsl.Output[dsl.Markdown],
     page: dsl.Output[dsl.HTML],
 ) -> None:
     """One generated switch clip for each prompt.
@@ -23,7 +23,7 @@ def synthesize(
         params: section `synthesize` of params.yaml
         clips: the switch clips
         metrics: counts and figures
-        look: what is inside, in Markdown
+        summary: what is inside, in Markdown
         page: what is best looked at, as HTML
     """
     from pathlib import Path
@@ -37,5 +37,5 @@ def synthesize(
     section = validate(SynthesizeParams, params, "synthesize")
     opened = [Backbone.open(backbone.path), PromptSet.open(prompts.path)]
     sealed = outliving(step, opened, section, Path(clips.path))
-    look.log(sealed, clips, metrics, look)
+    look.log(sealed, clips, metrics, summary)
     look.page(sealed, page.path)

@@ -12,7 +12,7 @@ def train(
     params: dict,
     adapter: dsl.Output[dsl.Model],
     metrics: dsl.Output[dsl.Metrics],
-    look: dsl.Output[dsl.Markdown],
+    summary: dsl.Output[dsl.Markdown],
 ) -> None:
     """One LoRA adapter, fitted on reference-conditioned pairs.
 
@@ -22,7 +22,7 @@ def train(
         params: section `train` of params.yaml
         adapter: the LoRA adapter
         metrics: counts and figures
-        look: what is inside, in Markdown
+        summary: what is inside, in Markdown
     """
     from pathlib import Path
 
@@ -34,4 +34,4 @@ def train(
     section = validate(TrainParams, params, "train")
     opened = [Backbone.open(backbone.path), LatentSet.open(latents.path)]
     sealed = outliving(train_on_all_gpus, opened, section, Path(adapter.path))
-    look.log(sealed, adapter, metrics, look)
+    look.log(sealed, adapter, metrics, summary)
