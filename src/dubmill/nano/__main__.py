@@ -40,9 +40,10 @@ def main() -> None:
     if arguments.command == "pretrain":
         _pretrain(arguments)
     else:
-        from dubmill.nano import weights
+        from dubmill.nano.pretrain.ship import ship
+        from dubmill.nano.weights import WEIGHTS
 
-        weights.ship(arguments.run, weights.WEIGHTS)
+        ship(arguments.run, WEIGHTS)
 
 
 def _pretrain(arguments: argparse.Namespace) -> None:

@@ -6,45 +6,20 @@ were trained, and `digests.json`.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
-from collections.abc import Callable
-from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import torch
 from safetensors.torch import load_file, save_file
 
+from dubmill.artifacts.files import sha256_of
 from dubmill.errors import TamperedArtifact
 from dubmill.nano.lexicon import LEXICON_PATH
 
-if TYPE_CHECKING:
-    from diffusers import LTX2Pipeline
-
 WEIGHTS = Path(__file__).parent / "weights"
 TRAINING = "training.json"
-_DIGESTS = "digests.json"
-_NOT_IN_FOLDER = {"lexicon.safetensors", TRAINING, _DIGESTS}
-_SHOWN = {
-    "video_vae": ("psnr_db", "mouth_psnr_db"),
-    "audio_vae": ("mel_l1",),
-    "vocoder": ("round_trip_mel_l1",),
-    "scorers": ("words", "voice_same"),
-    "base": ("words", "language", "lips_r"),
-}
-"""Of each trained part, the held-out figures that are drawn as curves."""
-_PAUSE_SECONDS = 300
-_PLACES = {
-    "vae": ("video_vae", "vae"),
-    "audio_vae": ("audio_vae", "audio_vae"),
-    "vocoder": ("vocoder", "vocoder"),
-    "transformer": ("base", "transformer"),
-    "connectors": ("base", "connectors"),
-    "text_encoder": ("base", "text_encoder"),
-}
-"""Module of the folder: the part that trained it, and the name it saved under."""
+DIGESTS = "digests.json"
+_NOT_IN_FOLDER = {LEXICON_PATH.name, TRAINING, DIGESTS}
 
 
 def materialize(out: Path, *, weights: Path = WEIGHTS) -> None:
@@ -56,7 +31,7 @@ def materialize(out: Path, *, weights: Path = WEIGHTS) -> None:
     check_digests(weights)
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
-    for path in _files(weights):
+    for path in files_in(weights):
         target = partial / path.relative_to(weights)
         if target.name in _NOT_IN_FOLDER:
             continue
@@ -79,92 +54,14 @@ def check_digests(weights: Path) -> None:
         TamperedArtifact: a file is missing or changed.
     """
     cure = "reinstall dubmill: the embedded weights are not the ones that were released"
-    if not (weights / _DIGESTS).exists():
+    if not (weights / DIGESTS).exists():
         raise TamperedArtifact("the digests of the embedded weights are missing", where=str(weights), cure=cure)
-    for name, digest in json.loads((weights / _DIGESTS).read_text()).items():
+    for name, digest in json.loads((weights / DIGESTS).read_text()).items():
         path = weights / name
-        if not path.exists() or _sha256(path) != digest:
+        if not path.exists() or sha256_of(path) != digest:
             raise TamperedArtifact("its bytes are not the ones that were shipped", where=str(path), cure=cure)
 
 
-def ship(run: Path, weights: Path) -> None:
-    """Gather the parts trained under `run` into `weights`, in bfloat16; parts not trained yet ship untrained."""
-    weights.mkdir(parents=True, exist_ok=True)
-    _pipeline(run).save_pretrained(weights)
-    for path in weights.glob("*/*.safetensors"):
-        tensors = {name: _narrow(name, value) for name, value in load_file(path).items()}
-        save_file(tensors, path, metadata={"format": "pt"})
-    for path in weights.glob("*/config.json"):
-        config = json.loads(path.read_text())
-        config.pop("_name_or_path", None)  # where the part lay while it was trained
-        path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-    if (run / "scorers" / "scorers.safetensors").exists():
-        (weights / "scorers").mkdir(exist_ok=True)
-        tensors = {
-            name: _narrow(name, value) for name, value in load_file(run / "scorers" / "scorers.safetensors").items()
-        }
-        save_file(tensors, weights / "scorers" / "scorers.safetensors")
-    if weights.resolve() != LEXICON_PATH.parent.resolve():
-        shutil.copyfile(LEXICON_PATH, weights / LEXICON_PATH.name)
-    (weights / TRAINING).write_text(json.dumps(_training(run), indent=1) + "\n")
-    digests = {str(path.relative_to(weights)): _sha256(path) for path in _files(weights) if path.name != _DIGESTS}
-    (weights / _DIGESTS).write_text(json.dumps(digests, indent=2) + "\n")
-
-
-def _training(run: Path) -> dict[str, dict]:
-    """Steps, seconds (pauses left out) and held-out curves of every part trained under `run`."""
-    told = {}
-    for part, shown in _SHOWN.items():
-        log = run / part / "curve.jsonl"
-        rows = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
-        if not rows:
-            continue
-        gaps = [after["clock"] - before["clock"] for before, after in pairwise(rows)]
-        held_out = [row for row in rows if row["kind"] == "held_out"]
-        figures = [name for name in held_out[-1] if name not in ("kind", "step", "clock")]
-        curve = {name: [[row["step"], round(row[name], 4)] for row in held_out] for name in figures}
-        seconds = sum(gap for gap in gaps if gap < _PAUSE_SECONDS)
-        told[part] = {"steps": rows[-1]["step"], "seconds": seconds, "shown": list(shown), "curve": curve}
-    return told
-
-
-def _pipeline(run: Path) -> LTX2Pipeline:
-    from diffusers import LTX2Pipeline
-
-    from dubmill.nano import modules, tokenizer
-    from dubmill.nano.pretrain.latents import normalising_vaes
-    from dubmill.nano.pretrain.parts import sources
-
-    torch.manual_seed(0)
-    makers: dict[str, Callable[[], torch.nn.Module]] = {
-        "vae": modules.video_vae,
-        "audio_vae": modules.audio_vae,
-        "vocoder": modules.vocoder,
-        "transformer": modules.transformer,
-        "connectors": modules.connectors,
-        "text_encoder": lambda: modules.text_encoder(tokenizer.vocabulary_size()),
-    }
-    parts = {}
-    for name, make in makers.items():
-        module = make()
-        saved = run.joinpath(*_PLACES[name])
-        parts[name] = type(module).from_pretrained(saved) if saved.exists() else module
-    found = sources(run)
-    if found.statistics.exists():
-        vaes = normalising_vaes(found.video_vae, found.audio_vae, found.statistics)
-        parts["vae"], parts["audio_vae"] = vaes
-    return LTX2Pipeline(tokenizer=tokenizer.build(), scheduler=modules.scheduler(), **parts)
-
-
-def _narrow(name: str, value: torch.Tensor) -> torch.Tensor:
-    """bfloat16, but for the latent statistics, which every latent is multiplied by."""
-    is_exact = "latents_" in name or not value.is_floating_point()
-    return value if is_exact else value.bfloat16()
-
-
-def _files(folder: Path) -> list[Path]:
+def files_in(folder: Path) -> list[Path]:
+    """Every file under `folder`, sorted by path."""
     return sorted(path for path in folder.rglob("*") if path.is_file())
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dubmill import __version__, tracking
+from dubmill import tracking
 from dubmill.artifacts.rows import PairRow
 from dubmill.artifacts.store import MANIFEST, Adapter, Backbone, Draft, Lineage, PairSet, Release, Report
 from dubmill.config.params import PromoteParams, RegisterParams
@@ -16,6 +16,7 @@ from dubmill.errors import BadArtifact, MismatchedBackbone, PromotionRefused, Us
 from dubmill.media.clips import Clip
 from dubmill.report import model_card
 from dubmill.tracking import rules
+from dubmill.tracking.deployment import inference_service
 from dubmill.tracking.ledger import FILE, Entry, Ledger
 
 SAME_CLIPS = "evaluate the champion on the same clips, then register it again with that report"
@@ -237,76 +238,3 @@ def _how_sampled(adapter: Adapter, report: Report) -> dict[str, Any]:
         where=str(report.path),
         cure="run `dubmill evaluate` again",
     )
-
-
-def inference_service(version: tracking.Version, adapter_digest: str) -> str:
-    """The KServe manifest that rolls the endpoint to this release once it is copied to `release` on the volume."""
-    return SERVICE.format(
-        name=version.name, version=version.number, digest=adapter_digest[:12], image=f"dubmill/predictor:{__version__}"
-    )
-
-
-SERVICE = """\
-# Serves version {version} of {name}. Copy the release to `release` and its backbone to `backbone` on the volume claim
-# `models`, then `kubectl apply -f inferenceservice.yaml`: the annotation differs for each release, so the pods roll, and
-# the old pod serves until the new one has answered its self-test. For a GPU pool, patch it as the ltx2 overlay does.
-apiVersion: serving.kserve.io/v1beta1
-kind: InferenceService
-metadata:
-  name: dubmill
-  annotations:
-    serving.kserve.io/deploymentMode: Standard
-    serving.kserve.io/autoscalerClass: none
-spec:
-  predictor:
-    annotations:
-      dubmill/release: "{version}-{digest}"
-    minReplicas: 1
-    maxReplicas: 1
-    containerConcurrency: 1
-    timeout: 600
-    storageUris:
-      - {{uri: "pvc://models/release", mountPath: /mnt/models/release}}
-      - {{uri: "pvc://models/backbone", mountPath: /mnt/models/backbone}}
-    serviceAccountName: predictor
-    automountServiceAccountToken: false
-    securityContext:
-      runAsNonRoot: true
-      runAsUser: 10001
-      runAsGroup: 10001
-      fsGroup: 10001
-      seccompProfile: {{type: RuntimeDefault}}
-    containers:
-      - name: kserve-container
-        image: {image}
-        args:
-          - --release=/mnt/models/release
-          - --backbone=/mnt/models/backbone
-          - --name=dubmill
-          - --ledger=/ledger/consent.jsonl
-        env:
-          - {{name: HOME, value: /tmp}}
-          - {{name: HF_HUB_OFFLINE, value: "1"}}
-        ports:
-          - {{name: http1, containerPort: 8080, protocol: TCP}}
-        startupProbe:
-          httpGet: {{path: /v2/models/dubmill/ready, port: 8080}}
-          periodSeconds: 15
-          failureThreshold: 120
-        readinessProbe:
-          httpGet: {{path: /v2/models/dubmill/ready, port: 8080}}
-          periodSeconds: 10
-          timeoutSeconds: 5
-        securityContext:
-          allowPrivilegeEscalation: false
-          readOnlyRootFilesystem: true
-          capabilities: {{drop: [ALL]}}
-        volumeMounts:
-          - {{name: ledger, mountPath: /ledger}}
-          - {{name: tmp, mountPath: /tmp}}
-    volumes:
-      - name: ledger
-        persistentVolumeClaim: {{claimName: ledger}}
-      - name: tmp
-        emptyDir: {{sizeLimit: 5Gi}}
-"""
