@@ -6,26 +6,43 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export DVC_NO_ANALYTICS := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 export OMP_NUM_THREADS ?= 2
+VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' src/dubmill/__init__.py)
+KUBERNETES := 1.34
+# where uv reads what the CPU build of torch needs
+UV_TORCH ?= --torch-backend cpu
+TORCH_CUDA_INDEX ?= https://download.pytorch.org/whl/cu130
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check repro serve mlflow images bench card
+.PHONY: help demo test coverage check check-k8s lock repro serve mlflow images bench card
 
 help:  ## this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
 demo: $(STAMP)  ## the whole line on this machine: prompts to a promoted release, with its report
 	@$(BIN)/python -m pipelines run
 
-test: $(STAMP)  ## all tests
-	@$(BIN)/python -m pytest -n 2
+test: $(STAMP)  ## all tests, and which of them were slow
+	@$(BIN)/python -m pytest -n 2 --durations=15
 
-check: $(STAMP)  ## style, arrows between modules, manifests
+coverage: $(STAMP)  ## all tests once more, with the share of lines and branches they reach (slower; CI runs it every night)
+	@$(BIN)/python -m pytest -n 2 --cov=dubmill --cov=components --cov=pipelines --cov-branch --cov-report=term:skip-covered
+
+check: $(STAMP) check-k8s  ## style, import contracts, types, manifests
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check -q .
 	@$(BIN)/lint-imports --no-logo --no-cache
-	@if command -v kubectl > /dev/null; then \
-		for overlay in kind ltx2; do kubectl kustomize k8s/overlays/$$overlay > /dev/null && echo "k8s/overlays/$$overlay builds"; done; \
-	else echo "kubectl is not installed: the manifests were not built"; fi
+	@$(BIN)/basedpyright --level error
+
+check-k8s: $(STAMP)  ## the manifests build, and built-in kinds keep the schemas of Kubernetes
+	@mkdir -p build
+	@for overlay in kind ltx2; do \
+		$(BIN)/kubectl kustomize k8s/overlays/$$overlay > build/$$overlay.yaml || exit 1; \
+		$(BIN)/kubernetes-validate --strict -k $(KUBERNETES) build/$$overlay.yaml || exit 1; \
+	done
+
+lock:  ## requirements.lock anew from pyproject.toml and constraints.txt (needs uv)
+	@uv pip compile $(UV_TORCH) pyproject.toml --extra dev -c constraints.txt --python-version 3.11 --generate-hashes \
+		--no-emit-package torch --no-annotate --no-header -q -o requirements.lock
 
 repro: $(STAMP)  ## the data and model lines under DVC; does only what changed
 	@PATH="$(CURDIR)/$(BIN):$$PATH" dvc repro
@@ -38,9 +55,11 @@ mlflow: $(STAMP)  ## MLflow's pages on the runs of this folder, on http://localh
 		--backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}" --artifacts-destination mlartifacts
 
 images:  ## the container images (needs Docker)
-	docker build -f components/Containerfile -t dubmill/tools:0.1.0-cpu .
-	docker build -f components/Containerfile.gpu -t dubmill/gpu:0.1.0-cuda .
-	docker build -f components/Containerfile.predictor -t dubmill/predictor:0.1.0-cpu .
+	docker build -f components/Containerfile -t dubmill/tools:$(VERSION)-cpu .
+	docker build -f components/Containerfile.gpu -t dubmill/gpu:$(VERSION)-cuda .
+	docker build -f components/Containerfile.predictor -t dubmill/predictor:$(VERSION)-cpu .
+	docker build -f components/Containerfile.predictor --build-arg TORCH_INDEX=$(TORCH_CUDA_INDEX) \
+		-t dubmill/predictor:$(VERSION)-cuda .
 
 bench: $(STAMP)  ## every benchmark, one after the other
 	@for file in benchmarks/*.py; do echo "== $$file" && $(BIN)/python $$file || exit 1; done
@@ -48,9 +67,10 @@ bench: $(STAMP)  ## every benchmark, one after the other
 card: $(STAMP)  ## the figures and pictures of the embedded nano backbone, measured now (docs/nano-card.md)
 	@$(BIN)/python -m dubmill.nano_card
 
-# pip takes torch 2.13.0 from where it is told to. PyPI's wheel carries CUDA (some GB); the small CPU wheel:
+# Everything but torch comes from requirements.lock, by version and hash. torch comes by version from the index that pip is
+# told of, because its CPU and CUDA builds are different files of one version. PyPI's wheel carries CUDA (some GB); the CPU one:
 #   PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make demo
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt requirements.lock
 	@command -v $(PYTHON) > /dev/null || { \
 		echo "$(PYTHON) is not installed; install Python 3.11, or say where one is: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || { \
@@ -59,5 +79,8 @@ $(STAMP): pyproject.toml constraints.txt
 		echo "$(PYTHON) cannot make environments; install its venv package (Debian: python3.11-venv)" >&2; exit 1; }
 	@test -x $(BIN)/python || { echo "making .venv"; $(PYTHON) -m venv .venv; }
 	@echo "installing (some minutes the first time)"
-	@$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@$(BIN)/pip install -q --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
+	@$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt torch
+	@$(BIN)/pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@$(BIN)/pip check
 	@touch $@

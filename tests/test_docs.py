@@ -58,5 +58,6 @@ def test_every_link_to_a_file_leads_somewhere(document):
 
 
 def test_the_changelog_begins_with_what_this_version_is():
-    changelog = (ROOT / "CHANGELOG.md").read_text()
-    assert f"## [{__version__}]" in changelog or "## [Unreleased]" in changelog
+    first = re.search(r"^## \[(.+)\] - (\d{4}-\d\d-\d\d)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert first
+    assert first[1] == __version__

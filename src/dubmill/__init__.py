@@ -1,3 +1,3 @@
 """A mill for dubbing models: makes its own bilingual pairs, gates them, trains, measures, registers and serves."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
