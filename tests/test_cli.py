@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import errno
+import importlib
+import inspect
 import json
 import os
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import pytest
 
 from dubmill.artifacts.store import Adapter, Lineage, PromptSet, Release
 from dubmill.cli import main as cli
+from dubmill.cli import step
 from dubmill.config.params import Params
 
 ROOT = Path(__file__).parent.parent
@@ -52,19 +56,40 @@ def test_help_names_every_word_and_comes_at_once():
     started = time.process_time()
     done = dubmill("--help")
     assert time.process_time() - started < 1
-    assert not [word for word in (*Params.model_fields, "serve", "look", "params") if f" {word} " not in done.stdout]
+    commands = ("dub", "step", "adapter", "serve", "rollback", "look", "params", "plan", "presets")
+    assert not [command for command in commands if f" {command} " not in done.stdout]
+
+
+def test_the_table_of_steps_has_every_section_of_the_params_in_order():
+    assert [one.word for one in step.STEPS] == list(Params.model_fields)
+
+
+def test_each_step_function_takes_what_the_table_says_it_takes():
+    for one in step.STEPS:
+        function = getattr(importlib.import_module(f"dubmill.steps.{one.word}"), one.word)
+        names = list(inspect.signature(function).parameters)
+        assert names[: len(one.inputs)] == list(one.inputs)
+        assert names[len(one.inputs) :][: len(one.more_sections)] == [f"{word}_params" for word in one.more_sections]
+        assert ("part" in names) == one.has_shards
+
+
+def test_a_persons_dub_has_no_option_of_the_step(monkeypatch, capsys):
+    assert call(monkeypatch, "dub", "--help") == 0
+    options = capsys.readouterr().out
+    assert "--script" in options
+    assert not [name for name in ("--pairs", "--params", "--shard", "--again") if name in options]
 
 
 @pytest.mark.parametrize("word", list(Params.model_fields))
 def test_every_step_explains_its_options(word, monkeypatch, capsys):
-    assert call(monkeypatch, word, "--help") == 0
+    assert call(monkeypatch, "step", word, "--help") == 0
     said = capsys.readouterr().out
     assert "--out" in said
     assert "--overlay" in said
 
 
 def test_a_step_seals_its_artifact_and_looking_shows_it(tmp_path, few, monkeypatch, capsys):
-    assert call(monkeypatch, "prompts", "--out", tmp_path / "prompts", "--overlay", few) == 0
+    assert call(monkeypatch, "step", "prompts", "--out", tmp_path / "prompts", "--overlay", few) == 0
     sealed = PromptSet.open(tmp_path / "prompts")
     assert len(sealed.rows) == 3
     assert sealed.digest[:12] in capsys.readouterr().out
@@ -76,35 +101,35 @@ def test_a_step_seals_its_artifact_and_looking_shows_it(tmp_path, few, monkeypat
 
 def test_a_finished_artifact_is_made_again_only_when_asked(tmp_path, few, monkeypatch):
     out = tmp_path / "prompts"
-    call(monkeypatch, "prompts", "--out", out, "--overlay", few)
+    call(monkeypatch, "step", "prompts", "--out", out, "--overlay", few)
     born = (out / "manifest.json").stat().st_ino, (out / "rows.parquet").stat().st_mtime_ns
-    call(monkeypatch, "prompts", "--out", out, "--overlay", few)
+    call(monkeypatch, "step", "prompts", "--out", out, "--overlay", few)
     assert born == ((out / "manifest.json").stat().st_ino, (out / "rows.parquet").stat().st_mtime_ns)
-    call(monkeypatch, "prompts", "--out", out, "--overlay", few, "--again")
+    call(monkeypatch, "step", "prompts", "--out", out, "--overlay", few, "--again")
     assert born[1] != (out / "rows.parquet").stat().st_mtime_ns
 
 
 def test_starting_over_keeps_a_draft_of_this_code_and_drops_one_of_other_code(tmp_path):
     out = tmp_path / "adapter"
-    cli.start_over(out)
+    step.start_over(out)
     draft = Adapter.draft(out, Lineage(step="train", params={}))
     draft.write("checkpoint", b"half-way")
-    cli.start_over(out)
+    step.start_over(out)
     assert (out / "checkpoint").is_file()
     (tmp_path / ".adapter.code").write_text("the code of last week")
-    cli.start_over(out)
+    step.start_over(out)
     assert not out.exists()
 
 
 def test_starting_over_never_touches_a_strangers_folder(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/thesis.txt").write_text("years of work")
-    cli.start_over(tmp_path / "mine")
+    step.start_over(tmp_path / "mine")
     assert (tmp_path / "mine/thesis.txt").is_file()
 
 
 def test_a_fault_is_one_sentence_on_stderr_and_exit_code_2(tmp_path):
-    done = dubmill("gate", "--backbone", tmp_path, "--pairs", tmp_path, "--out", tmp_path / "out")
+    done = dubmill("step", "gate", "--backbone", tmp_path, "--pairs", tmp_path, "--out", tmp_path / "out")
     assert (done.returncode, done.stdout) == (2, "")
     assert is_one_sentence(done.stderr)
     assert str(tmp_path) in done.stderr
@@ -115,7 +140,6 @@ def test_a_fault_is_one_sentence_on_stderr_and_exit_code_2(tmp_path):
     [
         ("look", "nowhere"),
         ("params", "--params", "nowhere.yaml"),
-        ("dub", "--out", "x.mp4"),
         ("dub", "nowhere.mp4", "--out", "x.mp4", "--to", "es", "--text", "uno", *CONSENT),
         ("dub", "README.md", "--out", "x.mp4"),
         ("dub", "README.md", "--out", "x.mp4", "--to", "es", "--text", "uno"),
@@ -150,8 +174,8 @@ def test_a_full_disk_is_a_sentence_wherever_it_happens(tmp_path, monkeypatch, ca
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(tmp_path / "big"))
 
-    monkeypatch.setattr(cli, "_step", full)
-    assert call(monkeypatch, "prompts", "--out", tmp_path / "out") == 2
+    monkeypatch.setattr(step, "run", full)
+    assert call(monkeypatch, "step", "prompts", "--out", tmp_path / "out") == 2
     said = capsys.readouterr().err
     assert is_one_sentence(said)
     assert "disk is full" in said
@@ -162,8 +186,8 @@ def test_another_trouble_of_the_system_is_not_hidden(tmp_path, monkeypatch):
     def broken(*_: object, **__: object) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    monkeypatch.setattr(cli, "_step", broken)
-    monkeypatch.setattr(sys, "argv", ["dubmill", "prompts", "--out", str(tmp_path / "out")])
+    monkeypatch.setattr(step, "run", broken)
+    monkeypatch.setattr(sys, "argv", ["dubmill", "step", "prompts", "--out", str(tmp_path / "out")])
     with pytest.raises(OSError, match="Input/output"):
         cli.main()
 
@@ -173,9 +197,12 @@ def test_evaluates_figures_are_copied_out_of_the_sealed_folder_for_dvc(tmp_path,
     (report / "plots").mkdir(parents=True)
     (report / "metrics.json").write_text(json.dumps({"summary": {"words_right": 0.9}, "adapter": {}}))
     (report / "plots/losses.json").write_text("[]")
-    monkeypatch.setattr(cli, "_step", lambda *_, **__: type("Sealed", (), {"path": report}))
+    monkeypatch.setattr(step, "_open", lambda name, folder: folder)
+    monkeypatch.setattr(
+        "dubmill.steps.evaluate.evaluate", lambda *_: types.SimpleNamespace(path=report, digest="0" * 64)
+    )
     folders = [part for name in ("backbone", "dubs", "pairs", "adapter") for part in (f"--{name}", tmp_path)]
-    assert call(monkeypatch, "evaluate", *folders, "--out", report, "--metrics", tmp_path / "metrics") == 0
+    assert call(monkeypatch, "step", "evaluate", *folders, "--out", report, "--metrics", tmp_path / "metrics") == 0
     assert json.loads((tmp_path / "metrics/metrics.json").read_text()) == {"words_right": 0.9}
     assert (tmp_path / "metrics/plots/losses.json").is_file()
 

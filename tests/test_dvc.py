@@ -78,7 +78,7 @@ def test_a_stage_reads_what_its_command_reads_and_its_own_section(word):
         for place, option in enumerate(options)
         if option.startswith("--") and option not in ("--out", "--again", "--metrics")
     }
-    assert options[:2] == ["dubmill", word]
+    assert options[:3] == ["dubmill", "step", word]
     assert given == {dep for dep in stage["deps"] if dep.startswith("data/")}
     assert stage["params"] == [word]
     assert options[options.index("--out") + 1] == f"data/{word}"

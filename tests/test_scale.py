@@ -244,7 +244,16 @@ def test_a_training_asked_to_end_keeps_its_last_step_says_so_and_goes_on(mini_ba
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(values | {"train": params.model_dump()}))
     out = tmp_path / "adapter"
     words = ["--backbone", str(mini_backbone.path), "--latents", str(latents.path), "--out", str(out)]
-    command = [sys.executable, "-m", "dubmill.cli.main", "train", *words, "--params", str(tmp_path / "params.yaml")]
+    command = [
+        sys.executable,
+        "-m",
+        "dubmill.cli.main",
+        "step",
+        "train",
+        *words,
+        "--params",
+        str(tmp_path / "params.yaml"),
+    ]
     process = started(command, out)
     process.send_signal(signal.SIGTERM)
     said = process.communicate()[1].splitlines()

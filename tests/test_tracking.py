@@ -15,6 +15,7 @@ from dubmill import tracking
 from dubmill.artifacts.files import table_bytes
 from dubmill.artifacts.rows import Line, PairRow
 from dubmill.artifacts.store import Adapter, Backbone, Lineage, PairSet, Release, Report
+from dubmill.cli import main as cli
 from dubmill.config.params import PromoteParams, RegisterParams
 from dubmill.errors import (
     BadArtifact,
@@ -34,6 +35,7 @@ RULES = PromoteParams(
     max_regression={"words_right": 0.02, "duration_gap_ms": 5.0},
     floors={"words_right": 0.3, "duration_gap_ms": 100.0},
 )
+ROOT = Path(__file__).parents[1]
 SAMPLING = {"num_steps": 2, "video_guidance": 1.0, "audio_guidance": 1.0}
 
 
@@ -363,6 +365,17 @@ def test_a_rollback_is_done_once_and_noted(tmp_path, store, backbone, pairs):
         tracking.rollback(tmp_path.name, ledger)
 
 
+def test_the_command_rollback_makes_the_previous_version_champion(tmp_path, store, backbone, pairs):
+    for seed in (0, 1):
+        Candidate(tmp_path, backbone, pairs, seed=seed, words=0.5 + seed / 10).promote()
+    overlay = tmp_path / "model.yaml"
+    overlay.write_text(f"register: {{model: {tmp_path.name}}}")
+    options = ["--ledger", str(tmp_path / "promotions.jsonl"), "--params", str(ROOT / "params.yaml")]
+    cli.app(["rollback", *options, "--overlay", str(overlay)], standalone_mode=False)
+    assert number(tmp_path) == 1
+    assert entries(tmp_path)[-1] == ("rolled back", 1, 2)
+
+
 def test_a_rollback_killed_half_way_ends_the_same_when_repeated(tmp_path, store, backbone, pairs, monkeypatch):
     for seed in (0, 1):
         Candidate(tmp_path, backbone, pairs, seed=seed, words=0.5 + seed / 10).promote()
@@ -378,7 +391,7 @@ def test_a_rollback_killed_half_way_ends_the_same_when_repeated(tmp_path, store,
 
 def test_things_that_do_not_belong_together_are_refused(tmp_path, store, backbone, pairs):
     line = Candidate(tmp_path, backbone, pairs)
-    with pytest.raises(BadArtifact, match="run `dubmill register`"):
+    with pytest.raises(BadArtifact, match="run `dubmill step register`"):
         line.promote_only()
     line.register()
     line.report = make_report(tmp_path / "newer", line.adapter, pairs, words=0.9)

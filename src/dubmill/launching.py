@@ -1,6 +1,6 @@
 """How a pod runs a step: from a draft that outlives the pod, and `train` in a process for each of its GPUs.
 
-By hand: `torchrun --standalone --nproc-per-node N -m dubmill.cli.main train ...` (docs/scale.md).
+By hand: `torchrun --standalone --nproc-per-node N -m dubmill.cli.main step train ...` (docs/scale.md).
 """
 
 from __future__ import annotations

@@ -8,7 +8,9 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False)
+app = typer.Typer(
+    help="Write a sealed adapter for other tools, or read theirs.", no_args_is_help=True, pretty_exceptions_enable=False
+)
 
 
 class Tool(StrEnum):

@@ -138,7 +138,7 @@ def _consent(source: str) -> str:
 def _figures(report: Report | None, base: str) -> str:
     """What was measured, and what it is worth."""
     if report is None:
-        return "Not measured yet: `dubmill evaluate` makes the report, `dubmill promote` a card with its figures.\n"
+        return "Not measured yet: `dubmill step evaluate` makes the report, `dubmill step promote` a card with its figures.\n"
     warning = NANO if base == "nano" else "Measured on held-out clips; the report tells intervals, tests and baselines."
     return f"{warning}\n\n{_table(report)}\n"
 

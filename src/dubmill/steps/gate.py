@@ -76,13 +76,13 @@ def _check(backbone: Backbone, pairs: PairSet) -> None:
         raise UsageError(
             "these pairs have been through the gate already",
             where=str(pairs.path),
-            cure="give the pairs that `dubmill inpaint` made",
+            cure="give the pairs that `dubmill step inpaint` made",
         )
     if pairs.lineage.backbone not in ("", backbone.digest):
         raise MismatchedBackbone(
             "these pairs were made with another backbone",
             where=str(pairs.path),
-            cure="give the backbone that `dubmill inpaint` had",
+            cure="give the backbone that `dubmill step inpaint` had",
         )
 
 
@@ -223,7 +223,9 @@ def _csv(rows: Sequence[Mapping[str, Any]]) -> bytes:
 def _require_enough(draft: Draft[PairSet], judgement: Judgement, params: GateParams) -> None:
     page = draft.path / "gate.html"
     if not judgement.verdicts:
-        raise GateFailed("there is no training pair to judge", where=str(page), cure="see what `dubmill inpaint` made")
+        raise GateFailed(
+            "there is no training pair to judge", where=str(page), cure="see what `dubmill step inpaint` made"
+        )
     if judgement.num_accepted and judgement.accepted_share >= params.min_accepted_share:
         return
     eaters = sorted(judgement.by_gate("strict").items(), key=lambda item: (-item[1], item[0]))

@@ -82,7 +82,9 @@ def _check_fit(backbone: Backbone, adapter: Adapter, report: Report, pairs: Pair
     for word, digest in (("Adapter", adapter.digest), ("PairSet", pairs.digest)):
         if report.lineage.inputs.get(word, digest) != digest:
             raise UsageError(
-                f"this report was made with another {word}", where=str(report.path), cure="run `dubmill evaluate` again"
+                f"this report was made with another {word}",
+                where=str(report.path),
+                cure="run `dubmill step evaluate` again",
             )
 
 
@@ -92,14 +94,16 @@ def _case(adapter: Adapter, report: Report, registered: Path, params: RegisterPa
         told = json.loads(path.read_bytes())
         name, number = told["name"], int(told["version"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BadArtifact("there is no registered version", where=str(path), cure="run `dubmill register`") from error
+        raise BadArtifact(
+            "there is no registered version", where=str(path), cure="run `dubmill step register`"
+        ) from error
     version = tracking.get_version(name, number)
     digests = version.tags.get("adapter_digest"), version.tags.get("report_digest")
     if name != params.model or digests != (adapter.digest, report.digest):
         raise UsageError(
             f"{version.uri} is not {params.model!r} with this adapter and this report",
             where=str(path),
-            cure="run `dubmill register` with them first",
+            cure="run `dubmill step register` with them first",
         )
     ours = rules.dubs_of(tracking.report_rows(report), str(report.path))
     return Case(version, tracking.aliased(name, tracking.CHAMPION), ours)
@@ -236,5 +240,5 @@ def _how_sampled(adapter: Adapter, report: Report) -> dict[str, Any]:
     raise BadArtifact(
         "the report does not tell with which sampling and strength its clips were dubbed",
         where=str(report.path),
-        cure="run `dubmill evaluate` again",
+        cure="run `dubmill step evaluate` again",
     )

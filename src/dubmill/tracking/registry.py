@@ -88,7 +88,9 @@ def get_version(name: str, number: int) -> Version:
             if not is_missing(error):
                 raise
             raise UsageError(
-                f"MLflow knows no version {number} of {name!r}", where=public_uri(), cure="run `dubmill register` again"
+                f"MLflow knows no version {number} of {name!r}",
+                where=public_uri(),
+                cure="run `dubmill step register` again",
             ) from error
 
 

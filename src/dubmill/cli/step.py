@@ -1,0 +1,229 @@
+"""The commands `dubmill step <word>`: one step of the line, from sealed artifacts to a sealed artifact."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dubmill.errors import UsageError
+
+if TYPE_CHECKING:
+    from dubmill.artifacts.store import Artifact, Part
+
+app = typer.Typer(
+    help="Run one step of the line, from sealed artifacts to a sealed artifact.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+INPUTS = {  # option -> class in artifacts.store, or none for a plain folder; help
+    "backbone": ("Backbone", "sealed backbone"),
+    "prompts": ("PromptSet", "sealed prompts"),
+    "clips": ("ClipSet", "sealed switch clips"),
+    "pairs": ("PairSet", "sealed pairs"),
+    "latents": ("LatentSet", "sealed latents"),
+    "adapter": ("Adapter", "sealed adapter"),
+    "dubs": ("DubSet", "sealed dubs"),
+    "report": ("Report", "sealed report"),
+    "registered": ("", "folder of model_version.json"),
+}
+
+
+@dataclass(frozen=True)
+class Step:
+    """One word of the line and what its command takes."""
+
+    word: str
+    help: str
+    inputs: tuple[str, ...] = ()  # keys of `INPUTS`, in the order of the step function's arguments
+    more_sections: tuple[str, ...] = ()  # params sections that the step reads besides its own
+    has_shards: bool = False  # whether several tasks can share the work
+    has_metrics: bool = False  # whether the report's means and curves can be copied out
+
+
+STEPS = (
+    Step("backbone", "Unpack the embedded nano model, or fetch a published one."),
+    Step("prompts", "Write structured prompts whose speakers change language half-way."),
+    Step("synthesize", "Generate one switch clip for each prompt.", ("backbone", "prompts"), has_shards=True),
+    Step(
+        "inpaint",
+        "Make bilingual pairs: each half of a clip re-voiced into the other half's language.",
+        ("backbone", "clips"),
+        has_shards=True,
+    ),
+    Step("gate", "Accept the pairs that pass every gate, and list the rejects with reasons.", ("backbone", "pairs")),
+    Step("encode", "Encode the accepted pairs as latents and text features.", ("backbone", "pairs")),
+    Step("train", "Train one LoRA adapter; a killed run goes on from its last checkpoint.", ("backbone", "latents")),
+    Step("dub", "Dub the held-out clips by every method.", ("backbone", "adapter", "pairs"), has_shards=True),
+    Step(
+        "evaluate",
+        "Measure the dubs: figures with intervals, paired tests, and a report page.",
+        ("backbone", "dubs", "pairs", "adapter"),
+        has_metrics=True,
+    ),
+    Step("register", "Register a model version in MLflow under the alias challenger.", ("adapter", "report")),
+    Step(
+        "promote",
+        "Make the challenger the champion and write the release to serve, or refuse with reasons.",
+        ("backbone", "adapter", "report", "pairs", "registered"),
+        more_sections=("register",),
+    ),
+)
+
+COMMON_OPTIONS = {
+    "out": (Annotated[Path, typer.Option(help="folder for the result")], inspect.Parameter.empty),
+    "params": (Annotated[Path, typer.Option(help="values of every section")], Path("params.yaml")),
+    "overlay": (
+        Annotated[list[Path], typer.Option(help="preset, or file of what differs; may be repeated")],
+        list[Path](),
+    ),
+    "again": (
+        Annotated[bool, typer.Option("--again", help="clear a finished result, or a draft begun by other code, first")],
+        False,
+    ),
+}
+SHARD_OPTION = Annotated[
+    str, typer.Option(help="I/N: make every N-th shard from I on, I from 0; without it make the rest, and seal")
+]
+METRICS_OPTION = Annotated[
+    Path | None, typer.Option(help="folder for the adapter's means and the curves, for DVC", show_default=False)
+]
+
+
+def _signature(step: Step) -> inspect.Signature:
+    """The options of a step's command, as typer reads them."""
+    options = {
+        name: (Annotated[Path, typer.Option(help=INPUTS[name][1])], inspect.Parameter.empty) for name in step.inputs
+    }
+    options |= COMMON_OPTIONS
+    if step.has_shards:
+        options["shard"] = (SHARD_OPTION, "")
+    if step.has_metrics:
+        options["metrics"] = (METRICS_OPTION, None)
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    return inspect.Signature(
+        [
+            inspect.Parameter(name, keyword, default=default, annotation=kind)
+            for name, (kind, default) in options.items()
+        ]
+    )
+
+
+def _command(step: Step) -> Callable[..., None]:
+    """The function behind `dubmill step <word>`."""
+
+    def command(**options: Any) -> None:
+        inputs = {name: options.pop(name) for name in step.inputs}
+        run(step, inputs, **options)
+
+    signature = _signature(step)
+    command.__signature__ = signature  # type: ignore[attr-defined] (a function takes attributes)
+    command.__annotations__ = {name: parameter.annotation for name, parameter in signature.parameters.items()}
+    command.__doc__ = step.help
+    return command
+
+
+for _step in STEPS:
+    app.command(_step.word)(_command(_step))
+
+
+def run(
+    step: Step,
+    inputs: dict[str, Path],
+    *,
+    out: Path,
+    params: Path,
+    overlay: list[Path],
+    again: bool = False,
+    shard: str = "",
+    metrics: Path | None = None,
+) -> None:
+    """Run one step on the artifacts in the folders `inputs` and print the digest of what it sealed."""
+    from dubmill.config.params import load
+
+    values = load(params, *overlay)
+    sections = [getattr(values, word) for word in (*step.more_sections, step.word)]
+    part = {"part": parse_shard(shard, again=again)} if shard else {}
+    opened = [_open(name, folder) for name, folder in inputs.items()]
+    is_first_process = os.environ.get("RANK", "0") == "0"  # torchrun and accelerate number the processes they start
+    if again and is_first_process:
+        start_over(out)
+    started = time.monotonic()
+    function = getattr(importlib.import_module(f"dubmill.steps.{step.word}"), step.word)
+    sealed = function(*opened, *sections, out, **part)
+    if metrics is not None:
+        copy_metrics(sealed.path, metrics)
+    if is_first_process:
+        digest = getattr(sealed, "digest", f"shards {shard}")[:12]
+        typer.echo(f"{step.word}: {out} {digest} in {time.monotonic() - started:.1f} s")
+
+
+def _open(name: str, folder: Path) -> Artifact | Path:
+    from dubmill.artifacts import store
+
+    kind = INPUTS[name][0]
+    return getattr(store, kind).open(folder) if kind else folder
+
+
+def parse_shard(text: str, *, again: bool) -> Part:
+    """Which shards `--shard I/N` names.
+
+    Raises:
+        UsageError: it names none, or stands beside `--again`.
+    """
+    from dubmill.artifacts.store import Part
+
+    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not found or int(found[1]) >= int(found[2]):
+        raise UsageError(
+            f"{text!r} names no shards", where="--shard", cure="write I/N with I from 0 to N - 1, as in 0/4"
+        )
+    if again:
+        raise UsageError(
+            "--again would clear what other tasks wrote", where="--shard", cure="give an empty --out instead"
+        )
+    return Part(int(found[1]), int(found[2]))
+
+
+def start_over(out: Path) -> None:
+    """Clear a finished artifact at `out`, and a draft that other code began; a draft of this code stays, to go on from.
+
+    A folder that holds anything else is left alone: the step refuses it.
+    """
+    from dubmill.artifacts.store import DRAFT, MANIFEST
+
+    marker, code = out.parent / f".{out.name}.code", code_digest()
+    begun_here = marker.is_file() and marker.read_text() == code
+    is_draft = (out / DRAFT).is_file() and not (out / MANIFEST).is_file()
+    if (out / MANIFEST).is_file() or (is_draft and not begun_here):
+        shutil.rmtree(out)
+    marker.parent.mkdir(parents=True, exist_ok=True)
+    marker.write_text(code)
+
+
+def code_digest() -> str:
+    """A digest of the library's sources."""
+    from dubmill.artifacts.files import digest_of, sha256_of
+
+    root = Path(__file__).parents[1]
+    return digest_of({path.relative_to(root).as_posix(): sha256_of(path) for path in sorted(root.rglob("*.py"))})
+
+
+def copy_metrics(report: Path, metrics: Path) -> None:
+    """Copy the adapter's means and the curves of a report to the folder `metrics`, where DVC reads them."""
+    shutil.rmtree(metrics / "plots", ignore_errors=True)
+    metrics.mkdir(parents=True, exist_ok=True)
+    means = json.loads((report / "metrics.json").read_text())["summary"]  # a table that fits a screen
+    (metrics / "metrics.json").write_text(json.dumps(means, indent=1) + "\n")
+    shutil.copytree(report / "plots", metrics / "plots")
