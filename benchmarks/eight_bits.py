@@ -29,7 +29,7 @@ from dubmill.metrics.scorers import Scorers
 from dubmill.metrics.speech import hearing, words_right
 from dubmill.model import quantization
 from dubmill.model.load import load
-from dubmill.prompting import draw
+from dubmill.prompting import generate_prompts
 from dubmill.worlds import world_of
 from dubmill.worlds.materialize import materialize
 
@@ -65,7 +65,7 @@ def main() -> None:
     asked = parser.parse_args()
     values = params.load(Path(__file__).parents[1] / "params.yaml")
     small = values.backbone.model_copy(update={f"{part}_bits": 8 for part in PARTS})
-    prompts = draw(values.prompts)[: asked.clips]
+    prompts = generate_prompts(values.prompts).prompts[: asked.clips]
     captions, seeds = [one.caption for one in prompts], range(len(prompts))
     made, heard, seconds, weights = [], [], [], []
     with tempfile.TemporaryDirectory() as scratch:

@@ -25,7 +25,7 @@ from dubmill.config import params
 from dubmill.model.conditioning import encode_captions, isolated
 from dubmill.model.load import Modules, load
 from dubmill.model.shapes import half_frames, latent_shape
-from dubmill.prompting import draw as draw_prompts
+from dubmill.prompting import generate_prompts
 from dubmill.training import trainer as training
 from dubmill.training.batches import LATENTS
 from dubmill.worlds.materialize import materialize
@@ -37,7 +37,7 @@ def latent_set(modules: Modules, values: params.Params, folder: Path) -> LatentS
     """Random latents of nano's size with real text features."""
     from safetensors.torch import save
 
-    text = encode_captions([draw_prompts(values.prompts)[0].caption] * 2 * NUM_PAIRS + [""], modules)
+    text = encode_captions([generate_prompts(values.prompts).prompts[0].caption] * 2 * NUM_PAIRS + [""], modules)
     geometry, clip = modules.geometry, values.synthesize
     size = {"height": clip.height, "width": clip.width, "frame_rate": clip.frame_rate}
     shape = latent_shape(num_frames=half_frames(clip.num_frames, geometry.temporal), geometry=geometry, **size)

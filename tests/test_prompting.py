@@ -29,7 +29,11 @@ def bank(**changes):
     return section(source="bank", languages=BANK_LANGUAGES, num_train=60, num_heldout=30, **changes)
 
 
-def said(prompts):
+def prompts_of(params):
+    return prompting.generate_prompts(params).prompts
+
+
+def spoken_texts(prompts):
     return {line.text for one in prompts for line in (one.first, one.second, one.first_dubbed, one.second_dubbed)}
 
 
@@ -60,7 +64,7 @@ def test_a_switch_caption_tells_a_switch_only_where_there_is_one():
 
 @pytest.mark.parametrize("params", [SECTION, bank()], ids=["grammar", "bank"])
 def test_every_drawn_prompt_keeps_the_form(params):
-    prompts = prompting.draw(params)
+    prompts = prompts_of(params)
     assert len(prompts) == params.num_train + params.num_heldout
     assert [one.id for one in prompts] == [f"p{index:05d}" for index in range(len(prompts))]
     assert [prompting.faults(one) for one in prompts] == [[]] * len(prompts)
@@ -68,35 +72,35 @@ def test_every_drawn_prompt_keeps_the_form(params):
 
 @pytest.mark.parametrize("params", [SECTION, bank()], ids=["grammar", "bank"])
 def test_equal_params_give_equal_prompts_and_another_seed_gives_others(params):
-    assert prompting.draw(params) == prompting.draw(params)
-    assert prompting.draw(params) != prompting.draw(params.model_copy(update={"seed": params.seed + 1}))
+    assert prompts_of(params) == prompts_of(params)
+    assert prompts_of(params) != prompts_of(params.model_copy(update={"seed": params.seed + 1}))
 
 
 @pytest.mark.parametrize("params", [SECTION, bank()], ids=["grammar", "bank"])
 def test_ordered_language_pairs_are_balanced_within_each_split(params):
     for split in ("train", "heldout"):
-        counts = Counter((one.first.language, one.second.language) for one in of_split(prompting.draw(params), split))
+        counts = Counter((one.first.language, one.second.language) for one in of_split(prompts_of(params), split))
         assert set(counts) == set(permutations(params.languages, 2))
         assert max(counts.values()) - min(counts.values()) <= 1
 
 
 @pytest.mark.parametrize("params", [SECTION, bank()], ids=["grammar", "bank"])
 def test_held_out_prompts_share_no_seed_and_no_words_with_training(params):
-    prompts = prompting.draw(params)
+    prompts = prompts_of(params)
     train, heldout = of_split(prompts, "train"), of_split(prompts, "heldout")
     assert len({one.seed for one in prompts}) == len(prompts)
-    assert not said(train) & said(heldout)
+    assert not spoken_texts(train) & spoken_texts(heldout)
 
 
 def test_held_out_people_of_the_bank_are_strangers_to_training():
-    prompts = prompting.draw(bank())
+    prompts = prompts_of(bank())
     assert not {one.speaker for one in of_split(prompts, "train")} & {
         one.speaker for one in of_split(prompts, "heldout")
     }
 
 
 def test_more_training_prompts_leave_the_first_ones_as_they_were():
-    few, many = prompting.draw(section(num_train=8)), prompting.draw(section(num_train=20))
+    few, many = prompts_of(section(num_train=8)), prompts_of(section(num_train=20))
     assert few[:8] == many[:8]
 
 
@@ -106,7 +110,7 @@ def test_a_dubbed_line_of_nano_is_the_same_digits_in_the_other_language():
     def digits(line):
         return [WORDS[line.language].index(word) for word in line.text.split()]
 
-    for one in prompting.draw(section(num_train=10, num_heldout=4)):
+    for one in prompts_of(section(num_train=10, num_heldout=4)):
         assert digits(one.first) == digits(one.first_dubbed)
         assert digits(one.second) == digits(one.second_dubbed)
         assert one.first_dubbed.language == one.second.language != one.first.language == one.second_dubbed.language
@@ -115,7 +119,7 @@ def test_a_dubbed_line_of_nano_is_the_same_digits_in_the_other_language():
 def test_nano_can_film_what_the_grammar_asks_for():
     from dubmill.nano import world
 
-    one = prompting.draw(section(num_train=1, num_heldout=1))[0]
+    one = prompts_of(section(num_train=1, num_heldout=1))[0]
     for line in (one.first, one.second, one.first_dubbed, one.second_dubbed):
         assert " ".join(world.check_text(line.language, line.text)) == line.text
     assert one.speaker == world.puppet(one.seed).describe()
@@ -133,7 +137,7 @@ def test_the_phrase_bank_is_parallel_native_and_of_similar_length():
 
 
 def test_a_bank_paragraph_tells_look_camera_and_language_and_is_one_paragraph():
-    for one in prompting.draw(bank()):
+    for one in prompts_of(bank()):
         assert "\n" not in one.caption
         assert "camera stays static" in one.caption
         assert one.caption.startswith(one.speaker)
@@ -157,7 +161,7 @@ BREAKS = {
 
 @pytest.mark.parametrize("fault", BREAKS)
 def test_each_forbidden_form_is_found_and_named(fault):
-    good = prompting.draw(bank())[0]
+    good = prompts_of(bank())[0]
     broken = good.model_copy(update={"caption": BREAKS[fault](good.caption)})
     assert broken.caption != good.caption
     assert any(fault in found for found in prompting.faults(broken))
@@ -175,21 +179,21 @@ def test_each_forbidden_form_is_found_and_named(fault):
     ],
 )
 def test_each_bad_line_is_found_and_named(changes, fault):
-    good = prompting.draw(bank())[0]
+    good = prompts_of(bank())[0]
     broken = good.model_copy(update={"first_dubbed": good.first_dubbed.model_copy(update=changes)})
     assert any(fault in found for found in prompting.faults(broken))
 
 
 def test_a_language_that_a_source_lacks_is_refused_with_those_it_has():
     with pytest.raises(UnsayableText, match="use en, es, fr, de"):
-        prompting.draw(section(languages=["en", "it"]))
+        prompts_of(section(languages=["en", "it"]))
     with pytest.raises(UnsayableText, match="no sentences in 'it'"):
-        prompting.draw(section(source="bank", languages=["en", "it"]))
+        prompts_of(section(source="bank", languages=["en", "it"]))
 
 
 def test_a_language_named_twice_is_refused():
     with pytest.raises(BadParams, match="named twice"):
-        prompting.draw(section(languages=["en", "es", "en"]))
+        prompts_of(section(languages=["en", "es", "en"]))
 
 
 # A language model that misbehaves
@@ -225,7 +229,7 @@ def llm(url, **changes):
 def test_a_good_answer_becomes_a_prompt_and_the_key_is_sent(endpoint, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "sesame")
     url, requests = endpoint(lambda number, body: completion(json.dumps(answer(number))))
-    prompts = prompting.draw(llm(url))
+    prompts = prompts_of(llm(url))
     assert [(one.id, one.split, one.source) for one in prompts] == [
         ("p00000", "train", "llm"),
         ("p00001", "heldout", "llm"),
@@ -239,7 +243,7 @@ def test_a_good_answer_becomes_a_prompt_and_the_key_is_sent(endpoint, monkeypatc
 
 def test_a_fenced_answer_is_read(endpoint):
     url, _ = endpoint(lambda number, body: completion(f"```json\n{json.dumps(answer(number))}\n```"))
-    assert len(prompting.draw(llm(url))) == 2
+    assert len(prompts_of(llm(url))) == 2
 
 
 def test_a_broken_answer_is_asked_again_with_the_fault_named(endpoint):
@@ -247,7 +251,7 @@ def test_a_broken_answer_is_asked_again_with_the_fault_named(endpoint):
         return completion("Sure! Here it is" if number == 1 else json.dumps(answer(number)))
 
     url, requests = endpoint(reply)
-    assert len(prompting.draw(llm(url))) == 2
+    assert len(prompts_of(llm(url))) == 2
     assert len(requests) == 3
     assert "not a JSON object" in requests[1][2]["messages"][-1]["content"]
 
@@ -269,9 +273,9 @@ def test_a_slot_whose_answers_stay_broken_is_dropped_with_the_reason(endpoint, t
 
 def test_words_of_another_scene_are_not_taken_twice(endpoint):
     url, requests = endpoint(lambda number, body: completion(json.dumps(answer(0 if number <= 2 else number))))
-    prompts = prompting.draw(llm(url))
+    prompts = prompts_of(llm(url))
     assert len(requests) == 3
-    assert not said(prompts[:1]) & said(prompts[1:])
+    assert not spoken_texts(prompts[:1]) & spoken_texts(prompts[1:])
 
 
 @pytest.mark.parametrize(
@@ -287,7 +291,7 @@ def test_words_of_another_scene_are_not_taken_twice(endpoint):
 def test_a_model_that_never_keeps_the_form_ends_the_step_with_its_fault(endpoint, content, fault):
     url, _ = endpoint(lambda number, body: completion(content))
     with pytest.raises(ServiceUnavailable, match=f"no usable train prompt.*{fault}"):
-        prompting.draw(llm(url))
+        prompts_of(llm(url))
 
 
 @pytest.mark.parametrize(
@@ -296,12 +300,12 @@ def test_a_model_that_never_keeps_the_form_ends_the_step_with_its_fault(endpoint
 def test_a_server_that_refuses_or_talks_nonsense_is_named(endpoint, status, text, told):
     url, _ = endpoint(lambda number, body: (status, text))
     with pytest.raises(ServiceUnavailable, match=told):
-        prompting.draw(llm(url))
+        prompts_of(llm(url))
 
 
 def test_an_endpoint_that_is_not_there_is_one_sentence():
     with pytest.raises(ServiceUnavailable, match=r"http://127.0.0.1:9/v1: the model did not answer"):
-        prompting.draw(llm("http://127.0.0.1:9/v1"))
+        prompts_of(llm("http://127.0.0.1:9/v1"))
 
 
 # The step
@@ -311,7 +315,7 @@ def test_the_step_seals_rows_and_a_page_and_the_same_digest_anywhere(tmp_path):
     params = section(num_train=5, num_heldout=3)
     one, two = prompts_step(params, tmp_path / "one"), prompts_step(params, tmp_path / "two")
     assert one.digest == two.digest
-    assert PromptSet.open(tmp_path / "one").rows == prompting.draw(params)
+    assert PromptSet.open(tmp_path / "one").rows == prompts_of(params)
     assert one.info == {"num_prompts": 8, "source": "grammar", "dropped": []}
     page = (tmp_path / "one" / "prompts.md").read_text()
     assert one.rows[0].caption in page

@@ -29,7 +29,7 @@ from dubmill.faces.tracking import Face
 from dubmill.generation.sampling import Region
 from dubmill.launching import outliving, train_together
 from dubmill.model.load import load
-from dubmill.prompting import draw, over_articulated
+from dubmill.prompting import generate_prompts, over_articulated
 from dubmill.steps import inpaint as inpaint_module
 from dubmill.steps import synthesize as synthesize_module
 from dubmill.steps import train as train_module
@@ -415,7 +415,9 @@ def test_the_second_pass_makes_a_new_mouth_to_the_sound_of_the_first(mini):
 
 def test_its_share_of_the_training_clips_is_drawn_for_each_alone_and_never_of_those_kept_for_evaluation():
     values = parameters.load(ROOT / "params.yaml").prompts
-    prompts = draw(values.model_copy(update={"source": "bank", "num_train": 200, "languages": ["en", "es"]}))
+    prompts = generate_prompts(
+        values.model_copy(update={"source": "bank", "num_train": 200, "languages": ["en", "es"]})
+    ).prompts
     chosen = {prompt.id for prompt in prompts if inpaint_module._is_articulated(prompt, INPAINT)}
     assert chosen <= {prompt.id for prompt in prompts if prompt.split == "train"}
     assert 70 < len(chosen) < 130
@@ -456,9 +458,9 @@ def test_an_over_articulated_caption_keeps_the_form_and_the_nano_world_has_no_wo
     from dubmill.prompting.form import caption_faults
 
     values = parameters.load(ROOT / "params.yaml").prompts
-    (prompt, *_) = draw(values.model_copy(update={"source": "bank", "languages": ["en", "es"]}))
+    (prompt, *_) = generate_prompts(values.model_copy(update={"source": "bank", "languages": ["en", "es"]})).prompts
     said = over_articulated(prompt.caption_first_dubbed, prompt)
     assert said.startswith(prompt.caption_first_dubbed)
     assert not list(caption_faults(said, (prompt.first_dubbed, prompt.second)))
     with pytest.raises(UnsayableText, match="set it to 0"):
-        inpaint_module._is_articulated(draw(values)[0], INPAINT)
+        inpaint_module._is_articulated(generate_prompts(values).prompts[0], INPAINT)

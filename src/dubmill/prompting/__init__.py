@@ -1,4 +1,4 @@
-"""Structured prompts from three sources, all in one form: grammar (nano), bank (LTX-2), llm (an endpoint)."""
+"""Structured prompts from three sources in one form: a grammar (nano), phrase banks (LTX-2) or a language model."""
 
 from __future__ import annotations
 
@@ -10,53 +10,50 @@ from dubmill.errors import ServiceUnavailable
 from dubmill.prompting.captions import dub_caption, over_articulated, switch_caption
 from dubmill.prompting.form import faults
 
-__all__ = ["Drawn", "collect", "draw", "dub_caption", "faults", "over_articulated", "switch_caption"]
+__all__ = ["GeneratedPrompts", "dub_caption", "faults", "generate_prompts", "over_articulated", "switch_caption"]
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """The prompts that keep the form, and `{"id", "reason"}` of each that was dropped."""
+class GeneratedPrompts:
+    """The prompts that keep the form, and `{"id", "reason"}` of each prompt that was dropped."""
 
     prompts: list[Prompt]
     dropped: list[dict[str, str]]
 
 
-def draw(params: PromptsParams) -> list[Prompt]:
-    """The prompts of `collect`."""
-    return collect(params).prompts
+def generate_prompts(params: PromptsParams) -> GeneratedPrompts:
+    """Returns prompts p00000.. in order, training prompts first, from the source that `params` names.
 
-
-def collect(params: PromptsParams) -> Drawn:
-    """Prompts p00000.. in order, training ones first; equal params give equal prompts (of an llm: as far as it repeats).
+    Equal params give equal prompts; those of a language model are equal only as far as its server repeats itself.
 
     Raises:
         UnsayableText: the source has no words in one of the languages.
         BadParams: a language is named twice.
         ServiceUnavailable: the language model did not answer, or gave no usable prompt for a split.
     """
-    drawn = _of_source(params)
-    for prompt in drawn.prompts:
+    generated = _from_source(params)
+    for prompt in generated.prompts:
         assert not faults(prompt), f"{prompt.id}: {'; '.join(faults(prompt))}"
     for split in ("train", "heldout"):
-        if not any(prompt.split == split for prompt in drawn.prompts):
-            reason = drawn.dropped[-1]["reason"]
+        if not any(prompt.split == split for prompt in generated.prompts):
+            reason = generated.dropped[-1]["reason"]
             raise ServiceUnavailable(
                 f"no usable {split} prompt: {reason}",
                 where=params.llm_url,
-                cure="use an abler model, raise prompts.llm_attempts, or use prompts.source bank",
+                cure="use a more capable model, raise prompts.llm_attempts, or use prompts.source bank",
             )
-    return drawn
+    return generated
 
 
-def _of_source(params: PromptsParams) -> Drawn:
+def _from_source(params: PromptsParams) -> GeneratedPrompts:
     if params.source == "llm":
-        from dubmill.prompting import llm
+        from dubmill.prompting.llm import llm_prompts
 
-        return Drawn(*llm.draw(params))
+        return GeneratedPrompts(*llm_prompts(params))
     if params.source == "bank":
-        from dubmill.prompting import bank
+        from dubmill.prompting.bank import bank_prompts
 
-        return Drawn(bank.draw(params), [])
-    from dubmill.prompting import grammar
+        return GeneratedPrompts(bank_prompts(params), [])
+    from dubmill.prompting.grammar import grammar_prompts
 
-    return Drawn(grammar.draw(params), [])
+    return GeneratedPrompts(grammar_prompts(params), [])

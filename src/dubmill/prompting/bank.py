@@ -1,4 +1,4 @@
-"""LTX-2 paragraphs out of banks: people, clothes, places, lights, sounds, and parallel sentences."""
+"""Prompts for LTX-2, combined from lists of people, clothes, places, lights, sounds and parallel sentences."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import numpy as np
 from dubmill.artifacts.rows import Line, Prompt
 from dubmill.config.params import PromptsParams
 from dubmill.errors import UnsayableText
-from dubmill.prompting import plan
 from dubmill.prompting.phrases import PHRASES
 from dubmill.prompting.scene import Scene
+from dubmill.prompting.slots import Slot, fill_slot, slots
 from dubmill.text import timing
 
 HELDOUT_SHARE = 0.25
 """Share of the people and of the sentences that only held-out prompts use."""
 MIN_PHRASES = 8
 
-PEOPLE: tuple[tuple[str, str], ...] = (  # who, and with what voice
+PEOPLE: tuple[tuple[str, str], ...] = (  # appearance, voice
     ("A woman in her twenties with long curly black hair and freckles", "a bright, clear voice"),
     ("A woman in her thirties with short straight brown hair and round glasses", "a calm, even voice"),
     ("A woman in her forties with red hair tied back and light skin", "a lively, slightly husky voice"),
@@ -84,8 +84,8 @@ SOUNDS = (
 )
 
 
-def draw(params: PromptsParams) -> list[Prompt]:
-    """One prompt per slot; people and sentences of held-out prompts are in no training prompt.
+def bank_prompts(params: PromptsParams) -> list[Prompt]:
+    """Returns one prompt per slot; people and sentences of held-out prompts are in no training prompt.
 
     Raises:
         UnsayableText: a language has no sentences in the bank, or too few of them fit their time.
@@ -97,39 +97,38 @@ def draw(params: PromptsParams) -> list[Prompt]:
                 where="prompts.languages",
                 cure=f"use {', '.join(PHRASES[0])}, or source llm",
             )
-    sayable = _sayable(params)
-    people, phrases = (_parted(len(bank), params.seed) for bank in (PEOPLE, sayable))
+    sentences = _fitting_sentences(params)
+    people, phrases = (_split_indices(len(bank), params.seed) for bank in (PEOPLE, sentences))
     return [
-        _prompt(slot, people[slot.split], [sayable[index] for index in phrases[slot.split]])
-        for slot in plan.slots(params)
+        _prompt(slot, people[slot.split], [sentences[index] for index in phrases[slot.split]]) for slot in slots(params)
     ]
 
 
-def _sayable(params: PromptsParams) -> list[dict[str, str]]:
-    """The sentences that can be said unhurried in `line_seconds`, in every asked language."""
+def _fitting_sentences(params: PromptsParams) -> list[dict[str, str]]:
+    """Returns the sentences that fit into `line_seconds` at the usual speech rate in every requested language."""
     room = params.line_seconds
-    sayable = [
+    fitting = [
         phrase
         for phrase in PHRASES
         if all(timing.fit(_line(tag, phrase), room).verdict == "fits" for tag in params.languages)
     ]
-    if len(sayable) < MIN_PHRASES:
+    if len(fitting) < MIN_PHRASES:
         raise UnsayableText(
-            f"only {len(sayable)} of the bank's {len(PHRASES)} sentences can be said in {room:g} s",
+            f"only {len(fitting)} of the bank's {len(PHRASES)} sentences can be spoken in {room:g} s",
             where="prompts.line_seconds",
             cure="make longer clips, or use source llm",
         )
-    return sayable
+    return fitting
 
 
-def _parted(size: int, seed: int) -> dict[str, np.ndarray]:
-    """Indices of a bank by split."""
+def _split_indices(size: int, seed: int) -> dict[str, np.ndarray]:
+    """Returns the indices of a bank's entries by split."""
     order = np.random.default_rng(seed).permutation(size)
     heldout = max(2, round(HELDOUT_SHARE * size))
     return {"heldout": order[:heldout], "train": order[heldout:]}
 
 
-def _prompt(slot: plan.Slot, people: np.ndarray, phrases: Sequence[dict[str, str]]) -> Prompt:
+def _prompt(slot: Slot, people: np.ndarray, phrases: Sequence[dict[str, str]]) -> Prompt:
     rng = slot.rng
     speaker, voice = PEOPLE[rng.choice(people)]
     scene = Scene(
@@ -141,9 +140,14 @@ def _prompt(slot: plan.Slot, people: np.ndarray, phrases: Sequence[dict[str, str
         sound=_pick(rng, SOUNDS),
         voice=voice,
     )
-    one, two = (phrases[index] for index in rng.choice(len(phrases), size=2, replace=False))
-    lines = (_line(slot.first, one), _line(slot.second, two), _line(slot.second, one), _line(slot.first, two))
-    return plan.prompt(slot, source="bank", speaker=speaker, lines=lines, tell=scene.tell)
+    former, latter = (phrases[index] for index in rng.choice(len(phrases), size=2, replace=False))
+    lines = (
+        _line(slot.first, former),
+        _line(slot.second, latter),
+        _line(slot.second, former),
+        _line(slot.first, latter),
+    )
+    return fill_slot(slot, source="bank", speaker=speaker, lines=lines, caption=scene.paragraph)
 
 
 def _pick(rng: np.random.Generator, bank: Sequence[str]) -> str:

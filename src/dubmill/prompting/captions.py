@@ -1,4 +1,4 @@
-"""The sentence that names who speaks which language, and the exact words."""
+"""Captions that name the speaker and the language and quote the exact words."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ ANYBODY = "A person"
 
 
 def dub_caption(speaker: str, line: Line) -> str:
-    """`<speaker> is speaking Spanish, saying: "uno tres seis"`, the caption that a dubbing adapter is trained and asked with.
+    """Returns `<speaker> is speaking Spanish, saying: "uno tres seis"`, the caption of training and of inference.
 
     Raises:
         UnsayableText: the language is not in the table.
@@ -19,7 +19,7 @@ def dub_caption(speaker: str, line: Line) -> str:
 
 
 def switch_caption(speaker: str, first: Line, second: Line) -> str:
-    """`dub_caption` of the first half, going on to the second: in another language, or in the same one.
+    """Returns the caption of a clip whose two halves say `first` and `second`, in two languages or in one.
 
     Raises:
         UnsayableText: a language is not in the table.
@@ -29,16 +29,16 @@ def switch_caption(speaker: str, first: Line, second: Line) -> str:
 
 
 def over_articulated(caption: str, prompt: Prompt) -> str:
-    """One of the captions of `prompt`, told so that the mouth shapes every syllable (lip augmentation).
+    """Returns `caption` with a request for exaggerated articulation (the paper's lip augmentation).
 
-    The wording follows one reader's account of the paper: UNVERIFIED.
+    The paper does not publish its wording; this one follows a secondary source and is UNVERIFIED.
 
     Raises:
-        UnsayableText: the prompt is of the nano world, whose captions know no manner of speaking.
+        UnsayableText: the prompt is of the nano world, whose captions cannot describe a manner of speaking.
     """
     if prompt.source == "grammar":
         raise UnsayableText(
-            "prompts of the grammar have no words for an over-articulated way of speaking",
+            "captions of the grammar cannot ask for exaggerated articulation",
             where="inpaint.lip_augmentation_share",
             cure="set it to 0, or use prompts.source bank or llm on the real model",
         )

@@ -1,4 +1,4 @@
-"""The form that every prompt keeps, whatever its source: one flowing paragraph that quotes the exact words."""
+"""Checks the form of a prompt: captions are one paragraph in prose that quotes the exact words."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from dubmill.text import timing
 from dubmill.text.languages import LANGUAGES, is_in_script
 
 MAX_CAPTION_WORDS = 200  # LTX-2's own limit
-MAX_LINE_WORDS = 20  # what five seconds of quick speech hold
-MAX_LENGTH_RATIO = 2.0  # a dub much longer than its source loses words, a much shorter one drags
+MAX_LINE_WORDS = 20  # as many as fit into five seconds of fast speech
+MAX_LENGTH_RATIO = (
+    2.0  # a much longer translation loses words in the time of its source, a much shorter one leaves silence
+)
 
 LINES = ("first", "second", "first_dubbed", "second_dubbed")
 FORBIDDEN = {
@@ -29,7 +31,7 @@ QUOTED = re.compile(r'"([^"]*)"')
 
 
 def faults(prompt: Prompt) -> list[str]:
-    """What breaks the form, one phrase each; empty for a good prompt."""
+    """Returns the violations of the form, one phrase each; empty for a valid prompt."""
     return [*_language_faults(prompt), *_line_faults(prompt), *_caption_faults(prompt)]
 
 
@@ -38,7 +40,7 @@ def _language_faults(prompt: Prompt) -> Iterator[str]:
         if line.language not in LANGUAGES:
             yield f"unknown language {line.language!r}"
     if prompt.first.language == prompt.second.language:
-        yield "the halves are in one language"
+        yield "both halves are in the same language"
     if (prompt.first_dubbed.language, prompt.second_dubbed.language) != (prompt.second.language, prompt.first.language):
         yield "a dubbed half is not in the other half's language"
 
@@ -47,21 +49,21 @@ def _line_faults(prompt: Prompt) -> Iterator[str]:
     for name in LINES:
         line: Line = getattr(prompt, name)
         if not any(character.isalpha() for character in line.text) or line.text != line.text.strip():
-            yield f"{name} has no words, or stray blanks"
+            yield f"{name} has no words, or leading or trailing blanks"
         if '"' in line.text:
-            yield f"{name} holds a double quote"
+            yield f"{name} contains a double quote"
         if len(line.text.split()) > MAX_LINE_WORDS:
             yield f"{name} has more than {MAX_LINE_WORDS} words"
         if line.language in LANGUAGES and not is_in_script(line.text, line.language):
             yield f"{name} is not in the script of {LANGUAGES[line.language].name}"
     for name in ("first", "second"):
-        said, dubbed = getattr(prompt, name).text, getattr(prompt, f"{name}_dubbed").text
-        if max(len(said), len(dubbed)) > MAX_LENGTH_RATIO * max(1, min(len(said), len(dubbed))):
-            yield f"{name} and its translation differ in length more than {MAX_LENGTH_RATIO:g} times"
+        original, dubbed = getattr(prompt, name).text, getattr(prompt, f"{name}_dubbed").text
+        if max(len(original), len(dubbed)) > MAX_LENGTH_RATIO * max(1, min(len(original), len(dubbed))):
+            yield f"{name} and its translation differ in length by more than a factor of {MAX_LENGTH_RATIO:g}"
 
 
 def time_faults(prompt: Prompt, line_seconds: float) -> list[str]:
-    """Which lines of a prompt cannot be said in `line_seconds`, one phrase each; its languages must be known."""
+    """Returns one phrase for each line that cannot be spoken in `line_seconds`; its languages must be known."""
     fits = {name: timing.fit(getattr(prompt, name), line_seconds) for name in LINES}
     return [f"{name}: {fit.told}" for name, fit in fits.items() if fit.verdict == "cannot"]
 
@@ -77,14 +79,14 @@ def _caption_faults(prompt: Prompt) -> Iterator[str]:
 
 
 def caption_faults(caption: str, lines: tuple[Line, ...]) -> Iterator[str]:
-    """What breaks the form of one caption of `lines`, in the order they are said."""
-    # one quotation may hold both lines: nano tells neighbours of one language as one
+    """Yields the violations of the form in one caption that should quote `lines` in order."""
+    # one quotation may hold both lines: nano's captions merge neighbouring lines of one language
     if " ".join(QUOTED.findall(caption)) != " ".join(line.text for line in lines):
         yield f"does not quote exactly {' and '.join(line.text for line in lines)}"
     if len(caption.split()) > MAX_CAPTION_WORDS:
         yield f"has more than {MAX_CAPTION_WORDS} words"
-    told = QUOTED.sub('""', caption)
+    unquoted = QUOTED.sub('""', caption)
     for line in lines:
-        if line.language in LANGUAGES and LANGUAGES[line.language].name not in told:
+        if line.language in LANGUAGES and LANGUAGES[line.language].name not in unquoted:
             yield f"does not name {LANGUAGES[line.language].name}"
-    yield from (f"holds {name}" for name, pattern in FORBIDDEN.items() if pattern.search(told))
+    yield from (f"contains {name}" for name, pattern in FORBIDDEN.items() if pattern.search(unquoted))

@@ -1,4 +1,4 @@
-"""Prompts of the nano world: puppets that count; a dub says the same digits in the other language."""
+"""Prompts of the nano world: a puppet says digits, its dub says the same digits in the other language."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from dubmill.config.params import PromptsParams
 from dubmill.errors import UnsayableText
 from dubmill.nano import world
 from dubmill.nano.captions import caption
-from dubmill.prompting import plan
+from dubmill.prompting.slots import Slot, fill_slot, slots
 
 HELDOUT_SHARE = 0.25
-"""Share of all digit sequences of one half that only held-out prompts say, in whatever language."""
+"""Share of all digit sequences of one half that only held-out prompts use, in any language."""
 
 
-def draw(params: PromptsParams) -> list[Prompt]:
-    """One prompt per slot; puppet seeds and digit sequences of held-out prompts are in no training prompt.
+def grammar_prompts(params: PromptsParams) -> list[Prompt]:
+    """Returns one prompt per slot; puppet seeds and digit sequences of held-out prompts are in no training prompt.
 
     Raises:
         UnsayableText: nano does not speak one of the languages.
@@ -30,30 +30,35 @@ def draw(params: PromptsParams) -> list[Prompt]:
                 where="prompts.languages",
                 cure=f"use {', '.join(world.LANGUAGES)}, or source bank on the real model",
             )
-    sequences = _parted(params.seed)
-    prompts = [_prompt(slot, sequences[slot.split]) for slot in plan.slots(params)]
+    sequences = _split_sequences(params.seed)
+    prompts = [_prompt(slot, sequences[slot.split]) for slot in slots(params)]
     _assert_disjoint(prompts)
     return prompts
 
 
-def _parted(seed: int) -> dict[str, np.ndarray]:
-    """(S, words per half) digit sequences by split."""
+def _split_sequences(seed: int) -> dict[str, np.ndarray]:
+    """Returns (S, words per half) digit sequences by split."""
     every = np.array(list(product(range(10), repeat=world.WORDS_PER_HALF)))
     order = np.random.default_rng(seed).permutation(len(every))
     num_heldout = round(HELDOUT_SHARE * len(every))
     return {"heldout": every[order[:num_heldout]], "train": every[order[num_heldout:]]}
 
 
-def _prompt(slot: plan.Slot, sequences: np.ndarray) -> Prompt:
+def _prompt(slot: Slot, sequences: np.ndarray) -> Prompt:
     speaker = world.puppet(slot.seed).describe()
-    one, two = sequences[slot.rng.choice(len(sequences), size=2, replace=False)]
-    lines = (_line(slot.first, one), _line(slot.second, two), _line(slot.second, one), _line(slot.first, two))
-    return plan.prompt(
+    former, latter = sequences[slot.rng.choice(len(sequences), size=2, replace=False)]
+    lines = (
+        _line(slot.first, former),
+        _line(slot.second, latter),
+        _line(slot.second, former),
+        _line(slot.first, latter),
+    )
+    return fill_slot(
         slot,
         source="grammar",
         speaker=speaker,
         lines=lines,
-        tell=lambda first, second: caption(speaker, (_phrase(first), _phrase(second))),
+        caption=lambda first, second: caption(speaker, (_phrase(first), _phrase(second))),
     )
 
 
@@ -66,11 +71,13 @@ def _phrase(line: Line) -> world.Phrase:
 
 
 def _assert_disjoint(prompts: list[Prompt]) -> None:
-    seen, kept = ([one for one in prompts if one.split == split] for split in ("train", "heldout"))
-    assert not {one.seed for one in seen} & {one.seed for one in kept}
-    assert not {text for one in seen for text in texts(one)} & {text for one in kept for text in texts(one)}
+    train, heldout = ([prompt for prompt in prompts if prompt.split == split] for split in ("train", "heldout"))
+    assert not {prompt.seed for prompt in train} & {prompt.seed for prompt in heldout}
+    assert not {text for prompt in train for text in texts(prompt)} & {
+        text for prompt in heldout for text in texts(prompt)
+    }
 
 
 def texts(prompt: Prompt) -> tuple[str, ...]:
-    """All that is said in a prompt or in its dubs."""
+    """Returns the four spoken texts of a prompt: both halves and their dubs."""
     return tuple(line.text for line in (prompt.first, prompt.second, prompt.first_dubbed, prompt.second_dubbed))

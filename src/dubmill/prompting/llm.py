@@ -1,6 +1,6 @@
-"""Prompts by a language model behind any OpenAI-compatible endpoint; its answers are held to the common form.
+"""Prompts written by a language model behind an OpenAI-compatible endpoint, checked against the common form.
 
-An answer that breaks the form is asked for again, with the fault named; after `llm_attempts` the prompt is dropped.
+An answer that breaks the form is requested again with the violation named; after `llm_attempts` the prompt is dropped.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from pydantic import Field, ValidationError
 
 from dubmill.artifacts.rows import Line, Prompt
 from dubmill.config.params import PromptsParams
-from dubmill.prompting import form, plan
+from dubmill.prompting import form
 from dubmill.prompting.scene import Scene
+from dubmill.prompting.slots import Slot, fill_slot, slots
 from dubmill.providers.openai import Endpoint
 from dubmill.text.languages import language
 
@@ -28,22 +29,22 @@ MAX_SCENE_WORDS = 90
 
 
 class Answer(Scene):
-    """What the model must answer: a scene, the two lines, and each in the other language."""
+    """The JSON object that the model must return: a scene, two lines, and their translations."""
 
     first: str = Field(min_length=2, description="what the speaker says first, in {first}")
     second: str = Field(min_length=2, description="another sentence that the speaker then says, in {second}")
     first_dubbed: str = Field(min_length=2, description="the translation of first into {second}")
     second_dubbed: str = Field(min_length=2, description="the translation of second into {first}")
 
-    def prompt(self, slot: plan.Slot) -> Prompt:
-        """The prompt of `slot` that this answer makes."""
+    def prompt(self, slot: Slot) -> Prompt:
+        """Returns the prompt of `slot` with this answer's words."""
         lines = (
             Line(language=slot.first, text=self.first),
             Line(language=slot.second, text=self.second),
             Line(language=slot.second, text=self.first_dubbed),
             Line(language=slot.first, text=self.second_dubbed),
         )
-        return plan.prompt(slot, source="llm", speaker=self.speaker, lines=lines, tell=self.tell)
+        return fill_slot(slot, source="llm", speaker=self.speaker, lines=lines, caption=self.paragraph)
 
     @property
     def lines(self) -> set[str]:
@@ -51,12 +52,12 @@ class Answer(Scene):
         return {self.first, self.second, self.first_dubbed, self.second_dubbed}
 
 
-class Dropped(Exception):  # noqa: N818 - internal: a prompt that stays unwritten, with the reason
-    """No answer for a slot kept the form."""
+class NoValidAnswerError(Exception):
+    """No answer for a slot kept the form; the text is the reason. Caught in this module."""
 
 
-def draw(params: PromptsParams) -> tuple[list[Prompt], list[dict[str, str]]]:
-    """The prompts that keep the form, and the dropped slots as `{"id", "reason"}`; no spoken line comes twice.
+def llm_prompts(params: PromptsParams) -> tuple[list[Prompt], list[dict[str, str]]]:
+    """Returns the valid prompts, and the dropped slots as `{"id", "reason"}`; no spoken line occurs twice.
 
     Raises:
         ServiceUnavailable: the endpoint does not answer, or refuses.
@@ -64,53 +65,53 @@ def draw(params: PromptsParams) -> tuple[list[Prompt], list[dict[str, str]]]:
     """
     for tag in params.languages:
         language(tag)
-    prompts, dropped, said = list[Prompt](), list[dict[str, str]](), set[str]()
+    prompts, dropped, used_lines = list[Prompt](), list[dict[str, str]](), set[str]()
     with Endpoint(params.llm_url, params.llm_model) as endpoint:
-        for slot in plan.slots(params):
+        for slot in slots(params):
             try:
-                answer = _ask(endpoint, params, slot, said)
-            except Dropped as reason:
+                answer = _request_answer(endpoint, params, slot, used_lines)
+            except NoValidAnswerError as reason:
                 dropped.append({"id": slot.id, "reason": str(reason)})
                 continue
-            said |= answer.lines
+            used_lines |= answer.lines
             prompts.append(answer.prompt(slot))
     return prompts, dropped
 
 
-def _ask(endpoint: Endpoint, params: PromptsParams, slot: plan.Slot, said: set[str]) -> Answer:
-    messages, fault = opening(slot, params.line_seconds), ""
+def _request_answer(endpoint: Endpoint, params: PromptsParams, slot: Slot, used_lines: set[str]) -> Answer:
+    messages, fault = request_messages(slot, params.line_seconds), ""
     for attempt in range(params.llm_attempts):
         text = endpoint.complete(messages, seed=slot.seed + attempt)
         try:
-            return read(text, slot, said, params.line_seconds)
+            return parse_answer(text, slot, used_lines, params.line_seconds)
         except ValueError as error:
             fault = str(error)
         again = f"That breaks the form: {fault}. Answer again with the whole JSON object, mended."
         messages = [
-            *opening(slot, params.line_seconds),
+            *request_messages(slot, params.line_seconds),
             {"role": "assistant", "content": text},
             {"role": "user", "content": again},
         ]
-    raise Dropped(f"{fault} (asked {params.llm_attempts} times)")
+    raise NoValidAnswerError(f"{fault} (after {params.llm_attempts} attempts)")
 
 
-def opening(slot: plan.Slot, line_seconds: float) -> list[dict[str, str]]:
-    """The messages that ask for one prompt."""
+def request_messages(slot: Slot, line_seconds: float) -> list[dict[str, str]]:
+    """Returns the chat messages that request one prompt."""
     names = {"first": language(slot.first).name, "second": language(slot.second).name}
-    told = {name: (field.description or "").format(**names) for name, field in Answer.model_fields.items()}
-    keys = "; ".join(f"{name} ({meaning})" for name, meaning in told.items())
-    ask = f"Scene {slot.id}: a person speaks {names['first']} and then switches to {names['second']}."
+    meanings = {name: (field.description or "").format(**names) for name, field in Answer.model_fields.items()}
+    keys = "; ".join(f"{name} ({meaning})" for name, meaning in meanings.items())
+    scene = f"Scene {slot.id}: a person speaks {names['first']} and then switches to {names['second']}."
     return [
         {"role": "system", "content": RULES.format(keys=keys, words=MAX_SCENE_WORDS, seconds=line_seconds)},
-        {"role": "user", "content": f"{ask} Make person, place and lines unlike common examples."},
+        {"role": "user", "content": f"{scene} Make person, place and lines unlike common examples."},
     ]
 
 
-def read(text: str, slot: plan.Slot, said: set[str], line_seconds: float) -> Answer:
-    """The answer in a completion.
+def parse_answer(text: str, slot: Slot, used_lines: set[str], line_seconds: float) -> Answer:
+    """Returns the answer in a completion.
 
     Raises:
-        ValueError: the fault, told so that the model can mend it.
+        ValueError: the violation, worded so that the model can correct it.
     """
     bare = re.sub(r"^\s*```(json)?|```\s*$", "", text.strip())
     try:
@@ -118,16 +119,16 @@ def read(text: str, slot: plan.Slot, said: set[str], line_seconds: float) -> Ans
     except json.JSONDecodeError as error:
         raise ValueError(f"not a JSON object ({error.msg})") from error
     except ValidationError as error:
-        raise ValueError("; ".join(_told(error))) from error
+        raise ValueError("; ".join(_error_phrases(error))) from error
     prompt = answer.prompt(slot)
     found = form.faults(prompt) or form.time_faults(prompt, line_seconds)
-    if answer.lines & said:
+    if answer.lines & used_lines:
         found.append("a spoken line was already used in another scene")
     if found:
         raise ValueError("; ".join(found))
     return answer
 
 
-def _told(error: ValidationError) -> Iterator[str]:
+def _error_phrases(error: ValidationError) -> Iterator[str]:
     for fault in error.errors():
         yield f"{'.'.join(map(str, fault['loc'])) or 'the answer'}: {fault['msg']}"

@@ -1,4 +1,4 @@
-"""Who speaks, where and in what light, told as LTX-2 wants it: one present-tense paragraph that holds the words."""
+"""Scene descriptions as LTX-2 expects them: one paragraph in the present tense that contains the spoken words."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dubmill.prompting.captions import switch_caption
 
 
 class Scene(BaseModel):
-    """The parts of a paragraph, in its order; `speaker` is a noun phrase, the rest are clauses in the present tense."""
+    """The parts of a scene description in order; `speaker` is a noun phrase, the rest are clauses in the present tense."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -21,8 +21,8 @@ class Scene(BaseModel):
     sound: str = Field(min_length=3, description="subject and verb: a refrigerator hums quietly")
     voice: str = Field(min_length=3, description="adjectives and noun: a low, warm voice")
 
-    def tell(self, first: Line, second: Line) -> str:
-        """The paragraph in which the speaker says `first` and then `second`."""
+    def paragraph(self, first: Line, second: Line) -> str:
+        """Returns the paragraph in which the speaker says `first` and then `second`."""
         described = (
             f"{self.speaker} {self.action} {self.setting}, wearing {self.clothing}. "
             f"The camera stays static at eye level in a single medium close-up, and the whole face and the mouth are "

@@ -25,11 +25,11 @@ def prompts(params: PromptsParams, out: Path) -> PromptSet:
     draft = PromptSet.draft(out, Lineage(step="prompts", params=params.model_dump()))
     if draft.is_sealed:
         return draft.seal()
-    drawn = prompting.collect(params)
-    for start in range(0, len(drawn.prompts), PER_SHARD):
-        draft.add_shard(start // PER_SHARD, drawn.prompts[start : start + PER_SHARD], {})
-    draft.write("prompts.md", "\n".join(page(drawn.prompts, drawn.dropped)).encode())
-    return draft.seal({"num_prompts": len(drawn.prompts), "source": params.source, "dropped": drawn.dropped})
+    generated = prompting.generate_prompts(params)
+    for start in range(0, len(generated.prompts), PER_SHARD):
+        draft.add_shard(start // PER_SHARD, generated.prompts[start : start + PER_SHARD], {})
+    draft.write("prompts.md", "\n".join(page(generated.prompts, generated.dropped)).encode())
+    return draft.seal({"num_prompts": len(generated.prompts), "source": params.source, "dropped": generated.dropped})
 
 
 def page(drawn: Sequence[Prompt], dropped: Sequence[dict[str, str]]) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Which prompts there will be: id, split, languages and seed of each, before anybody thinks of words."""
+"""The slots of a prompt set: id, split, languages and seed of every prompt, before it has words."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MAX_PROMPT_SEED = 2**31
 
 @dataclass(frozen=True)
 class Slot:
-    """The place of one prompt: `first` and `second` are the BCP-47 tags of the halves, `seed` is unique in the plan."""
+    """One prompt to be filled: `first` and `second` are the BCP-47 tags of the halves, `seed` is unique in the set."""
 
     id: str
     split: str
@@ -27,12 +27,14 @@ class Slot:
 
     @property
     def rng(self) -> np.random.Generator:
-        """The source of everything random in this prompt."""
+        """Returns the generator of everything random in this prompt, at its start."""
         return np.random.default_rng(self.seed)
 
 
 def slots(params: PromptsParams) -> list[Slot]:
-    """Training slots, then held-out ones; within a split every ordered pair of languages comes as often, give or take one.
+    """Returns the training slots, then the held-out ones, with all ordered pairs of languages in equal number.
+
+    Within a split the numbers differ by at most one.
 
     Raises:
         BadParams: a language is named twice.
@@ -54,17 +56,20 @@ def slots(params: PromptsParams) -> list[Slot]:
 
 
 def unique_seeds(seed: int, count: int) -> list[int]:
-    """`count` different seeds; the first n of them do not depend on `count`."""
-    rng, drawn = np.random.default_rng(seed), dict[int, None]()
-    while len(drawn) < count:
-        drawn[int(rng.integers(MAX_PROMPT_SEED))] = None
-    return list(drawn)
+    """Returns `count` different seeds; the first n do not depend on `count`."""
+    rng, seeds = np.random.default_rng(seed), dict[int, None]()
+    while len(seeds) < count:
+        seeds[int(rng.integers(MAX_PROMPT_SEED))] = None
+    return list(seeds)
 
 
-def prompt(
-    slot: Slot, *, source: str, speaker: str, lines: tuple[Line, Line, Line, Line], tell: Callable[[Line, Line], str]
+def fill_slot(
+    slot: Slot, *, source: str, speaker: str, lines: tuple[Line, Line, Line, Line], caption: Callable[[Line, Line], str]
 ) -> Prompt:
-    """The prompt of `slot`; `lines` are first, second, first dubbed, second dubbed, `tell` captions two halves."""
+    """Returns the prompt of `slot`.
+
+    `lines` are first, second, first dubbed, second dubbed; `caption` gives the caption of a clip from its halves' lines.
+    """
     first, second, first_dubbed, second_dubbed = lines
     return Prompt(
         id=slot.id,
@@ -76,7 +81,7 @@ def prompt(
         second=second,
         first_dubbed=first_dubbed,
         second_dubbed=second_dubbed,
-        caption=tell(first, second),
-        caption_first_dubbed=tell(first_dubbed, second),
-        caption_second_dubbed=tell(first, second_dubbed),
+        caption=caption(first, second),
+        caption_first_dubbed=caption(first_dubbed, second),
+        caption_second_dubbed=caption(first, second_dubbed),
     )
