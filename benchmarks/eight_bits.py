@@ -50,8 +50,8 @@ def right(clips: Iterable[Clip], prompts: Iterable[Prompt], scorers: Scorers) ->
 def weight_errors(module: torch.nn.Module) -> tuple[float, float]:
     """The mean size of a layer's error, in units of its weights' size: in 8 bits with a scale for each row, and in fp8."""
     found = []
-    for layer in quantization.layers(module).values():
-        packed, weight = quantization.EightBitLinear(layer), layer.weight.float()
+    for layer in quantization.block_linear_layers(module).values():
+        packed, weight = quantization.Int8Linear(layer), layer.weight.float()
         restored = (packed.weight * packed.scale_O[:, None], weight.to(torch.float8_e4m3fn).float())
         found.append([float((one - weight).norm() / weight.norm()) for one in restored])
     ours, plain = np.mean(found, axis=0)

@@ -51,22 +51,22 @@ def afresh(work: Any) -> Any:
     """`work` with the reference read again before each forward: what is saved by not doing so."""
     predict, last = denoising.predict, []
 
-    def remember(*args: Any) -> None:
+    def cache_reference(*args: Any) -> None:
         last[:] = args
-        conditioning.remember(*args)
+        conditioning.cache_reference(*args)
 
     def predict_afresh(*args: Any, **more: Any) -> Any:
-        conditioning.remember(*last)
+        conditioning.cache_reference(*last)
         return predict(*args, **more)
 
     def run() -> None:
         from dubmill.model import pipeline
 
-        pipeline.remember, denoising.predict = remember, predict_afresh
+        pipeline.cache_reference, denoising.predict = cache_reference, predict_afresh
         try:
             work()
         finally:
-            pipeline.remember, denoising.predict = conditioning.remember, predict
+            pipeline.cache_reference, denoising.predict = conditioning.cache_reference, predict
 
     return run
 

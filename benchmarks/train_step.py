@@ -22,7 +22,7 @@ import torch
 from dubmill.adapters import parameters
 from dubmill.artifacts.store import LatentSet, Lineage
 from dubmill.config import params
-from dubmill.model.conditioning import encode_captions, isolated
+from dubmill.model.conditioning import encode_captions, patched_attention
 from dubmill.model.load import Modules, load
 from dubmill.model.shapes import half_frames, latent_shape
 from dubmill.prompting import generate_prompts
@@ -75,17 +75,17 @@ def main() -> None:
         modules = load(materialize(values.backbone, Path(scratch) / "backbone"))
         latents = latent_set(modules, values, Path(scratch) / "latents")
         (Path(scratch) / "run").mkdir()
-        accelerator = training.join_processes(values.train)
+        accelerator = training.build_accelerator(values.train)
         trainer = training.Trainer(modules, latents, values.train, Path(scratch) / "run", accelerator)
         batch = trainer._drawn(0, 0)[0]
 
         def bare() -> None:
-            video, audio = training.losses(modules.transformer, batch, trainer.where)
+            video, audio = training.dubbing_losses(modules.transformer, batch, trainer.layout)
             (video + audio).backward()
             for value in parameters(modules.transformer).values():
                 value.grad = None
 
-        with isolated(modules.transformer, trainer.where):
+        with patched_attention(modules.transformer, trainer.layout):
             trainer.step(0), bare()
             timed = [
                 (seconds(lambda: trainer.step(1)), seconds(bare), seconds(lambda: trainer._drawn(1, 0)))

@@ -15,7 +15,7 @@ import pytest
 @pytest.fixture(scope="session")
 def mini_backbone(tmp_path_factory):
     """The untrained LTX-2 of real geometry, sealed."""
-    import miniature
+    from doubles import miniature
 
     return miniature.backbone(tmp_path_factory.mktemp("mini") / "backbone")
 

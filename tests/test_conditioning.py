@@ -1,12 +1,12 @@
 """Reference tokens: where they stand, what they may not reach, and what may wait for the target in the layers."""
 
-import miniature
 import pytest
 import torch
+from doubles import miniature
 
 from dubmill.generation.codec import Latents, encode, shape_of
 from dubmill.model.attention import isolation_mask
-from dubmill.model.conditioning import encode_captions, isolated, layout, predict, remember
+from dubmill.model.conditioning import cache_reference, encode_captions, patched_attention, predict, sequence_layout
 
 CAPTION = 'A person is speaking Spanish, saying: "uno dos"'
 
@@ -25,25 +25,25 @@ def scene(mini):
 
 def _velocity(mini, scene, *, positions="shared", isolate=True, reference=None, sigma=0.8):
     shape, noise, default, text = scene
-    where = layout(shape, 25.0, mini, reference=positions, isolate=isolate)
+    layout = sequence_layout(shape, 25.0, mini, reference=positions, isolate=isolate)
     sigmas = torch.full((1, shape.video_tokens), sigma), torch.full((1, shape.audio), sigma)
-    with isolated(mini.transformer, where), torch.no_grad():
-        return predict(mini.transformer, noise, reference or default, *sigmas, text, where)
+    with patched_attention(mini.transformer, layout), torch.no_grad():
+        return predict(mini.transformer, noise, reference or default, *sigmas, text, layout)
 
 
 def test_shared_positions_repeat_and_negative_audio_positions_end_before_zero(mini, scene):
     shape = scene[0]
-    shared = layout(shape, 25.0, mini, reference="shared")
+    shared = sequence_layout(shape, 25.0, mini, reference="shared")
     assert torch.equal(shared.audio_coords, shared.reference_audio_coords)
     assert torch.equal(shared.video_coords, shared.reference_video_coords)
-    negative = layout(shape, 25.0, mini, reference="negative")
+    negative = sequence_layout(shape, 25.0, mini, reference="negative")
     assert negative.reference_audio_coords.max() == pytest.approx(-0.04)
     assert torch.equal(negative.audio_coords, shared.audio_coords)
     assert torch.equal(negative.reference_video_coords, shared.reference_video_coords)
 
 
 def test_a_layout_without_a_reference_has_no_reference_tokens(mini, scene):
-    assert not layout(scene[0], 25.0, mini).has_reference
+    assert not sequence_layout(scene[0], 25.0, mini).has_reference
 
 
 @pytest.mark.parametrize(("isolate", "is_deaf"), [(True, True), (False, False)])
@@ -54,7 +54,10 @@ def test_only_under_isolation_is_the_new_picture_deaf_to_the_sources_sound(mini,
     video, audio = torch.randn(1, 2 * shape.video_tokens, 32), torch.randn(1, 2 * shape.audio, 16)
     other = audio.clone()
     other[:, shape.audio :] += 1
-    with isolated(mini.transformer, layout(shape, 25.0, mini, reference="shared", isolate=isolate)), torch.no_grad():
+    with (
+        patched_attention(mini.transformer, sequence_layout(shape, 25.0, mini, reference="shared", isolate=isolate)),
+        torch.no_grad(),
+    ):
         heard, changed = (attention(video, encoder_hidden_states=one, attention_mask=None) for one in (audio, other))
     target = slice(0, shape.video_tokens)
     assert torch.equal(heard[:, target], changed[:, target]) == is_deaf
@@ -64,8 +67,8 @@ def test_the_rows_of_reference_queries_are_zero_and_nothing_is_nan(mini, scene):
     """Trap: a fully masked row is NaN in some kernels, and uniform attention under a -10000 mask."""
     shape = scene[0]
     outputs = []
-    where = layout(shape, 25.0, mini, reference="shared", isolate=True)
-    with isolated(mini.transformer, where):
+    layout = sequence_layout(shape, 25.0, mini, reference="shared", isolate=True)
+    with patched_attention(mini.transformer, layout):
         attention = mini.transformer.transformer_blocks[1].video_to_audio_attn
         hook = attention.register_forward_hook(lambda module, args, output: outputs.append(output))
         velocity = _velocity(mini, scene)
@@ -85,7 +88,9 @@ def test_the_mask_hides_reference_keys_from_target_queries_only():
 def test_no_hook_and_no_processor_is_left_behind(mini, scene):
     before, processors = _velocity(mini, scene, isolate=False), dict(mini.transformer.attn_processors)
     _velocity(mini, scene, isolate=True)
-    with isolated(mini.transformer, layout(scene[0], 25.0, mini, reference="shared", isolate=True, attention="self")):
+    with patched_attention(
+        mini.transformer, sequence_layout(scene[0], 25.0, mini, reference="shared", isolate=True, attention="self")
+    ):
         assert dict(mini.transformer.attn_processors) != processors
     after = _velocity(mini, scene, isolate=False)
     assert torch.equal(before.video_BSD, after.video_BSD)
@@ -105,11 +110,11 @@ def test_text_features_pick_rows(mini):
 def _by_itself(mini, scene, *, sigma=0.8, positions="negative", text=None, reference=None):
     """The target's velocity with a reference that attends to itself alone."""
     shape, noise, default, asked = scene
-    where = layout(shape, 25.0, mini, reference=positions, isolate=True, attention="self")
+    layout = sequence_layout(shape, 25.0, mini, reference=positions, isolate=True, attention="self")
     sigmas = torch.full((1, shape.video_tokens), sigma), torch.full((1, shape.audio), sigma)
-    with isolated(mini.transformer, where), torch.no_grad():
-        remember(mini.transformer, reference or default, encode_captions([""], mini), where)
-        return predict(mini.transformer, noise, None, *sigmas, text or asked, where)
+    with patched_attention(mini.transformer, layout), torch.no_grad():
+        cache_reference(mini.transformer, reference or default, encode_captions([""], mini), layout)
+        return predict(mini.transformer, noise, None, *sigmas, text or asked, layout)
 
 
 def _mask_references(num_target):
@@ -129,15 +134,15 @@ def test_a_remembered_reference_is_one_long_sequence_under_a_mask(mini, scene, p
     """The definition, computed the slow way: one sequence, masked, everything under the empty caption."""
     shape, noise, reference, _ = scene
     empty = encode_captions([""], mini)
-    where = layout(shape, 25.0, mini, reference=positions, isolate=True)
+    layout = sequence_layout(shape, 25.0, mini, reference=positions, isolate=True)
     sigmas = torch.full((1, shape.video_tokens), 0.8), torch.full((1, shape.audio), 0.8)
     hooks = [
         attention.register_forward_pre_hook(_mask_references(count), with_kwargs=True)
         for block in mini.transformer.transformer_blocks
         for attention, count in ((block.attn1, shape.video_tokens), (block.audio_attn1, shape.audio))
     ]
-    with isolated(mini.transformer, where), torch.no_grad():
-        whole = predict(mini.transformer, noise, reference, *sigmas, empty, where)
+    with patched_attention(mini.transformer, layout), torch.no_grad():
+        whole = predict(mini.transformer, noise, reference, *sigmas, empty, layout)
     for hook in hooks:
         hook.remove()
     quick = _by_itself(mini, scene, positions=positions, text=empty)
@@ -150,13 +155,13 @@ def test_what_is_remembered_does_not_depend_on_the_step_and_serves_every_half_of
     """Remembered once: the next steps, and a batch of two halves, give what remembering afresh gives."""
     shape, noise, reference, text = scene
     empty = encode_captions([""], mini)
-    where = layout(shape, 25.0, mini, reference="negative", isolate=True, attention="self")
-    with isolated(mini.transformer, where), torch.no_grad():
-        remember(mini.transformer, reference, empty, where)
+    layout = sequence_layout(shape, 25.0, mini, reference="negative", isolate=True, attention="self")
+    with patched_attention(mini.transformer, layout), torch.no_grad():
+        cache_reference(mini.transformer, reference, empty, layout)
         for sigma in (1.0, 0.5, 0.1):
             sigmas = torch.full((2, shape.video_tokens), sigma), torch.full((2, shape.audio), sigma)
             rows = encode_captions(["", CAPTION], mini)
-            both = predict(mini.transformer, noise.repeat(2), None, *sigmas, rows, where)
+            both = predict(mini.transformer, noise.repeat(2), None, *sigmas, rows, layout)
             afresh = _by_itself(mini, scene, sigma=sigma)
             assert torch.allclose(both.video_BSD[1:], afresh.video_BSD, atol=1e-5)
             assert torch.allclose(both.audio_BLD[1:], afresh.audio_BLD, atol=1e-5)

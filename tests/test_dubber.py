@@ -1,9 +1,9 @@
 """The dubber on the miniature: how it reads an adapter, the first frame, the second stage."""
 
-import miniature
 import numpy as np
 import pytest
 import torch
+from doubles import miniature
 from safetensors.torch import load_file, save_file
 
 from dubmill import adapters

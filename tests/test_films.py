@@ -3,9 +3,9 @@
 from fractions import Fraction
 from pathlib import Path
 
-import miniature
 import numpy as np
 import pytest
+from doubles import miniature
 from test_longform import Echo, a_film, opened
 
 from dubmill import media

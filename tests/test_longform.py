@@ -9,10 +9,10 @@ from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 
-import miniature
 import numpy as np
 import pytest
 import test_serving
+from doubles import miniature
 
 from dubmill import media
 from dubmill.cli import main as cli

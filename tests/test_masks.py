@@ -1,9 +1,9 @@
 """Mouth boxes to tokens, with one polarity: True is the mouth."""
 
-import miniature
 import numpy as np
 import pytest
 import torch
+from doubles import miniature
 
 from dubmill.generation.codec import shape_of
 from dubmill.generation.masks import fine_mask, pixel_mask, token_mask, widen

@@ -14,7 +14,7 @@ import torch
 from dubmill.cli import main as cli
 from dubmill.config.params import load
 from dubmill.errors import DoesNotFit, UsageError
-from dubmill.model.load import place_of
+from dubmill.model.load import device_of
 from dubmill.plan import choosing
 from dubmill.plan.architecture import named
 from dubmill.plan.disk import caption_features, disk_of, num_checkpoints, pair_latents
@@ -335,6 +335,6 @@ def test_a_dub_that_does_not_fit_with_its_text_encoder_fits_with_that_in_8_bits(
 def test_the_text_encoder_lies_where_the_environment_says_and_nothing_else_does(said, expected, monkeypatch):
     monkeypatch.setenv("DUBMILL_TEXT_ENCODER", said)
     gpu = torch.device("meta")
-    assert place_of("text_encoder", gpu, ["text_encoder", "vae"]).type == expected
-    assert place_of("vae", gpu, ["text_encoder", "vae"]).type == "meta"
-    assert place_of("transformer", gpu, ["vae"]).type == "cpu"
+    assert device_of("text_encoder", gpu, ["text_encoder", "vae"]).type == expected
+    assert device_of("vae", gpu, ["text_encoder", "vae"]).type == "meta"
+    assert device_of("transformer", gpu, ["vae"]).type == "cpu"

@@ -11,13 +11,12 @@ import time
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
-import miniature
-import noise_pairs
 import numpy as np
 import pytest
 import torch
 import yaml
 from accelerate.state import AcceleratorState
+from doubles import miniature, noise_pairs
 from safetensors.torch import load_file
 
 from dubmill import adapters, media
@@ -156,7 +155,7 @@ def test_weights_that_are_to_be_spread_never_go_whole_to_a_gpu(
             gone.add(type(module).__name__)
         return module
 
-    monkeypatch.setattr(train_module, "join_processes", lambda params: Two())
+    monkeypatch.setattr(train_module, "build_accelerator", lambda params: Two())
     monkeypatch.setattr(train_module, "Trainer", begun)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.nn.Module, "to", to)
@@ -172,11 +171,11 @@ def test_a_batch_smaller_than_the_processes_is_refused():
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(training, "Accelerator", lambda **_: Two())
         with pytest.raises(BadParams, match="a batch of 1 cannot be split over 2 processes"):
-            training.join_processes(PARAMS.model_copy(update={"batch_size": 1}))
+            training.build_accelerator(PARAMS.model_copy(update={"batch_size": 1}))
 
 
 def test_the_slices_of_a_batch_hold_all_of_its_weight(mini_backbone, latents, tmp_path):
-    trainer = training.Trainer(load(mini_backbone), latents, PARAMS, tmp_path, training.join_processes(PARAMS))
+    trainer = training.Trainer(load(mini_backbone), latents, PARAMS, tmp_path, training.build_accelerator(PARAMS))
     shares = []
     for rank in range(2):
         trainer.accelerator = type("Place", (), {"process_index": rank, "num_processes": 2})
@@ -210,7 +209,7 @@ def test_the_8_bit_optimizer_is_refused_where_it_cannot_run(mini_backbone, laten
 def test_weights_of_one_rate_share_a_group(mini_backbone, latents, tmp_path):
     """Trap: a group for every tensor costs a call of the optimizer for each."""
     params = PARAMS.model_copy(update={"learning_rate_groups": {r".*\.audio_(attn1|attn2|ff)\..*": 1e-6}})
-    trainer = training.Trainer(load(mini_backbone), latents, params, tmp_path, training.join_processes(params))
+    trainer = training.Trainer(load(mini_backbone), latents, params, tmp_path, training.build_accelerator(params))
     assert sorted(group["full_rate"] for group in training.optimizer.param_groups) == [1e-6, 1e-2]
     assert sum(len(group["params"]) for group in training.optimizer.param_groups) == len(trainer.lora)
 
@@ -260,7 +259,7 @@ def test_a_training_asked_to_end_keeps_its_last_step_says_so_and_goes_on(mini_ba
     assert process.returncode == 75
     assert said[-1].endswith("of 400, which is kept; run the step again to go on from there")
     assert last_step(out) == len((out / training.LOSSES).read_text().splitlines())
-    trainer = training.Trainer(load(mini_backbone), latents, params, out, training.join_processes(params))
+    trainer = training.Trainer(load(mini_backbone), latents, params, out, training.build_accelerator(params))
     assert trainer.num_done == last_step(out)
 
 

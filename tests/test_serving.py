@@ -514,7 +514,7 @@ def test_words_that_cannot_fit_are_refused_before_weights_are_loaded_and_hurried
 
 def a_mini_release(out, backbone):
     """A release of the miniature LTX-2, with a real LoRA of two ranks, laid out as `promote` lays it out."""
-    import miniature
+    from doubles import miniature
 
     from dubmill import adapters
     from dubmill.model.load import load
@@ -536,7 +536,7 @@ def a_mini_release(out, backbone):
 
 def test_a_release_of_a_real_model_opens_proves_itself_and_dubs(mini_backbone, tmp_path):
     """The only stand-in of this file taken away: nothing between the release's folder and the MP4 is fake."""
-    import miniature
+    from doubles import miniature
 
     release = a_mini_release(tmp_path / "release", mini_backbone)
     dubber = opening.open_dubber(mini_backbone.path, release)

@@ -7,10 +7,9 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
-import meta_memory
-import miniature
 import pytest
 import torch
+from doubles import meta_memory, miniature
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -61,7 +60,7 @@ def test_the_modules_at_full_size_have_the_parameters_that_the_plan_counts(name)
 @published
 def test_the_layers_that_may_lie_in_8_bits_are_those_that_the_plan_counts(name):
     for part, packed in named(name).packed.items():
-        layers = quantization.layers(sizes.on_meta(named(name), part)).values()
+        layers = quantization.block_linear_layers(sizes.on_meta(named(name), part)).values()
         weights, rows = (sum(one.weight.numel() for one in layers), sum(one.out_features for one in layers))
         assert (weights, rows) == (packed.weights, packed.rows)
         assert weights > 0.88 * named(name).parameters[part]

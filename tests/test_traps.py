@@ -7,12 +7,11 @@ import json
 from fractions import Fraction
 from pathlib import Path
 
-import miniature
-import noise_pairs
 import numpy as np
 import pytest
 import torch
 from diffusers import LTX2VideoTransformer3DModel
+from doubles import miniature, noise_pairs
 from test_metrics import BOXES, PlainScorers, talking
 
 from dubmill import adapters, media, metrics
@@ -28,7 +27,7 @@ from dubmill.generation.codec import round_trip, shape_of
 from dubmill.generation.masks import keep_of, ltx2_keep_video, pixel_mask, token_mask
 from dubmill.media.clips import Clip
 from dubmill.model.attention import isolation_mask
-from dubmill.model.conditioning import isolated, layout
+from dubmill.model.conditioning import patched_attention, sequence_layout
 from dubmill.model.load import load
 from dubmill.model.shapes import LatentShape
 from dubmill.steps.dub import _round_trips
@@ -44,7 +43,7 @@ SMALL = {"rank": 4, "alpha": 4.0, "num_steps": 6, "batch_size": 2, "learning_rat
 SMALL |= {"gradient_checkpointing": False, "checkpoint_every": 1, "keep_checkpoints": 2}
 SMALL |= {"validation": noise_pairs.PARAMS.validation}
 PAPER: TrainParams = LTX2.train.model_copy(update=SMALL)  # the released recipe, on a model that fits a test
-ALONE = training.join_processes(PAPER)
+ALONE = training.build_accelerator(PAPER)
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +59,7 @@ def adapter(mini_backbone, latents, tmp_path_factory):
 def _first_losses(mini_backbone, latents, folder, **changes):
     folder.mkdir()
     trainer = training.Trainer(load(mini_backbone), latents, PAPER.model_copy(update=changes), folder, ALONE)
-    with isolated(trainer.modules.transformer, trainer.where):
+    with patched_attention(trainer.modules.transformer, trainer.layout):
         row = trainer.step(0)
     return row["video"], row["audio"]
 
@@ -196,7 +195,7 @@ def test_7_text_features_of_another_encoder_are_never_used(mini_backbone, latent
 def test_8_a_reference_row_gives_nothing_rather_than_the_mean_of_what_it_must_not_see(side, mini):
     """Trap 8: a row masked throughout is NaN in some kernels; under a mask of -10000 it attends to everything alike."""
     shape = shape_of(miniature.clip(), mini)
-    where = layout(shape, 25.0, mini, reference="shared", isolate=True)
+    layout = sequence_layout(shape, 25.0, mini, reference="shared", isolate=True)
     counts = (shape.video_tokens, shape.audio) if side == "audio_to_video_attn" else (shape.audio, shape.video_tokens)
     mask = isolation_mask(*counts, 2 * counts[0], 2 * counts[1])
     assert (mask == 0).any(dim=-1).all()  # no row is masked throughout
@@ -204,7 +203,7 @@ def test_8_a_reference_row_gives_nothing_rather_than_the_mean_of_what_it_must_no
     attention = getattr(mini.transformer.transformer_blocks[0], side)
     widths = (attention.to_q.in_features, attention.to_k.in_features)
     states = [torch.randn(1, 2 * count, width) for count, width in zip(counts, widths, strict=True)]
-    with isolated(mini.transformer, where), torch.no_grad():
+    with patched_attention(mini.transformer, layout), torch.no_grad():
         output = attention(states[0], encoder_hidden_states=states[1], attention_mask=None)
     assert torch.isfinite(output).all()
     assert torch.count_nonzero(output[:, counts[0] :]) == 0

@@ -4,11 +4,10 @@ import os
 import signal
 from fractions import Fraction
 
-import miniature
-import noise_pairs
 import pytest
 import torch
-from noise_pairs import PARAMS
+from doubles import miniature, noise_pairs
+from doubles.noise_pairs import PARAMS
 from test_scale import dying_at
 
 from dubmill import adapters, media
@@ -16,7 +15,7 @@ from dubmill.artifacts.store import Adapter
 from dubmill.config.params import ValidationParams
 from dubmill.errors import BadParams, Interrupted, UnsealedArtifact
 from dubmill.model import pipeline as ltx2_dub
-from dubmill.model.conditioning import isolated
+from dubmill.model.conditioning import patched_attention
 from dubmill.model.load import load
 from dubmill.steps.train import train
 from dubmill.training import trainer as training
@@ -76,7 +75,7 @@ def test_a_training_that_is_looked_at_is_bit_for_bit_the_one_that_is_not(
 
 def test_looking_leaves_draws_modes_gradients_and_remembered_references_as_they_were(mini_backbone, latents, tmp_path):
     params = OFTEN.model_copy(update={"reference_attention": "self"})
-    trainer = training.Trainer(load(mini_backbone), latents, params, tmp_path, training.join_processes(params))
+    trainer = training.Trainer(load(mini_backbone), latents, params, tmp_path, training.build_accelerator(params))
     transformer, seen = trainer.modules.transformer, {}
 
     def state():
@@ -108,9 +107,9 @@ def test_a_dub_in_the_midst_of_training_is_the_one_that_is_made_outside_of_it(
 ):
     """Trap: the layers are told twice how to read a reference, by the training and by the dub."""
     params = OFTEN.model_copy(update={"reference_attention": attention})
-    trainer = training.Trainer(load(mini_backbone), latents, params, tmp_path, training.join_processes(params))
+    trainer = training.Trainer(load(mini_backbone), latents, params, tmp_path, training.build_accelerator(params))
     trainer.modules.transformer.eval()
-    with isolated(trainer.modules.transformer, trainer.where):
+    with patched_attention(trainer.modules.transformer, trainer.layout):
         inside = trainer.validation._dub(0, lambda: False)
     outside = trainer.validation._dub(0, lambda: False)
     assert torch.equal(inside.video_BSD, outside.video_BSD)

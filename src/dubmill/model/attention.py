@@ -1,7 +1,7 @@
 """How the attention layers of an LTX-2 transformer are changed for a dub: each change lasts as long as its context.
 
 Three changes: reference tokens are left out of what crosses between picture and sound (`with_isolation`); the keys and
-values of a reference wait in the self-attention layers (`with_memory`); self-attention gives its values unmixed, for
+values of a reference wait in the self-attention layers (`with_reference_cache`); self-attention gives its values unmixed, for
 spatio-temporal guidance (`perturbed`). The weights stay as they are, and so do LoRA layers on them.
 
 Axes: B batch, S tokens, H heads, D numbers per head.
@@ -69,7 +69,7 @@ def _silencing(num_queries: int) -> Callable[..., torch.Tensor]:
     return silence_reference
 
 
-class ReferenceMemory:
+class ReferenceKVCache:
     """What all self-attention layers of one transformer share: whether they record a reference or read it."""
 
     def __init__(self) -> None:
@@ -93,7 +93,7 @@ class LTX2ReferenceAttnProcessor:
     classifier-free guidance does.
     """
 
-    def __init__(self, memory: ReferenceMemory, replaced: Any) -> None:
+    def __init__(self, memory: ReferenceKVCache, replaced: Any) -> None:
         self.memory = memory
         self._attention_backend = replaced._attention_backend
         self._parallel_config = replaced._parallel_config
@@ -177,12 +177,12 @@ def _processors(attentions: Sequence[Any], make: Callable[[Any], Any]) -> Iterat
 
 
 @contextmanager
-def with_memory(transformer: Any) -> Iterator[None]:
+def with_reference_cache(transformer: Any) -> Iterator[None]:
     """While open, the self-attention layers hold a reference: see `memory`.
 
     Under gradient checkpointing a block runs again in the backward pass; it must then record or read as it first did.
     """
-    shared = ReferenceMemory()
+    shared = ReferenceKVCache()
     checkpoint = getattr(transformer, "_gradient_checkpointing_func", None)
 
     def checkpoint_as_it_was(block: Any, *args: Any) -> Any:
@@ -206,8 +206,8 @@ def with_memory(transformer: Any) -> Iterator[None]:
                 transformer._gradient_checkpointing_func = checkpoint
 
 
-def memory(transformer: Any) -> ReferenceMemory:
-    """The memory that `with_memory` gave the layers, also where the transformer has been wrapped since."""
+def memory(transformer: Any) -> ReferenceKVCache:
+    """The memory that `with_reference_cache` gave the layers, also where the transformer has been wrapped since."""
     processors = (getattr(module, "processor", None) for module in transformer.modules())
     return next(one.memory for one in processors if isinstance(one, LTX2ReferenceAttnProcessor))
 

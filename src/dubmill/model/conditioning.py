@@ -8,7 +8,7 @@ A reference is read in one of two ways, and here too train and inference must ag
 - `full`: one sequence [target | reference]; every token attends to every token of its modality.
 - `self`: reference tokens attend to themselves alone, at sigma 0, under the empty caption, and meet neither the target
   nor the other modality. Nothing of them depends on the step, the caption or the guidance, so they go through the
-  transformer once (`remember`); their keys and values wait in each layer for the target's queries.
+  transformer once (`cache_reference`); their keys and values wait in each layer for the target's queries.
 
 Axes: B batch, S video tokens, L audio tokens, D numbers per token, T text tokens.
 """
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from dubmill.model.attention import memory, with_isolation, with_memory
+from dubmill.model.attention import memory, with_isolation, with_reference_cache
 from dubmill.model.latents import Latents
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def encode_captions(captions: Sequence[str], modules: Any) -> TextFeatures:
 
 
 @dataclass(frozen=True)
-class Layout:
+class SequenceLayout:
     """Where the tokens of one clip size stand, target and reference, and how the reference is read."""
 
     video_coords: torch.Tensor  # (1, 3, S, 2): start and end in seconds, rows and columns
@@ -102,12 +102,12 @@ class Layout:
         return self.has_reference and self.attention == "full"
 
     @property
-    def is_remembered(self) -> bool:
+    def is_cached(self) -> bool:
         """Whether the reference waits in the layers."""
         return self.has_reference and self.attention == "self"
 
 
-def layout(
+def sequence_layout(
     shape: LatentShape,
     frame_rate: float,
     modules: Any,
@@ -115,7 +115,7 @@ def layout(
     reference: str = "none",
     isolate: bool = False,
     attention: str = "full",
-) -> Layout:
+) -> SequenceLayout:
     """The layout of a target of `shape`, with no reference, or one at `shared` or `negative` audio positions.
 
     `modules` is whatever holds the `transformer`: `Modules` or a pipeline.
@@ -128,7 +128,7 @@ def layout(
     audio = audio_rope.prepare_audio_coords(1, shape.audio, device)
     earlier = audio - (audio.max() + 1 / audio_rope.audio_latents_per_second) if reference == "negative" else audio
     count = 0 if reference == "none" else None
-    return Layout(
+    return SequenceLayout(
         video_coords=video,
         audio_coords=audio,
         reference_video_coords=video[:, :, :count],
@@ -147,44 +147,44 @@ def predict(
     sigma_video_BS: torch.Tensor,
     sigma_audio_BL: torch.Tensor,
     text: TextFeatures,
-    where: Layout,
+    layout: SequenceLayout,
     *,
     is_mute: bool = False,
 ) -> Latents:
     """Velocity (noise - clean) of the target tokens; a token at sigma 0 is given clean, as the reference always is.
 
-    Run it inside `isolated`. Under `self` attention the reference is the one last given to `remember`.
+    Run it inside `patched_attention`. Under `self` attention the reference is the one last given to `cache_reference`.
     `is_mute`: picture and sound are predicted without each other, for modality guidance.
     """
-    video_coords, audio_coords = where.video_coords, where.audio_coords
-    if where.is_appended:
+    video_coords, audio_coords = layout.video_coords, layout.audio_coords
+    if layout.is_appended:
         target = Latents(
             torch.cat([target.video_BSD, reference.video_BSD], dim=1),
             torch.cat([target.audio_BLD, reference.audio_BLD], dim=1),
         )
         sigma_video_BS = _pad(sigma_video_BS, target.video_BSD.shape[1])
         sigma_audio_BL = _pad(sigma_audio_BL, target.audio_BLD.shape[1])
-        video_coords = torch.cat([video_coords, where.reference_video_coords], dim=2)
-        audio_coords = torch.cat([audio_coords, where.reference_audio_coords], dim=2)
+        video_coords = torch.cat([video_coords, layout.reference_video_coords], dim=2)
+        audio_coords = torch.cat([audio_coords, layout.reference_audio_coords], dim=2)
     sigmas, coords = (sigma_video_BS, sigma_audio_BL), (video_coords, audio_coords)
-    made = _forward(transformer, target, sigmas, text, coords, where, is_mute=is_mute)
-    return Latents(made.video_BSD[:, : where.num_video].float(), made.audio_BLD[:, : where.num_audio].float())
+    made = _forward(transformer, target, sigmas, text, coords, layout, is_mute=is_mute)
+    return Latents(made.video_BSD[:, : layout.num_video].float(), made.audio_BLD[:, : layout.num_audio].float())
 
 
-def remember(transformer: Any, reference: Latents | None, empty: TextFeatures, where: Layout) -> None:
+def cache_reference(transformer: Any, reference: Latents | None, empty: TextFeatures, layout: SequenceLayout) -> None:
     """Send the reference through the transformer for its keys and values, under the empty caption of the same batch.
 
-    They stay in the layers until the next call or the end of `isolated`. Under `full` attention there is nothing to do.
+    They stay in the layers until the next call or the end of `patched_attention`. Under `full` attention there is nothing to do.
     """
-    if not where.is_remembered:
+    if not layout.is_cached:
         return
     batch, device = len(reference), reference.video_BSD.device
     sigmas = tuple(
         torch.zeros(batch, tokens.shape[1], device=device) for tokens in (reference.video_BSD, reference.audio_BLD)
     )
-    coords = (where.reference_video_coords, where.reference_audio_coords)
+    coords = (layout.reference_video_coords, layout.reference_audio_coords)
     with memory(transformer).recording(True):
-        _forward(transformer, reference, sigmas, empty, coords, where, is_mute=True)
+        _forward(transformer, reference, sigmas, empty, coords, layout, is_mute=True)
 
 
 def _pad(sigma_BS: torch.Tensor, count: int) -> torch.Tensor:
@@ -198,14 +198,14 @@ def _forward(
     sigmas: tuple[torch.Tensor, torch.Tensor],
     text: TextFeatures,
     coords: tuple[torch.Tensor, torch.Tensor],
-    where: Layout,
+    layout: SequenceLayout,
     *,
     is_mute: bool,
 ) -> Latents:
     batch = len(text)
     video, audio = transformer(
-        hidden_states=tokens.video_BSD.to(where.dtype),
-        audio_hidden_states=tokens.audio_BLD.to(where.dtype),
+        hidden_states=tokens.video_BSD.to(layout.dtype),
+        audio_hidden_states=tokens.audio_BLD.to(layout.dtype),
         encoder_hidden_states=text.video_BTD,
         audio_encoder_hidden_states=text.audio_BTD,
         timestep=sigmas[0] * 1000,
@@ -217,19 +217,19 @@ def _forward(
         video_coords=coords[0].expand(batch, -1, -1, -1),
         audio_coords=coords[1].expand(batch, -1, -1, -1),
         isolate_modalities=is_mute,
-        use_cross_timestep=where.use_cross_timestep,
+        use_cross_timestep=layout.use_cross_timestep,
         return_dict=False,
     )
     return Latents(video, audio)
 
 
 @contextmanager
-def isolated(transformer: Any, where: Layout) -> Iterator[None]:
-    """While open, the reference is read as `where` says: the one place that touches the transformer's layers."""
+def patched_attention(transformer: Any, layout: SequenceLayout) -> Iterator[None]:
+    """While open, the reference is read as `layout` says: the one place that touches the transformer's layers."""
     with ExitStack() as stack:
-        if where.is_remembered:
-            stack.enter_context(with_memory(transformer))
-        elif where.has_reference and where.isolate:
-            num_reference = (where.reference_video_coords.shape[2], where.reference_audio_coords.shape[2])
-            stack.enter_context(with_isolation(transformer, (where.num_video, where.num_audio), num_reference))
+        if layout.is_cached:
+            stack.enter_context(with_reference_cache(transformer))
+        elif layout.has_reference and layout.isolate:
+            num_reference = (layout.reference_video_coords.shape[2], layout.reference_audio_coords.shape[2])
+            stack.enter_context(with_isolation(transformer, (layout.num_video, layout.num_audio), num_reference))
         yield

@@ -12,17 +12,17 @@ import torch
 from diffusers.utils.torch_utils import randn_tensor
 
 from dubmill.model.attention import perturbed
-from dubmill.model.conditioning import Layout, TextFeatures, predict
+from dubmill.model.conditioning import SequenceLayout, TextFeatures, predict
 from dubmill.model.diffusion import Predictions, Scales, guide, renoise
 from dubmill.model.latents import Latents
 
 
 @dataclass(frozen=True)
-class Job:
+class DenoisingJob:
     """One batch to denoise: what is said, what is given clean, what it refers to, how it is steered."""
 
     text: TextFeatures  # with classifier-free guidance the uncaptioned half first
-    where: Layout
+    layout: SequenceLayout
     reference: Latents | None
     given: Latents  # clean tokens of the target, where `keep` says so
     keep_video_BS: torch.Tensor  # True: this token is given, not generated
@@ -70,7 +70,7 @@ class Job:
         )
 
 
-def step(transformer: Any, job: Job, state: Latents, schedulers: tuple[Any, Any], index: int) -> Latents:
+def step(transformer: Any, job: DenoisingJob, state: Latents, schedulers: tuple[Any, Any], index: int) -> Latents:
     """The state one step down (video and audio by a scheduler each), re-noised and repeated as often as the job asks."""
     now, after = schedulers[0].sigmas[index], schedulers[0].sigmas[index + 1]
     timestep = schedulers[0].timesteps[index]
@@ -87,16 +87,16 @@ def step(transformer: Any, job: Job, state: Latents, schedulers: tuple[Any, Any]
     return state
 
 
-def guided_velocity(transformer: Any, job: Job, state: Latents, sigma: torch.Tensor) -> Latents:
+def guided_velocity(transformer: Any, job: DenoisingJob, state: Latents, sigma: torch.Tensor) -> Latents:
     """Guided velocity of the target: one forward with and without the captions, one more for each other guidance."""
     batch = len(state)
     sigma_video, sigma_audio = (torch.where(keep, 0, sigma) for keep in (job.keep_video_BS, job.keep_audio_BL))
 
     def forward(text: TextFeatures, *, is_mute: bool = False) -> Latents:
         times = len(text) // batch
-        reference = job.reference.repeat(times) if job.where.is_appended else None
+        reference = job.reference.repeat(times) if job.layout.is_appended else None
         sigmas = (sigma_video.repeat(times, 1), sigma_audio.repeat(times, 1))
-        return predict(transformer, state.repeat(times), reference, *sigmas, text, job.where, is_mute=is_mute)
+        return predict(transformer, state.repeat(times), reference, *sigmas, text, job.layout, is_mute=is_mute)
 
     both, strange, mute = forward(job.text), None, None
     if job.is_guided("stg", 0):

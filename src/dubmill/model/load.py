@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from dubmill.model.mel import MelSettings
 
 PIPELINE = "pipeline"
-TEXT_ENCODER_PLACE = "DUBMILL_TEXT_ENCODER"
+TEXT_ENCODER_DEVICE = "DUBMILL_TEXT_ENCODER"
 PARTS = ("transformer", "connectors", "vae", "audio_vae", "vocoder", "text_encoder")
 UPSAMPLER = "latent_upsampler"  # where LTX-2's repository has it
 
@@ -87,14 +87,14 @@ def skeleton(backbone: StoredBackbone) -> Any:
         return LTX2VideoTransformer3DModel.from_config(config)
 
 
-def place_of(part: str, device: torch.device, needed: Collection[str]) -> torch.device:
+def device_of(part: str, device: torch.device, needed: Collection[str]) -> torch.device:
     """Where a part lies: on `device` if the step needs it, but for a text encoder that is to spare a small GPU.
 
     With DUBMILL_TEXT_ENCODER=cpu captions are read on the CPU: slower, and in no GPU memory.
     """
     import torch
 
-    is_spared = part == "text_encoder" and os.environ.get(TEXT_ENCODER_PLACE) == "cpu"
+    is_spared = part == "text_encoder" and os.environ.get(TEXT_ENCODER_DEVICE) == "cpu"
     return device if part in needed and not is_spared else torch.device("cpu")
 
 
@@ -107,7 +107,7 @@ def load_folder(
     from transformers.utils import logging as transformers_logging
 
     from dubmill.model.mel import settings_of
-    from dubmill.model.quantization import pack
+    from dubmill.model.quantization import quantize_blocks
 
     for noisy in (diffusers_logging, transformers_logging):
         noisy.disable_progress_bar()
@@ -124,8 +124,8 @@ def load_folder(
     parts = {name: getattr(pipeline, name) for name in PARTS}
     for name, part in parts.items():
         if name in packed and name in needed:
-            pack(part)  # before it goes to the GPU, which need never hold it whole
-        part.to(place_of(name, device, set(needed) - set(on_cpu))).requires_grad_(False).eval()
+            quantize_blocks(part)  # before it goes to the GPU, which need never hold it whole
+        part.to(device_of(name, device, set(needed) - set(on_cpu))).requires_grad_(False).eval()
     mel = settings_of(pipeline.audio_vae.config)
     return Modules(
         **parts,

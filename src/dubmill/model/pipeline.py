@@ -15,8 +15,8 @@ from diffusers import LTX2Pipeline
 from diffusers.pipelines.ltx2.pipeline_output import LTX2PipelineOutput
 from diffusers.utils import replace_example_docstring
 
-from dubmill.model.conditioning import TextFeatures, isolated, layout, remember
-from dubmill.model.denoising import Job, step
+from dubmill.model.conditioning import TextFeatures, cache_reference, patched_attention, sequence_layout
+from dubmill.model.denoising import DenoisingJob, step
 from dubmill.model.diffusion import Scales, schedule
 from dubmill.model.inputs import LTX2DubInputs
 from dubmill.model.latents import Latents, decode_pixels, decode_wave, unpack_audio, unpack_video
@@ -116,7 +116,7 @@ class LTX2DubPipeline(LTX2DubInputs, LTX2Pipeline):
         return LatentShape((num_frames - 1) // temporal + 1, height // spatial, width // spatial, audio)
 
     def denoise(
-        self, job: Job, state: Latents, scheduler: Any, callback: Callable | None, tensor_inputs: list[str]
+        self, job: DenoisingJob, state: Latents, scheduler: Any, callback: Callable | None, tensor_inputs: list[str]
     ) -> Latents:
         """The tokens of `state` taken down the scheduler's sigmas."""
         schedulers = (scheduler, copy.deepcopy(scheduler))
@@ -305,7 +305,7 @@ class LTX2DubPipeline(LTX2DubInputs, LTX2Pipeline):
         self.check_callback(callback_on_step_end_tensor_inputs)
         shape, device = self._shape(height, width, num_frames, frame_rate), self._execution_device
         how = {"isolate": isolate_reference, "attention": reference_attention}
-        where = layout(shape, frame_rate, self, reference=reference_positions if seen else "none", **how)
+        layout = sequence_layout(shape, frame_rate, self, reference=reference_positions if seen else "none", **how)
         said = {"features": text_features, "max_sequence_length": max_sequence_length, "device": device}
         text = self.encode_text(
             prompt,
@@ -323,9 +323,9 @@ class LTX2DubPipeline(LTX2DubInputs, LTX2Pipeline):
         given, keep_video, keep_audio = self.prepare_given(
             *size, image, latents, audio_latents, conditioning_mask, audio_conditioning_mask
         )
-        job = Job(
+        job = DenoisingJob(
             text=text,
-            where=where,
+            layout=layout,
             reference=reference,
             given=given,
             keep_video_BS=keep_video,
@@ -338,9 +338,9 @@ class LTX2DubPipeline(LTX2DubInputs, LTX2Pipeline):
         )
         scheduler = schedule(self.scheduler, num_inference_steps, sigmas, shape.video_tokens, device)
         state = job.start(scheduler.sigmas[0] if noise_scale is None else noise_scale)
-        with isolated(self.transformer, where):
-            if where.is_remembered:
-                remember(self.transformer, reference, self.encode_empty(batch_size, **said), where)
+        with patched_attention(self.transformer, layout):
+            if layout.is_cached:
+                cache_reference(self.transformer, reference, self.encode_empty(batch_size, **said), layout)
             made = self.denoise(job, state, scheduler, callback_on_step_end, callback_on_step_end_tensor_inputs)
         outputs = self.decode(made, shape, output_type)
         self.maybe_free_model_hooks()

@@ -21,7 +21,7 @@ IN_A_BLOCK = re.compile(r"(transformer_blocks|language_model\.layers)\.\d+\.")
 LARGEST = 127
 
 
-class EightBitLinear(torch.nn.Linear):
+class Int8Linear(torch.nn.Linear):
     """A linear layer made from another, to be used and passed gradients through, not trained.
 
     It stays a `torch.nn.Linear`, so that PEFT puts a LoRA on it. The weights are whole numbers, which `.to(dtype)` and
@@ -62,20 +62,20 @@ class _Product(torch.autograd.Function):
         return (gradient * scale_O.to(gradient.dtype)) @ weight_OI.to(gradient.dtype), None, None, None
 
 
-def layers(module: torch.nn.Module) -> dict[str, torch.nn.Linear]:
+def block_linear_layers(module: torch.nn.Module) -> dict[str, torch.nn.Linear]:
     """The linear layers of a transformer's or a text encoder's blocks, by name."""
     named = module.named_modules()
     return {name: one for name, one in named if isinstance(one, torch.nn.Linear) and IN_A_BLOCK.search(name)}
 
 
-def pack(module: torch.nn.Module) -> None:
+def quantize_blocks(module: torch.nn.Module) -> None:
     """Put the linear layers of a module's blocks into 8 bits, where they are.
 
     Raises:
         BadArtifact: a weight is not a finite number.
     """
-    for name, layer in layers(module).items():
-        packed = EightBitLinear(layer)
+    for name, layer in block_linear_layers(module).items():
+        packed = Int8Linear(layer)
         if not torch.isfinite(packed.scale_O).all():
             raise BadArtifact(f"the weights of {name} are not all finite", cure="fetch the backbone again")
         module.set_submodule(name, packed)

@@ -142,10 +142,10 @@ def _step(work: Work, asked: Asked) -> StepPlan:
     if work.step == "train" and measures.checkpointing and not asked.params.train.gradient_checkpointing:
         flops *= RECOMPUTED
     at_work = min(asked.num_gpus, work.num_shares)
-    is_spread = work.step == "train" and measures.fsdp
+    uses_fsdp = work.step == "train" and measures.fsdp
     speed, assumed = asked.gpu.tflops * TERA * at_work, assumptions()
     seconds = (flops / speed / assumed.fastest, flops / speed / assumed.slowest)
-    return StepPlan(work, memory, taken, seconds, asked.num_gpus if is_spread else at_work)
+    return StepPlan(work, memory, taken, seconds, asked.num_gpus if uses_fsdp else at_work)
 
 
 def _what_would_do(asked: Asked) -> str:

@@ -14,7 +14,7 @@ from dubmill.errors import MismatchedBackbone
 from dubmill.model.load import load
 from dubmill.report import model_card
 from dubmill.training.optimizer import held
-from dubmill.training.trainer import LossLog, Trainer, is_spread, join_processes
+from dubmill.training.trainer import LossLog, Trainer, build_accelerator, uses_fsdp
 
 logger = logging.getLogger(__name__)
 
@@ -51,12 +51,12 @@ def train(backbone: Backbone, latents: LatentSet, params: TrainParams, out: Path
         pair_source=latents.lineage.pair_source,
         consent=latents.lineage.consent,
     )
-    accelerator = join_processes(params)
+    accelerator = build_accelerator(params)
     with accelerator.main_process_first():  # it clears what is not to be gone on from; the others find the draft made
         draft = Adapter.draft(out, lineage, is_shared=not accelerator.is_main_process)
     if draft.is_sealed:
         return draft.seal()
-    spread = ["transformer"] if is_spread(params, accelerator) else []  # no GPU has to hold it whole
+    spread = ["transformer"] if uses_fsdp(params, accelerator) else []  # no GPU has to hold it whole
     modules = load(backbone, needed=["transformer"], on_cpu=spread)
     trainer = Trainer(modules, latents, params, draft.path, accelerator)
     place = (accelerator.process_index + 1, accelerator.num_processes)

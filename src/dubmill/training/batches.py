@@ -70,7 +70,7 @@ class Batch:
     noise: Latents
 
 
-def draw(pairs: Pairs, shape: LatentShape, params: TrainParams, generator: torch.Generator) -> Batch:
+def sample_batch(pairs: Pairs, shape: LatentShape, params: TrainParams, generator: torch.Generator) -> Batch:
     """A batch: which pairs, in which direction, at which noise, with which captions dropped."""
     count = params.batch_size
 

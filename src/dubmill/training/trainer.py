@@ -31,11 +31,11 @@ from dubmill.artifacts.store import LatentSet
 from dubmill.config.params import TrainParams
 from dubmill.errors import BadParams, Interrupted
 from dubmill.generation.codec import Latents
-from dubmill.model.conditioning import Layout, isolated, layout, predict, remember
+from dubmill.model.conditioning import SequenceLayout, cache_reference, patched_attention, predict, sequence_layout
 from dubmill.model.diffusion import add_noise, weighted_loss
 from dubmill.model.load import Modules
 from dubmill.model.shapes import LatentShape
-from dubmill.training.batches import Batch, Pairs, draw
+from dubmill.training.batches import Batch, Pairs, sample_batch
 from dubmill.training.optimizer import optimizer, share_of, whole
 from dubmill.training.validation import Validation
 
@@ -47,22 +47,22 @@ PATIENCE = timedelta(hours=2)  # that processes have with each other: all but th
 Report = Callable[[dict[str, Any]], None]
 
 
-def losses(transformer: Any, batch: Batch, where: Layout) -> tuple[torch.Tensor, torch.Tensor]:
+def dubbing_losses(transformer: Any, batch: Batch, layout: SequenceLayout) -> tuple[torch.Tensor, torch.Tensor]:
     """Video and audio loss of a batch: weighted mean squared error of the target tokens' velocity."""
     noisy = Latents(
         add_noise(batch.target.video_BSD, batch.noise.video_BSD, batch.sigma_video_BS),
         add_noise(batch.target.audio_BLD, batch.noise.audio_BLD, batch.sigma_audio_BL),
     )
-    remember(transformer, batch.reference, batch.empty, where)
+    cache_reference(transformer, batch.reference, batch.empty, layout)
     sigmas = (batch.sigma_video_BS, batch.sigma_audio_BL)
-    velocity = predict(transformer, noisy, batch.reference, *sigmas, batch.text, where)
+    velocity = predict(transformer, noisy, batch.reference, *sigmas, batch.text, layout)
     return (
         weighted_loss(velocity.video_BSD, batch.noise.video_BSD - batch.target.video_BSD, batch.weight_video_BS),
         weighted_loss(velocity.audio_BLD, batch.noise.audio_BLD - batch.target.audio_BLD, batch.weight_audio_BL),
     )
 
 
-def rate_at(step: int, params: TrainParams) -> float:
+def learning_rate_factor(step: int, params: TrainParams) -> float:
     """The learning rate's factor at `step` (0-based): a linear warm-up, then the schedule's decay to zero."""
     if step < params.num_warmup_steps:
         return (step + 1) / params.num_warmup_steps
@@ -73,18 +73,18 @@ def rate_at(step: int, params: TrainParams) -> float:
 
 
 class Losses(torch.nn.Module):
-    """`losses` as a module, so that DDP sees the forward whose gradients it sums."""
+    """`dubbing_losses` as a module, so that DDP sees the forward whose gradients it sums."""
 
     def __init__(self, transformer: Any) -> None:
         super().__init__()
         self.transformer = transformer
 
-    def forward(self, batch: Batch, where: Layout) -> tuple[torch.Tensor, torch.Tensor]:
-        """See `losses`."""
-        return losses(self.transformer, batch, where)
+    def forward(self, batch: Batch, layout: SequenceLayout) -> tuple[torch.Tensor, torch.Tensor]:
+        """See `dubbing_losses`."""
+        return dubbing_losses(self.transformer, batch, layout)
 
 
-def join_processes(params: TrainParams) -> Accelerator:
+def build_accelerator(params: TrainParams) -> Accelerator:
     """This process's place among those that train together, as torchrun or accelerate started them; one alone is fine.
 
     Raises:
@@ -102,7 +102,7 @@ def join_processes(params: TrainParams) -> Accelerator:
     return accelerator
 
 
-def is_spread(params: TrainParams, accelerator: Accelerator) -> bool:
+def uses_fsdp(params: TrainParams, accelerator: Accelerator) -> bool:
     """Whether the transformer's weights are spread over several processes."""
     return params.parallel == "fsdp" and accelerator.num_processes > 1
 
@@ -138,10 +138,10 @@ class Trainer:
         transformer.train()
         if params.gradient_checkpointing:
             transformer.enable_gradient_checkpointing()
-        self.is_spread = is_spread(params, accelerator)
-        if self.is_spread:
+        self.uses_fsdp = uses_fsdp(params, accelerator)
+        if self.uses_fsdp:
             shard(transformer)
-        self.where = layout(  # on the device that the transformer is on by now
+        self.layout = sequence_layout(  # on the device that the transformer is on by now
             self.shape,
             rate,
             modules,
@@ -149,7 +149,7 @@ class Trainer:
             isolate=params.isolate_modalities,
             attention=params.reference_attention,
         )
-        self.losses = Losses(transformer) if self.is_spread else accelerator.prepare_model(Losses(transformer))
+        self.losses = Losses(transformer) if self.uses_fsdp else accelerator.prepare_model(Losses(transformer))
         self.lora = adapters.parameters(transformer)
         self.rates = adapters.groups(list(self.lora), params)
         self.optimizer = optimizer(self.lora, self.rates, params, modules.device)
@@ -162,7 +162,7 @@ class Trainer:
             Interrupted: the process was asked to end (SIGTERM); a checkpoint of the last step was written first.
         """
         first = self.num_done
-        with isolated(self.modules.transformer, self.where), _asked_to_end() as asked:
+        with patched_attention(self.modules.transformer, self.layout), _asked_to_end() as asked:
             started = time.monotonic()
             for step in range(first, self.params.num_steps):
                 self._pause(step, asked)
@@ -197,8 +197,8 @@ class Trainer:
         paths, is_first = self.validation.paths(self.folder, step), self.accelerator.is_main_process
         if not self._is_any(is_first and not all(path.exists() for path in paths)):
             return
-        if self.is_spread or is_first:
-            is_asked = (lambda: self._is_any(asked.is_set())) if self.is_spread else asked.is_set
+        if self.uses_fsdp or is_first:
+            is_asked = (lambda: self._is_any(asked.is_set())) if self.uses_fsdp else asked.is_set
             with self.accelerator.autocast():
                 self.validation.make(paths, is_asked, is_writer=is_first)
 
@@ -210,7 +210,7 @@ class Trainer:
 
     def step(self, step: int) -> dict[str, Any]:
         """One optimizer step; returns its losses, its learning rate and the sigmas it drew for the video."""
-        factor = rate_at(step, self.params)
+        factor = learning_rate_factor(step, self.params)
         for group in self.optimizer.param_groups:
             group["lr"] = group["full_rate"] * factor
         sums = torch.zeros(2, dtype=torch.float64, device=self.modules.device)
@@ -221,7 +221,7 @@ class Trainer:
             is_last = part + 1 == self.params.accumulate
             with nullcontext() if is_last else self.accelerator.no_sync(self.losses):
                 with self.accelerator.autocast():
-                    video, audio = self.losses(batch, self.where)
+                    video, audio = self.losses(batch, self.layout)
                 video, audio = video * video_share, audio * audio_share
                 # gradients are averaged over the processes, and these losses are parts of a sum
                 scale = self.accelerator.num_processes / self.params.accumulate
@@ -238,7 +238,7 @@ class Trainer:
     def _drawn(self, step: int, part: int) -> tuple[Batch, float, float, list[float]]:
         """This process's slice of the batch, its share of the whole batch's video and audio weight, and all sigmas."""
         seed = (self.params.seed * 1_000_003 + step) * 1_009 + part
-        batch = draw(self.pairs, self.shape, self.params, torch.Generator().manual_seed(seed % 2**63))
+        batch = sample_batch(self.pairs, self.shape, self.params, torch.Generator().manual_seed(seed % 2**63))
         rank, count = self.accelerator.process_index, self.accelerator.num_processes
         torch.manual_seed((seed + rank * 2**40) % 2**63)  # dropout: another mask in each process
         mine = _each(batch, lambda tensor: tensor[rank::count].to(self.modules.device))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import miniature
 import torch
 from safetensors.torch import save
 
+from doubles import miniature
 from dubmill.artifacts.store import Backbone, LatentSet, Lineage
 from dubmill.config.params import SigmaSamplerParams, TrainParams, ValidationParams
 from dubmill.generation.codec import encode, shape_of

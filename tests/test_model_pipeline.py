@@ -3,17 +3,17 @@
 from fractions import Fraction
 from pathlib import Path
 
-import miniature
 import numpy as np
 import pytest
 import torch
 from diffusers import LTX2Pipeline, LTX2VideoTransformer3DModel
+from doubles import miniature
 
 from dubmill.config import params
 from dubmill.generation.codec import Latents, encode, shape_of
 from dubmill.generation.sampling import call_of, pipeline, seeded, size_of
 from dubmill.media.clips import Clip
-from dubmill.model.conditioning import encode_captions, isolated, layout, predict, remember
+from dubmill.model.conditioning import cache_reference, encode_captions, patched_attention, predict, sequence_layout
 from dubmill.model.diffusion import schedule
 from dubmill.model.load import PIPELINE, load
 from dubmill.model.pipeline import LTX2DubPipeline
@@ -152,20 +152,22 @@ def test_without_a_reference_it_makes_what_the_pipeline_of_diffusers_makes(pipe,
 
 def test_a_remembered_reference_works_with_gates_and_prompt_modulation(newer, source):
     """Prompt modulation makes the text depend on sigma: the reference has sigma 0 at every step, so it still waits."""
-    where = layout(newer._shape(64, 96, 17, 25.0), 25.0, newer, reference="shared", isolate=True, attention="self")
+    layout = sequence_layout(
+        newer._shape(64, 96, 17, 25.0), 25.0, newer, reference="shared", isolate=True, attention="self"
+    )
     tokens = Latents(source["reference_latents"], source["reference_audio_latents"])
     text = newer.encode_text([""], device=newer.device, do_classifier_free_guidance=False, **TEXT)
-    shape = where.num_video, where.num_audio
+    shape = layout.num_video, layout.num_audio
     noise = Latents(torch.randn(1, shape[0], 128), torch.randn(1, shape[1], 128))
     velocities = []
-    with isolated(newer.transformer, where), torch.no_grad():
+    with patched_attention(newer.transformer, layout), torch.no_grad():
         for is_fresh in (True, True, False):  # the third reads what was remembered before another level's step
             if is_fresh:
-                remember(newer.transformer, tokens, text, where)
+                cache_reference(newer.transformer, tokens, text, layout)
             level = 0.9 if len(velocities) == 1 else 0.4
             sigmas = torch.full((1, shape[0]), level), torch.full((1, shape[1]), level)
-            velocities.append(predict(newer.transformer, noise, None, *sigmas, text, where))
-    assert where.use_cross_timestep
+            velocities.append(predict(newer.transformer, noise, None, *sigmas, text, layout))
+    assert layout.use_cross_timestep
     assert same(velocities[0], velocities[2])
     assert not same(velocities[0], velocities[1])
     both = run(newer, 1, 2, guidance_scale=3.0, reference_attention="self", **source)
@@ -179,19 +181,19 @@ def nano(tmp_path_factory):
     return load(materialize(values.backbone, tmp_path_factory.mktemp("nano") / "backbone")), values.dub.sampling
 
 
-def euler(source, captions, seeds, where, sampling, modules):
+def euler(source, captions, seeds, layout, sampling, modules):
     """Classifier-free guidance and Euler steps, written out: what dubs were sampled by before there was a pipeline."""
-    sigmas = schedule(modules.scheduler, sampling.num_steps, None, where.num_video, modules.device).sigmas
+    sigmas = schedule(modules.scheduler, sampling.num_steps, None, layout.num_video, modules.device).sigmas
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    sizes = ((where.num_video, modules.geometry.video_channels), (where.num_audio, modules.geometry.audio_channels))
+    sizes = ((layout.num_video, modules.geometry.video_channels), (layout.num_audio, modules.geometry.audio_channels))
     video, audio = zip(*[[torch.randn(*size, generator=one) for size in sizes] for one in generators], strict=True)
     state = Latents(torch.stack(video), torch.stack(audio))
     text, empty = encode_captions(captions, modules), encode_captions([""] * len(captions), modules)
-    with isolated(modules.transformer, where), torch.no_grad():
+    with patched_attention(modules.transformer, layout), torch.no_grad():
         for now, after in zip(sigmas[:-1], sigmas[1:], strict=True):
-            levels = now.expand(len(seeds), where.num_video), now.expand(len(seeds), where.num_audio)
+            levels = now.expand(len(seeds), layout.num_video), now.expand(len(seeds), layout.num_audio)
             asked, plain = (
-                predict(modules.transformer, state, source, *levels, words, where) for words in (text, empty)
+                predict(modules.transformer, state, source, *levels, words, layout) for words in (text, empty)
             )
             guided = (
                 low + scale * (high - low)
@@ -213,8 +215,8 @@ def test_on_nano_guidance_by_captions_is_the_sampler_that_it_was(nano):
     clip = Clip(film.frames_FHWC, Fraction(world.FRAME_RATE), film.audio_N[None], world.SAMPLE_RATE_HZ)
     source, captions, seeds = encode([clip, clip], modules), ["one", "dos"], [3, 4]
     rate = float(clip.frame_rate)
-    where = layout(shape_of(clip, modules), rate, modules, reference="negative", isolate=True)
-    expected = euler(source, captions, seeds, where, sampling, modules)
+    layout = sequence_layout(shape_of(clip, modules), rate, modules, reference="negative", isolate=True)
+    expected = euler(source, captions, seeds, layout, sampling, modules)
     made = pipeline(modules)(
         captions,
         reference_latents=source.video_BSD,

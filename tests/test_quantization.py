@@ -6,12 +6,10 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import meta_memory
-import miniature
-import noise_pairs
 import numpy as np
 import pytest
 import torch
+from doubles import meta_memory, miniature, noise_pairs
 
 from dubmill import adapters
 from dubmill.artifacts.rows import Line
@@ -22,7 +20,7 @@ from dubmill.launching import train_together
 from dubmill.model import quantization
 from dubmill.model.conditioning import encode_captions
 from dubmill.model.load import load
-from dubmill.model.quantization import EightBitLinear
+from dubmill.model.quantization import Int8Linear
 from dubmill.plan.architecture import named
 from dubmill.plan.layers import Tokens
 from dubmill.plan.memory import FP32, UNPACKED, weight_bytes
@@ -68,7 +66,7 @@ def losses(adapter):
 @pytest.mark.parametrize(("part", "per_block"), [("transformer", 28), ("text_encoder", 7)])
 def test_the_linear_layers_of_the_blocks_are_packed_and_all_else_is_as_it_was(part, per_block, mini, packed):
     plain, small = getattr(mini, part), getattr(packed, part)
-    layers = {name for name, one in small.named_modules() if isinstance(one, EightBitLinear)}
+    layers = {name for name, one in small.named_modules() if isinstance(one, Int8Linear)}
     config = plain.config if part == "transformer" else plain.config.text_config
     num_blocks = config.num_layers if part == "transformer" else config.num_hidden_layers
     assert len(layers) == per_block * num_blocks
@@ -86,7 +84,7 @@ def test_the_linear_layers_of_the_blocks_are_packed_and_all_else_is_as_it_was(pa
 
 def test_a_part_that_a_step_does_not_run_stays_as_it_lies(backbone):
     modules = load(backbone, needed=["transformer"])
-    assert [any(isinstance(one, EightBitLinear) for one in getattr(modules, part).modules()) for part in PARTS] == [
+    assert [any(isinstance(one, Int8Linear) for one in getattr(modules, part).modules()) for part in PARTS] == [
         True,
         False,
     ]
@@ -97,7 +95,7 @@ def test_a_weight_is_off_by_half_a_step_of_its_row_at_most_whatever_its_size():
     torch.manual_seed(0)
     layer = torch.nn.Linear(64, 5)
     layer.weight.data *= torch.tensor([1.0, 1e-4, 0.0, 1e4, 1e30])[:, None]
-    small = EightBitLinear(layer)
+    small = Int8Linear(layer)
     restored_OI = small.weight.float() * small.scale_O[:, None]
     assert torch.isfinite(restored_OI).all()
     gap_O = (restored_OI - layer.weight).abs().amax(dim=1)
@@ -107,7 +105,7 @@ def test_a_weight_is_off_by_half_a_step_of_its_row_at_most_whatever_its_size():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_outputs_and_gradients_are_those_of_the_restored_weights(dtype):
     torch.manual_seed(0)
-    small = EightBitLinear(torch.nn.Linear(32, 16).to(dtype))
+    small = Int8Linear(torch.nn.Linear(32, 16).to(dtype))
     inputs = torch.randn(2, 3, 32, dtype=dtype, requires_grad=True)
     twin = inputs.detach().float().requires_grad_()
     made = small(inputs)
@@ -121,7 +119,7 @@ def test_outputs_and_gradients_are_those_of_the_restored_weights(dtype):
 
 
 def test_under_autocast_the_product_is_bf16s_and_the_gradient_has_the_inputs_dtype():
-    small = EightBitLinear(torch.nn.Linear(32, 16))
+    small = Int8Linear(torch.nn.Linear(32, 16))
     inputs = torch.ones(2, 32, requires_grad=True)
     with torch.autocast("cpu", torch.bfloat16):
         made = small(inputs)
@@ -131,7 +129,7 @@ def test_under_autocast_the_product_is_bf16s_and_the_gradient_has_the_inputs_dty
 
 
 def test_the_backward_pass_waits_with_the_8_bit_weights_not_with_wide_ones():
-    small, kept = EightBitLinear(torch.nn.Linear(256, 256)), []
+    small, kept = Int8Linear(torch.nn.Linear(256, 256)), []
     with torch.autograd.graph.saved_tensors_hooks(lambda one: kept.append(one) or one, lambda one: one):
         small(torch.randn(1, 256, requires_grad=True))
     assert {one.dtype for one in kept} == {torch.int8, torch.float32}
@@ -144,7 +142,7 @@ def test_weights_that_are_no_numbers_are_refused():
     )
     model["transformer_blocks"][0][0].weight.data[0, 0] = torch.nan
     with pytest.raises(BadArtifact, match=r"transformer_blocks\.0\.0 are not all finite"):
-        quantization.pack(model)
+        quantization.quantize_blocks(model)
 
 
 def test_a_training_step_gives_gradients_to_the_lora_alone_and_nearly_those_of_16_bits(mini_backbone, backbone):

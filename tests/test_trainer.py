@@ -6,11 +6,10 @@ import subprocess
 import sys
 import time
 
-import miniature
-import noise_pairs
 import pytest
 import torch
-from noise_pairs import PARAMS
+from doubles import miniature, noise_pairs
+from doubles.noise_pairs import PARAMS
 from safetensors import safe_open
 
 from dubmill import adapters
@@ -19,7 +18,7 @@ from dubmill.artifacts.store import Adapter, LatentSet
 from dubmill.dubbing.dubber import Dubber
 from dubmill.errors import BadArtifact, BadParams, MismatchedBackbone, UnsealedArtifact, UsageError
 from dubmill.generation.codec import Latents
-from dubmill.model.conditioning import isolated, layout
+from dubmill.model.conditioning import patched_attention, sequence_layout
 from dubmill.model.load import load
 from dubmill.steps.train import train
 from dubmill.training import trainer as training
@@ -40,11 +39,11 @@ def adapter(mini_backbone, latents, tmp_path_factory):
 def _batch(mini_backbone, latents, **changes):
     params = PARAMS.model_copy(update=changes)
     pairs, shape = training.Pairs.open(latents), training.LatentShape(**latents.info["latent_shape"])
-    return training.draw(pairs, shape, params, torch.Generator().manual_seed(1)), pairs, shape
+    return training.sample_batch(pairs, shape, params, torch.Generator().manual_seed(1)), pairs, shape
 
 
 def _trainer(mini_backbone, latents, params, folder):
-    return training.Trainer(load(mini_backbone), latents, params, folder, training.join_processes(params))
+    return training.Trainer(load(mini_backbone), latents, params, folder, training.build_accelerator(params))
 
 
 def test_all_28_linear_layers_of_a_block_get_a_lora_and_nothing_else_trains(mini_backbone):
@@ -72,10 +71,10 @@ def test_targets_that_match_nothing_are_refused(mini_backbone):
 
 def test_the_rate_warms_up_then_decays_to_zero():
     params = PARAMS.model_copy(update={"num_steps": 10, "num_warmup_steps": 2})
-    rates = [training.rate_at(step, params) for step in range(10)]
+    rates = [training.learning_rate_factor(step, params) for step in range(10)]
     assert rates[:3] == [0.5, 1.0, 1.0]
     assert rates[-1] == pytest.approx(1 / 8)
-    assert training.rate_at(5, params.model_copy(update={"schedule": "constant"})) == 1.0
+    assert training.learning_rate_factor(5, params.model_copy(update={"schedule": "constant"})) == 1.0
 
 
 def test_the_face_weighs_fully_the_background_less_and_given_frames_nothing(mini_backbone, latents):
@@ -248,9 +247,9 @@ def test_clips_of_several_sizes_are_refused_in_one_batch(mini_backbone):
 def test_negative_and_shared_positions_give_other_predictions(mini, latents):
     """Trap: an adapter used at positions it was not trained at."""
     pairs, shape = training.Pairs.open(latents), training.LatentShape(**latents.info["latent_shape"])
-    batch = training.draw(pairs, shape, PARAMS, torch.Generator().manual_seed(1))
+    batch = training.sample_batch(pairs, shape, PARAMS, torch.Generator().manual_seed(1))
     results = [
-        training.losses(mini.transformer, batch, layout(shape, 25.0, mini, reference=scheme))[1].item()
+        training.dubbing_losses(mini.transformer, batch, sequence_layout(shape, 25.0, mini, reference=scheme))[1].item()
         for scheme in ("shared", "negative")
     ]
     assert results[0] != results[1]
@@ -260,12 +259,12 @@ def test_negative_and_shared_positions_give_other_predictions(mini, latents):
 def _gradients(mini_backbone, latents, **changes):
     """Losses and LoRA gradients of the first batch."""
     params = PARAMS.model_copy(update={"dropout": 0.0, **changes})
-    trainer = training.Trainer(load(mini_backbone), latents, params, latents.path, training.join_processes(params))
+    trainer = training.Trainer(load(mini_backbone), latents, params, latents.path, training.build_accelerator(params))
     for value in trainer.lora.values():
         torch.nn.init.normal_(value, std=0.1, generator=torch.Generator().manual_seed(value.numel()))
-    batch = training.draw(trainer.pairs, trainer.shape, params, torch.Generator().manual_seed(1))
-    with isolated(trainer.modules.transformer, trainer.where):
-        video, audio = training.losses(trainer.modules.transformer, batch, trainer.where)
+    batch = training.sample_batch(trainer.pairs, trainer.shape, params, torch.Generator().manual_seed(1))
+    with patched_attention(trainer.modules.transformer, trainer.layout):
+        video, audio = training.dubbing_losses(trainer.modules.transformer, batch, trainer.layout)
         (video + audio).backward()
     return (video.item(), audio.item()), {name: value.grad for name, value in trainer.lora.items()}
 

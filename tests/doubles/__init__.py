@@ -1,0 +1,1 @@
+"""Test doubles: small real things that several test files share."""
