@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -61,3 +63,22 @@ def test_the_changelog_begins_with_what_this_version_is():
     first = re.search(r"^## \[(.+)\] - (\d{4}-\d\d-\d\d)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert first
     assert first[1] == __version__
+
+
+def test_the_picture_of_the_layers_is_drawn_from_the_import_contract():
+    """Drawn by `python docs/draw_architecture.py`."""
+    command = "import draw_architecture as d; print(d.picture(), end='')"
+    done = subprocess.run(
+        [sys.executable, "-c", command], cwd=ROOT / "docs", capture_output=True, text=True, check=True
+    )
+    assert done.stdout == (ROOT / "docs/images/architecture.svg").read_text()
+
+
+def test_the_architecture_page_describes_every_room_and_names_only_files_that_exist():
+    page = (ROOT / "docs/architecture.md").read_text()
+    rooms = {
+        path.name for path in (ROOT / "src/dubmill").iterdir() if path.is_dir() and (path / "__init__.py").exists()
+    }
+    assert not [room for room in rooms if f"`{room}/`" not in page]
+    named = re.findall(r"`((?:[a-z0-9_]+/)*[a-z0-9_]+\.py)`", page)
+    assert not [name for name in named if not any((ROOT / base / name).exists() for base in ("src/dubmill", "."))]
