@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from dubmill.adapters import parameters
+from dubmill.adapters import lora_parameters
 from dubmill.artifacts.store import LatentSet, Lineage
 from dubmill.config import params
 from dubmill.model.conditioning import encode_captions, patched_attention
@@ -82,7 +82,7 @@ def main() -> None:
         def bare() -> None:
             video, audio = training.dubbing_losses(modules.transformer, batch, trainer.layout)
             (video + audio).backward()
-            for value in parameters(modules.transformer).values():
+            for value in lora_parameters(modules.transformer).values():
                 value.grad = None
 
         with patched_attention(modules.transformer, trainer.layout):

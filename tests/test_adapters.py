@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from dubmill import adapters
 from dubmill.adapters import exchange, naming
-from dubmill.adapters.lora import facts, file_bytes, told
+from dubmill.adapters.lora import file_bytes, file_metadata, lora_facts
 from dubmill.artifacts.store import Adapter, Backbone, Lineage, Report
 from dubmill.cli import main as cli
 from dubmill.errors import BadArtifact, DubmillError, MismatchedBackbone, UsageError
@@ -24,16 +24,16 @@ TARGETS = ["to_k", "to_q", "to_v", "to_out.0", "net.0.proj", "net.2"]
 ATTENTIONS = ("attn1", "attn2", "audio_attn1", "audio_attn2", "audio_to_video_attn", "video_to_audio_attn")
 LAYERS = [f"{one}.{end}" for one in ATTENTIONS for end in ("to_q", "to_k", "to_v", "to_out.0")]
 LAYERS += [f"{one}.{end}" for one in ("ff", "audio_ff") for end in ("net.0.proj", "net.2")]
-SAID = exchange.Told("negative", False, ["en", "es"])
+HINTS = exchange.AdapterHints("negative", False, ["en", "es"])
 
 
 @pytest.fixture(scope="module")
 def adapter(mini_backbone, tmp_path_factory):
     """An adapter of random weights whose alpha is half its rank."""
     transformer = load(mini_backbone).transformer
-    adapters.add(transformer, rank=4, alpha=2, dropout=0.0, targets=TARGETS)
+    adapters.add_lora(transformer, rank=4, alpha=2, dropout=0.0, targets=TARGETS)
     torch.manual_seed(1)
-    for value in adapters.parameters(transformer).values():
+    for value in adapters.lora_parameters(transformer).values():
         value.data.normal_(std=0.5)
     lineage = Lineage(
         step="train",
@@ -54,7 +54,7 @@ def adapter(mini_backbone, tmp_path_factory):
         "languages": ["en", "es"],
     }
     draft = Adapter.draft(tmp_path_factory.mktemp("adapter") / "adapter", lineage)
-    draft.write(adapters.WEIGHTS, adapters.to_bytes(transformer, facts(lineage, info)))
+    draft.write(adapters.WEIGHTS, adapters.lora_bytes(transformer, lora_facts(lineage, info)))
     adapter = draft.seal(info)
     adapter.delta = _delta(transformer)
     return adapter
@@ -68,7 +68,7 @@ def _delta(transformer):
 
 def _dubs(mini_backbone, adapter):
     modules = load(mini_backbone)
-    adapters.attach(modules, mini_backbone, adapter, 1.0)
+    adapters.attach_adapter(modules, mini_backbone, adapter, 1.0)
     return modules.transformer
 
 
@@ -76,7 +76,7 @@ def _dubs(mini_backbone, adapter):
 def theirs(adapter, tmp_path_factory):
     """The adapter as ComfyUI's file, in full precision."""
     out = tmp_path_factory.mktemp("exported") / "ours"
-    return exchange.export(adapter, out, tool="comfyui", precision="fp32", report=None)
+    return exchange.export_adapter(adapter, out, tool="comfyui", precision="fp32", report=None)
 
 
 def _foreign(theirs, path, change=lambda tensors: None, metadata=None):
@@ -91,8 +91,8 @@ def test_the_full_19b_key_set_is_the_published_one():
     """A published Dub-It file has 1,344 pairs of rank 128, 2,352 MiB in bf16, all behind `diffusion_model.`"""
     with torch.device("meta"):
         transformer = LTX2VideoTransformer3DModel()  # its defaults are LTX-2 19B: 48 blocks of 4,096 and 2,048 numbers
-        adapters.add(transformer, rank=128, alpha=128, dropout=0.0, targets=TARGETS)
-    state = get_peft_model_state_dict(transformer, adapter_name=adapters.NAME)
+        adapters.add_lora(transformer, rank=128, alpha=128, dropout=0.0, targets=TARGETS)
+    state = get_peft_model_state_dict(transformer, adapter_name=adapters.ADAPTER_NAME)
     ours = {naming.LIGHTRICKS_PREFIX + naming.to_lightricks(name) for name in state}
     stems = [f"diffusion_model.transformer_blocks.{block}.{layer}" for block in range(48) for layer in LAYERS]
     assert len(stems) == 1344
@@ -124,7 +124,7 @@ def test_diffusers_opens_the_export_with_no_missing_and_no_unexpected_key(
 ):
     import peft
 
-    weights = exchange.export(adapter, tmp_path / "out", tool=tool, precision="fp32", report=None)
+    weights = exchange.export_adapter(adapter, tmp_path / "out", tool=tool, precision="fp32", report=None)
     pipeline, results = LTX2Pipeline.from_pretrained(mini_backbone.path / "pipeline"), []
     put = peft.set_peft_model_state_dict
     monkeypatch.setattr(
@@ -150,7 +150,7 @@ def test_alpha_is_in_the_weights_so_every_tool_scales_alike(adapter, mini_backbo
 def test_the_export_tells_what_their_loaders_and_ours_ask_for(adapter, theirs):
     with safe_open(theirs, framework="pt") as file:
         metadata = file.metadata()
-    assert {int(metadata[name]) for name in exchange.SAME_SIZE} == {1}
+    assert {int(metadata[name]) for name in exchange.REFERENCE_SCALES} == {1}
     known = json.loads(metadata["dubmill"])
     assert known["reference_positions"] == "negative"
     assert known["adapter"] == adapter.digest
@@ -159,7 +159,7 @@ def test_the_export_tells_what_their_loaders_and_ours_ask_for(adapter, theirs):
 def test_equal_adapters_give_equal_bytes(adapter, tmp_path):
     """safetensors' own writer keeps metadata in no order."""
     weights = [
-        exchange.export(adapter, tmp_path / name / "out", tool="comfyui", precision="bf16", report=None)
+        exchange.export_adapter(adapter, tmp_path / name / "out", tool="comfyui", precision="bf16", report=None)
         for name in "abcd"
     ]
     assert len({path.read_bytes() for path in weights}) == 1
@@ -182,8 +182,8 @@ def test_a_header_written_in_order_reads_back_the_same_tensors(tmp_path):
 
 @pytest.mark.parametrize("tool", ["diffusers", "comfyui"])
 def test_our_own_export_comes_back_as_the_same_adapter(tool, mini_backbone, adapter, tmp_path):
-    file = exchange.export(adapter, tmp_path / "out", tool=tool, precision="fp32", report=None)
-    back = exchange.import_file(file, mini_backbone, exchange.Told(None, None, None), tmp_path / "back")
+    file = exchange.export_adapter(adapter, tmp_path / "out", tool=tool, precision="fp32", report=None)
+    back = exchange.import_lora(file, mini_backbone, exchange.AdapterHints(None, None, None), tmp_path / "back")
     same = ("base_model", "rank", "reference_positions", "isolate_modalities", "languages", "num_pairs")
     assert {name: back.info[name] for name in same} == {name: adapter.info[name] for name in same}
     assert (back.lineage.pair_source, back.lineage.licence) == ("self-made", "Apache-2.0")
@@ -192,7 +192,7 @@ def test_our_own_export_comes_back_as_the_same_adapter(tool, mini_backbone, adap
 
 def test_a_file_of_somebody_else_becomes_an_adapter_once_its_facts_are_given(mini_backbone, adapter, theirs, tmp_path):
     path = _foreign(theirs, tmp_path / "dubit.safetensors")
-    made = exchange.import_file(path, mini_backbone, SAID, tmp_path / "made")
+    made = exchange.import_lora(path, mini_backbone, HINTS, tmp_path / "made")
     assert Adapter.open(made.path).info["reference_positions"] == "negative"
     assert made.info["isolate_modalities"] is False
     assert torch.equal(_delta(_dubs(mini_backbone, made)), _delta(_dubs(mini_backbone, adapter)))
@@ -202,19 +202,19 @@ def test_a_file_of_somebody_else_becomes_an_adapter_once_its_facts_are_given(min
 def test_an_alpha_in_their_file_scales_as_comfyui_scales_it(mini_backbone, adapter, theirs, tmp_path):
     stem = "diffusion_model.transformer_blocks.1.audio_ff.net.2"
     path = _foreign(theirs, tmp_path / "a.safetensors", lambda all_: all_.update({f"{stem}.alpha": torch.tensor(1.0)}))
-    made = exchange.import_file(path, mini_backbone, SAID, tmp_path / "made")
+    made = exchange.import_lora(path, mini_backbone, HINTS, tmp_path / "made")
     assert torch.allclose(_delta(_dubs(mini_backbone, made)), adapter.delta / 4, atol=1e-6)  # alpha 1 of rank 4
 
 
 def test_an_alpha_in_diffusers_metadata_scales_as_diffusers_scales_it(mini_backbone, adapter, tmp_path):
     """diffusers' training scripts save alpha there, not in a tensor."""
-    source = exchange.export(adapter, tmp_path / "out", tool="diffusers", precision="fp32", report=None)
+    source = exchange.export_adapter(adapter, tmp_path / "out", tool="diffusers", precision="fp32", report=None)
 
     def file(name, **config):
         told = {f"transformer.{key}": value for key, value in config.items()}
         return _foreign(source, tmp_path / name, metadata={"lora_adapter_metadata": json.dumps(told)})
 
-    made = exchange.import_file(file("a.safetensors", r=4, lora_alpha=8), mini_backbone, SAID, tmp_path / "made")
+    made = exchange.import_lora(file("a.safetensors", r=4, lora_alpha=8), mini_backbone, HINTS, tmp_path / "made")
     ours = _delta(_dubs(mini_backbone, made))
     pipeline = LTX2Pipeline.from_pretrained(mini_backbone.path / "pipeline")
     target = list({name.split(".lora_")[0].removeprefix("transformer.") for name in load_file(source)})
@@ -224,7 +224,7 @@ def test_an_alpha_in_diffusers_metadata_scales_as_diffusers_scales_it(mini_backb
     assert torch.allclose(ours, 2 * adapter.delta, atol=1e-6)
     odd = file("c.safetensors", r=4, lora_alpha=8, use_rslora=True)
     with pytest.raises(BadArtifact, match="use_rslora"):
-        exchange.import_file(odd, mini_backbone, SAID, tmp_path / "odd")
+        exchange.import_lora(odd, mini_backbone, HINTS, tmp_path / "odd")
 
 
 def test_a_lora_on_some_layers_of_some_blocks_gets_exactly_those(mini_backbone, theirs, tmp_path):
@@ -234,7 +234,7 @@ def test_a_lora_on_some_layers_of_some_blocks_gets_exactly_those(mini_backbone, 
                 del tensors[name]
 
     path = _foreign(theirs, tmp_path / "a.safetensors", only_first_attention)
-    made = exchange.import_file(path, mini_backbone, SAID, tmp_path / "made")
+    made = exchange.import_lora(path, mini_backbone, HINTS, tmp_path / "made")
     assert made.info["targets"] == sorted(
         f"transformer_blocks.0.attn1.{end}" for end in ("to_k", "to_out.0", "to_q", "to_v")
     )
@@ -275,18 +275,18 @@ def _deepen(tensors):
 @pytest.mark.parametrize(
     ("change", "error", "told_as"),
     [
-        (_drop_one_half, BadArtifact, "only one half of their pair"),
-        (_add_a_bias, BadArtifact, "no LoRA's, such as"),
+        (_drop_one_half, BadArtifact, "only one of lora_A and lora_B"),
+        (_add_a_bias, BadArtifact, "do not belong to a LoRA, such as"),
         (_add_a_connector, MismatchedBackbone, "not in this backbone, such as text_embedding_projection"),
-        (_halve_one_rank, BadArtifact, r"several ranks \(2, 4\)"),
-        (_widen, MismatchedBackbone, r"\(4096, \d+\) numbers in the file"),
+        (_halve_one_rank, BadArtifact, r"different ranks \(2, 4\)"),
+        (_widen, MismatchedBackbone, r"\(4096, \d+\) in the file"),
         (_deepen, MismatchedBackbone, "28 of its 56 layers are not in this backbone"),
     ],
 )
 def test_a_file_that_does_not_fit_is_refused_in_one_sentence(change, error, told_as, mini_backbone, theirs, tmp_path):
     path = _foreign(theirs, tmp_path / "bad.safetensors", change)
     with pytest.raises(error, match=told_as) as raised:
-        exchange.import_file(path, mini_backbone, SAID, tmp_path / "made")
+        exchange.import_lora(path, mini_backbone, HINTS, tmp_path / "made")
     assert "\n" not in raised.value.sentence
     assert not (tmp_path / "made").exists()
 
@@ -294,28 +294,28 @@ def test_a_file_that_does_not_fit_is_refused_in_one_sentence(change, error, told
 @pytest.mark.parametrize("missing", ["reference_positions", "isolate_modalities", "languages"])
 def test_what_a_file_cannot_tell_must_be_given(missing, mini_backbone, theirs, tmp_path):
     path = _foreign(theirs, tmp_path / "a.safetensors")
-    said = exchange.Told(**{**SAID.__dict__, missing: None})
-    with pytest.raises(UsageError, match=f"say it with --{missing.replace('_', '-')}"):
-        exchange.import_file(path, mini_backbone, said, tmp_path / "made")
+    said = exchange.AdapterHints(**{**HINTS.__dict__, missing: None})
+    with pytest.raises(UsageError, match=f"give it with --{missing.replace('_', '-')}"):
+        exchange.import_lora(path, mini_backbone, said, tmp_path / "made")
 
 
 def test_a_file_that_contradicts_what_is_given_or_another_backbone_is_refused(mini_backbone, theirs, tmp_path):
-    with pytest.raises(UsageError, match="the file says negative, you say shared"):
-        exchange.import_file(theirs, mini_backbone, exchange.Told("shared", True, None), tmp_path / "made")
+    with pytest.raises(UsageError, match="the file says negative, the option says shared"):
+        exchange.import_lora(theirs, mini_backbone, exchange.AdapterHints("shared", True, None), tmp_path / "made")
     info = {**mini_backbone.info, "text_encoder_digest": "9" * 64}
     other = Backbone(mini_backbone.path, mini_backbone.manifest.model_copy(update={"info": info}))
     with pytest.raises(MismatchedBackbone, match="belongs to text encoder"):
-        exchange.import_file(theirs, other, SAID, tmp_path / "made")
+        exchange.import_lora(theirs, other, HINTS, tmp_path / "made")
 
 
 def test_a_reference_of_another_size_and_what_is_no_safetensors_are_refused(mini_backbone, theirs, tmp_path):
     path = _foreign(theirs, tmp_path / "a.safetensors", metadata={"reference_downscale_factor": "2"})
     with pytest.raises(BadArtifact, match="reference_downscale_factor 2"):
-        exchange.import_file(path, mini_backbone, SAID, tmp_path / "made")
+        exchange.import_lora(path, mini_backbone, HINTS, tmp_path / "made")
     for name in ("nothing.safetensors", "text.safetensors"):
         (tmp_path / "text.safetensors").write_text("no tensors here")
         with pytest.raises(BadArtifact, match="not a safetensors file"):
-            exchange.import_file(tmp_path / name, mini_backbone, SAID, tmp_path / "made")
+            exchange.import_lora(tmp_path / name, mini_backbone, HINTS, tmp_path / "made")
 
 
 def test_an_export_goes_into_a_new_folder_with_its_card_and_notice(adapter, theirs, tmp_path):
@@ -329,7 +329,7 @@ def test_an_export_goes_into_a_new_folder_with_its_card_and_notice(adapter, thei
         assert fact in card
     assert "Apache-2.0" in (theirs.parent / "NOTICE").read_text()
     with pytest.raises(UsageError, match="name a new folder"):
-        exchange.export(adapter, theirs.parent, tool="comfyui", precision="bf16", report=None)
+        exchange.export_adapter(adapter, theirs.parent, tool="comfyui", precision="bf16", report=None)
 
 
 def test_the_card_of_an_ltx2_adapter_has_the_hubs_front_matter_and_its_reports_figures(adapter, tmp_path):
@@ -343,7 +343,7 @@ def test_the_card_of_an_ltx2_adapter_has_the_hubs_front_matter_and_its_reports_f
     draft = Report.draft(tmp_path / "report", Lineage(step="evaluate", params={}, inputs={"Adapter": adapter.digest}))
     draft.write("metrics.json", json.dumps({"adapter": {"words_right": {"mean": 0.5}}}).encode())
     report = draft.seal({"is_nano": False})
-    weights = exchange.export(ltx2, tmp_path / "out", tool="diffusers", precision="bf16", report=report)
+    weights = exchange.export_adapter(ltx2, tmp_path / "out", tool="diffusers", precision="bf16", report=report)
     card = (weights.parent / "README.md").read_text()
     front = yaml.safe_load(card.split("---")[1])
     assert (front["license"], front["license_name"]) == ("other", "ltx-2-community-license-agreement")
@@ -351,7 +351,7 @@ def test_the_card_of_an_ltx2_adapter_has_the_hubs_front_matter_and_its_reports_f
     assert "| words_right | 0.5 |" in card
     stranger = Report(report.path, report.manifest.model_copy(update={"lineage": Lineage(step="evaluate", params={})}))
     with pytest.raises(UsageError, match="another adapter"):
-        exchange.export(ltx2, tmp_path / "more", tool="diffusers", precision="bf16", report=stranger)
+        exchange.export_adapter(ltx2, tmp_path / "more", tool="diffusers", precision="bf16", report=stranger)
 
 
 def test_the_command_exports_and_imports(mini_backbone, adapter, tmp_path, monkeypatch, capsys):
@@ -378,5 +378,5 @@ def test_the_command_exports_and_imports(mini_backbone, adapter, tmp_path, monke
 def test_metadata_that_is_not_ours_is_not_read_as_ours(mini_backbone, theirs, tmp_path):
     path = _foreign(theirs, tmp_path / "a.safetensors", metadata={"dubmill": "[1"})
     with pytest.raises(DubmillError, match="cannot be read"):
-        exchange.import_file(path, mini_backbone, SAID, tmp_path / "made")
-    assert told({"b": 1, "a": 2}) == {"dubmill": '{"a": 2, "b": 1}'}
+        exchange.import_lora(path, mini_backbone, HINTS, tmp_path / "made")
+    assert file_metadata({"b": 1, "a": 2}) == {"dubmill": '{"a": 2, "b": 1}'}

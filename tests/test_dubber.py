@@ -7,7 +7,7 @@ from doubles import miniature
 from safetensors.torch import load_file, save_file
 
 from dubmill import adapters
-from dubmill.adapters import trained_as
+from dubmill.adapters import reference_mode_of
 from dubmill.artifacts.rows import Line
 from dubmill.artifacts.store import Adapter, Lineage
 from dubmill.dubbing.dubber import SECOND_STAGE, Dubber, half_size
@@ -28,9 +28,9 @@ def doubling(tmp_path_factory):
 
 def lora(transformer, seed):
     """A LoRA that does something, as bytes; the layers are left on the transformer."""
-    adapters.add(transformer, rank=2, alpha=8.0, dropout=0.0, targets=TARGETS)
+    adapters.add_lora(transformer, rank=2, alpha=8.0, dropout=0.0, targets=TARGETS)
     torch.manual_seed(seed)
-    for value in adapters.parameters(transformer).values():
+    for value in adapters.lora_parameters(transformer).values():
         torch.nn.init.normal_(value, std=0.5)
 
 
@@ -39,7 +39,7 @@ def an_adapter(out, backbone, metadata, **info):
     transformer = load(backbone).transformer
     lora(transformer, 3)
     draft = Adapter.draft(out, Lineage(step="train", params={}, backbone=backbone.digest))
-    draft.write(adapters.WEIGHTS, adapters.to_bytes(transformer, metadata))
+    draft.write(adapters.WEIGHTS, adapters.lora_bytes(transformer, metadata))
     return draft.seal({"rank": 2, "alpha": 8.0, "targets": TARGETS, "isolate_modalities": True, **info})
 
 
@@ -66,7 +66,7 @@ def test_a_dub_reads_its_reference_as_the_adapter_was_trained_to(doubling, adapt
 
 def test_an_adapter_that_does_not_tell_how_it_reads_its_reference_is_older_and_reads_it_in_full(doubling, tmp_path):
     old = an_adapter(tmp_path / "adapter", doubling, {}, reference_positions="shared")
-    assert trained_as(old)["attention"] == "full"
+    assert reference_mode_of(old).attention == "full"
 
 
 @pytest.mark.parametrize("name", ["reference_positions", "reference_attention"])

@@ -298,7 +298,7 @@ def test_the_ltx2_clip_has_halves_on_latent_borders_and_sides_that_divide():
 
 def test_the_audio_branch_alone_learns_slowly():
     pytest.importorskip("torch")
-    from dubmill.adapters import groups
+    from dubmill.adapters import learning_rates
 
     expected = {
         "audio_attn1.to_q": 1e-6,
@@ -309,7 +309,7 @@ def test_the_audio_branch_alone_learns_slowly():
         "ff.net.0.proj": 2e-4,
     }
     train = dubmill_params.load(ROOT / "params.yaml", ROOT / "k8s" / "overlays" / "ltx2" / "params.yaml").train
-    rates = groups([f"transformer_blocks.7.{module}.lora_A.dubmill.weight" for module in expected], train)
+    rates = learning_rates([f"transformer_blocks.7.{module}.lora_A.dubmill.weight" for module in expected], train)
     assert list(rates.values()) == list(expected.values())
 
 

@@ -150,8 +150,8 @@ def test_a_training_step_gives_gradients_to_the_lora_alone_and_nearly_those_of_1
     for one in (mini_backbone, backbone):
         transformer = load(one, needed=["transformer"]).transformer
         torch.manual_seed(1)
-        adapters.add(transformer, rank=4, alpha=4, dropout=0.0, targets=PARAMS.targets)
-        lora = adapters.parameters(transformer)
+        adapters.add_lora(transformer, rank=4, alpha=4, dropout=0.0, targets=PARAMS.targets)
+        lora = adapters.lora_parameters(transformer)
         assert {value.dtype for value in lora.values()} == {torch.float32}
         for value in lora.values():
             value.data.normal_(std=0.05)
@@ -167,14 +167,14 @@ def test_a_training_step_gives_gradients_to_the_lora_alone_and_nearly_those_of_1
 
 def test_a_lora_on_8_bits_is_put_into_the_dtype_that_the_modules_compute_in(backbone, adapter):
     modules = replace(load(backbone, needed=["transformer"]), dtype=torch.bfloat16)
-    adapters.attach(modules, backbone, adapter, 1.0)
+    adapters.attach_adapter(modules, backbone, adapter, 1.0)
     lora = [value for name, value in modules.transformer.named_parameters() if "lora_" in name]
     assert {value.dtype for value in lora} == {torch.bfloat16}
 
 
 def test_an_adapter_of_8_bits_is_refused_on_16(mini_backbone, mini, adapter):
     with pytest.raises(MismatchedBackbone):
-        adapters.attach(mini, mini_backbone, adapter, 1.0)
+        adapters.attach_adapter(mini, mini_backbone, adapter, 1.0)
 
 
 def test_training_and_dubbing_run_on_8_bits_as_on_16(backbone, adapter, latents, tmp_path):

@@ -521,9 +521,9 @@ def a_mini_release(out, backbone):
 
     transformer, draft = load(backbone).transformer, Release.draft(out, Lineage(step="promote", params={}))
     told = {"rank": 2, "alpha": 2.0, "targets": ["to_q"]}
-    adapters.add(transformer, dropout=0.0, **told)
+    adapters.add_lora(transformer, dropout=0.0, **told)
     adapter = Adapter.draft(draft.path / "adapter", Lineage(step="train", params={}, backbone=backbone.digest))
-    adapter.write(adapters.WEIGHTS, adapters.to_bytes(transformer, {}))
+    adapter.write(adapters.WEIGHTS, adapters.lora_bytes(transformer, {}))
     positions = {"reference_positions": "negative", "isolate_modalities": True, "languages": ["en", "es"]}
     adapter.seal({**told, **positions})
     draft.write("selftest.clip", miniature.clip().to_bytes())

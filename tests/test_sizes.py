@@ -39,7 +39,7 @@ def few_blocks(name: str, num_blocks: int):
 def with_lora(model, *, is_checkpointed: bool = False):
     """The model with a LoRA of rank 128 in float32, training."""
     with torch.device("meta"):
-        adapters.add(model, rank=128, alpha=128, dropout=0.0, targets=TARGETS)
+        adapters.add_lora(model, rank=128, alpha=128, dropout=0.0, targets=TARGETS)
     model.train()
     if is_checkpointed:
         model.enable_gradient_checkpointing()
@@ -75,7 +75,7 @@ def test_the_parameters_are_those_the_names_promise():
 
 @published
 def test_the_lora_has_the_published_size_on_the_modules_and_in_the_plan(name):
-    weights = adapters.parameters(whole_lora(name))
+    weights = adapters.lora_parameters(whole_lora(name))
     count = sum(weight.numel() for weight in weights.values())
     assert count == named(name).transformer.lora_parameters(128, TARGETS) == 1_233_125_376
     assert len(weights) == 2 * 1344
@@ -83,8 +83,8 @@ def test_the_lora_has_the_published_size_on_the_modules_and_in_the_plan(name):
 
 
 def test_the_released_rates_reach_the_published_shares_of_the_lora():
-    weights = adapters.parameters(whole_lora("ltx-2-19b"))
-    rates = adapters.groups(list(weights), RELEASED.train)
+    weights = adapters.lora_parameters(whole_lora("ltx-2-19b"))
+    rates = adapters.learning_rates(list(weights), RELEASED.train)
     slow = sum(weight.numel() for name, weight in weights.items() if rates[name] == 1e-6)
     total = sum(weight.numel() for weight in weights.values())
     assert (slow, total) == (73_728 * 128 * 48, 200_704 * 128 * 48)

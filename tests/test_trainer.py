@@ -48,8 +48,8 @@ def _trainer(mini_backbone, latents, params, folder):
 
 def test_all_28_linear_layers_of_a_block_get_a_lora_and_nothing_else_trains(mini_backbone):
     transformer = load(mini_backbone).transformer
-    adapters.add(transformer, rank=2, alpha=2, dropout=0, targets=PARAMS.targets)
-    names = adapters.parameters(transformer)
+    adapters.add_lora(transformer, rank=2, alpha=2, dropout=0, targets=PARAMS.targets)
+    names = adapters.lora_parameters(transformer)
     assert len(names) == 2 * 28 * 2  # blocks x layers x (A, B)
     assert all("lora_" in name for name in names)
 
@@ -61,12 +61,12 @@ def test_an_anchored_pattern_does_not_catch_the_video_to_audio_layers():
         for layer in ("audio_attn1", "video_to_audio_attn", "attn1")
     ]
     params = PARAMS.model_copy(update={"learning_rate_groups": {r".*\.audio_attn\d\..*": 1e-6}})
-    assert list(adapters.groups(names, params).values()) == [1e-6, 1e-2, 1e-2]
+    assert list(adapters.learning_rates(names, params).values()) == [1e-6, 1e-2, 1e-2]
 
 
 def test_targets_that_match_nothing_are_refused(mini_backbone):
     with pytest.raises(BadParams, match="no layer matches"):
-        adapters.add(load(mini_backbone).transformer, rank=2, alpha=2, dropout=0, targets=["to_nowhere"])
+        adapters.add_lora(load(mini_backbone).transformer, rank=2, alpha=2, dropout=0, targets=["to_nowhere"])
 
 
 def test_the_rate_warms_up_then_decays_to_zero():
@@ -196,10 +196,10 @@ def test_the_file_opens_in_diffusers_own_loader_with_the_same_effect(mini_backbo
     pipeline.load_lora_weights(adapter.path, weight_name=adapters.WEIGHTS)
     theirs = {name: value for name, value in pipeline.transformer.named_parameters() if "lora_" in name}
     ours = load(mini_backbone)
-    adapters.attach(ours, mini_backbone, adapter, 1.0)
+    adapters.attach_adapter(ours, mini_backbone, adapter, 1.0)
     mine = {name: value for name, value in ours.transformer.named_parameters() if "lora_" in name}
     assert len(theirs) == len(mine) == 112
-    renamed = {name.replace(".default_0.", f".{adapters.NAME}."): value for name, value in theirs.items()}
+    renamed = {name.replace(".default_0.", f".{adapters.ADAPTER_NAME}."): value for name, value in theirs.items()}
     assert all(torch.equal(mine[name], value) for name, value in renamed.items())
 
 

@@ -15,7 +15,7 @@ from doubles import miniature, noise_pairs
 from test_metrics import BOXES, PlainScorers, talking
 
 from dubmill import adapters, media, metrics
-from dubmill.adapters.lora import told
+from dubmill.adapters.lora import file_metadata
 from dubmill.artifacts.rows import DubRow, Line
 from dubmill.artifacts.store import Adapter, LatentSet
 from dubmill.config import params as parameters
@@ -138,12 +138,12 @@ def test_5_rate_groups_catch_what_they_name_and_the_table_shows_it():
     """
     with torch.device("meta"):
         transformer = LTX2VideoTransformer3DModel(num_layers=1)
-        adapters.add(transformer, rank=1, alpha=1, dropout=0.0, targets=PAPER.targets)
-    lora = adapters.parameters(transformer)
+        adapters.add_lora(transformer, rank=1, alpha=1, dropout=0.0, targets=PAPER.targets)
+    lora = adapters.lora_parameters(transformer)
     total = sum(value.numel() for value in lora.values())
 
     def slow_share(groups):
-        rates = adapters.groups(list(lora), PAPER.model_copy(update={"learning_rate_groups": groups}))
+        rates = adapters.learning_rates(list(lora), PAPER.model_copy(update={"learning_rate_groups": groups}))
         return sum(lora[name].numel() for name, rate in rates.items() if rate == 1e-6) / total, rates
 
     named, _ = slow_share({r".*\.audio_(attn1|attn2|ff)\..*": 1e-6})
@@ -151,7 +151,7 @@ def test_5_rate_groups_catch_what_they_name_and_the_table_shows_it():
     assert total == 200_704
     assert named == pytest.approx(53_248 / total)
     assert released == pytest.approx(73_728 / total)
-    table = adapters.group_table(lora, rates).splitlines()
+    table = adapters.learning_rate_table(lora, rates).splitlines()
     assert [line.split()[:2] for line in table if "video_to_audio" in line] == [["video_to_audio_attn", "1e-06"]]
     assert len(table) == 8
     with pytest.raises(BadParams, match="'audio_attn' is the whole name of no parameter"):
@@ -326,8 +326,8 @@ def test_14_a_better_sync_does_not_buy_a_worse_face_voice_or_text(name):
 
 def test_the_facts_that_keep_an_adapter_from_its_traps_travel_in_its_file(adapter):
     """Traps 2 and 7 come back the moment the weights leave their folder; so what they need goes with them."""
-    known = adapters.lora.facts_in(adapter.path / adapters.WEIGHTS)
+    known = adapters.facts_in_file(adapter.path / adapters.WEIGHTS)
     assert known["reference_positions"] == PAPER.reference_positions
     assert known["text_encoder"] == adapter.lineage.text_encoder
     assert known["backbone"] == adapter.lineage.backbone
-    assert json.loads(told(known)["dubmill"]) == known
+    assert json.loads(file_metadata(known)["dubmill"]) == known

@@ -69,7 +69,7 @@ def test_a_training_that_is_looked_at_is_bit_for_bit_the_one_that_is_not(
     assert of(looked_at.path) == NAMES
     one, other = ((made.path / training.LOSSES).read_bytes() for made in (plain, looked_at))
     assert one == other
-    weights = [adapters.read(made.path / adapters.WEIGHTS) for made in (plain, looked_at)]
+    weights = [adapters.read_lora(made.path / adapters.WEIGHTS) for made in (plain, looked_at)]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 

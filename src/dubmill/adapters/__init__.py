@@ -1,34 +1,38 @@
-"""LoRA adapters: added to the transformer, read, written, and handed to other tools.
+"""LoRA adapters: added to the transformer, saved and loaded, and exchanged with other tools.
 
-lora      add, group by learning rate, save and attach; what training and dubbing use
+lora      add to a transformer, learning rates by layer, save and attach; used by training and dubbing
 naming    a layer's name in diffusers and in Lightricks' own checkpoints
-exchange  a sealed adapter as a folder for diffusers or ComfyUI, and their file as a sealed adapter
+exchange  export of a sealed adapter for diffusers or ComfyUI, and import of a LoRA file
 """
 
 from dubmill.adapters.lora import (
-    NAME,
+    ADAPTER_NAME,
     WEIGHTS,
-    add,
-    attach,
-    facts,
-    group_table,
-    groups,
-    parameters,
-    read,
-    to_bytes,
-    trained_as,
+    ReferenceMode,
+    add_lora,
+    attach_adapter,
+    facts_in_file,
+    learning_rate_table,
+    learning_rates,
+    lora_bytes,
+    lora_facts,
+    lora_parameters,
+    read_lora,
+    reference_mode_of,
 )
 
 __all__ = [
-    "NAME",
+    "ADAPTER_NAME",
     "WEIGHTS",
-    "add",
-    "attach",
-    "facts",
-    "group_table",
-    "groups",
-    "parameters",
-    "read",
-    "to_bytes",
-    "trained_as",
+    "ReferenceMode",
+    "add_lora",
+    "attach_adapter",
+    "facts_in_file",
+    "learning_rate_table",
+    "learning_rates",
+    "lora_bytes",
+    "lora_facts",
+    "lora_parameters",
+    "read_lora",
+    "reference_mode_of",
 ]

@@ -1,8 +1,7 @@
-"""A sealed adapter as a folder that other tools open, and their file as a sealed adapter.
+"""Export of a sealed adapter as a folder for other tools, and import of a LoRA file as a sealed adapter.
 
-Other tools know a LoRA by the names and shapes of its tensors alone. What makes it a dubbing LoRA (where the reference
-stands in time, what is hidden from what) is not in them: our exports tell it in their metadata, a file of somebody else
-must be told it, and nothing is guessed.
+Other tools know a LoRA only by the names and shapes of its tensors. How a dubbing LoRA uses its reference (positions, attention,
+isolation) is not in them: our exports put it in the metadata; for a file of another tool the user must give it. Nothing is guessed.
 """
 
 from __future__ import annotations
@@ -26,32 +25,32 @@ from dubmill.report import model_card
 
 Tool = Literal["diffusers", "comfyui"]
 PRECISIONS = {"bf16": torch.bfloat16, "fp32": torch.float32}
-# What ComfyUI's and Lightricks' loaders read: our reference clip has the size and the rate of the target.
-SAME_SIZE = ("reference_downscale_factor", "reference_spatial_scale_factor", "reference_temporal_scale_factor")
+# Metadata that ComfyUI's and Lightricks' loaders read: the size and rate of the reference clip against those of the target.
+REFERENCE_SCALES = ("reference_downscale_factor", "reference_spatial_scale_factor", "reference_temporal_scale_factor")
 A, B, ALPHA = ".lora_A.weight", ".lora_B.weight", ".alpha"
 
 
-def export(adapter: Adapter, out: Path, *, tool: Tool, precision: str, report: Report | None) -> Path:
-    """The weights file of a new folder `out` for `tool`, with its card and notice beside it.
+def export_adapter(adapter: Adapter, out: Path, *, tool: Tool, precision: str, report: Report | None) -> Path:
+    """Writes a new folder `out` for `tool` (weights, model card, notice); returns the path of the weights.
 
     `diffusers` names the tensors as `LTX2Pipeline.load_lora_weights` does, `comfyui` as ComfyUI, Lightricks' trainer and
-    pipelines do. Both hold a scale of 1 and our own facts in their metadata, so that `import_file` reads them back.
+    pipelines do. Both have a scale of 1 and our facts in their metadata, so that `import_lora` reads them back.
 
     Raises:
-        UsageError: `out` holds something already, or the report is about another adapter.
+        UsageError: `out` is not empty, or the report is about another adapter.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError("there is something already", where=str(out), cure="name a new folder")
+        raise UsageError("the folder is not empty", where=str(out), cure="name a new folder")
     if report and report.lineage.inputs.get("Adapter") != adapter.digest:
         raise UsageError(
             "this report is about another adapter", where=str(report.path), cure="evaluate this one, or give no report"
         )
-    facts = {**lora.facts(adapter.lineage, adapter.info), "adapter": adapter.digest}
-    tensors = {name: value.to(PRECISIONS[precision]) for name, value in lora.read(adapter.path / lora.WEIGHTS).items()}
-    metadata = lora.told(facts)
+    facts = {**lora.lora_facts(adapter.lineage, adapter.info), "adapter": adapter.digest}
+    tensors = {name: value.to(PRECISIONS[precision]) for name, value in lora.read_lora(adapter.path / lora.WEIGHTS).items()}
+    metadata = lora.file_metadata(facts)
     if tool == "comfyui":
         tensors = {LIGHTRICKS_PREFIX + to_lightricks(name): value for name, value in tensors.items()}
-        metadata |= dict.fromkeys(SAME_SIZE, "1")
+        metadata |= dict.fromkeys(REFERENCE_SCALES, "1")
     else:
         tensors = {DIFFUSERS_PREFIX + name: value for name, value in tensors.items()}
     base = model_card.base_of(adapter.info, report)
@@ -67,32 +66,32 @@ def export(adapter: Adapter, out: Path, *, tool: Tool, precision: str, report: R
 
 
 @dataclass(frozen=True)
-class Told:
-    """What the user says of a file; None where the user says nothing, and the file itself must tell."""
+class AdapterHints:
+    """How a LoRA file must be used, as given by the user; None where the file's metadata must say it."""
 
     reference_positions: str | None
     isolate_modalities: bool | None
     languages: list[str] | None
 
 
-def import_file(path: Path, backbone: Backbone, said: Told, out: Path) -> Adapter:
-    """A LoRA file in diffusers' or Lightricks' naming as a sealed adapter of `backbone` at `out`.
+def import_lora(path: Path, backbone: Backbone, hints: AdapterHints, out: Path) -> Adapter:
+    """Imports a LoRA file with diffusers' or Lightricks' names as a sealed adapter of `backbone` at `out`.
 
     Raises:
-        BadArtifact: it is no LoRA, half a pair is missing, or keys or ranks are not what an adapter can hold.
-        MismatchedBackbone: layers or shapes are not this backbone's, or it says that it belongs to another.
-        UsageError: what it must be used with is neither in the file nor given, or both and different.
+        BadArtifact: it is no LoRA, one matrix of a pair is missing, or its keys or ranks cannot be held by an adapter.
+        MismatchedBackbone: its layers or shapes are not this backbone's, or its metadata names another backbone.
+        UsageError: how it must be used is neither in the file nor in `hints`, or the two differ.
     """
     tensors, metadata = _read(path)
-    known = lora.facts_in(path)
-    _check_kin(path, known, metadata, backbone)
+    known = lora.facts_in_file(path)
+    _check_same_backbone(path, known, metadata, backbone)
     pairs = _pairs(path, tensors, _alpha_of_all(path, metadata))
     rank = _rank(path, pairs)
     layers = {
         name: module for name, module in skeleton(backbone).named_modules() if isinstance(module, torch.nn.Linear)
     }
     _check_fit(path, pairs, layers)
-    facts = {name: _fact(path, name, known.get(name), given) for name, given in asdict(said).items()}
+    facts = {name: _known_or_given(path, name, known.get(name), given) for name, given in asdict(hints).items()}
     lineage = _lineage(path, known, facts, backbone)
     kept = {name: known[name] for name in ("num_pairs", "clip", "pair_source", "reference_attention") if name in known}
     targets = _targets(pairs, layers)
@@ -105,7 +104,7 @@ def import_file(path: Path, backbone: Backbone, said: Told, out: Path) -> Adapte
         for name, pair in pairs.items()
         for end, value in zip((A, B), pair, strict=True)
     }
-    draft.write(lora.WEIGHTS, lora.file_bytes(named, lora.told(lora.facts(lineage, info))))
+    draft.write(lora.WEIGHTS, lora.file_bytes(named, lora.file_metadata(lora.lora_facts(lineage, info))))
     base = model_card.base_of(info, None)
     card = model_card.model_card(lineage, info, name=path.stem, base=base, digest="", report=None)
     draft.write(model_card.CARD, card.encode())
@@ -114,10 +113,10 @@ def import_file(path: Path, backbone: Backbone, said: Told, out: Path) -> Adapte
 
 
 def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """Tensors by diffusers' names without prefix, and the file's metadata."""
+    """Returns the tensors by diffusers' names without prefix, and the file's metadata."""
     try:
         with safe_open(path, framework="pt") as file:
-            tensors = {_plain(name): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors = {_diffusers_name(name): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             return tensors, file.metadata() or {}
     except (OSError, SafetensorError) as error:
         raise BadArtifact(
@@ -125,38 +124,38 @@ def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
         ) from error
 
 
-def _plain(key: str) -> str:
-    """A key's name in diffusers; one with neither prefix keeps its whole name, and no layer will have it."""
+def _diffusers_name(key: str) -> str:
+    """Returns diffusers' name of a key; a key with neither prefix is returned as it is and matches no layer later."""
     if key.startswith(LIGHTRICKS_PREFIX):
         return to_diffusers(key.removeprefix(LIGHTRICKS_PREFIX))
     return key.removeprefix(DIFFUSERS_PREFIX)
 
 
-def _check_kin(path: Path, known: Mapping[str, Any], metadata: Mapping[str, str], backbone: Backbone) -> None:
+def _check_same_backbone(path: Path, known: Mapping[str, Any], metadata: Mapping[str, str], backbone: Backbone) -> None:
     for name, digest in (("backbone", backbone.digest), ("text_encoder", backbone.text_encoder_digest)):
         if known.get(name, digest) != digest:
             raise MismatchedBackbone(
-                f"it belongs to {name.replace('_', ' ')} {known[name][:12]}, this one is {digest[:12]}",
+                f"it belongs to {name.replace('_', ' ')} {known[name][:12]}, but this backbone has {digest[:12]}",
                 where=str(path),
                 cure="import it for the backbone it was trained on",
             )
-    scaled = [f"{name} {metadata[name]}" for name in SAME_SIZE if metadata.get(name, "1") not in ("1", "1.0")]
+    scaled = [f"{name} {metadata[name]}" for name in REFERENCE_SCALES if metadata.get(name, "1") not in ("1", "1.0")]
     if scaled:
         raise BadArtifact(
-            f"it wants a reference of another size ({', '.join(scaled)})",
+            f"it needs a reference of another size ({', '.join(scaled)})",
             where=str(path),
-            cure="use a LoRA whose reference has the size of the target",
+            cure="use a LoRA whose reference has the size of the target clip",
         )
 
 
 def _alpha_of_all(path: Path, metadata: Mapping[str, str]) -> float | None:
-    """The alpha that diffusers' and PEFT's own metadata gives for every layer; None where there is none: a scale of 1."""
+    """Returns the alpha in diffusers' and PEFT's metadata, valid for every layer; None (a scale of 1) where there is none."""
     config = json.loads(metadata.get("lora_adapter_metadata", "{}"))
-    odd = ("alpha_pattern", "use_rslora", "use_dora")
-    used = [name for name in odd if config.get(DIFFUSERS_PREFIX + name)]
+    unsupported = ("alpha_pattern", "use_rslora", "use_dora")
+    used = [name for name in unsupported if config.get(DIFFUSERS_PREFIX + name)]
     if used:
         raise BadArtifact(
-            f"its scale is of a kind that an adapter cannot hold ({', '.join(used)})",
+            f"its scaling is not supported ({', '.join(used)})",
             where=str(path),
             cure="merge the scale into lora_B, or train a plain LoRA",
         )
@@ -166,11 +165,11 @@ def _alpha_of_all(path: Path, metadata: Mapping[str, str]) -> float | None:
 def _pairs(
     path: Path, tensors: Mapping[str, torch.Tensor], alpha: float | None
 ) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """(A, B) of every layer, its own alpha or that of all multiplied into B."""
-    strange = sorted(key for key, value in tensors.items() if not _is_loras(key, value))
-    if strange or not tensors:
+    """Returns (A, B) of every layer; the layer's own alpha, or else the common one, is multiplied into B."""
+    unknown = sorted(key for key, value in tensors.items() if not _is_lora_tensor(key, value))
+    if unknown or not tensors:
         raise BadArtifact(
-            f"{len(strange)} of its {len(tensors)} tensors are no LoRA's, such as {strange[:1]}",
+            f"{len(unknown)} of its {len(tensors)} tensors do not belong to a LoRA, such as {unknown[:1]}",
             where=str(path),
             cure=f"give a file whose keys end in {A} and {B}",
         )
@@ -178,14 +177,14 @@ def _pairs(
     halves = [name for name in names if name + A not in tensors or name + B not in tensors]
     if halves:
         raise BadArtifact(
-            f"{len(halves)} layers have only one half of their pair, such as {halves[0]}",
+            f"{len(halves)} layers have only one of lora_A and lora_B, such as {halves[0]}",
             where=str(path),
-            cure="get the file again, it is not whole",
+            cure="download the file again, it is incomplete",
         )
     return {name: (tensors[name + A], _scaled(name, tensors, alpha)) for name in names}
 
 
-def _is_loras(key: str, value: torch.Tensor) -> bool:
+def _is_lora_tensor(key: str, value: torch.Tensor) -> bool:
     return value.numel() == 1 if key.endswith(ALPHA) else value.ndim == 2 and key.endswith((A, B))
 
 
@@ -199,7 +198,7 @@ def _rank(path: Path, pairs: Mapping[str, tuple[torch.Tensor, torch.Tensor]]) ->
     ranks = {size for down, up in pairs.values() for size in (down.shape[0], up.shape[-1])}
     if len(ranks) != 1:
         raise BadArtifact(
-            f"its layers have several ranks ({', '.join(map(str, sorted(ranks)))})",
+            f"its layers have different ranks ({', '.join(map(str, sorted(ranks)))})",
             where=str(path),
             cure="give a file of one rank",
         )
@@ -209,27 +208,27 @@ def _rank(path: Path, pairs: Mapping[str, tuple[torch.Tensor, torch.Tensor]]) ->
 def _check_fit(
     path: Path, pairs: Mapping[str, tuple[torch.Tensor, torch.Tensor]], layers: Mapping[str, torch.nn.Linear]
 ) -> None:
-    """Hold names and shapes against the backbone's layers."""
+    """Compares names and shapes with the backbone's layers."""
     cure = "import it for the backbone it was trained on"
     unknown = [name for name in pairs if name not in layers]
     if unknown:
         what = f"{len(unknown)} of its {len(pairs)} layers are not in this backbone, such as {unknown[0]}"
         raise MismatchedBackbone(what, where=str(path), cure=cure)
     for name, (down, up) in pairs.items():
-        theirs, ours = (down.shape[-1], up.shape[0]), (layers[name].in_features, layers[name].out_features)
-        if theirs != ours:
-            what = f"{name} takes and gives {theirs} numbers in the file, {ours} in this backbone"
+        in_file, expected = (down.shape[-1], up.shape[0]), (layers[name].in_features, layers[name].out_features)
+        if in_file != expected:
+            what = f"{name} has (inputs, outputs) {in_file} in the file and {expected} in this backbone"
             raise MismatchedBackbone(what, where=str(path), cure=cure)
 
 
-def _fact(path: Path, name: str, known: Any, given: Any) -> Any:
-    """What the file or the user tells; they must not differ, and one must tell it."""
+def _known_or_given(path: Path, name: str, known: Any, given: Any) -> Any:
+    """Returns the value from the file or from the user; one must give it, and they must not differ."""
     if known is None and given is None:
         option = name.replace("_", "-")
-        raise UsageError(f"it does not tell its {option}", where=str(path), cure=f"say it with --{option}")
+        raise UsageError(f"it does not say its {option}", where=str(path), cure=f"give it with --{option}")
     if known is not None and given is not None and known != given:
         raise UsageError(
-            f"its {name.replace('_', ' ')}: the file says {known}, you say {given}",
+            f"its {name.replace('_', ' ')}: the file says {known}, the option says {given}",
             where=str(path),
             cure="leave the option out, or give another file",
         )
@@ -250,9 +249,9 @@ def _lineage(path: Path, known: Mapping[str, Any], facts: Mapping[str, Any], bac
 
 
 def _targets(pairs: Collection[str], layers: Collection[str]) -> list[str]:
-    """The shortest list of name endings that means exactly these layers: their names in a block, or else in full."""
+    """Returns the shortest list of name endings that selects exactly these layers: names within a block, or full names."""
     names = set(pairs)
     short = {name.split(".", 2)[2] if name.startswith("transformer_blocks.") else name for name in names}
-    ends = tuple("." + one for one in short)
+    ends = tuple("." + name for name in short)
     is_exact = names == {name for name in layers if name in short or name.endswith(ends)}
     return sorted(short if is_exact else names)

@@ -1,8 +1,8 @@
-"""LoRA on the transformer: add, read, write. Keys on disk are diffusers' (`transformer.` prefix), so that
-`LTX2Pipeline.load_lora_weights` opens the file too.
+"""LoRA on the transformer: add, save, load and attach.
 
-A file's scale is always 1: alpha / rank is multiplied into B when it is written. Lightricks' pipelines know no alpha,
-ComfyUI takes 1 where there is no `.alpha` tensor, and diffusers refuses a file that has one; so all of them agree.
+Keys on disk are those of diffusers (prefix `transformer.`), so `LTX2Pipeline.load_lora_weights` opens the file too. The scale
+of a file is always 1, because alpha / rank is multiplied into B when the file is written: Lightricks' pipelines know no alpha,
+ComfyUI takes 1 where there is no `.alpha` tensor, and diffusers refuses a file that has one.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,45 +25,60 @@ from dubmill.config.params import TrainParams
 from dubmill.errors import BadArtifact, BadParams, MismatchedBackbone
 from dubmill.model.load import Modules
 
-NAME = "dub"
+ADAPTER_NAME = "dub"
 WEIGHTS = "pytorch_lora_weights.safetensors"
-METADATA = "dubmill"  # the one key of our own in a file's metadata: what a user of the LoRA must know, as JSON
-POSITIONS, ATTENTIONS = ("shared", "negative"), ("full", "self")
+METADATA_KEY = "dubmill"  # our key in a file's metadata: what a user of the LoRA must know, as JSON
+REFERENCE_POSITIONS, REFERENCE_ATTENTIONS = ("shared", "negative"), ("full", "self")
 
 
-def add(transformer: Any, *, rank: int, alpha: float, dropout: float, targets: list[str]) -> None:
-    """Put fresh LoRA layers on every linear layer whose name ends in one of `targets`; only they train.
+@dataclass(frozen=True)
+class ReferenceMode:
+    """How an adapter's reference tokens are placed and attended to; dubbing must use what training used."""
+
+    positions: str  # of REFERENCE_POSITIONS
+    attention: str  # of REFERENCE_ATTENTIONS
+    isolate_modalities: bool
+
+
+def add_lora(transformer: Any, *, rank: int, alpha: float, dropout: float, targets: list[str]) -> None:
+    """Adds new LoRA layers to every linear layer whose name ends in one of `targets`; only they train.
 
     Raises:
         BadParams: no layer has such a name.
     """
-    config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets, init_lora_weights=True)
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=alpha,  # pyright: ignore[reportArgumentType] (PEFT declares int, but computes with floats)
+        lora_dropout=dropout,
+        target_modules=targets,
+        init_lora_weights=True,
+    )
     try:
-        transformer.add_adapter(config, adapter_name=NAME)
+        transformer.add_adapter(config, adapter_name=ADAPTER_NAME)
     except ValueError as error:
         raise BadParams(
             f"no layer matches targets {targets}", cure="see the names of the transformer's layers"
         ) from error
 
 
-def parameters(transformer: Any) -> dict[str, torch.nn.Parameter]:
-    """The LoRA's trainable parameters by name, in a fixed order."""
+def lora_parameters(transformer: Any) -> dict[str, torch.nn.Parameter]:
+    """Returns the trainable parameters by name, sorted by name."""
     return {name: value for name, value in sorted(transformer.named_parameters()) if value.requires_grad}
 
 
-def groups(names: list[str], params: TrainParams) -> dict[str, float]:
-    """The learning rate of each parameter: the first pattern that matches its module's name whole wins.
+def learning_rates(names: list[str], params: TrainParams) -> dict[str, float]:
+    """Returns the learning rate of each parameter: that of the first pattern that matches its whole name.
 
-    Patterns are anchored: `audio_attn` does not catch `video_to_audio_attn`; write `.*\\.audio_attn1\\..*`.
+    Patterns are anchored: `audio_attn` does not match `video_to_audio_attn`; write `.*\\.audio_attn1\\..*`.
 
     Raises:
-        BadParams: a pattern catches nothing, as one that was meant for a search does.
+        BadParams: a pattern matches no parameter, as one written for an unanchored search does.
     """
     for pattern in params.learning_rate_groups:
         if not any(re.fullmatch(pattern, name) for name in names):
             raise BadParams(
-                f"train.learning_rate_groups: {pattern!r} is the whole name of no parameter",
-                cure=f"names are like {names[0]}; write .* before and after the part you mean",
+                f"train.learning_rate_groups: {pattern!r} matches the whole name of no parameter",
+                cure=f"names look like {names[0]}; write .* before and after the part you mean",
             )
     rates = {}
     for name in names:
@@ -71,8 +87,8 @@ def groups(names: list[str], params: TrainParams) -> dict[str, float]:
     return rates
 
 
-def group_table(lora: Mapping[str, torch.Tensor], rates: Mapping[str, float]) -> str:
-    """Which part of a block trains at which rate, a line each: what a pattern caught is to be seen, not believed."""
+def learning_rate_table(lora: Mapping[str, torch.Tensor], rates: Mapping[str, float]) -> str:
+    """Returns one line per part of a block and learning rate, with the number of parameters that train at it."""
     sizes: dict[tuple[str, float], int] = {}
     for name, value in lora.items():
         part = name.split(".")[2] if name.startswith("transformer_blocks.") else name.split(".")[0]
@@ -80,33 +96,33 @@ def group_table(lora: Mapping[str, torch.Tensor], rates: Mapping[str, float]) ->
     return "\n".join(f"{part:24s} {rate:8.2g} {size:14,d} parameters" for (part, rate), size in sorted(sizes.items()))
 
 
-def to_bytes(transformer: Any, facts: Mapping[str, Any]) -> bytes:
-    """The LoRA as a safetensors file in diffusers' naming, its scale multiplied into B; dtypes stay."""
-    config = transformer.peft_config[NAME]
+def lora_bytes(transformer: Any, facts: Mapping[str, Any]) -> bytes:
+    """Returns the LoRA as a safetensors file with diffusers' names and the scale multiplied into B; dtypes are kept."""
+    config = transformer.peft_config[ADAPTER_NAME]
     scale = config.lora_alpha / config.r
-    state = get_peft_model_state_dict(transformer, adapter_name=NAME)
+    state = get_peft_model_state_dict(transformer, adapter_name=ADAPTER_NAME)
     tensors = {name: value.detach().cpu() for name, value in state.items()}
     scaled = {name: _times(value, scale if ".lora_B." in name else 1.0) for name, value in tensors.items()}
-    return file_bytes({DIFFUSERS_PREFIX + name: value for name, value in scaled.items()}, told(facts))
+    return file_bytes({DIFFUSERS_PREFIX + name: value for name, value in scaled.items()}, file_metadata(facts))
 
 
 def _times(value: torch.Tensor, scale: float) -> torch.Tensor:
     return value if scale == 1 else (value.float() * scale).to(value.dtype)
 
 
-def facts(lineage: Lineage, info: Mapping[str, Any]) -> dict[str, Any]:
-    """What a user of the weights must know wherever they go: the adapter's info, and what it belongs to."""
+def lora_facts(lineage: Lineage, info: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what must travel with the weights: the adapter's info, its backbone's digests, licence and consent."""
     kept = ("backbone", "text_encoder", "licence", "pair_source", "consent")
     return {**info, **lineage.model_dump(include=set(kept))}
 
 
-def told(facts: Mapping[str, Any]) -> dict[str, str]:
-    """`facts` as the metadata of a file."""
-    return {METADATA: json.dumps(dict(facts), sort_keys=True)}
+def file_metadata(facts: Mapping[str, Any]) -> dict[str, str]:
+    """Returns `facts` as the metadata of a safetensors file: one key, whose value is JSON."""
+    return {METADATA_KEY: json.dumps(dict(facts), sort_keys=True)}
 
 
 def file_bytes(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> bytes:
-    """A safetensors file; equal content gives equal bytes, which the library's own unordered metadata does not."""
+    """Returns a safetensors file; equal content gives equal bytes, since the metadata is sorted (the library's is not)."""
     data = save({name: value.contiguous() for name, value in tensors.items()}, metadata=dict(metadata))
     end = 8 + int.from_bytes(data[:8], "little")
     header = {"__metadata__": dict(sorted(metadata.items())), **_without_metadata(json.loads(data[8:end]))}
@@ -119,13 +135,12 @@ def _without_metadata(header: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in header.items() if name != "__metadata__"}
 
 
-def attach(modules: Modules, backbone: Backbone, adapter: Adapter, strength: float) -> dict[str, Any]:
-    """How `adapter` was trained (`trained_as`), once it is loaded onto the modules' transformer, scaled by `strength`.
+def attach_adapter(modules: Modules, backbone: Backbone, adapter: Adapter, strength: float) -> ReferenceMode:
+    """Loads `adapter` onto the transformer of `modules`, scaled by `strength`; returns how its references are used.
 
     Raises:
         MismatchedBackbone: it was trained on another backbone.
-        BadArtifact: its keys are not exactly those of the layers it names, or it does not tell for sure at which
-            reference positions it was trained.
+        BadArtifact: its tensors are not exactly those of the layers it names, or see `reference_mode_of`.
     """
     if adapter.lineage.backbone != backbone.digest:
         raise MismatchedBackbone(
@@ -133,65 +148,65 @@ def attach(modules: Modules, backbone: Backbone, adapter: Adapter, strength: flo
             where=str(adapter.path),
             cure="use the backbone it was trained on, or train again",
         )
-    trained = trained_as(adapter)
-    info, transformer = adapter.info, modules.transformer
-    add(transformer, rank=info["rank"], alpha=info["rank"], dropout=0.0, targets=info["targets"])
-    expected = set(get_peft_model_state_dict(transformer, adapter_name=NAME))
-    tensors = read(adapter.path / WEIGHTS)
+    mode, info, transformer = reference_mode_of(adapter), adapter.info, modules.transformer
+    add_lora(transformer, rank=info["rank"], alpha=info["rank"], dropout=0.0, targets=info["targets"])
+    _load_tensors(transformer, adapter.path / WEIGHTS)
+    for value in lora_parameters(transformer).values():  # PEFT keeps them in float32 on int8 layers, slow on a GPU
+        value.data = value.data.to(modules.dtype)
+    transformer.set_adapters([ADAPTER_NAME], weights=[strength])
+    transformer.requires_grad_(False).eval()
+    return mode
+
+
+def _load_tensors(transformer: Any, path: Path) -> None:
+    expected = set(get_peft_model_state_dict(transformer, adapter_name=ADAPTER_NAME))
+    tensors = read_lora(path)
     if set(tensors) != expected:
         missing, unknown = expected - set(tensors), set(tensors) - expected
         raise BadArtifact(
-            f"{len(missing)} LoRA tensors are missing and {len(unknown)} unknown",
-            where=str(adapter.path),
+            f"{len(missing)} LoRA tensors are missing and {len(unknown)} are unknown",
+            where=str(path.parent),
             cure="train again",
         )
-    set_peft_model_state_dict(transformer, tensors, adapter_name=NAME)
-    for value in parameters(transformer).values():  # on layers in 8 bits PEFT leaves them in float32, slow on a GPU
-        value.data = value.data.to(modules.dtype)
-    transformer.set_adapters([NAME], weights=[strength])
-    transformer.requires_grad_(False).eval()
-    return trained
+    set_peft_model_state_dict(transformer, tensors, adapter_name=ADAPTER_NAME)
 
 
-def trained_as(adapter: Adapter) -> dict[str, Any]:
-    """How an adapter's references were read when it was trained: `reference`, `attention`, `isolate`.
-
-    It has to be used the same way, or it dubs, but badly.
+def reference_mode_of(adapter: Adapter) -> ReferenceMode:
+    """Returns how an adapter's references were used in training; used otherwise it dubs, but badly.
 
     Raises:
-        BadArtifact: its weights and its manifest tell different things, or nothing that is known.
+        BadArtifact: its weights and its manifest differ about it, or hold an unknown value.
     """
-    info = {"reference_attention": "full", **adapter.info}  # an adapter that does not tell is older than the choice
-    trained = facts_in(adapter.path / WEIGHTS)
-    for name, known in (("reference_positions", POSITIONS), ("reference_attention", ATTENTIONS)):
-        said = info.get(name)
-        if said not in known or trained.get(name, said) != said:
+    info = {"reference_attention": "full", **adapter.info}  # adapters older than this choice were all trained with `full`
+    in_file = facts_in_file(adapter.path / WEIGHTS)
+    for name, known in (
+        ("reference_positions", REFERENCE_POSITIONS),
+        ("reference_attention", REFERENCE_ATTENTIONS),
+    ):
+        value = info.get(name)
+        if value not in known or in_file.get(name, value) != value:
             raise BadArtifact(
-                f"its weights were trained with {name} {trained.get(name)!r}, the manifest says {said!r}",
+                f"its weights were trained with {name} {in_file.get(name)!r}, the manifest says {value!r}",
                 where=str(adapter.path),
                 cure=f"import or train it again, with one of {', '.join(known)}",
             )
-    return {
-        "reference": info["reference_positions"],
-        "attention": info["reference_attention"],
-        "isolate": info["isolate_modalities"],
-    }
+    return ReferenceMode(info["reference_positions"], info["reference_attention"], info["isolate_modalities"])
 
 
-def read(path: Path) -> dict[str, torch.Tensor]:
-    """The LoRA tensors of a file, without the prefix."""
+def read_lora(path: Path) -> dict[str, torch.Tensor]:
+    """Returns the LoRA tensors of a file by name, without the prefix."""
     with safe_open(path, framework="pt") as file:
         return {name.removeprefix(DIFFUSERS_PREFIX): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
-def facts_in(path: Path) -> dict[str, Any]:
-    """What a file's metadata tells a user of the LoRA; nothing, where it was not written by dubmill.
+def facts_in_file(path: Path) -> dict[str, Any]:
+    """Returns what dubmill wrote into the metadata of a LoRA file; empty for a file of another tool.
 
     Raises:
-        BadArtifact: that part of the metadata is not what dubmill writes.
+        BadArtifact: that part of the metadata cannot be read.
     """
     with safe_open(path, framework="pt") as file:
-        text = (file.metadata() or {}).get(METADATA, "{}")
+        text = (file.metadata() or {}).get(METADATA_KEY, "{}")
     try:
         info = json.loads(text)
     except ValueError:

@@ -1,14 +1,14 @@
-"""A layer's name in diffusers and in Lightricks' own checkpoints, which ComfyUI and Lightricks' tools read.
+"""Converts layer names between diffusers and Lightricks' own checkpoints, which ComfyUI and Lightricks' tools read.
 
-The names differ part by part between the dots, so the way there and back is one table. The layers that a dubbing LoRA
-usually sits on (to_q, to_k, to_v, to_out.0, net.0.proj, net.2) have equal names: only the prefix differs.
+Names differ part by part between the dots, so one table serves both directions. The layers that a dubbing LoRA usually has
+(to_q, to_k, to_v, to_out.0, net.0.proj, net.2) have equal names: only the prefix differs.
 """
 
 from __future__ import annotations
 
 DIFFUSERS_PREFIX, LIGHTRICKS_PREFIX = "transformer.", "diffusion_model."
 
-# diffusers' scripts/convert_ltx2_to_diffusers.py (Apache-2.0) the other way round, LTX-2.3's layers included.
+# diffusers' scripts/convert_ltx2_to_diffusers.py (Apache-2.0) in the other direction, with LTX-2.3's layers.
 _LIGHTRICKS = {
     "proj_in": "patchify_proj",
     "audio_proj_in": "audio_patchify_proj",
@@ -25,14 +25,14 @@ _LIGHTRICKS = {
     "norm_q": "q_norm",
     "norm_k": "k_norm",
 }
-_DIFFUSERS = {theirs: ours for ours, theirs in _LIGHTRICKS.items()}
+_DIFFUSERS = {lightricks: diffusers for diffusers, lightricks in _LIGHTRICKS.items()}
 
 
 def to_lightricks(name: str) -> str:
-    """diffusers' name of a layer or tensor, without prefix, as Lightricks' checkpoints have it."""
+    """Returns Lightricks' name for diffusers' `name` of a layer or tensor, without prefix."""
     return ".".join(_LIGHTRICKS.get(part, part) for part in name.split("."))
 
 
 def to_diffusers(name: str) -> str:
-    """The inverse of `to_lightricks`."""
+    """Returns diffusers' name; the inverse of `to_lightricks`."""
     return ".".join(_DIFFUSERS.get(part, part) for part in name.split("."))

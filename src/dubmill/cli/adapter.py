@@ -49,7 +49,7 @@ def export(
     from dubmill.artifacts.store import Adapter, Report
 
     measured = Report.open(report) if report else None
-    weights = exchange.export(Adapter.open(adapter), out, tool=to.value, precision=precision.value, report=measured)
+    weights = exchange.export_adapter(Adapter.open(adapter), out, tool=to.value, precision=precision.value, report=measured)
     typer.echo(f"adapter: {weights} ({weights.stat().st_size / 2**20:,.1f} MiB, {precision.value}), with its card")
 
 
@@ -74,7 +74,7 @@ def import_(
     from dubmill.artifacts.store import Backbone
 
     positions = reference_positions.value if reference_positions else None
-    said = exchange.Told(positions, isolate_modalities, languages or None)
-    adapter = exchange.import_file(file, Backbone.open(backbone), said, out)
+    hints = exchange.AdapterHints(positions, isolate_modalities, languages or None)
+    adapter = exchange.import_lora(file, Backbone.open(backbone), hints, out)
     info = adapter.info
     typer.echo(f"adapter: {out} {adapter.digest[:12]}, rank {info['rank']}, {info['reference_positions']} positions")

@@ -80,8 +80,16 @@ class Dubber:
         modules = load(backbone)
         if adapter is None:
             return cls(backbone, modules, sampling, reference="shared", isolate=False, attention="full", worn={})
-        trained = adapters.attach(modules, backbone, adapter, strength)
-        return cls(backbone, modules, sampling, **trained, worn={adapters.NAME: strength})
+        mode = adapters.attach_adapter(modules, backbone, adapter, strength)
+        return cls(
+            backbone,
+            modules,
+            sampling,
+            reference=mode.positions,
+            isolate=mode.isolate_modalities,
+            attention=mode.attention,
+            worn={adapters.ADAPTER_NAME: strength},
+        )
 
     def dub(self, clip: Clip, *, line: Line, seed: int, progress: Progress | None = None) -> Clip:
         """`clip` saying `line`: same length, same scene.

@@ -66,7 +66,7 @@ def train(backbone: Backbone, latents: LatentSet, params: TrainParams, out: Path
         trainer.gather()
         accelerator.wait_for_everyone()
         return draft.seal()
-    logger.info("what trains, at which rate:\n%s", adapters.group_table(trainer.lora, trainer.rates))
+    logger.info("what trains, at which rate:\n%s", adapters.learning_rate_table(trainer.lora, trainer.rates))
     log = LossLog(draft.path, trainer.num_done)
     with _Progress(params.num_steps) as progress:
         trainer.run(lambda row: (log.add(row), progress.show(row)))
@@ -78,8 +78,8 @@ def train(backbone: Backbone, latents: LatentSet, params: TrainParams, out: Path
 
 
 def _finish(draft: Draft[Adapter], trainer: Trainer, lineage: Lineage, info: dict[str, object]) -> Adapter:
-    metadata = adapters.facts(lineage, info)
-    draft.write(adapters.WEIGHTS, adapters.to_bytes(trainer.modules.transformer, metadata))
+    metadata = adapters.lora_facts(lineage, info)
+    draft.write(adapters.WEIGHTS, adapters.lora_bytes(trainer.modules.transformer, metadata))
     base = model_card.base_of(info, None)
     card = model_card.model_card(lineage, info, name="dubbing adapter", base=base, digest="", report=None)
     draft.write(model_card.CARD, card.encode())

@@ -132,8 +132,8 @@ class Trainer:
         self.validation = Validation(modules, examples, self.shape, rate, params)
         torch.manual_seed(params.seed)  # equal LoRA weights in every process
         transformer = modules.transformer
-        adapters.add(transformer, rank=params.rank, alpha=params.alpha, dropout=params.dropout, targets=params.targets)
-        for value in adapters.parameters(transformer).values():
+        adapters.add_lora(transformer, rank=params.rank, alpha=params.alpha, dropout=params.dropout, targets=params.targets)
+        for value in adapters.lora_parameters(transformer).values():
             value.data = value.data.float()  # bf16 would round small updates away
         transformer.train()
         if params.gradient_checkpointing:
@@ -150,8 +150,8 @@ class Trainer:
             attention=params.reference_attention,
         )
         self.losses = Losses(transformer) if self.uses_fsdp else accelerator.prepare_model(Losses(transformer))
-        self.lora = adapters.parameters(transformer)
-        self.rates = adapters.groups(list(self.lora), params)
+        self.lora = adapters.lora_parameters(transformer)
+        self.rates = adapters.learning_rates(list(self.lora), params)
         self.optimizer = optimizer(self.lora, self.rates, params, modules.device)
         self.num_done = self.num_kept = self.resume()
 
