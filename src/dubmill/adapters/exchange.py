@@ -46,7 +46,9 @@ def export_adapter(adapter: Adapter, out: Path, *, tool: Tool, precision: str, r
             "this report is about another adapter", where=str(report.path), cure="evaluate this one, or give no report"
         )
     facts = {**lora.lora_facts(adapter.lineage, adapter.info), "adapter": adapter.digest}
-    tensors = {name: value.to(PRECISIONS[precision]) for name, value in lora.read_lora(adapter.path / lora.WEIGHTS).items()}
+    tensors = {
+        name: value.to(PRECISIONS[precision]) for name, value in lora.read_lora(adapter.path / lora.WEIGHTS).items()
+    }
     metadata = lora.file_metadata(facts)
     if tool == "comfyui":
         tensors = {LIGHTRICKS_PREFIX + to_lightricks(name): value for name, value in tensors.items()}

@@ -177,7 +177,10 @@ def reference_mode_of(adapter: Adapter) -> ReferenceMode:
     Raises:
         BadArtifact: its weights and its manifest differ about it, or hold an unknown value.
     """
-    info = {"reference_attention": "full", **adapter.info}  # adapters older than this choice were all trained with `full`
+    info = {
+        "reference_attention": "full",
+        **adapter.info,
+    }  # adapters older than this choice were all trained with `full`
     in_file = facts_in_file(adapter.path / WEIGHTS)
     for name, known in (
         ("reference_positions", REFERENCE_POSITIONS),

@@ -49,7 +49,9 @@ def export(
     from dubmill.artifacts.store import Adapter, Report
 
     measured = Report.open(report) if report else None
-    weights = exchange.export_adapter(Adapter.open(adapter), out, tool=to.value, precision=precision.value, report=measured)
+    weights = exchange.export_adapter(
+        Adapter.open(adapter), out, tool=to.value, precision=precision.value, report=measured
+    )
     typer.echo(f"adapter: {weights} ({weights.stat().st_size / 2**20:,.1f} MiB, {precision.value}), with its card")
 
 

@@ -132,7 +132,9 @@ class Trainer:
         self.validation = Validation(modules, examples, self.shape, rate, params)
         torch.manual_seed(params.seed)  # equal LoRA weights in every process
         transformer = modules.transformer
-        adapters.add_lora(transformer, rank=params.rank, alpha=params.alpha, dropout=params.dropout, targets=params.targets)
+        adapters.add_lora(
+            transformer, rank=params.rank, alpha=params.alpha, dropout=params.dropout, targets=params.targets
+        )
         for value in adapters.lora_parameters(transformer).values():
             value.data = value.data.float()  # bf16 would round small updates away
         transformer.train()
