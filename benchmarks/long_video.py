@@ -21,12 +21,13 @@ from pathlib import Path
 
 from dubmill import media
 from dubmill.dubbing import longform
-from dubmill.faces import UNWATCHED
+from dubmill.dubbing.clip_size import ClipSize
+from dubmill.faces import NO_DETECTION
 from dubmill.media.clips import Clip
 from dubmill.text.subtitles import Cue
 
 SECONDS = (10, 600)
-SIZE = longform.ClipSize(num_frames=97, height=128, width=128, frame_rate=Fraction(24), sample_rate_hz=16000)
+SIZE = ClipSize(num_frames=97, height=128, width=128, frame_rate=Fraction(24), sample_rate_hz=16000)
 
 
 class Echo:
@@ -55,8 +56,8 @@ def dub(source: Path) -> dict[str, float]:
     started = time.monotonic()
     opened = longform.Film.open(source, SIZE, limits=media.Limits(max_seconds=3600.0), tone_map=False)
     cues = [Cue(at, at + 3.0, "words") for at in range(0, int(opened.info.seconds) - 3, 5)]
-    job = longform.Job(Echo(), "es", 0, "stand-in", UNWATCHED, "")
-    longform.dub_film(opened, cues, job, source.with_name("out.mp4"), marks={}, progress=lambda share: None)
+    job = longform.FilmJob(Echo(), "es", 0, "stand-in", NO_DETECTION, "")
+    longform.dub_film(opened, cues, job, source.with_name("out.mp4"), metadata={}, progress=lambda share: None)
     kinds = {"python": resource.RUSAGE_SELF, "ffmpeg": resource.RUSAGE_CHILDREN}
     peaks = {name: resource.getrusage(kind).ru_maxrss / 1024 for name, kind in kinds.items()}
     return peaks | {"seconds": time.monotonic() - started}

@@ -24,8 +24,9 @@ from dubmill import media
 from dubmill.artifacts.store import Backbone
 from dubmill.config import params
 from dubmill.dubbing import longform
+from dubmill.dubbing.clip_size import ClipSize
 from dubmill.dubbing.dubber import Dubber
-from dubmill.faces import UNWATCHED
+from dubmill.faces import NO_DETECTION
 from dubmill.metrics.lipsync import lip_sync
 from dubmill.nano import world
 from dubmill.text.subtitles import Cue
@@ -74,10 +75,10 @@ def dub(source: Path, cues: list[Cue], out: Path, base: Backbone, steps: int) ->
     """The film at `source` re-voiced by nano's base."""
     committed = params.load(ROOT / "params.yaml").dub.sampling
     dubber = Dubber.load(base, None, sampling=committed.model_copy(update={"num_steps": steps}))
-    size = longform.ClipSize(world.HALF_FRAMES, world.FRAME_SIZE, world.FRAME_SIZE, RATE, RATE_HZ)
+    size = ClipSize(world.HALF_FRAMES, world.FRAME_SIZE, world.FRAME_SIZE, RATE, RATE_HZ)
     film = longform.Film.open(source, size, limits=media.Limits(max_seconds=7200.0), tone_map=False)
-    job = longform.Job(dubber, "es", 0, base.digest, UNWATCHED, "")
-    longform.dub_film(film, cues, job, out, marks={}, progress=lambda share: None)
+    job = longform.FilmJob(dubber, "es", 0, base.digest, NO_DETECTION, "")
+    longform.dub_film(film, cues, job, out, metadata={}, progress=lambda share: None)
 
 
 def drift(path: Path, count: int, base: Backbone) -> tuple[int, int, float, list[float]]:

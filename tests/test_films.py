@@ -6,15 +6,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from doubles import miniature
-from test_longform import Echo, a_film, opened
+from doubles.dubbers import EchoDubber
+from doubles.films import beat_film, open_film
 
 from dubmill import media
 from dubmill.config import params
 from dubmill.dubbing import longform
+from dubmill.dubbing.clip_size import ClipSize
 from dubmill.dubbing.dubber import Dubber
-from dubmill.dubbing.longform import ClipSize, Job
+from dubmill.dubbing.longform import FilmJob
 from dubmill.errors import UnreadableMedia, UnsayableText
-from dubmill.faces import UNWATCHED, Face, ScoredFaces, Watch
+from dubmill.faces import NO_DETECTION, Face, FaceMasker, ScorerFaceDetector
 from dubmill.media.clips import Clip
 from dubmill.nano import world
 from dubmill.text.subtitles import Cue
@@ -31,18 +33,18 @@ ENGLISH, SPANISH = (" ".join(world.LANGUAGES[language][: world.WORDS_PER_HALF]) 
 
 
 class SideBySide:
-    """Sees puppets beside each other by nano's own scorer of one puppet, and nobody where it is black."""
+    """FixedDetector puppets beside each other by nano's own scorer of one puppet, and nobody where it is black."""
 
     jitter_frames = 0
 
     def __init__(self, scorers):
-        self.one = ScoredFaces(scorers)
+        self.one = ScorerFaceDetector(scorers)
 
-    def find(self, frames_FHWC):
+    def detect(self, frames_FHWC):
         found = [[] for _ in frames_FHWC]
         for left in (0, SIDE):
             part = np.ascontiguousarray(frames_FHWC[:, :, left : left + SIDE])
-            for at, faces in enumerate(self.one.find(part)):
+            for at, faces in enumerate(self.one.detect(part)):
                 if part[at].mean() > 20:
                     head = np.array([left + HEAD, HEAD, left + SIDE - HEAD, SIDE - HEAD], np.float32)
                     found[at] += [Face(head, one.mouth_4 + np.float32([left, 0, left, 0])) for one in faces]
@@ -55,8 +57,8 @@ def base(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def watch(base):
-    return Watch(SideBySide(world_of(base).scorers()), "")
+def masker(base):
+    return FaceMasker(SideBySide(world_of(base).scorers()), "")
 
 
 @pytest.fixture(scope="module")
@@ -81,14 +83,14 @@ def cues(*texts):
     return [Cue(at * HALF_SECONDS, (at + 1) * HALF_SECONDS, text) for at, text in enumerate(texts)]
 
 
-def dubbed(film, words, out, dubber, watch, face):
-    job = Job(dubber, "es", 0, "release", watch, face)
-    return longform.dub_film(opened(film, SIZE), words, job, out, marks={}, progress=lambda share: None)
+def dubbed(film, words, out, dubber, masker, face):
+    job = FilmJob(dubber, "es", 0, "release", masker, face)
+    return longform.dub_film(open_film(film, SIZE), words, job, out, metadata={}, progress=lambda share: None)
 
 
-def test_of_two_puppets_in_a_film_only_the_chosen_one_is_dubbed_and_a_landscape_stays(film, dubber, watch, tmp_path):
+def test_of_two_puppets_in_a_film_only_the_chosen_one_is_dubbed_and_a_landscape_stays(film, dubber, masker, tmp_path):
     """Nothing stands in but the detector: nano's dubs of both puppets, of which one is laid over the film."""
-    made = dubbed(film, cues(SPANISH, SPANISH), tmp_path / "out.mp4", dubber, watch, "right")
+    made = dubbed(film, cues(SPANISH, SPANISH), tmp_path / "out.mp4", dubber, masker, "right")
     was, now = (media.read(path, frame_rate=None, sample_rate_hz=16000) for path in (film, tmp_path / "out.mp4"))
     changed_FHW = np.abs(was.frames_FHWC.astype(int) - now.frames_FHWC).mean(axis=3)
     both_FHW, night_FHW = np.split(changed_FHW, 2)
@@ -99,17 +101,17 @@ def test_of_two_puppets_in_a_film_only_the_chosen_one_is_dubbed_and_a_landscape_
     for one, other in zip(np.split(was.mono_N, 2), np.split(now.mono_N, 2), strict=True):
         assert np.corrcoef(one, other)[0, 1] < 0.9
     assert made.notes == (
-        f"1 other face left as they are (0:00:00.0 to {clock(HALF_SECONDS)})",
-        "no face is seen, so the picture is as it was and the sound is dubbed "
+        f"1 other face left unchanged (0:00:00.0 to {clock(HALF_SECONDS)})",
+        "no face is visible, so the picture is unchanged and the sound is dubbed "
         f"({clock(HALF_SECONDS)} to {clock(2 * HALF_SECONDS)})",
     )
 
 
-def test_two_puppets_without_a_choice_are_told_before_anything_is_dubbed(film, watch, tmp_path):
-    echo = Echo()
+def test_two_puppets_without_a_choice_are_told_before_anything_is_dubbed(film, masker, tmp_path):
+    echo = EchoDubber()
     with pytest.raises(UnreadableMedia, match=r"the words at 0:00:00.0: 2 faces are in it, 1 at 25 % .*, 2 at 75 %"):
-        dubbed(film, cues(SPANISH), tmp_path / "out.mp4", echo, watch, "")
-    assert echo.asked == []
+        dubbed(film, cues(SPANISH), tmp_path / "out.mp4", echo, masker, "")
+    assert echo.texts == []
 
 
 def test_words_that_cannot_be_said_are_all_told_with_their_times_before_anything_is_dubbed(
@@ -117,12 +119,12 @@ def test_words_that_cannot_be_said_are_all_told_with_their_times_before_anything
 ):
     monkeypatch.setattr(dubber, "dub_batch", lambda *_: pytest.fail("something was dubbed"))
     with pytest.raises(UnsayableText) as refused:
-        dubbed(film, cues(SPANISH, "hola"), tmp_path / "out.mp4", dubber, UNWATCHED, "")
+        dubbed(film, cues(SPANISH, "hola"), tmp_path / "out.mp4", dubber, NO_DETECTION, "")
     assert refused.value.sentence.startswith(
         f"the words at {clock(HALF_SECONDS)}: nano cannot say 'hola' in Spanish; use "
     )
     with pytest.raises(UnsayableText) as refused:
-        dubbed(film, cues(f"{SPANISH} {SPANISH}", "hola"), tmp_path / "out.mp4", dubber, UNWATCHED, "")
+        dubbed(film, cues(f"{SPANISH} {SPANISH}", "hola"), tmp_path / "out.mp4", dubber, NO_DETECTION, "")
     assert "the words at 0:00:00.0: " in refused.value.sentence
     assert f"; the words at {clock(HALF_SECONDS)}: nano cannot say 'hola'" in refused.value.sentence
 
@@ -130,16 +132,16 @@ def test_words_that_cannot_be_said_are_all_told_with_their_times_before_anything
 def test_words_are_held_against_the_time_that_the_film_leaves_them(tmp_path):
     """The last cue begins shortly before the film's end: its dub will be cut there, however long the model's clip."""
 
-    class Slow(Echo):
+    class Slow(EchoDubber):
         def check(self, line, room_seconds):
             if room_seconds < 3:
                 raise UnsayableText(f"they have {room_seconds:.1f} s", cure="say less")
             return ""
 
     slow, size = Slow(), ClipSize(61, 64, 64, Fraction(25, 2), 16000)
-    source = a_film(tmp_path / "in.mov", seconds=9)
-    job = Job(slow, "es", 0, "release", UNWATCHED, "")
+    source = beat_film(tmp_path / "in.mov", seconds=9)
+    job = FilmJob(slow, "es", 0, "release", NO_DETECTION, "")
     words = [Cue(2.0, 6.5, "uno"), Cue(6.6, 8.8, "dos y tres")]
     with pytest.raises(UnsayableText, match=r"^the words at 0:00:06.6: they have \d.\d s; say less$"):
-        longform.dub_film(opened(source, size), words, job, tmp_path / "out.mp4", marks={}, progress=print)
-    assert slow.asked == []
+        longform.dub_film(open_film(source, size), words, job, tmp_path / "out.mp4", metadata={}, progress=print)
+    assert slow.texts == []

@@ -11,18 +11,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import test_serving
 from doubles import miniature
+from doubles.dubbers import EchoDubber
+from doubles.films import BEAT_FRAMES, NTSC, beat_film, open_film
+from doubles.films import FILM_SIZE as SIZE
+from doubles.releases import tiny_backbone, tiny_release
 
 from dubmill import media
 from dubmill.cli import main as cli
 from dubmill.config import params
 from dubmill.dubbing import longform
 from dubmill.dubbing import open as opening
-from dubmill.dubbing.longform import ClipSize, Film, Job, Look, plan
+from dubmill.dubbing.clip_size import ClipSize
+from dubmill.dubbing.longform import Film, FilmAnalysis, FilmJob, plan_chunks
 from dubmill.dubbing.service import FilmRequest
 from dubmill.errors import ConsentMissing, DubmillError, UnreadableMedia, UnsayableText
-from dubmill.faces import UNWATCHED
+from dubmill.faces import NO_DETECTION
 from dubmill.media.clips import Clip
 from dubmill.nano import world
 from dubmill.text import subtitles
@@ -31,52 +35,13 @@ from dubmill.text.subtitles import Cue
 ROOT = Path(__file__).parents[1]
 REAL_FACE = "DUBMILL_REAL_FACE_MP4"
 
-SIZE = ClipSize(num_frames=61, height=64, width=64, frame_rate=Fraction(25, 2), sample_rate_hz=16000)
-NTSC = Fraction(30000, 1001)
 HALF_NTSC = NTSC / 2
-BEAT_FRAMES = 30
-
-
-class Echo:
-    """Stands in for the model: the same sound, half as loud, and the same picture with a green corner."""
-
-    def __init__(self, *, dies_after=10**9):
-        self.asked, self.dies_after = [], dies_after
-
-    def dub(self, clip, *, line, seed, progress=None):
-        if len(self.asked) == self.dies_after:
-            raise KeyboardInterrupt
-        self.asked.append(line.text)
-        frames = clip.frames_FHWC.copy()
-        frames[:, -8:, -8:] = (0, 255, 0)
-        progress(1.0)
-        return dataclasses.replace(clip, frames_FHWC=frames).with_audio(clip.audio_CN / 2)
-
-    def check(self, line, room_seconds):
-        return ""
-
-
-def a_film(path, *, seconds, rate=NTSC, size="64x64", sample_rate_hz=16000, codec="libx264"):
-    """A dim, moving test picture that flashes for three frames, over a hum that clicks, every thirtieth frame."""
-    beat = Fraction(BEAT_FRAMES) / rate
-    flash = f"lt(mod(n\\,{BEAT_FRAMES})\\,3)"
-    picture = f"testsrc=s={size}:r={rate}:d={seconds},eq=brightness=-0.4,drawbox=c=white:t=fill:h=ih/2:enable={flash}"
-    click = f"lt(mod(t+1e-9\\,{beat.numerator}/{beat.denominator})\\,0.02)"
-    sound = f"aevalsrc=0.02*sin(2*PI*200*t)+0.7*sin(2*PI*1000*t)*{click}:d={seconds}:s={sample_rate_hz}"
-    inputs = ["-f", "lavfi", "-i", picture, "-f", "lavfi", "-i", sound]
-    codecs = ["-c:v", codec, "-preset", "ultrafast", "-pix_fmt", "yuv420p", "-c:a", "pcm_s16le"]
-    subprocess.run([media.executable(), "-v", "error", "-y", *inputs, *codecs, str(path)], check=True)
-    return path
-
-
-def opened(path, size=SIZE):
-    return Film.open(path, size, limits=media.Limits(max_seconds=3600.0), tone_map=False)
 
 
 def dubbed(path, cues, out, dubber=None, size=SIZE, progress=lambda share: None):
     """The chunks of a whole run."""
-    job = Job(dubber or Echo(), "es", 0, "release", UNWATCHED, "")
-    made = longform.dub_film(opened(path, size), cues, job, out, marks={"comment": "machine"}, progress=progress)
+    job = FilmJob(dubber or EchoDubber(), "es", 0, "release", NO_DETECTION, "")
+    made = longform.dub_film(open_film(path, size), cues, job, out, metadata={"comment": "machine"}, progress=progress)
     return made.chunks
 
 
@@ -101,7 +66,7 @@ def beats(path):
 
 def test_ten_minutes_are_dubbed_without_drift_and_to_the_frame(tmp_path):
     """15000/1001 frames a second dubbed at 25/2: sums of rounded lengths would be off by many frames at the end."""
-    source = a_film(tmp_path / "in.mov", seconds=600, rate=HALF_NTSC, sample_rate_hz=8000)
+    source = beat_film(tmp_path / "in.mov", seconds=600, rate=HALF_NTSC, sample_rate_hz=8000)
     chunks = dubbed(source, every(30, 4, 600), tmp_path / "out.mp4")
     assert len(chunks) == 20
     was, now = (media.probe(path, limits=media.Limits(max_seconds=3600.0)) for path in (source, tmp_path / "out.mp4"))
@@ -115,7 +80,7 @@ def test_ten_minutes_are_dubbed_without_drift_and_to_the_frame(tmp_path):
     assert np.abs(flashes - clicks)[-10:].max() <= one_frame
     wanted = np.zeros(was.num_frames, bool)
     for chunk in chunks:
-        first, last = (round(place / SIZE.frame_rate * HALF_NTSC) for place in (chunk.rise[1], chunk.fall[0]))
+        first, last = (round(place / SIZE.frame_rate * HALF_NTSC) for place in (chunk.fade_in[1], chunk.fade_out[0]))
         wanted[first:last] = True
         assert is_green[first + 1 : last - 1].all()
     assert wanted.mean() == pytest.approx(is_green.mean(), abs=0.02)
@@ -123,7 +88,7 @@ def test_ten_minutes_are_dubbed_without_drift_and_to_the_frame(tmp_path):
 
 def test_memory_does_not_grow_with_the_length(tmp_path):
     def peak(seconds):
-        source = a_film(tmp_path / f"{seconds}.mov", seconds=seconds)
+        source = beat_film(tmp_path / f"{seconds}.mov", seconds=seconds)
         tracemalloc.start()
         dubbed(source, every(10, 4, seconds), tmp_path / f"{seconds}-out.mp4")
         most = tracemalloc.get_traced_memory()[1]
@@ -135,12 +100,12 @@ def test_memory_does_not_grow_with_the_length(tmp_path):
 
 
 def test_what_has_no_words_goes_through_untouched_and_the_edges_fade(tmp_path):
-    source = a_film(tmp_path / "in.mov", seconds=20)
+    source = beat_film(tmp_path / "in.mov", seconds=20)
     (chunk,) = dubbed(source, [Cue(8.0, 11.0, "hola")], tmp_path / "out.mp4")
     before, after = (media.read(path, frame_rate=None, sample_rate_hz=16000) for path in (source, tmp_path / "out.mp4"))
     distance_FHW = np.abs(before.frames_FHWC.astype(int) - after.frames_FHWC).mean(axis=3)
     whole_F, corner_F = distance_FHW.mean(axis=(1, 2)), distance_FHW[:, -6:, -6:].mean(axis=(1, 2))
-    start, stop = (round(place / SIZE.frame_rate * NTSC) for place in (chunk.rise[0], chunk.fall[1]))
+    start, stop = (round(place / SIZE.frame_rate * NTSC) for place in (chunk.fade_in[0], chunk.fade_out[1]))
     assert max(corner_F[: start - 1].max(), corner_F[stop + 1 :].max()) < 10 < 80 < corner_F[start + 6 : stop - 6].min()
     assert max(whole_F[: start - 1].max(), whole_F[stop + 1 :].max()) < 6  # encoding
     assert (np.diff(corner_F[start - 1 : start + 6]) > -10).all()  # step by step
@@ -151,7 +116,7 @@ def test_what_has_no_words_goes_through_untouched_and_the_edges_fade(tmp_path):
 
 def test_speech_is_brought_to_the_loudness_of_the_film(tmp_path):
     """The stand-in speaks 6 dB too softly; R128 is measured over what is said only."""
-    source = a_film(tmp_path / "in.mov", seconds=20)
+    source = beat_film(tmp_path / "in.mov", seconds=20)
     dubbed(source, [Cue(8.0, 11.0, "hola")], tmp_path / "out.mp4")
     before, after = (media.read(path, frame_rate=None, sample_rate_hz=16000) for path in (source, tmp_path / "out.mp4"))
     loudness = [
@@ -162,24 +127,24 @@ def test_speech_is_brought_to_the_loudness_of_the_film(tmp_path):
 
 
 def test_a_killed_run_goes_on_with_the_chunks_it_has_and_leaves_nothing(tmp_path):
-    source, out = a_film(tmp_path / "in.mov", seconds=30), tmp_path / "out.mp4"
+    source, out = beat_film(tmp_path / "in.mov", seconds=30), tmp_path / "out.mp4"
     cues = every(8, 3, 30)
     with pytest.raises(KeyboardInterrupt):
-        dubbed(source, cues, out, Echo(dies_after=2))
+        dubbed(source, cues, out, EchoDubber(dies_after=2))
     assert not out.exists()
     assert len(list((tmp_path / ".out.mp4.chunks").glob("*.nut"))) == 2
-    again, shares = Echo(), []
+    again, shares = EchoDubber(), []
     dubbed(
         source, [*cues[:1], dataclasses.replace(cues[1], text="otra"), *cues[2:]], out, again, progress=shares.append
     )
-    assert again.asked == ["otra", "at 17.0", "at 25.0"]
+    assert again.texts == ["otra", "at 17.0", "at 25.0"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.mov", "out.mp4"]
     assert shares == sorted(shares)
     assert shares[-1] == 1
 
 
 def test_a_portrait_of_another_size_and_odd_sides_comes_back_at_its_own(tmp_path):
-    source = a_film(tmp_path / "in.avi", seconds=8, size="90x161", sample_rate_hz=44100, codec="ffv1")
+    source = beat_film(tmp_path / "in.avi", seconds=8, size="90x161", sample_rate_hz=44100, codec="ffv1")
     dubbed(source, [Cue(2.0, 5.0, "hola")], tmp_path / "out.mp4")
     was, now = media.probe(source), media.probe(tmp_path / "out.mp4")
     assert (now.width, now.height, now.frame_rate, now.num_frames, now.sample_rate_hz) == (
@@ -191,11 +156,11 @@ def test_a_portrait_of_another_size_and_odd_sides_comes_back_at_its_own(tmp_path
     assert distance_FHW[:, 115:122, 80:86].mean() > 30  # the corner of what it saw
 
 
-def quiet_look(num_frames, *, loud=(), shots=()):
+def quiet_analysis(num_frames, *, loud=(), shots=()):
     levels_F = np.full(num_frames, -60.0, np.float32)
     for start, stop in loud:
         levels_F[start:stop] = -20
-    return Look(levels_F, tuple(shots))
+    return FilmAnalysis(levels_F, tuple(shots))
 
 
 def cue(start, stop, text="x"):
@@ -204,45 +169,45 @@ def cue(start, stop, text="x"):
 
 
 def test_cues_share_a_clip_when_they_fit_and_every_chunk_is_at_most_a_clip():
-    look = quiet_look(1000, loud=[(100, 120), (130, 150), (155, 200)])
-    chunks = plan([cue(100, 120, "a"), cue(130, 150, "b"), cue(155, 200, "c")], look, SIZE)
+    analysis = quiet_analysis(1000, loud=[(100, 120), (130, 150), (155, 200)])
+    chunks = plan_chunks([cue(100, 120, "a"), cue(130, 150, "b"), cue(155, 200, "c")], analysis, SIZE)
     assert [chunk.text for chunk in chunks] == ["a b", "c"]
     assert all(0 < chunk.last - chunk.first <= SIZE.num_frames for chunk in chunks)
 
 
 def test_one_dub_gives_way_to_the_next_in_the_pause_and_their_shares_add_up():
-    look = quiet_look(1000, loud=[(100, 140), (148, 190)])
-    one, other = plan([cue(100, 140), cue(148, 190)], look, SIZE)
-    assert one.fall == other.rise
-    assert 140 <= one.fall[0] < one.fall[1] <= 148
+    analysis = quiet_analysis(1000, loud=[(100, 140), (148, 190)])
+    one, other = plan_chunks([cue(100, 140), cue(148, 190)], analysis, SIZE)
+    assert one.fade_out == other.fade_in
+    assert 140 <= one.fade_out[0] < one.fade_out[1] <= 148
     assert [one.weight(at) + other.weight(at) for at in np.arange(110, 180, 0.5)] == pytest.approx([1.0] * 140)
 
 
 def test_context_ends_where_others_speak_and_at_shot_changes():
-    look = quiet_look(1000, loud=[(40, 95), (100, 110), (130, 180)], shots=[112])
-    _, middle, _ = plan([cue(40, 95), cue(100, 110), cue(130, 180)], look, SIZE)
+    analysis = quiet_analysis(1000, loud=[(40, 95), (100, 110), (130, 180)], shots=[112])
+    _, middle, _ = plan_chunks([cue(40, 95), cue(100, 110), cue(130, 180)], analysis, SIZE)
     assert (middle.first, middle.last) == (93, 112)  # two frames of dissolve into the one before
-    assert middle.fall == (112, 112)
+    assert middle.fade_out == (112, 112)
 
 
 def test_a_shot_change_between_cues_is_a_better_cut_than_none():
-    look = quiet_look(1000, loud=[(100, 120), (130, 150)], shots=[125])
-    assert [chunk.text for chunk in plan([cue(100, 120, "a"), cue(130, 150, "b")], look, SIZE)] == ["a", "b"]
+    analysis = quiet_analysis(1000, loud=[(100, 120), (130, 150)], shots=[125])
+    assert [chunk.text for chunk in plan_chunks([cue(100, 120, "a"), cue(130, 150, "b")], analysis, SIZE)] == ["a", "b"]
 
 
 def test_the_cut_is_put_into_the_pause_and_not_where_it_is_loud():
     """Three cues of which any two neighbours fit: the loud gap stays inside a clip, the quiet one is cut."""
-    look = quiet_look(1000, loud=[(100, 150), (156, 180)])
+    analysis = quiet_analysis(1000, loud=[(100, 150), (156, 180)])
     cues = [cue(100, 125, "a"), cue(128, 150, "b"), cue(156, 180, "c")]
-    assert [chunk.text for chunk in plan(cues, look, SIZE)] == ["a b", "c"]
-    look = quiet_look(1000, loud=[(100, 125), (128, 180)])
-    assert [chunk.text for chunk in plan(cues, look, SIZE)] == ["a", "b c"]
+    assert [chunk.text for chunk in plan_chunks(cues, analysis, SIZE)] == ["a b", "c"]
+    analysis = quiet_analysis(1000, loud=[(100, 125), (128, 180)])
+    assert [chunk.text for chunk in plan_chunks(cues, analysis, SIZE)] == ["a", "b c"]
 
 
 def test_the_films_end_holds_the_last_chunk():
-    (chunk,) = plan([cue(190, 215)], quiet_look(200, loud=[(190, 200)]), SIZE)
-    assert (chunk.first, chunk.last, chunk.fall) == (139, 200, (200, 200))
-    (short,) = plan([cue(5, 15)], quiet_look(20, loud=[(5, 15)]), SIZE)
+    (chunk,) = plan_chunks([cue(190, 215)], quiet_analysis(200, loud=[(190, 200)]), SIZE)
+    assert (chunk.first, chunk.last, chunk.fade_out) == (139, 200, (200, 200))
+    (short,) = plan_chunks([cue(5, 15)], quiet_analysis(20, loud=[(5, 15)]), SIZE)
     assert (short.first, short.last) == (0, 20)
 
 
@@ -257,7 +222,7 @@ def test_the_films_end_holds_the_last_chunk():
 )
 def test_what_cannot_fit_is_refused_in_a_sentence(cues, sentence):
     with pytest.raises(UnsayableText, match=sentence):
-        plan(cues, quiet_look(1000), SIZE)
+        plan_chunks(cues, quiet_analysis(1000), SIZE)
 
 
 def test_places_in_sound_are_absolute(tmp_path):
@@ -278,15 +243,15 @@ def test_a_flash_is_no_shot_and_a_cut_is_one(tmp_path):
     sound = "aevalsrc=0.5*sin(2*PI*440*t)*between(t\\,2\\,5):d=8:s=16000"
     inputs = ["-f", "lavfi", "-i", shots, "-f", "lavfi", "-i", sound]
     subprocess.run([media.executable(), "-v", "error", *inputs, str(path)], check=True)
-    look = opened(path).look()
-    assert look.shots == (50,)
-    assert longform.speech_spans(look.levels_F, SIZE.frame_rate) == [
+    analysis = open_film(path).analysis()
+    assert analysis.shots == (50,)
+    assert longform.speech_spans(analysis.levels_F, SIZE.frame_rate) == [
         (pytest.approx(25, abs=1), pytest.approx(63, abs=1))
     ]
 
 
 def test_a_film_without_sound_and_words_in_silence_are_refused(tmp_path):
-    source = a_film(tmp_path / "in.mov", seconds=8)
+    source = beat_film(tmp_path / "in.mov", seconds=8)
     for name, how in (("mute", ["-an"]), ("silent", ["-af", "volume=0"])):
         command = [
             media.executable(),
@@ -301,27 +266,27 @@ def test_a_film_without_sound_and_words_in_silence_are_refused(tmp_path):
         ]
         subprocess.run(command, check=True)
     with pytest.raises(UnreadableMedia, match="no sound"):
-        opened(tmp_path / "mute.mp4")
+        open_film(tmp_path / "mute.mp4")
     with pytest.raises(UnreadableMedia, match=r"0:00:02.0: the film is silent"):
         dubbed(tmp_path / "silent.mp4", [Cue(2.0, 4.0, "hola")], tmp_path / "out.mp4")
 
 
 def test_words_that_the_model_cannot_say_are_found_in_the_film(tmp_path):
-    class Picky(Echo):
+    class Picky(EchoDubber):
         def dub(self, clip, **how):
             raise UnsayableText("'hola' is not a word", cure="use a digit")
 
-    source = a_film(tmp_path / "in.mov", seconds=8)
+    source = beat_film(tmp_path / "in.mov", seconds=8)
     with pytest.raises(DubmillError, match=r"the words at 0:00:02.0: 'hola' is not a word; use a digit"):
         dubbed(source, [Cue(2.0, 4.0, "hola")], tmp_path / "out.mp4", Picky())
 
 
 def test_a_dub_of_another_size_is_no_dub(tmp_path):
-    class Cutter(Echo):
+    class Cutter(EchoDubber):
         def dub(self, clip, **how):
             return clip.cut(0, 5)
 
-    source = a_film(tmp_path / "in.mov", seconds=8)
+    source = beat_film(tmp_path / "in.mov", seconds=8)
     with pytest.raises(UnreadableMedia, match="another size"):
         dubbed(source, [Cue(2.0, 4.0, "hola")], tmp_path / "out.mp4", Cutter())
 
@@ -335,14 +300,14 @@ def script(path, *cues):
 @pytest.fixture
 def places(tmp_path, monkeypatch):
     """A release and its backbone, with the stand-in for its model."""
-    monkeypatch.setattr(opening, "open_dubber", lambda backbone, release: Echo())
-    monkeypatch.setattr(opening, "open_watch", lambda backbone: UNWATCHED)
-    backbone = test_serving.a_backbone(tmp_path / "backbone")
-    return {"release": test_serving.a_release(tmp_path / "release", backbone).path, "backbone": backbone.path}
+    monkeypatch.setattr(opening, "open_dubber", lambda backbone, release: EchoDubber())
+    monkeypatch.setattr(opening, "open_face_masker", lambda backbone: NO_DETECTION)
+    backbone = tiny_backbone(tmp_path / "backbone")
+    return {"release": tiny_release(tmp_path / "release", backbone).path, "backbone": backbone.path}
 
 
 def test_the_command_dubs_a_video_of_any_length_and_marks_it(tmp_path, places, monkeypatch, capsys):
-    a_film(tmp_path / "in.mov", seconds=6)
+    beat_film(tmp_path / "in.mov", seconds=6)
     script(tmp_path / "in.vtt", (1.0, 2.0, "uno dos"), (4.0, 4.9, "tres"))
     asked = ["--to", "es", "--script", "in.vtt", "--out", "new/out.mp4", "--consent", "Ana Ruiz agrees"]
     where = [part for name, path in places.items() for part in (f"--{name}", str(path))]
@@ -369,9 +334,9 @@ def test_a_text_alone_is_shared_out_over_the_speech_of_a_film_and_written_as_cap
     where = [part for name, path in places.items() for part in (f"--{name}", str(path))]
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["dubmill", "dub", "in.mp4", *asked, "--captions", "out.srt", *where])
-    opened, looked, open_film, look = [], [], Film.open, Film.look
+    opened, looked, open_film, analysis = [], [], Film.open, Film.analyze
     monkeypatch.setattr(Film, "open", lambda *what, **how: opened.append(what) or open_film(*what, **how))
-    monkeypatch.setattr(Film, "look", lambda film: looked.append(film) or look(film))
+    monkeypatch.setattr(Film, "analyze", lambda film: looked.append(film) or analysis(film))
     with pytest.raises(SystemExit) as ended:
         cli.main()
     assert not ended.value.code, capsys.readouterr().err
@@ -409,7 +374,7 @@ def test_no_film_is_dubbed_without_consent_or_beside_a_single_text(tmp_path, pla
 def test_a_face_that_is_none_is_refused_before_weights_are_loaded(tmp_path, places, monkeypatch, capsys, seconds):
     """A clip and a film: the release of this file's stand-in dubs 1.04 seconds."""
     monkeypatch.setattr(opening, "open_dubber", lambda backbone, release: pytest.fail("weights were loaded"))
-    a_film(tmp_path / "in.mov", seconds=seconds)
+    beat_film(tmp_path / "in.mov", seconds=seconds)
     asked = ["--to", "es", "--text", "uno", "--out", "out.mp4", "--consent", "Ana Ruiz agrees", "--face", "middle"]
     where = [part for name, path in places.items() for part in (f"--{name}", str(path))]
     monkeypatch.chdir(tmp_path)

@@ -24,7 +24,7 @@ from dubmill.artifacts.store import Part
 from dubmill.config import params as parameters
 from dubmill.config.params import SynthesizeParams
 from dubmill.errors import BadParams, OutOfRoom, UnsayableText, UsageError
-from dubmill.faces.tracking import Face
+from dubmill.faces import Face
 from dubmill.generation.sampling import Region
 from dubmill.launching import outliving, train_together
 from dubmill.model.load import load
@@ -431,14 +431,14 @@ class Steady:
 
     jitter_frames = 0
 
-    def find(self, frames_FHWC):
+    def detect(self, frames_FHWC):
         _, height, width, _ = frames_FHWC.shape
         face, mouth = np.array([0.0, 0, width, height]), np.array([width / 4, height / 4, width / 2, height / 2])
         return [[Face(face, mouth)] for _ in frames_FHWC]
 
 
 def test_clips_drawn_for_lip_augmentation_are_inpainted_twice_and_counted(mini_backbone, asked, tmp_path, monkeypatch):
-    monkeypatch.setattr("dubmill.worlds.real.RealWorld.face_finder", lambda world: Steady())
+    monkeypatch.setattr("dubmill.worlds.real.RealWorld.face_detector", lambda world: Steady())
     clips = synthesize_module.synthesize(mini_backbone, asked, SYNTHESIZE, tmp_path / "clips")
     plain, twice = (
         inpaint_module.inpaint(

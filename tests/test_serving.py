@@ -5,27 +5,27 @@ import asyncio
 import base64
 import hashlib
 import json
-import os
 import signal
-import socket
-import subprocess
-import sys
 import threading
 import time
-from fractions import Fraction
 from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
+from doubles import dubbing_server
+from doubles.dubbers import SilentDubber, ToneDubber, tone_hz
+from doubles.releases import CLIP_RATE, CONSENT, miniature_release, small_clip, tiny_backbone, tiny_release
 
 from dubmill import media
 from dubmill.artifacts.rows import Line
-from dubmill.artifacts.store import Adapter, Backbone, Lineage, Release
+from dubmill.artifacts.store import Lineage, Release
 from dubmill.client import DubClient
 from dubmill.dubbing import open as opening
-from dubmill.dubbing.consent import Ledger
-from dubmill.dubbing.service import ClipSize, Desk, DubRequest, normalise
+from dubmill.dubbing.clip_size import ClipSize, read_clip
+from dubmill.dubbing.consent import ConsentLedger
+from dubmill.dubbing.open import dub_file
+from dubmill.dubbing.service import DubbingService, DubRequest
 from dubmill.errors import (
     BadArtifact,
     ConsentMissing,
@@ -35,92 +35,9 @@ from dubmill.errors import (
     UnreadableMedia,
     UnsayableText,
 )
-from dubmill.faces import UNWATCHED
-from dubmill.media.clips import Clip
-from dubmill.serving import dub_file, server
-from dubmill.serving.queue import Queue, QueueFull
-
-RATE = Fraction(25, 2)
-CONSENT = "Ana Ruiz, the speaker, agrees"
-HELD = "DUBMILL_TEST_HELD"  # names a file: while it is there, a slow dub goes on
-
-
-class ToneDubber:
-    """Stands in for the model: the same picture under a tone that the seed picks; 'lento' ends when it may."""
-
-    def dub(self, clip, *, line, seed, progress=None):
-        if line.text == "indecible":
-            raise UnsayableText("'indecible' is not a word of this backbone", cure="use a digit")
-        while line.text == "lento" and Path(os.environ[HELD]).exists():
-            time.sleep(0.02)
-        times = np.arange(clip.audio_CN.shape[1]) / clip.sample_rate_hz
-        return clip.with_audio(0.3 * np.sin(2 * np.pi * (300 + 100 * seed) * times)[None].astype(np.float32))
-
-
-class MuteDubber:
-    """A model that broke: its dubs are silent."""
-
-    def dub(self, clip, *, line, seed, progress=None):
-        return clip.with_audio(np.zeros_like(clip.audio_CN))
-
-
-def a_clip(*, num_frames=13, side=64, rate=RATE):
-    frames = np.tile(np.linspace(0, 255, side).astype(np.uint8)[None, None, :, None], (num_frames, side, 1, 3))
-    sound = np.sin(np.arange(round(num_frames / rate * 16000)) / 8)[None].astype(np.float32) / 2
-    return Clip(frames, rate, sound, 16000)
-
-
-def a_backbone(out, name="tiny"):
-    draft = Backbone.draft(out, Lineage(step="backbone", params={"name": name}))
-    draft.write("weights.bin", name.encode())
-    return draft.seal({"source": "tiny", "text_encoder_digest": "t"})
-
-
-def an_adapter(out, backbone):
-    draft = Adapter.draft(out, Lineage(step="train", params={}, backbone=backbone.digest))
-    return draft.seal({"languages": ["en", "es"]})
-
-
-def a_release(out, backbone, *, selftest=True):
-    draft = Release.draft(out, Lineage(step="promote", params={}, backbone=backbone.digest, licence="Apache-2.0"))
-    an_adapter(draft.path / "adapter", backbone)
-    if selftest:
-        draft.write("selftest.clip", a_clip().to_bytes())
-    return draft.seal(
-        {
-            "backbone": backbone.digest,
-            "version": "7",
-            "clip": {"num_frames": 13, "height": 64, "width": 64, "frame_rate": "25/2", "sample_rate_hz": 16000},
-            "selftest": {"language": "es", "text": "uno tres"},
-            "sampling": {"num_steps": 2, "video_guidance": 1.0, "audio_guidance": 1.0},
-            "strength": 1.0,
-        }
-    )
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def serve(folder, dubber, *, selftest=True):
-    """A server process with `dubber` in it; answers (process, port)."""
-    port = free_port()
-    release = a_release(folder / "release", a_backbone(folder / "backbone"), selftest=selftest)
-    arguments = ["--backbone", folder / "backbone", "--release", release.path, "--host", "127.0.0.1"]
-    arguments += ["--http_port", port, "--ledger", folder / "consent.jsonl", "--max_waiting", 1]
-    arguments += ["--max_body_bytes", 4_000_000, "--max_seconds", 5]
-    script = (
-        "import sys; from dubmill.dubbing import open as opening; from dubmill.serving import server; import test_serving;"
-        f"opening.open_dubber = lambda backbone, release: test_serving.{dubber}();"
-        "opening.open_watch = lambda backbone: test_serving.UNWATCHED; sys.exit(server.main())"
-    )
-    sources = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
-    paths = {"PYTHONPATH": sources, HELD: str(folder / "held")}
-    with (folder / "log").open("wb") as log:
-        command = [sys.executable, "-c", script, *map(str, arguments)]
-        return subprocess.Popen(command, env=os.environ | paths, stderr=log, stdout=log), port
+from dubmill.faces import NO_DETECTION
+from dubmill.serving import server
+from dubmill.serving.queue import Queue, QueueFullError
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +50,7 @@ def urls(folder):
     """Two servers, started together because importing takes them long: a good one, and one without a self-test."""
     (folder / "unready").mkdir()
     processes, ports = zip(
-        serve(folder, "ToneDubber"), serve(folder / "unready", "ToneDubber", selftest=False), strict=True
+        dubbing_server.start(folder), dubbing_server.start(folder / "unready", has_selftest=False), strict=True
     )
     good, unready = (f"http://127.0.0.1:{port}" for port in ports)
     DubClient(good).wait_until_ready(seconds=180)
@@ -151,7 +68,7 @@ def url(urls):
 @pytest.fixture(scope="module")
 def mp4(folder):
     path = folder / "in.mp4"
-    path.write_bytes(media.mp4_bytes(a_clip()))
+    path.write_bytes(media.mp4_bytes(small_clip()))
     return path
 
 
@@ -169,16 +86,11 @@ def predict(url, *instances):
     return httpx.post(f"{url}/v1/models/dubmill:predict", json={"instances": list(instances)}, timeout=120)
 
 
-def pitch_of(mp4_bytes):
-    sound = media.read(mp4_bytes, frame_rate=None, sample_rate_hz=16000).mono_N
-    return np.argmax(np.abs(np.fft.rfft(sound))) * 16000 / len(sound)
-
-
 def test_v1_dubs_a_clip_and_says_what_it_did(url, mp4):
     told = predict(url, instance(mp4, seed=3)).json()["predictions"][0]
     video = base64.b64decode(told.pop("video"))
     assert told == {"seconds": 1.04, "seed": 3, "model_version": "7", "machine_generated": True, "notes": []}
-    assert pitch_of(video) == pytest.approx(600, abs=2)
+    assert tone_hz(video) == pytest.approx(600, abs=2)
     assert media.probe(video).num_frames == 13
 
 
@@ -227,7 +139,7 @@ def test_v2_dubs_through_kserves_own_client_in_json_and_in_binary(url, mp4):
 
     plain, binary = asyncio.run(both())
     video = plain.get_output_by_name("video").as_numpy().astype(np.uint8).tobytes()
-    assert pitch_of(video) == pytest.approx(300, abs=2)
+    assert tone_hz(video) == pytest.approx(300, abs=2)
     assert binary.get_output_by_name("video").as_numpy().tobytes() == video
     assert plain.get_output_by_name("model_version").as_numpy().tolist() == ["7"]
     assert bool(plain.get_output_by_name("machine_generated").as_numpy()[0])
@@ -249,7 +161,7 @@ def test_v2_json_takes_base64_too(url, mp4):
     inputs.append({"name": "seed", "shape": [1], "datatype": "INT64", "data": [2]})
     told = httpx.post(f"{url}/v2/models/dubmill/infer", json={"inputs": inputs}, timeout=30).json()
     outputs = {output["name"]: output["data"] for output in told["outputs"]}
-    assert pitch_of(bytes(outputs["video"])) == pytest.approx(500, abs=2)
+    assert tone_hz(bytes(outputs["video"])) == pytest.approx(500, abs=2)
     assert outputs["seed"] == [2]
 
 
@@ -258,7 +170,7 @@ def test_the_raw_route_takes_and_gives_an_mp4(url, mp4, folder):
     answer = httpx.post(f"{url}/v1/dub", params=query, content=mp4.read_bytes(), timeout=30)
     assert answer.headers["content-type"] == "video/mp4"
     assert answer.headers["x-dub-machine-generated"] == "true"
-    assert pitch_of(answer.content) == pytest.approx(500, abs=2)
+    assert tone_hz(answer.content) == pytest.approx(500, abs=2)
     assert "agrees" not in (folder / "log").read_text()  # names stay in the ledger
 
 
@@ -296,12 +208,12 @@ def test_a_body_that_is_no_v1_request_is_a_400(url, body):
 
 def test_a_wrong_length_is_refused_and_a_near_one_told(client, folder):
     long, near = folder / "long.mp4", folder / "near.mp4"
-    long.write_bytes(media.mp4_bytes(a_clip(num_frames=40)))
-    near.write_bytes(media.mp4_bytes(a_clip(num_frames=14, side=80)))
+    long.write_bytes(media.mp4_bytes(small_clip(num_frames=40)))
+    near.write_bytes(media.mp4_bytes(small_clip(num_frames=14, side=80)))
     refusal = r"lasts 3.20 s, and this model dubs clips of 1.04 s .* dub it as a film, `dubmill dub FILM --script`"
     with pytest.raises(UnreadableMedia, match=refusal):
         client.dub(long, to="es", text="uno", consent=CONSENT)
-    notes = client.ask(near, to="es", text="uno", consent=CONSENT)["notes"]
+    notes = client.predict(near, to="es", text="uno", consent=CONSENT)["notes"]
     assert notes == [
         "the picture was scaled and cropped from 80x80 to 64x64",
         "1 frame(s), 0.08 s, were cut from the end",
@@ -312,7 +224,7 @@ def test_what_is_too_large_or_too_long_is_a_413(url, mp4, folder):
     heavy = httpx.post(f"{url}/v1/dub", content=b"x" * 5_000_000, timeout=30)
     streamed = httpx.post(f"{url}/v1/dub", content=(b"x" * 100_000 for _ in range(50)), timeout=30)
     lasting = folder / "lasting.mp4"
-    lasting.write_bytes(media.mp4_bytes(a_clip(num_frames=80)))
+    lasting.write_bytes(media.mp4_bytes(small_clip(num_frames=80)))
     answers = [heavy, streamed, predict(url, instance(lasting))]
     assert [answer.status_code for answer in answers] == [413, 413, 413]
     assert "longer than 5 s" in answers[-1].json()["error"]
@@ -333,20 +245,20 @@ def test_health_answers_while_a_dub_runs_and_the_queue_is_bounded(url, client, m
         for thread in threads:
             thread.start()
         until = time.monotonic() + 60
-        while client.about()["pending"] < 2 and time.monotonic() < until:
+        while client.describe()["pending"] < 2 and time.monotonic() < until:
             time.sleep(0.02)
         assert httpx.get(f"{url}/v2/models/dubmill/ready", timeout=60).status_code == 200
         assert httpx.get(f"{url}/v2/health/live", timeout=60).status_code == 200
         refused = predict(url, instance(mp4))
         assert refused.status_code == 429
         assert int(refused.headers["retry-after"]) >= 1
-        assert (client.about()["pending"], answers) == (2, [])
+        assert (client.describe()["pending"], answers) == (2, [])
     finally:
         held.unlink()
         for thread in threads:
             thread.join()
     assert [answer.status_code for answer in answers] == [200, 200]
-    assert client.about()["pending"] == 0
+    assert client.describe()["pending"] == 0
 
 
 def test_metrics_count_dubs_by_outcome(url, client, mp4):
@@ -372,14 +284,14 @@ def test_the_studio_page_and_what_it_asks_for_are_served(url, client):
     assert "https://" not in page.text
     sample = httpx.get(f"{url}/v1/dub/sample", timeout=5).content
     assert media.probe(sample).num_frames == 13
-    told = client.about()
+    told = client.describe()
     assert (told["ready"], told["version"], told["licence"]) == (True, "7", "Apache-2.0")
     assert [one["name"] for one in told["languages"]] == ["English", "Spanish"]
 
 
 def test_a_client_without_a_server_says_so(mp4):
     with pytest.raises(ServiceUnavailable, match="dubmill serve"):
-        DubClient(f"http://127.0.0.1:{free_port()}").dub(mp4, to="es", text="uno", consent=CONSENT)
+        DubClient(f"http://127.0.0.1:{dubbing_server.free_port()}").dub(mp4, to="es", text="uno", consent=CONSENT)
 
 
 def test_a_release_that_cannot_prove_itself_stays_unready_and_says_why(urls, mp4):
@@ -417,19 +329,23 @@ def test_a_self_test_dub_must_be_heard_and_have_the_right_size(tmp_path):
         def dub(self, clip, **how):
             return clip.with_audio(np.full_like(clip.audio_CN, np.nan))
 
-    release = a_release(tmp_path / "release", a_backbone(tmp_path / "backbone"))
-    Desk("dubmill", release, ToneDubber(), UNWATCHED, Ledger(tmp_path / "consent.jsonl"), media.Limits()).selftest()
-    for broken, trouble in ((MuteDubber, "is silent"), (Nan, "is silent"), (Cutter, "another size")):
-        desk = Desk("dubmill", release, broken(), UNWATCHED, Ledger(tmp_path / "consent.jsonl"), media.Limits())
+    release = tiny_release(tmp_path / "release", tiny_backbone(tmp_path / "backbone"))
+    DubbingService(
+        "dubmill", release, ToneDubber(), NO_DETECTION, ConsentLedger(tmp_path / "consent.jsonl"), media.Limits()
+    ).selftest()
+    for broken, trouble in ((SilentDubber, "is silent"), (Nan, "is silent"), (Cutter, "another size")):
+        service = DubbingService(
+            "dubmill", release, broken(), NO_DETECTION, ConsentLedger(tmp_path / "consent.jsonl"), media.Limits()
+        )
         with pytest.raises(BadArtifact, match=trouble):
-            desk.selftest()
+            service.selftest()
 
 
 def test_a_release_of_another_backbone_is_refused_before_anything_starts(tmp_path, capsys):
-    release = a_release(tmp_path / "release", a_backbone(tmp_path / "one"))
-    other = a_backbone(tmp_path / "other", name="other")
+    release = tiny_release(tmp_path / "release", tiny_backbone(tmp_path / "one"))
+    other = tiny_backbone(tmp_path / "other", name="other")
     with pytest.raises(MismatchedBackbone):
-        opening.matched(other.path, release.path)
+        opening.open_release(other.path, release.path)
     assert server.main(["--backbone", str(other.path), "--release", str(release.path)]) == 2
     assert "was trained on backbone" in capsys.readouterr().err
 
@@ -441,8 +357,8 @@ def test_a_release_that_does_not_tell_its_clip_size_is_refused(tmp_path):
 
 
 def test_a_short_clip_is_held_on_its_last_frame():
-    size = ClipSize(num_frames=13, height=64, width=64, frame_rate=RATE, sample_rate_hz=16000)
-    clip, notes = normalise(media.mp4_bytes(a_clip(num_frames=11)), size, media.Limits())
+    size = ClipSize(num_frames=13, height=64, width=64, frame_rate=CLIP_RATE, sample_rate_hz=16000)
+    clip, notes = read_clip(media.mp4_bytes(small_clip(num_frames=11)), size, media.Limits())
     assert clip.num_frames == 13
     assert clip.audio_CN.shape == (1, 16640)
     assert notes == ("2 frame(s), 0.16 s, were added by holding the last frame",)
@@ -456,11 +372,13 @@ def test_nothing_is_dubbed_that_cannot_be_recorded(tmp_path):
             pytest.fail("dubbed without a record")
 
     (tmp_path / "file").touch()
-    release = a_release(tmp_path / "release", a_backbone(tmp_path / "backbone"))
-    desk = Desk("dubmill", release, Never(), UNWATCHED, Ledger(tmp_path / "file" / "consent.jsonl"), media.Limits())
-    asked = DubRequest(media.mp4_bytes(a_clip()), Line(language="es", text="uno"), CONSENT, 1, "")
+    release = tiny_release(tmp_path / "release", tiny_backbone(tmp_path / "backbone"))
+    service = DubbingService(
+        "dubmill", release, Never(), NO_DETECTION, ConsentLedger(tmp_path / "file" / "consent.jsonl"), media.Limits()
+    )
+    asked = DubRequest(media.mp4_bytes(small_clip()), Line(language="es", text="uno"), CONSENT, 1, "")
     with pytest.raises(ServiceUnavailable, match="consent cannot be recorded"):
-        desk.dub(asked)
+        service.dub(asked)
 
 
 def test_a_cancelled_caller_keeps_its_place_until_its_dub_is_over():
@@ -472,23 +390,23 @@ def test_a_cancelled_caller_keeps_its_place_until_its_dub_is_over():
         await asyncio.sleep(0.05)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-        with pytest.raises(QueueFull):
+        with pytest.raises(QueueFullError):
             await queue.run(lambda: None)
         release.set()
         await asyncio.sleep(0.05)
-        return await queue.run(lambda: queue.pending)
+        return await queue.run(lambda: queue.num_pending)
 
     assert asyncio.run(story()) == 1
 
 
 def test_a_file_is_dubbed_without_a_server_by_the_same_rules(tmp_path, mp4, monkeypatch):
     monkeypatch.setattr(opening, "open_dubber", lambda backbone, release: ToneDubber())
-    monkeypatch.setattr(opening, "open_watch", lambda backbone: UNWATCHED)
-    backbone = a_backbone(tmp_path / "backbone")
-    places = {"release": a_release(tmp_path / "release", backbone).path, "backbone": backbone.path}
+    monkeypatch.setattr(opening, "open_face_masker", lambda backbone: NO_DETECTION)
+    backbone = tiny_backbone(tmp_path / "backbone")
+    places = {"release": tiny_release(tmp_path / "release", backbone).path, "backbone": backbone.path}
     asked = {"to": "es", "text": "uno", "seed": 2, "face": "", "ledger": tmp_path / "consent.jsonl", **places}
     assert dub_file(mp4, tmp_path / "new" / "out.mp4", consent=CONSENT, **asked) == ()
-    assert pitch_of((tmp_path / "new" / "out.mp4").read_bytes()) == pytest.approx(500, abs=2)
+    assert tone_hz((tmp_path / "new" / "out.mp4").read_bytes()) == pytest.approx(500, abs=2)
     assert CONSENT in (tmp_path / "consent.jsonl").read_text()
     with pytest.raises(ConsentMissing):
         dub_file(mp4, tmp_path / "no.mp4", consent="", **asked)
@@ -501,9 +419,9 @@ def test_words_that_cannot_fit_are_refused_before_weights_are_loaded_and_hurried
     tmp_path, mp4, monkeypatch
 ):
     monkeypatch.setattr(opening, "open_dubber", lambda backbone, release: ToneDubber())
-    monkeypatch.setattr(opening, "open_watch", lambda backbone: UNWATCHED)
-    backbone = a_backbone(tmp_path / "backbone")
-    places = {"release": a_release(tmp_path / "release", backbone).path, "backbone": backbone.path}
+    monkeypatch.setattr(opening, "open_face_masker", lambda backbone: NO_DETECTION)
+    backbone = tiny_backbone(tmp_path / "backbone")
+    places = {"release": tiny_release(tmp_path / "release", backbone).path, "backbone": backbone.path}
     asked = {"to": "es", "consent": CONSENT, "seed": 2, "face": "", "ledger": tmp_path / "consent.jsonl", **places}
     (note,) = dub_file(mp4, tmp_path / "out.mp4", text="Tenemos tiempo para cenar", **asked)
     assert "will sound hurried" in note
@@ -512,35 +430,15 @@ def test_words_that_cannot_fit_are_refused_before_weights_are_loaded_and_hurried
         dub_file(mp4, tmp_path / "no.mp4", text="El último tren sale a las nueve de la noche", **asked)
 
 
-def a_mini_release(out, backbone):
-    """A release of the miniature LTX-2, with a real LoRA of two ranks, laid out as `promote` lays it out."""
-    from doubles import miniature
-
-    from dubmill import adapters
-    from dubmill.model.load import load
-
-    transformer, draft = load(backbone).transformer, Release.draft(out, Lineage(step="promote", params={}))
-    told = {"rank": 2, "alpha": 2.0, "targets": ["to_q"]}
-    adapters.add_lora(transformer, dropout=0.0, **told)
-    adapter = Adapter.draft(draft.path / "adapter", Lineage(step="train", params={}, backbone=backbone.digest))
-    adapter.write(adapters.WEIGHTS, adapters.lora_bytes(transformer, {}))
-    positions = {"reference_positions": "negative", "isolate_modalities": True, "languages": ["en", "es"]}
-    adapter.seal({**told, **positions})
-    draft.write("selftest.clip", miniature.clip().to_bytes())
-    sampling = miniature.sampling().model_dump()
-    clip = {"num_frames": 17, "height": 64, "width": 96, "frame_rate": "25/1", "sample_rate_hz": 16000}
-    line = {"language": "es", "text": "uno dos"}
-    told = {"sampling": sampling, "strength": 1.0, "clip": clip, "selftest": line, "backbone": backbone.digest}
-    return draft.seal(told)
-
-
 def test_a_release_of_a_real_model_opens_proves_itself_and_dubs(mini_backbone, tmp_path):
     """The only stand-in of this file taken away: nothing between the release's folder and the MP4 is fake."""
     from doubles import miniature
 
-    release = a_mini_release(tmp_path / "release", mini_backbone)
+    release = miniature_release(tmp_path / "release", mini_backbone)
     dubber = opening.open_dubber(mini_backbone.path, release)
-    Desk("dubmill", release, dubber, UNWATCHED, Ledger(tmp_path / "consent.jsonl"), media.Limits()).selftest()
+    DubbingService(
+        "dubmill", release, dubber, NO_DETECTION, ConsentLedger(tmp_path / "consent.jsonl"), media.Limits()
+    ).selftest()
     (tmp_path / "in.mp4").write_bytes(media.mp4_bytes(miniature.clip()))
     places = {"release": release.path, "backbone": mini_backbone.path, "ledger": tmp_path / "consent.jsonl"}
     asked = {"to": "es", "text": "uno dos", "consent": CONSENT, "seed": 1, "face": "all"}
@@ -554,4 +452,4 @@ def test_the_arguments_are_plain_and_typed():
     asked = server.arguments().parse_args(["--backbone", "b", "--release", "r", "--http_port", "9"])
     assert isinstance(asked, argparse.Namespace)
     assert (asked.http_port, asked.name, asked.release) == (9, "dubmill", Path("r"))
-    assert issubclass(QueueFull, DubmillError)
+    assert issubclass(QueueFullError, DubmillError)

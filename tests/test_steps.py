@@ -238,15 +238,15 @@ def test_pairs_that_several_tasks_make_are_those_that_one_makes(nano, clips, pai
 
 
 class Blinking:
-    """nano's own finder, that sees nobody in the clips it is told not to see."""
+    """nano's own detector, which finds nobody in the given clips."""
 
     jitter_frames = 0
 
     def __init__(self, backbone, unseen):
-        self.one, self.unseen = world_of(backbone).face_finder(), unseen
+        self.one, self.unseen = world_of(backbone).face_detector(), unseen
 
-    def find(self, frames_FHWC):
-        return [[]] * len(frames_FHWC) if frames_FHWC.tobytes() in self.unseen else self.one.find(frames_FHWC)
+    def detect(self, frames_FHWC):
+        return [[]] * len(frames_FHWC) if frames_FHWC.tobytes() in self.unseen else self.one.detect(frames_FHWC)
 
 
 def test_clips_that_make_no_pair_are_told_whoever_made_their_shard(nano, clips, values, tmp_path, monkeypatch):
@@ -254,7 +254,7 @@ def test_clips_that_make_no_pair_are_told_whoever_made_their_shard(nano, clips, 
     first, second, third = (row for row in clips.rows if row.has_clip)
     unseen = {clips.clip(row.id, "clip").frames_FHWC.tobytes() for row in (second, third)}
     blinking = Blinking(nano, unseen)
-    monkeypatch.setattr("dubmill.worlds.nano.NanoWorld.face_finder", lambda world: blinking)
+    monkeypatch.setattr("dubmill.worlds.nano.NanoWorld.face_detector", lambda world: blinking)
     for index in (1, 0):
         inpaint(nano, clips, values.inpaint, tmp_path / "pairs", part=Part(index, 2))
     made = inpaint(nano, clips, values.inpaint, tmp_path / "pairs")

@@ -1,6 +1,7 @@
-"""What a user of the endpoint imports.
+"""A client of the dubbing endpoint.
 
-video = DubClient("http://localhost:8080").dub("in.mp4", to="es", text="uno tres seis", consent="Ana Ruiz agrees", seed=1)
+client = DubClient("http://localhost:8080")
+video = client.dub("in.mp4", to="es", text="uno tres seis", consent="Ana Ruiz, the speaker, agrees", seed=1)
 Path("out.mp4").write_bytes(video)
 """
 
@@ -18,7 +19,7 @@ from dubmill.errors import DubmillError, ServiceUnavailable, UnreadableMedia
 
 @dataclass(frozen=True)
 class DubClient:
-    """A served release at `url`; `timeout_seconds` covers waiting for a turn and the dub itself."""
+    """A served release at `url`; `timeout_seconds` includes the wait in the server's queue and the dub itself."""
 
     url: str
     name: str = "dubmill"
@@ -27,40 +28,40 @@ class DubClient:
     def dub(self, path: Path | str, *, to: str, text: str, consent: str, seed: int = 0, face: str = "") -> bytes:
         """The MP4 in which the person at `path` says `text` in language `to`.
 
-        `face` says who of several people: left, right, a number counted from the left, or all.
+        `face` says which of several people: left, right, a number counted from the left, or all.
 
         Raises:
-            DubmillError: what the server refused, in its own sentence and as its own class.
-            ServiceUnavailable: it cannot be reached, or is busy or not ready.
+            DubmillError: the server refused the request; with the server's message and the class it raised.
+            ServiceUnavailable: the server cannot be reached, or is busy or not ready.
         """
-        return base64.b64decode(self.ask(path, to=to, text=text, consent=consent, seed=seed, face=face)["video"])
+        return base64.b64decode(self.predict(path, to=to, text=text, consent=consent, seed=seed, face=face)["video"])
 
-    def ask(
+    def predict(
         self, path: Path | str, *, to: str, text: str, consent: str, seed: int = 0, face: str = ""
     ) -> dict[str, Any]:
-        """As `dub`, but the whole answer: video (base64), seconds, seed, model_version, machine_generated, notes."""
-        video = base64.b64encode(_bytes_of(Path(path))).decode()
+        """As `dub`, with all fields: video (base64), seconds, seed, model_version, machine_generated, notes."""
+        video = base64.b64encode(_file_bytes(Path(path))).decode()
         instance = {"video": video, "language": to, "text": text, "consent": consent, "seed": seed, "face": face}
-        answer = self._send("POST", f"/v1/models/{self.name}:predict", {"instances": [instance]})
-        return answer["predictions"][0]
+        response = self._send("POST", f"/v1/models/{self.name}:predict", {"instances": [instance]})
+        return response["predictions"][0]
 
-    def about(self) -> dict[str, Any]:
-        """What the server tells of itself: name, version, languages, clip size, readiness."""
+    def describe(self) -> dict[str, Any]:
+        """What the server serves: name, version, languages, clip size, readiness."""
         return self._send("GET", "/v1/dub", None)
 
     def wait_until_ready(self, *, seconds: float) -> None:
-        """Return once the self-test has passed.
+        """Return once the server's self-test has passed.
 
         Raises:
-            ServiceUnavailable: it has not within `seconds`; the sentence tells the server's reason.
+            ServiceUnavailable: it has not within `seconds`; with the server's reason.
         """
-        until = time.monotonic() + seconds
+        deadline = time.monotonic() + seconds
         while True:
             try:
                 self._send("GET", f"/v1/models/{self.name}", None)
                 return
             except ServiceUnavailable:
-                if time.monotonic() > until:
+                if time.monotonic() > deadline:
                     raise
                 time.sleep(0.2)
 
@@ -68,27 +69,27 @@ class DubClient:
         import httpx
 
         try:
-            answer = httpx.request(method, self.url.rstrip("/") + path, json=body, timeout=self.timeout_seconds)
-            told = answer.json()
+            response = httpx.request(method, self.url.rstrip("/") + path, json=body, timeout=self.timeout_seconds)
+            content = response.json()
         except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
             raise ServiceUnavailable(
                 f"no answer ({error or type(error).__name__})", where=self.url, cure="start it with `dubmill serve`"
             ) from error
-        if answer.is_error:
-            raise _refusal(answer.status_code, told, self.url)
-        return told
+        if response.is_error:
+            raise _refusal(response.status_code, content, self.url)
+        return content
 
 
-def _refusal(status: int, told: Any, url: str) -> DubmillError:
-    """The server's error as the class it was raised as; unknown ones by their status."""
-    said = told if isinstance(told, dict) else {}
-    kind = getattr(errors, str(said.get("kind", "")), None)
+def _refusal(status: int, content: Any, url: str) -> DubmillError:
+    """The server's error as the class it was raised as; an unknown class by the status."""
+    fields = content if isinstance(content, dict) else {}
+    kind = getattr(errors, str(fields.get("kind", "")), None)
     if not (isinstance(kind, type) and issubclass(kind, DubmillError)):
         kind = {413: UnreadableMedia, 429: ServiceUnavailable, 503: ServiceUnavailable}.get(status, DubmillError)
-    return kind(str(said.get("error", f"HTTP {status}")), where=url)
+    return kind(str(fields.get("error", f"HTTP {status}")), where=url)
 
 
-def _bytes_of(path: Path) -> bytes:
+def _file_bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:

@@ -92,7 +92,7 @@ def _is_film(options: DubOptions) -> bool:
     """Whether the video is longer than one clip of the release; a missing file is reported later, by the dub itself."""
     from dubmill import media
     from dubmill.artifacts.store import MANIFEST, Release, read_manifest
-    from dubmill.dubbing.service import SLACK_SECONDS, ClipSize
+    from dubmill.dubbing.clip_size import SLACK_SECONDS, ClipSize
 
     if not options.video.is_file() or not (options.release / MANIFEST).is_file():
         return False

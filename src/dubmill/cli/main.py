@@ -27,7 +27,7 @@ NO_OVERLAYS: list[Path] = []
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, add_help_option=False)
 def serve(context: typer.Context) -> None:
     """Serve a promoted release through KServe; options: `dubmill serve --help`."""
-    from dubmill.serving import main as serve_release
+    from dubmill.serving.server import main as serve_release
 
     raise typer.Exit(serve_release(context.args))
 

@@ -1,1 +1,1 @@
-"""A dub of a clip or a film, as the command line and the server make it."""
+"""Dubbing of a clip or a film, shared by the command line, the server and the step `dub`."""

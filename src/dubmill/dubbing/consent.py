@@ -1,4 +1,4 @@
-"""Who agreed to which dub: an append-only file, one JSON object a line."""
+"""The consent ledger: an append-only file with one JSON object a line for each dub that somebody agreed to."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from pathlib import Path
 
 from dubmill.errors import ConsentMissing, OutOfRoom, ServiceUnavailable
 
-LEDGER = Path("consent.jsonl")  # in the working directory, unless told otherwise
+LEDGER = Path("consent.jsonl")  # default place: the working directory
 CURE = "say who agrees, such as 'Ana Ruiz, the speaker, agrees to this dub'"
 
 
 def check_statement(statement: str) -> str:
-    """`statement` without outer blanks.
+    """The consent statement without outer blanks.
 
     Raises:
         ConsentMissing: it is empty, or too short to name anybody (a bare "yes").
@@ -29,14 +29,14 @@ def check_statement(statement: str) -> str:
 
 
 @dataclass(frozen=True)
-class Ledger:
-    """Statements appended to one file; nothing is dubbed that could not be written down first."""
+class ConsentLedger:
+    """Appends consent statements to one file, before the dub is made."""
 
     path: Path
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def record(self, *, source_sha256: str, statement: str, language: str, release: str) -> None:
-        """Append who agreed, to what: the sha256 of the clip's file, the language asked for, the release's digest.
+        """Append an entry: sha256 of the source file, statement, target language, digest of the release.
 
         Raises:
             ConsentMissing: see `check_statement`.
@@ -52,7 +52,7 @@ class Ledger:
         }
         self._append((json.dumps(entry, ensure_ascii=False) + "\n").encode())
 
-    def check(self) -> None:
+    def check_writable(self) -> None:
         """Raise what `record` would raise if the ledger cannot be written."""
         self._append(b"")
 
@@ -60,7 +60,7 @@ class Ledger:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self._lock, self.path.open("ab") as stream:
-                stream.write(line)  # one write at the file's end: lines of several servers do not mix
+                stream.write(line)  # a single write in append mode: lines of several servers do not interleave
                 stream.flush()
                 os.fsync(stream.fileno())
         except OSError as error:

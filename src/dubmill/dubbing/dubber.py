@@ -1,4 +1,4 @@
-"""One clip in, the same person saying other words out: shared by the step `dub`, the CLI and the server."""
+"""Dubs clips with a loaded backbone and adapter; shared by the step `dub`, the command line and the server."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import LTX2LatentUpsamplePipeline
+from diffusers.pipelines.ltx2.pipeline_ltx2_latent_upsample import LTX2LatentUpsamplePipeline
 
 from dubmill import adapters
 from dubmill.artifacts.rows import Line
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 SPEAKER = "A person"
 SECOND_STAGE = "second_stage"
-UNGUIDED = {  # the second stage of every release runs without guidance
+UNGUIDED = {  # every published recipe runs the second stage without guidance
     "video_guidance": 1.0,
     "audio_guidance": 1.0,
     "video_stg": 0.0,
@@ -43,7 +43,7 @@ UNGUIDED = {  # the second stage of every release runs without guidance
 
 
 class Dubber:
-    """A loaded backbone, with an adapter or without, that dubs clips of the size it was trained on."""
+    """Dubs clips with a loaded backbone, with or without an adapter."""
 
     def __init__(
         self,
@@ -54,32 +54,34 @@ class Dubber:
         reference: str,
         isolate: bool,
         attention: str,
-        worn: dict[str, float],
+        active_adapters: dict[str, float],
     ) -> None:
-        """`worn`: the adapter on the transformer and its strength, or nothing."""
+        """Use `load` instead. `active_adapters`: names and weights of the adapters on the transformer."""
         self.backbone, self.modules, self.sampling = backbone, modules, sampling
         self.reference, self.isolate, self.attention = reference, isolate, attention
         self.world = world_of(backbone)
         self.pipeline = pipeline(modules)
-        self.worn = self.worn_later = worn
+        self.active_adapters = self.second_stage_adapters = active_adapters
         if sampling.second_stage.sigmas:
             self.upsampler = LTX2LatentUpsamplePipeline(modules.vae, load_upsampler(backbone))
-            self.worn_later = self._second_stage_adapters()
+            self.second_stage_adapters = self._load_second_stage_adapters()
 
     @classmethod
     def load(
         cls, backbone: Backbone, adapter: Adapter | None, *, strength: float = 1.0, sampling: DubSamplingParams
     ) -> Dubber:
-        """A dubber from disk; without an adapter it is the base alone, given the same references.
+        """A dubber loaded from disk; without an adapter, the base model is given the same references.
 
         Raises:
             MismatchedBackbone: the adapter belongs to another backbone.
-            BadArtifact: the adapter's weights say that they were trained otherwise than its manifest says, or the second
-                stage needs a file that is not there.
+            BadArtifact: the adapter's weights and its manifest disagree about its training, or the second stage needs a
+                file that is not there.
         """
         modules = load(backbone)
         if adapter is None:
-            return cls(backbone, modules, sampling, reference="shared", isolate=False, attention="full", worn={})
+            return cls(
+                backbone, modules, sampling, reference="shared", isolate=False, attention="full", active_adapters={}
+            )
         mode = adapters.attach_adapter(modules, backbone, adapter, strength)
         return cls(
             backbone,
@@ -88,11 +90,11 @@ class Dubber:
             reference=mode.positions,
             isolate=mode.isolate_modalities,
             attention=mode.attention,
-            worn={adapters.ADAPTER_NAME: strength},
+            active_adapters={adapters.ADAPTER_NAME: strength},
         )
 
     def dub(self, clip: Clip, *, line: Line, seed: int, progress: Progress | None = None) -> Clip:
-        """`clip` saying `line`: same length, same scene.
+        """`clip` with the same person saying `line`; same length and size.
 
         Raises:
             UnsayableText: the backbone cannot say the words, or not in the clip's time.
@@ -101,7 +103,7 @@ class Dubber:
         return self.dub_batch([clip], [line], [seed], progress)[0]
 
     def check(self, line: Line, room_seconds: float) -> str:
-        """What to warn of when `line` is to be said in `room_seconds`, if anything; quick, and nothing is dubbed.
+        """A warning if `line` is hurried in `room_seconds`, else an empty string; nothing is dubbed.
 
         Raises:
             UnsayableText: the backbone cannot say the words, or not in that time.
@@ -111,7 +113,13 @@ class Dubber:
     def dub_batch(
         self, clips: Sequence[Clip], lines: Sequence[Line], seeds: Sequence[int], progress: Progress | None = None
     ) -> list[Clip]:
-        """Dubs of clips of one size, made together; each from its own seed."""
+        """Dubs of clips of one size, sampled together; each from its own seed.
+
+        Raises:
+            UnsayableText: the backbone cannot say the words, or not in the clip's time.
+            UsageError: the clips have different sizes.
+            BadParams: the clips' size does not fit the backbone.
+        """
         lines = [self.world.check_line(line) for line in lines]
         for clip, line in zip(clips, lines, strict=True):
             if warning := self.check(line, clip.seconds):
@@ -121,16 +129,16 @@ class Dubber:
         shape = shape_of(clips[0], self.modules)
         captions = [dub_caption(SPEAKER, line) for line in lines]
         generators = seeded(seeds)
-        later = self.sampling.second_stage.sigmas
-        tell = telling(progress, (len(self.sampling.sigmas) or self.sampling.num_steps) + len(later))
-        if later:
+        second_sigmas = self.sampling.second_stage.sigmas
+        tell = telling(progress, (len(self.sampling.sigmas) or self.sampling.num_steps) + len(second_sigmas))
+        if second_sigmas:
             small = [half_size(clip) for clip in clips]
-            shape_of(small[0], self.modules)  # refused here, before the first stage is paid for
-            rough = self._first_stage(small, captions, generators, tell)
-            made = self._second_stage(clips, small[0], rough, captions, generators, tell)
+            shape_of(small[0], self.modules)  # refuse a wrong size before the first stage runs
+            first = self._first_stage(small, captions, generators, tell)
+            latents = self._second_stage(clips, small[0], first, captions, generators, tell)
         else:
-            made = self._first_stage(clips, captions, generators, tell)
-        return decode(made, shape, clips[0].frame_rate, self.modules)
+            latents = self._first_stage(clips, captions, generators, tell)
+        return decode(latents, shape, clips[0].frame_rate, self.modules)
 
     def _first_stage(
         self, clips: Sequence[Clip], captions: list[str], generators: list[torch.Generator], tell: Any
@@ -150,15 +158,15 @@ class Dubber:
         self,
         clips: Sequence[Clip],
         small: Clip,
-        rough: Latents,
+        first: Latents,
         captions: list[str],
         generators: list[torch.Generator],
         tell: Any,
     ) -> Latents:
-        """`rough` at twice the size: its picture upsampled, noised and denoised once more, its sound as it is."""
+        """The first stage's latents at twice the size: the video is upsampled and denoised again, the audio kept."""
         size = size_of(small)
         upsampled = self.upsampler(
-            latents=rough.video_BSD,
+            latents=first.video_BSD,
             latents_normalized=True,
             height=size["height"],
             width=size["width"],
@@ -166,26 +174,26 @@ class Dubber:
             output_type="latent",
             return_dict=False,
         )[0]
-        reference = Latents(encode(clips, self.modules).video_BSD, rough.audio_BLD)
-        asked = self._references(reference, clips[0])
-        start = self.pipeline.pack(upsampled, rough.audio_BLD)
-        is_given = asked["conditioning_mask"][..., None]
-        plain = self.sampling.model_copy(update={**UNGUIDED, "sigmas": self.sampling.second_stage.sigmas})
-        with self._wearing(self.worn_later):
+        reference = Latents(encode(clips, self.modules).video_BSD, first.audio_BLD)
+        references = self._references(reference, clips[0])
+        start = self.pipeline.pack(upsampled, first.audio_BLD)
+        is_given = references["conditioning_mask"][..., None]
+        sampling = self.sampling.model_copy(update={**UNGUIDED, "sigmas": self.sampling.second_stage.sigmas})
+        with self._adapters_active(self.second_stage_adapters):
             return Latents(
                 *self.pipeline(
                     captions,
-                    **asked,
+                    **references,
                     latents=torch.where(is_given, reference.video_BSD, start.video_BSD),
-                    audio_latents=rough.audio_BLD,
-                    audio_conditioning_mask=torch.ones(rough.audio_BLD.shape[:2], dtype=torch.bool),
-                    **call_of(plain, generators, self.modules),
+                    audio_latents=first.audio_BLD,
+                    audio_conditioning_mask=torch.ones(first.audio_BLD.shape[:2], dtype=torch.bool),
+                    **call_of(sampling, generators, self.modules),
                     callback_on_step_end=tell,
                 )
             )
 
     def _references(self, reference: Latents, clip: Clip) -> dict[str, Any]:
-        """What the pipeline is told of the source: its tokens, how to read them, and whether its first frame is given."""
+        """The pipeline's arguments about the source: its latents, how they are read, and whether its first frame is kept."""
         shape = shape_of(clip, self.modules)
         is_first_S = torch.arange(shape.video_tokens) < shape.height * shape.width
         is_given_S = is_first_S & self.sampling.first_frame
@@ -199,44 +207,44 @@ class Dubber:
             **size_of(clip),
         }
 
-    def _second_stage_adapters(self) -> dict[str, float]:
-        """What the transformer wears in the second stage; a LoRA of its own is loaded here."""
-        asked = self.sampling.second_stage
-        kept = self.worn if asked.keep_adapter else {}
-        if asked.lora == "none":
+    def _load_second_stage_adapters(self) -> dict[str, float]:
+        """Names and weights of the second stage's adapters; its own LoRA, if any, is loaded here."""
+        stage = self.sampling.second_stage
+        kept = self.active_adapters if stage.keep_adapter else {}
+        if stage.lora == "none":
             return kept
-        if not Path(asked.lora).is_file():
+        if not Path(stage.lora).is_file():
             raise BadArtifact(
                 "no LoRA file for the second stage",
-                where=asked.lora,
+                where=stage.lora,
                 cure="give a file in dub.sampling.second_stage.lora, or none",
             )
-        self.pipeline.load_lora_weights(asked.lora, adapter_name=SECOND_STAGE)
-        self._wear(self.worn)
+        self.pipeline.load_lora_weights(stage.lora, adapter_name=SECOND_STAGE)
+        self._activate(self.active_adapters)
         return {**kept, SECOND_STAGE: 1.0}
 
     @contextmanager
-    def _wearing(self, worn: dict[str, float]) -> Iterator[None]:
-        if worn == self.worn:
+    def _adapters_active(self, weights: dict[str, float]) -> Iterator[None]:
+        if weights == self.active_adapters:
             yield
             return
-        self._wear(worn)
+        self._activate(weights)
         try:
             yield
         finally:
-            self._wear(self.worn)
+            self._activate(self.active_adapters)
 
-    def _wear(self, worn: dict[str, float]) -> None:
+    def _activate(self, weights: dict[str, float]) -> None:
         transformer = self.modules.transformer
-        if not worn:
+        if not weights:
             transformer.disable_adapters()
             return
         transformer.enable_adapters()
-        transformer.set_adapters(list(worn), weights=list(worn.values()))
+        transformer.set_adapters(list(weights), weights=list(weights.values()))
 
 
 def half_size(clip: Clip) -> Clip:
-    """The clip at half its height and width: each pixel the mean of four."""
+    """The clip at half its height and width: each pixel is the mean of four."""
     frames, height, width, channels = clip.frames_FHWC.shape
-    fours = clip.frames_FHWC.reshape(frames, height // 2, 2, width // 2, 2, channels)
-    return replace(clip, frames_FHWC=np.rint(fours.mean(axis=(2, 4), dtype=np.float32)).astype(np.uint8))
+    blocks = clip.frames_FHWC.reshape(frames, height // 2, 2, width // 2, 2, channels)
+    return replace(clip, frames_FHWC=np.rint(blocks.mean(axis=(2, 4), dtype=np.float32)).astype(np.uint8))

@@ -1,4 +1,4 @@
-"""From directories to a desk that dubs; the server and `dubmill dub` open a release the same way."""
+"""Opens releases for dubbing, and dubs a clip or film file without a server."""
 
 from __future__ import annotations
 
@@ -10,55 +10,55 @@ from dubmill.artifacts.files import write_atomically
 from dubmill.artifacts.rows import Line
 from dubmill.artifacts.store import Adapter, Backbone, Release, read_manifest
 from dubmill.config.params import DubSamplingParams, validate
-from dubmill.dubbing.consent import LEDGER, Ledger, check_statement
-from dubmill.dubbing.service import ClipSize, Desk, Dubbing, DubRequest, FilmDub, FilmRequest, check
-from dubmill.errors import BadArtifact, MismatchedBackbone, UnreadableMedia, UsageError
-from dubmill.faces import UNWATCHED, Watch, check_choice
+from dubmill.dubbing.clip_dubber import ClipDubber
+from dubmill.dubbing.clip_size import ClipSize, release_info
+from dubmill.dubbing.consent import LEDGER, ConsentLedger, check_statement
+from dubmill.dubbing.service import DubbingService, DubRequest, FilmRequest, FilmResult, check_request
+from dubmill.errors import MismatchedBackbone, UnreadableMedia, UsageError
+from dubmill.faces import NO_DETECTION, FaceMasker, check_face_choice
 from dubmill.worlds import fit_line, world_of
 
-FILM_LIMITS = media.Limits(max_seconds=24 * 3600.0)  # a film is read in windows: its length costs time, not memory
+FILM_LIMITS = media.Limits(max_seconds=24 * 3600.0)  # a film is read in sliding windows: length costs time, not memory
 
 
-def matched(backbone: Path, release: Path) -> Release:
-    """The release, once it is sure that it was trained on this backbone.
+def open_release(backbone: Path, release: Path) -> Release:
+    """The release at `release`, after a check that it was trained on this backbone.
 
     Raises:
-        BadArtifact: one of them is something else.
-        MismatchedBackbone: it was trained on another one.
+        BadArtifact: one of the folders is something else.
+        MismatchedBackbone: the release was trained on another backbone.
     """
-    opened, digest = Release.open(release), read_manifest(backbone).digest  # the weights are checked while loading
-    wanted = opened.info.get("backbone") or opened.lineage.backbone
-    if wanted != digest:
+    opened = Release.open(release)
+    digest = read_manifest(backbone).digest  # the backbone's files are checked when it is loaded
+    expected = opened.info.get("backbone") or opened.lineage.backbone
+    if expected != digest:
         raise MismatchedBackbone(
-            f"the release was trained on backbone {wanted[:12]}, this is {digest[:12]}",
+            f"the release was trained on backbone {expected[:12]}, this is {digest[:12]}",
             where=str(release),
             cure="give the backbone it was trained on",
         )
     return opened
 
 
-def open_dubber(backbone: Path, release: Release) -> Dubbing:
-    """The release's adapter on its backbone, sampled as it was evaluated."""
+def open_dubber(backbone: Path, release: Release) -> ClipDubber:
+    """The release's adapter on its backbone, with the sampling parameters it was evaluated with."""
     from dubmill.dubbing.dubber import Dubber
 
-    for name in ("sampling", "strength"):
-        if name not in release.info:
-            raise BadArtifact(f"the release does not tell its {name!r}", where=str(release.path), cure="promote again")
-    sampling = validate(DubSamplingParams, release.info["sampling"], str(release.path))
+    sampling = validate(DubSamplingParams, release_info(release, "sampling"), str(release.path))
+    strength = float(release_info(release, "strength"))
     adapter = Adapter.open(release.path / "adapter")
-    return Dubber.load(Backbone.open(backbone), adapter, strength=float(release.info["strength"]), sampling=sampling)
+    return Dubber.load(Backbone.open(backbone), adapter, strength=strength, sampling=sampling)
 
 
-def open_watch(backbone: Path) -> Watch:
-    """Who looks for faces in what this backbone dubs; nobody where its world has one to a picture, or without the extra."""
-    seen = Backbone(backbone, read_manifest(backbone))
-    world = world_of(seen)
+def open_face_masker(backbone: Path) -> FaceMasker:
+    """The face masker for a backbone's clips: without a detector where none is needed or none is installed."""
+    world = world_of(_manifest_only(backbone))
     if world.has_one_face:
-        return UNWATCHED
+        return NO_DETECTION
     try:
-        return Watch(world.face_finder(), "")
+        return FaceMasker(world.face_detector(), "")
     except UsageError as error:
-        return Watch(None, error.cure)
+        return FaceMasker(None, error.cure)
 
 
 def dub_file(
@@ -74,48 +74,55 @@ def dub_file(
     face: str,
     ledger: Path = LEDGER,
 ) -> tuple[str, ...]:
-    """Dub one file without a server, into `out`; answers what had to be changed in the given clip.
+    """Dub one file without a server, into `out`; returns sentences on what was changed in the given clip.
 
     Raises:
-        DubmillError: see `matched`, `open_dubber` and `Desk.dub`.
+        DubmillError: see `open_release`, `open_dubber` and `DubbingService.dub`.
     """
     if not clip.is_file():
         raise UnreadableMedia("there is no such file", where=str(clip), cure="give the path of a video")
     line = Line(language=to, text=text)
-    asked = DubRequest(video=clip.read_bytes(), line=line, consent=consent, seed=seed, face=face)
-    check(asked)  # before the weights are loaded
+    request = DubRequest(video=clip.read_bytes(), line=line, consent=consent, seed=seed, face=face)
+    check_request(request)  # before the weights are loaded
     media.probe(clip, limits=media.Limits())
-    opened = matched(backbone, release)
-    seen = Backbone(backbone, read_manifest(backbone))  # its bytes are checked when it is loaded
-    hurried = fit_line(world_of(seen), asked.line, ClipSize.of(opened).seconds).check()
-    made = _desk(backbone, opened, ledger, media.Limits()).dub(asked)
+    opened = open_release(backbone, release)
+    world = world_of(_manifest_only(backbone))
+    warning = fit_line(world, request.line, ClipSize.of(opened).seconds).check()
+    result = _service(backbone, opened, ledger, media.Limits()).dub(request)
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(out, made.mp4)
-    return (*made.notes, hurried) if hurried else made.notes
+    write_atomically(out, result.mp4)
+    return (*result.notes, warning) if warning else result.notes
 
 
 def dub_film_file(
-    asked: FilmRequest,
+    request: FilmRequest,
     out: Path,
     *,
     release: Path,
     backbone: Path,
     progress: Callable[[float], None],
     ledger: Path = LEDGER,
-) -> FilmDub:
+) -> FilmResult:
     """Dub a video of any length without a server, into `out`.
 
     Raises:
-        DubmillError: see `matched`, `open_dubber` and `Desk.dub_film`.
+        DubmillError: see `open_release`, `open_dubber` and `DubbingService.dub_film`.
     """
-    check_statement(asked.consent)  # before the weights are loaded
-    check_choice(asked.face)
-    if not asked.path.is_file():
-        raise UnreadableMedia("there is no such file", where=str(asked.path), cure="give the path of a video")
+    check_statement(request.consent)  # before the weights are loaded
+    check_face_choice(request.face)
+    if not request.path.is_file():
+        raise UnreadableMedia("there is no such file", where=str(request.path), cure="give the path of a video")
     out.parent.mkdir(parents=True, exist_ok=True)
-    return _desk(backbone, matched(backbone, release), ledger, FILM_LIMITS).dub_film(asked, out, progress)
+    service = _service(backbone, open_release(backbone, release), ledger, FILM_LIMITS)
+    return service.dub_film(request, out, progress)
 
 
-def _desk(backbone: Path, release: Release, ledger: Path, limits: media.Limits) -> Desk:
-    watch = open_watch(backbone)
-    return Desk("dubmill", release, open_dubber(backbone, release), watch, Ledger(ledger), limits)
+def _manifest_only(backbone: Path) -> Backbone:
+    """The backbone's manifest as an artifact; its files are checked later, when they are loaded."""
+    return Backbone(backbone, read_manifest(backbone))
+
+
+def _service(backbone: Path, release: Release, ledger: Path, limits: media.Limits) -> DubbingService:
+    masker = open_face_masker(backbone)
+    dubber = open_dubber(backbone, release)
+    return DubbingService("dubmill", release, dubber, masker, ConsentLedger(ledger), limits)

@@ -1,6 +1,6 @@
-"""An OpenAI-compatible endpoint: chat completions and transcriptions, every fault one sentence.
+"""A client of an OpenAI-compatible API: chat completions and transcriptions.
 
-The key, where the endpoint wants one, comes from the environment variable OPENAI_API_KEY.
+The API key, where one is needed, is read from the environment variable OPENAI_API_KEY.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ TIMEOUT_SECONDS = 120.0
 
 
 class Endpoint:
-    """One model behind one base URL; a context manager, since it keeps its connection."""
+    """One model at one base URL; a context manager, since it keeps its connection open."""
 
     def __init__(self, url: str, model: str) -> None:
         self.url, self.model = url, model
@@ -31,44 +31,44 @@ class Endpoint:
         self._client.close()
 
     def complete(self, messages: list[dict[str, str]], *, seed: int) -> str:
-        """The text of one chat completion that was asked for as a JSON object.
+        """The text of one chat completion, requested as a JSON object.
 
         Raises:
-            ServiceUnavailable: the endpoint does not answer, refuses, or answers something else.
+            ServiceUnavailable: no answer, an error status, or a malformed reply.
         """
         body = {"model": self.model, "messages": messages, "seed": seed, "response_format": {"type": "json_object"}}
         reply = self._post("/chat/completions", "chat completion", json=body)
         try:
             return str(reply["choices"][0]["message"]["content"])
         except (KeyError, IndexError, TypeError) as error:
-            raise self._nonsense("chat completion") from error
+            raise self._malformed_reply("chat completion") from error
 
     def transcribe(self, wav: bytes, *, language: str) -> list[dict[str, Any]]:
         """Segments of a transcription, each with `start`, `end` (seconds) and `text`.
 
         Raises:
-            ServiceUnavailable: the endpoint does not answer, refuses, or answers something else.
+            ServiceUnavailable: no answer, an error status, or a malformed reply.
         """
         form = {"model": self.model, "language": language, "response_format": "verbose_json"}
         files = {"file": ("speech.wav", wav, "audio/wav")}
         reply = self._post("/audio/transcriptions", "transcription", data=form, files=files)
         try:
             return [
-                {"start": float(one["start"]), "end": float(one["end"]), "text": str(one["text"])}
-                for one in reply["segments"]
+                {"start": float(segment["start"]), "end": float(segment["end"]), "text": str(segment["text"])}
+                for segment in reply["segments"]
             ]
         except (KeyError, TypeError, ValueError) as error:
-            raise self._nonsense("transcription with segments") from error
+            raise self._malformed_reply("transcription with segments") from error
 
-    def _post(self, path: str, wanted: str, **content: Any) -> Any:
+    def _post(self, path: str, expected: str, **content: Any) -> Any:
         try:
             reply = self._client.post(path, **content)
             reply.raise_for_status()
             return reply.json()
         except httpx.HTTPStatusError as error:
-            status, said = error.response.status_code, error.response.text[:200]
+            status, text = error.response.status_code, error.response.text[:200]
             raise ServiceUnavailable(
-                f"the model refused with status {status} ({said})",
+                f"the model refused with status {status} ({text})",
                 where=self.url,
                 cure="check the model's name and OPENAI_API_KEY",
             ) from error
@@ -76,14 +76,14 @@ class Endpoint:
             raise ServiceUnavailable(
                 f"the model did not answer ({type(error).__name__}: {error})",
                 where=self.url,
-                cure="start it, or mend its URL",
+                cure="start it, or correct its URL",
             ) from error
         except ValueError as error:
-            raise self._nonsense(wanted) from error
+            raise self._malformed_reply(expected) from error
 
-    def _nonsense(self, wanted: str) -> ServiceUnavailable:
+    def _malformed_reply(self, expected: str) -> ServiceUnavailable:
         return ServiceUnavailable(
-            f"the endpoint's reply is not a {wanted}",
+            f"the endpoint's reply is not a {expected}",
             where=self.url,
             cure="give the base URL of an OpenAI-compatible API, usually one that ends in /v1",
         )

@@ -1,4 +1,4 @@
-"""Transcription and translation by an OpenAI-compatible endpoint, local or not: it is sent the sound, or the words."""
+"""Transcription and translation by an OpenAI-compatible endpoint, local or remote, which is sent the sound or the words."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from dubmill.providers import SAMPLE_RATE_HZ
 from dubmill.providers.openai import Endpoint
-from dubmill.providers.translation import Asked
+from dubmill.providers.transcription import SAMPLE_RATE_HZ
+from dubmill.providers.translation import CueRequest
 from dubmill.text.languages import language
 from dubmill.text.subtitles import Cue
 
@@ -23,57 +23,57 @@ every number that you were given and no other. A line that comes with a fault is
 
 
 class RemoteTranscriber:
-    """Sends the sound as WAV to `/audio/transcriptions`."""
+    """A transcriber that sends the sound as WAV to `/audio/transcriptions`."""
 
     def __init__(self, url: str, model: str) -> None:
         self.url, self.model = url, model
 
     def transcribe(self, audio_N: np.ndarray, *, language: str) -> list[Cue]:
-        """What the endpoint hears, a cue a segment.
+        """The endpoint's transcription, one cue for each segment.
 
         Raises:
             ServiceUnavailable: see `Endpoint.transcribe`.
         """
         with Endpoint(self.url, self.model) as endpoint:
             segments = endpoint.transcribe(_wav(audio_N), language=language)
-        cues = (Cue(one["start"], one["end"], one["text"].strip()) for one in segments)
+        cues = (Cue(segment["start"], segment["end"], segment["text"].strip()) for segment in segments)
         return [cue for cue in cues if cue.text and cue.seconds > 0]
 
 
 class RemoteTranslator:
-    """Asks `/chat/completions` for a JSON object of translations."""
+    """A translator that requests a JSON object from `/chat/completions`."""
 
     def __init__(self, url: str, model: str) -> None:
         self.url, self.model = url, model
 
-    def translate(self, asked: Sequence[Asked], *, source: str, target: str) -> Mapping[int, str]:
-        """What the model answers; nothing where it is no JSON of the asked form.
+    def translate(self, requests: Sequence[CueRequest], *, source: str, target: str) -> Mapping[int, str]:
+        """The model's translations by cue number; empty where its answer is not JSON of the requested form.
 
         Raises:
             ServiceUnavailable: see `Endpoint.complete`.
         """
         with Endpoint(self.url, self.model) as endpoint:
-            text = endpoint.complete(_messages(asked, source, target), seed=asked[0].number)
-        return _read(text)
+            text = endpoint.complete(_messages(requests, source, target), seed=requests[0].number)
+        return _parse(text)
 
 
-def _messages(asked: Sequence[Asked], source: str, target: str) -> list[dict[str, str]]:
-    told = [
-        {"number": one.number, "text": one.text, "seconds": round(one.seconds, 2), "max_syllables": one.num_syllables}
-        | ({"fault": one.fault} if one.fault else {})
-        for one in asked
+def _messages(requests: Sequence[CueRequest], source: str, target: str) -> list[dict[str, str]]:
+    cues = [
+        {"number": cue.number, "text": cue.text, "seconds": round(cue.seconds, 2), "max_syllables": cue.num_syllables}
+        | ({"fault": cue.fault} if cue.fault else {})
+        for cue in requests
     ]
     rules = RULES.format(source=language(source).name, target=language(target).name)
     return [
         {"role": "system", "content": rules},
-        {"role": "user", "content": json.dumps({"cues": told}, ensure_ascii=False)},
+        {"role": "user", "content": json.dumps({"cues": cues}, ensure_ascii=False)},
     ]
 
 
-def _read(text: str) -> dict[int, str]:
+def _parse(text: str) -> dict[int, str]:
     try:
-        told = json.loads(re.sub(r"^\s*```(json)?|```\s*$", "", text.strip()))["cues"]
-        return {int(number): str(said) for number, said in told.items()}
+        texts = json.loads(re.sub(r"^\s*```(json)?|```\s*$", "", text.strip()))["cues"]
+        return {int(number): str(translation) for number, translation in texts.items()}
     except (ValueError, KeyError, TypeError, AttributeError):
         return {}
 

@@ -1,4 +1,4 @@
-"""Cues in another language, in the same times: what does not fit or is lost is asked again, then flagged."""
+"""Translates cues within their times: translations that do not fit or are missing are requested again, then flagged."""
 
 from __future__ import annotations
 
@@ -12,12 +12,15 @@ from dubmill.text import timing
 from dubmill.text.languages import is_in_script, language
 from dubmill.text.subtitles import Cue, clock
 
-BATCH = 20  # cues asked for at once: enough to see the context, few enough to lose none
+BATCH_CUES = 20  # cues in one request: enough for context, few enough that a model returns all of them
 
 
 @dataclass(frozen=True)
-class Asked:
-    """One cue to translate: `num_syllables` can be said in its time at the usual rate; `fault` of the last answer."""
+class CueRequest:
+    """One cue to translate.
+
+    `num_syllables` is how many can be said in its time at the usual rate; `fault` is what was wrong with the last answer.
+    """
 
     number: int
     text: str
@@ -27,23 +30,23 @@ class Asked:
 
 
 class Translator(Protocol):
-    """Who says the same in another language."""
+    """Translates cues into another language."""
 
-    def translate(self, asked: Sequence[Asked], *, source: str, target: str) -> Mapping[int, str]:
-        """Texts by the numbers of their cues; one that is missing counts as lost."""
+    def translate(self, requests: Sequence[CueRequest], *, source: str, target: str) -> Mapping[int, str]:
+        """Translations by cue number; a number that is absent counts as missing."""
         ...
 
 
 @dataclass(frozen=True)
 class Translation:
-    """Cues in the times of the given ones, and a sentence for each that a person must mend."""
+    """Translated cues with the times of the given ones, and a sentence for each cue that a person must correct."""
 
     cues: list[Cue]
     flags: list[str]
 
 
 def translate(cues: Sequence[Cue], translator: Translator, *, source: str, target: str, attempts: int) -> Translation:
-    """The cues in `target`; a cue that stays lost keeps its words, and is flagged.
+    """The cues translated into `target`; a cue whose translation stays missing keeps its words and is flagged.
 
     Raises:
         UnsayableText: a language is not in the table.
@@ -54,33 +57,34 @@ def translate(cues: Sequence[Cue], translator: Translator, *, source: str, targe
     best: dict[int, str] = {}
     faults = dict.fromkeys(range(1, len(cues) + 1), "")
     for _ in range(attempts):
-        asked = [
-            Asked(number, cues[number - 1].text, cues[number - 1].seconds, int(cues[number - 1].seconds * rate), fault)
-            for number, fault in faults.items()
-        ]
-        best |= _answers(asked, translator, source, target)
-        faults = {
-            one.number: fault for one in asked if (fault := _fault(best.get(one.number, ""), one.seconds, target))
-        }
+        requests = [_request(number, cues[number - 1], rate, fault) for number, fault in faults.items()]
+        best |= _answers(requests, translator, source, target)
+        checked = ((cue.number, _fault(best.get(cue.number, ""), cue.seconds, target)) for cue in requests)
+        faults = {number: fault for number, fault in checked if fault}
         if not faults:
             break
-    said = [replace(cue, text=best.get(number) or cue.text) for number, cue in enumerate(cues, start=1)]
-    return Translation(said, [_flag(number, cues[number - 1], fault) for number, fault in faults.items()])
+    translated = [replace(cue, text=best.get(number) or cue.text) for number, cue in enumerate(cues, start=1)]
+    return Translation(translated, [_flag(number, cues[number - 1], fault) for number, fault in faults.items()])
 
 
-def _answers(asked: Sequence[Asked], translator: Translator, source: str, target: str) -> dict[int, str]:
-    """What came back with words in it, of the cues that were asked for."""
+def _request(number: int, cue: Cue, syllables_per_second: float, fault: str) -> CueRequest:
+    return CueRequest(number, cue.text, cue.seconds, int(cue.seconds * syllables_per_second), fault)
+
+
+def _answers(requests: Sequence[CueRequest], translator: Translator, source: str, target: str) -> dict[int, str]:
+    """The translations that are not empty, of the cues that were requested."""
     answers: dict[int, str] = {}
-    for start in range(0, len(asked), BATCH):
-        batch = asked[start : start + BATCH]
-        told, numbers = translator.translate(batch, source=source, target=target), {one.number for one in batch}
+    for start in range(0, len(requests), BATCH_CUES):
+        batch = requests[start : start + BATCH_CUES]
+        texts, numbers = translator.translate(batch, source=source, target=target), {cue.number for cue in batch}
         answers |= {
-            number: " ".join(text.split()) for number, text in told.items() if number in numbers and text.strip()
+            number: " ".join(text.split()) for number, text in texts.items() if number in numbers and text.strip()
         }
     return answers
 
 
 def _fault(text: str, seconds: float, target: str) -> str:
+    """What is wrong with a translation; empty if nothing is."""
     if not text:
         return "its translation is missing"
     if not is_in_script(text, target):

@@ -1,4 +1,4 @@
-"""Transcription by a Whisper on this machine (faster-whisper): nothing leaves it, nothing is downloaded."""
+"""Transcription by Whisper on this machine (faster-whisper): nothing is uploaded or downloaded."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ FILES = ("model.bin", "config.json", "tokenizer.json")
 
 
 class Whisper:
-    """A loaded model of CTranslate2's form, on the GPU where there is one."""
+    """A loaded CTranslate2 Whisper model, on the GPU where there is one."""
 
     def __init__(self, folder: Path) -> None:
-        """Open the model in `folder`.
+        """Load the model in `folder`.
 
         Raises:
-            UsageError: faster-whisper is not installed, or the folder is no such model.
+            UsageError: faster-whisper is not installed, or the folder holds no such model.
         """
         try:
-            from faster_whisper import WhisperModel
+            from faster_whisper import WhisperModel  # pyright: ignore[reportMissingImports] (an extra of its own)
         except ImportError as error:
             raise UsageError(
                 "faster-whisper is not installed", where="whisper", cure="pip install 'dubmill[transcribe]'"
@@ -42,7 +42,7 @@ class Whisper:
             ) from error
 
     def transcribe(self, audio_N: np.ndarray, *, language: str) -> list[Cue]:
-        """What Whisper hears, a cue a segment, from the first word's start to the last one's end."""
+        """Whisper's transcription, one cue for each segment, from its first word's start to its last word's end."""
         segments, _ = self._model.transcribe(np.asarray(audio_N, np.float32), language=language, word_timestamps=True)
-        cues = (Cue(float(one.start), float(one.end), one.text.strip()) for one in segments)
+        cues = (Cue(float(segment.start), float(segment.end), segment.text.strip()) for segment in segments)
         return [cue for cue in cues if cue.text and cue.seconds > 0]

@@ -1,5 +1,5 @@
 """`python -m dubmill.serving --backbone DIR --release DIR`."""
 
-from dubmill.serving import main
+from dubmill.serving.server import main
 
 raise SystemExit(main())

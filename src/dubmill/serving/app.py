@@ -1,4 +1,4 @@
-"""KServe's server and FastAPI app, with what this product adds: honest readiness, sentences for errors, own routes."""
+"""KServe's server and FastAPI app with a truthful readiness, error messages as JSON, limits, and routes of our own."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from kserve.protocol.model_repository_extension import ModelRepositoryExtension
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dubmill import __version__, media
-from dubmill.dubbing.service import AS_A_FILM, ClipSize, languages_of, selftest_of, version_of
+from dubmill.dubbing.clip_size import FILM_HINT, ClipSize
+from dubmill.dubbing.service import release_languages, release_version, selftest_clip
 from dubmill.errors import (
     BadParams,
     ConsentMissing,
@@ -32,26 +33,26 @@ from dubmill.errors import (
 from dubmill.media import OversizedMedia
 from dubmill.serving import wire
 from dubmill.serving.model import DubModel
-from dubmill.serving.queue import QueueFull
+from dubmill.serving.queue import QueueFullError
 from dubmill.text.languages import LANGUAGES
 
 PAGES = Path(__file__).parent / "pages"
-STATUS: dict[type[DubmillError], HTTPStatus] = {  # the first that fits, so the narrow ones come first
+STATUS: dict[type[DubmillError], HTTPStatus] = {  # the first that matches, so subclasses come first
     OversizedMedia: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     UnreadableMedia: HTTPStatus.UNPROCESSABLE_ENTITY,
     UnsayableText: HTTPStatus.UNPROCESSABLE_ENTITY,
     ConsentMissing: HTTPStatus.BAD_REQUEST,
     UsageError: HTTPStatus.BAD_REQUEST,
     BadParams: HTTPStatus.BAD_REQUEST,
-    QueueFull: HTTPStatus.TOO_MANY_REQUESTS,
+    QueueFullError: HTTPStatus.TOO_MANY_REQUESTS,
     OutOfRoom: HTTPStatus.SERVICE_UNAVAILABLE,
     ServiceUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
     DubmillError: HTTPStatus.INTERNAL_SERVER_ERROR,
 }
 
 
-class HonestDataPlane(DataPlane):
-    """A data plane whose server is ready only when its models are; KServe's own always says yes."""
+class ReadinessDataPlane(DataPlane):
+    """A data plane that reports the server ready only when its models are; KServe's own always reports ready."""
 
     async def ready(self) -> bool:
         """Whether every model is ready.
@@ -65,15 +66,15 @@ class HonestDataPlane(DataPlane):
             raise ServerNotReady(str(error)) from error
 
 
-class OneRelease(ModelRepositoryExtension):
-    """No loading or unloading over the network: KServe would let any caller take the model away."""
+class FixedModelRepository(ModelRepositoryExtension):
+    """Refuses loading and unloading over the network, which KServe would allow to any caller."""
 
     async def load(self, model_name: str) -> None:
-        """Refuse."""
+        """Refuse: the model is fixed for the life of the server."""
         raise NotImplementedError(f"{model_name} is loaded when the server starts")
 
     async def unload(self, model_name: str) -> None:
-        """Refuse."""
+        """Refuse: the model is fixed for the life of the server."""
         raise NotImplementedError(f"{model_name} is unloaded when the server stops")
 
 
@@ -83,72 +84,73 @@ class DubServer(ModelServer):
     def __init__(self, host: str, http_port: int) -> None:
         super().__init__(http_port=http_port, workers=1, enable_grpc=False, enable_latency_logging=True)
         self.host = host
-        self.dataplane = HonestDataPlane(model_registry=self.registered_models)
-        self.model_repository_extension = OneRelease(model_registry=self.registered_models)
+        self.dataplane = ReadinessDataPlane(model_registry=self.registered_models)
+        self.model_repository_extension = FixedModelRepository(model_registry=self.registered_models)
 
     async def _serve(self) -> None:
-        self._rest_server.config.host = self.host  # KServe has no option for it; uvicorn reads it from here on
+        assert self._rest_server is not None, "KServe makes it in start()"
+        self._rest_server.config.host = self.host  # KServe has no option for it; uvicorn reads it later
         await super()._serve()
 
 
 class BodyLimit:
-    """Refuse a body over `max_bytes` before it is held in memory, whatever its headers say."""
+    """Refuses a body over `max_bytes` before it is held in memory, whatever its headers say."""
 
     def __init__(self, app: ASGIApp, max_bytes: int) -> None:
         self.app, self.max_bytes = app, max_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request, its body counted as it comes in."""
-        received, cure = 0, f"send a shorter clip, or {AS_A_FILM}"
+        """Pass on one request, counting the bytes of its body as they arrive."""
+        num_received, cure = 0, f"send a shorter clip, or {FILM_HINT}"
 
         async def counted() -> Message:
-            nonlocal received
+            nonlocal num_received
             message = await receive()
-            received += len(message.get("body", b""))
-            if received > self.max_bytes:
+            num_received += len(message.get("body", b""))
+            if num_received > self.max_bytes:
                 raise OversizedMedia(f"the request is larger than {self.max_bytes} bytes", cure=cure)
             return message
 
-        announced = dict(scope.get("headers", [])).get(b"content-length", b"0")
-        if announced.isdigit() and int(announced) > self.max_bytes:
+        content_length = dict(scope.get("headers", [])).get(b"content-length", b"0")
+        if content_length.isdigit() and int(content_length) > self.max_bytes:
             error = OversizedMedia(f"the request is larger than {self.max_bytes} bytes", cure=cure)
-            await (await say(None, error))(scope, receive, send)
+            await (await error_response(None, error))(scope, receive, send)
             return
         await self.app(scope, counted, send)
 
 
-class QueryKeptOut(logging.Filter):
-    """Keeps names and words out of the access log: a consent statement may travel in the query."""
+class DropQueryString(logging.Filter):
+    """A log filter that drops query strings from the access log: a query may hold a consent statement."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Always true, after cutting the query off uvicorn's (client, method, path, version, status)."""
+        """Cut the query off uvicorn's (client, method, path, version, status); always true."""
         if isinstance(record.args, tuple) and len(record.args) == 5:
             client, method, path, *rest = record.args
             record.args = (client, method, str(path).partition("?")[0], *rest)
         return True
 
 
-async def say(_: Request | None, error: Exception) -> JSONResponse:
-    """A DubmillError as JSON: its sentence and its name, under the status that fits."""
+async def error_response(_: Request | None, error: Exception) -> JSONResponse:
+    """A DubmillError as JSON (its message and class name) with the HTTP status of its class."""
     assert isinstance(error, DubmillError)
     status = next(status for kind, status in STATUS.items() if isinstance(error, kind))
-    headers = {"Retry-After": str(error.retry_after_seconds)} if isinstance(error, QueueFull) else None
+    headers = {"Retry-After": str(error.retry_after_seconds)} if isinstance(error, QueueFullError) else None
     content = {"error": error.sentence, "kind": type(error).__name__}
     return JSONResponse(content, status_code=status, headers=headers)
 
 
-def prepare(server: DubServer, model: DubModel, *, max_body_bytes: int) -> None:
-    """Put `model` on `server`, and errors, limits and routes on its app."""
+def mount_model(server: DubServer, model: DubModel, *, max_body_bytes: int) -> None:
+    """Register `model` with `server`, and add error handling, limits and routes to its app."""
     server.register_model(model)
     model.enable_latency_logging = server.enable_latency_logging
     kserve_app.add_middleware(BodyLimit, max_bytes=max_body_bytes)
-    logging.getLogger("uvicorn.access").addFilter(QueryKeptOut())
-    kserve_app.add_exception_handler(DubmillError, say)
+    logging.getLogger("uvicorn.access").addFilter(DropQueryString())
+    kserve_app.add_exception_handler(DubmillError, error_response)
     add_routes(kserve_app, model)
 
 
 def add_routes(app: FastAPI, model: DubModel) -> None:
-    """The studio page, what it asks, and a dub as plain bytes in and out."""
+    """Add the studio page and its routes, and a route that takes and returns video bytes."""
     page = (PAGES / "studio.html").read_text()
 
     @app.get("/", include_in_schema=False)
@@ -160,31 +162,33 @@ def add_routes(app: FastAPI, model: DubModel) -> None:
         return describe(model)
 
     @app.get("/v1/dub/sample")
-    def sample() -> Response:  # not async: FastAPI runs it in a thread, and FFmpeg may take its time
-        clip, _ = selftest_of(model.release)
+    def sample() -> Response:  # not async: FastAPI runs it in a thread, since FFmpeg takes a while
+        clip, _ = selftest_clip(model.release)
         return Response(media.mp4_bytes(clip), media_type="video/mp4")
 
     @app.post("/v1/dub")
     async def dub(request: Request) -> Response:
         await model.healthy()
         fields = {**request.query_params, "video": await request.body()}
-        made = await model.dub(wire.request_of(fields, "query"))
-        facts = {f"x-dub-{name.replace('_', '-')}": json.dumps(value) for name, value in wire.facts(made).items()}
-        return Response(made.mp4, media_type="video/mp4", headers=facts)
+        result = await model.dub(wire.parse_request(fields, "query"))
+        headers = {
+            f"x-dub-{name.replace('_', '-')}": json.dumps(value) for name, value in wire.result_fields(result).items()
+        }
+        return Response(result.mp4, media_type="video/mp4", headers=headers)
 
 
 def describe(model: DubModel) -> dict[str, Any]:
-    """What a page or a client must know to ask for a dub."""
+    """What a page or a client must know to request a dub."""
     release, size = model.release, ClipSize.of(model.release)
-    tags = languages_of(release)
+    tags = release_languages(release)
     return {
         "name": model.name,
-        "version": version_of(release),
+        "version": release_version(release),
         "dubmill": __version__,
         "licence": release.lineage.licence,
         "ready": model.ready,
-        "why": model.why,
-        "pending": model.queue.pending,
+        "reason": model.unready_reason,
+        "pending": model.queue.num_pending,
         "progress": model.progress,
         "languages": [{"tag": tag, "name": LANGUAGES[tag].name if tag in LANGUAGES else tag} for tag in tags],
         "clip": {

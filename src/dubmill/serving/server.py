@@ -1,4 +1,4 @@
-"""The process: its arguments, what is checked before it listens, and the start."""
+"""The server process: its arguments, the checks before it listens, and its start."""
 
 from __future__ import annotations
 
@@ -20,13 +20,16 @@ log = logging.getLogger("dubmill.serving")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Serve until stopped; 2 after one sentence if something does not fit."""
-    asked = arguments().parse_args(argv)
+    """Serve until stopped; returns 2 after one error message if the release or backbone is wrong.
+
+    `argv` None: the process's own arguments.
+    """
+    options = arguments().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", stream=sys.stderr)
     try:
-        release = opening.matched(asked.backbone, asked.release)
+        release = opening.open_release(options.backbone, options.release)
         ClipSize.of(release)
-        run(asked, release)
+        run(options, release)
     except DubmillError as error:
         sys.stderr.write(f"{error.sentence}\n")
         return 2
@@ -34,46 +37,50 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def arguments() -> argparse.ArgumentParser:
-    """What the server can be told; names follow KServe's own flags."""
+    """The server's arguments; their names follow KServe's own flags."""
     parser = argparse.ArgumentParser(prog="dubmill.serving", description="Serve a promoted release with KServe.")
     parser.add_argument("--backbone", type=Path, required=True, help="directory of the backbone")
     parser.add_argument("--release", type=Path, required=True, help="directory of the release")
     parser.add_argument("--name", default="dubmill", help="model name in the URLs")
-    parser.add_argument("--host", default="0.0.0.0", help="address to listen on; a pod needs all of them")  # noqa: S104
+    parser.add_argument("--host", default="0.0.0.0", help="address to listen on; a pod needs 0.0.0.0, all of them")  # noqa: S104
     parser.add_argument("--http_port", type=int, default=8080, help="port of V1, V2, metrics and the studio page")
     parser.add_argument("--ledger", type=Path, default=LEDGER, help="file of consent statements")
-    parser.add_argument("--max_waiting", type=int, default=4, help="dubs that may wait; the next one gets 429")
-    parser.add_argument("--max_seconds", type=float, default=60.0, help="longest clip that is read at all")
-    parser.add_argument("--max_body_bytes", type=int, default=64 * 1024**2, help="largest request; beyond: 413")
+    parser.add_argument(
+        "--max_waiting", type=int, default=4, help="number of dubs that may wait; the next one gets status 429"
+    )
+    parser.add_argument("--max_seconds", type=float, default=60.0, help="longer clips are refused with status 413")
+    parser.add_argument(
+        "--max_body_bytes", type=int, default=64 * 1024**2, help="larger requests are refused with status 413"
+    )
     return parser
 
 
-def run(asked: argparse.Namespace, release: Release) -> None:
-    """Start the server and stay until a signal ends it."""
-    with _own_arguments_kept_back():
-        from dubmill.serving.app import DubServer, prepare
+def run(options: argparse.Namespace, release: Release) -> None:
+    """Start the server and return when a signal ends it."""
+    with _hidden_arguments():
+        from dubmill.serving.app import DubServer, mount_model
         from dubmill.serving.model import DubModel
     model = DubModel(
-        asked.name,
+        options.name,
         release,
-        open_dubber=lambda: opening.open_dubber(asked.backbone, release),
-        open_watch=lambda: opening.open_watch(asked.backbone),
-        ledger=asked.ledger,
-        max_waiting=asked.max_waiting,
-        limits=Limits(max_seconds=asked.max_seconds),
+        open_dubber=lambda: opening.open_dubber(options.backbone, release),
+        open_masker=lambda: opening.open_face_masker(options.backbone),
+        ledger=options.ledger,
+        max_waiting=options.max_waiting,
+        limits=Limits(max_seconds=options.max_seconds),
     )
-    server = DubServer(asked.host, asked.http_port)
-    prepare(server, model, max_body_bytes=asked.max_body_bytes)
-    model.load_beside()
-    log.info("listening on http://%s:%d", asked.host, asked.http_port)
-    server.start([])  # the model is registered already: start() would refuse one that is still loading
+    server = DubServer(options.host, options.http_port)
+    mount_model(server, model, max_body_bytes=options.max_body_bytes)
+    model.load_in_background()
+    log.info("listening on http://%s:%d", options.host, options.http_port)
+    server.start([])  # the model is already registered: start() would refuse one that is still loading
 
 
 @contextmanager
-def _own_arguments_kept_back() -> Iterator[None]:
+def _hidden_arguments() -> Iterator[None]:
     """Hide the command line while kserve is imported: it parses it at import."""
-    kept, sys.argv = sys.argv, sys.argv[:1]
+    arguments, sys.argv = sys.argv, sys.argv[:1]
     try:
         yield
     finally:
-        sys.argv = kept
+        sys.argv = arguments

@@ -1,9 +1,9 @@
-"""Requests and answers as KServe's V1 (JSON) and V2 (tensors) protocols write them; no server in sight.
+"""Converts requests and results between KServe's V1 (JSON) and V2 (tensor) protocols and the dubbing service.
 
 V1  {"instances": [{"video": base64, "language": "es", "text": "uno tres seis", "consent": "…", "seed": 1}]}
-V2  inputs named likewise: video as UINT8 [N] or as BYTES [1] (base64, or the file's bytes), the words as BYTES [1],
-    seed as any integer type [1]; a seed left out is 0.
-Either may say which of several faces is dubbed, `face`: left, right, a number counted from the left, or all.
+V2  inputs of the same names: video as UINT8 [N] or as BYTES [1] (base64, or the file's bytes), the texts as BYTES [1],
+    seed as any integer type [1]; without a seed it is 0.
+In both, `face` says which of several faces is dubbed: left, right, a number counted from the left, or all.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import base64
 import binascii
 import uuid
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from dubmill.artifacts.rows import Line
 from dubmill.config.params import Seed
-from dubmill.dubbing.service import Dub, DubRequest
+from dubmill.dubbing.service import DubRequest, DubResult
 from dubmill.errors import UsageError
 
 if TYPE_CHECKING:
@@ -27,22 +28,37 @@ if TYPE_CHECKING:
 
 MAX_INSTANCES = 4
 EXAMPLE = 'send {"instances": [{"video": <base64 MP4>, "language": "es", "text": "uno tres seis", "consent": "…", "seed": 1}]}'
-INPUTS = [
-    {"name": "video", "datatype": "UINT8", "shape": [-1]},
-    {"name": "language", "datatype": "BYTES", "shape": [1]},
-    {"name": "text", "datatype": "BYTES", "shape": [1]},
-    {"name": "consent", "datatype": "BYTES", "shape": [1]},
-    {"name": "seed", "datatype": "INT64", "shape": [1]},
-    {"name": "face", "datatype": "BYTES", "shape": [1]},
-]
-OUTPUTS = [
-    {"name": "video", "datatype": "UINT8", "shape": [-1]},
-    {"name": "seconds", "datatype": "FP64", "shape": [1]},
-    {"name": "seed", "datatype": "INT64", "shape": [1]},
-    {"name": "model_version", "datatype": "BYTES", "shape": [1]},
-    {"name": "machine_generated", "datatype": "BOOL", "shape": [1]},
-    {"name": "notes", "datatype": "BYTES", "shape": [-1]},
-]
+
+
+@dataclass(frozen=True)
+class TensorType:
+    """Name, datatype and shape of a V2 tensor; -1 is any length."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...] = (1,)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The form of KServe's model metadata."""
+        return {"name": self.name, "datatype": self.datatype, "shape": list(self.shape)}
+
+
+INPUTS = (
+    TensorType("video", "UINT8", (-1,)),
+    TensorType("language", "BYTES"),
+    TensorType("text", "BYTES"),
+    TensorType("consent", "BYTES"),
+    TensorType("seed", "INT64"),
+    TensorType("face", "BYTES"),
+)
+OUTPUTS = (
+    TensorType("video", "UINT8", (-1,)),
+    TensorType("seconds", "FP64"),
+    TensorType("seed", "INT64"),
+    TensorType("model_version", "BYTES"),
+    TensorType("machine_generated", "BOOL"),
+    TensorType("notes", "BYTES", (-1,)),
+)
 
 
 class Fields(BaseModel):
@@ -52,39 +68,39 @@ class Fields(BaseModel):
     video: bytes
     language: str
     text: str
-    consent: str = ""  # its absence is answered by ConsentMissing, which says what to send
+    consent: str = ""  # required: `check_request` raises ConsentMissing, whose message says what to send
     seed: Seed = 0
     face: str = ""
 
 
-def request_of(fields: Mapping[str, Any], where: str) -> DubRequest:
-    """The request that `fields` spell; the video as bytes already.
+def parse_request(fields: Mapping[str, Any], where: str) -> DubRequest:
+    """A request from its fields, with the video as bytes.
 
     Raises:
         UsageError: a field is missing, unknown or of another type.
     """
     try:
-        told = Fields.model_validate(fields)
+        values = Fields.model_validate(fields)
     except ValidationError as error:
         fault = error.errors()[0]
         name = ".".join(str(part) for part in fault["loc"])
         raise UsageError(f"{name}: {fault['msg']}", where=where, cure=EXAMPLE) from error
-    line = Line(language=told.language, text=told.text)
-    return DubRequest(video=told.video, line=line, consent=told.consent, seed=told.seed, face=told.face)
+    line = Line(language=values.language, text=values.text)
+    return DubRequest(video=values.video, line=line, consent=values.consent, seed=values.seed, face=values.face)
 
 
 def from_v1(payload: Any) -> list[DubRequest]:
     """The requests in a V1 body.
 
     Raises:
-        UsageError: it is not one.
+        UsageError: the body is not a V1 request.
     """
     instances = payload.get("instances") if isinstance(payload, Mapping) else None
     if not isinstance(instances, list) or not instances:
         raise UsageError("the body holds no instances", cure=EXAMPLE)
     if len(instances) > MAX_INSTANCES:
         raise UsageError(f"{len(instances)} instances are too many", cure=f"send at most {MAX_INSTANCES} at once")
-    return [_from_instance(one, f"instances[{index}]") for index, one in enumerate(instances)]
+    return [_from_instance(instance, f"instances[{index}]") for index, instance in enumerate(instances)]
 
 
 def _from_instance(instance: Any, where: str) -> DubRequest:
@@ -94,18 +110,18 @@ def _from_instance(instance: Any, where: str) -> DubRequest:
     if not isinstance(video, str):
         raise UsageError("video: a base64 string is needed", where=where, cure=EXAMPLE)
     try:
-        return request_of({**instance, "video": base64.b64decode(video, validate=True)}, where)
+        return parse_request({**instance, "video": base64.b64decode(video, validate=True)}, where)
     except (binascii.Error, ValueError) as error:
         raise UsageError("video: this is not base64", where=where, cure=EXAMPLE) from error
 
 
-def to_v1(dubs: list[Dub]) -> dict[str, Any]:
-    """The V1 answer."""
-    return {"predictions": [{"video": base64.b64encode(dub.mp4).decode(), **facts(dub)} for dub in dubs]}
+def to_v1(dubs: list[DubResult]) -> dict[str, Any]:
+    """The V1 response."""
+    return {"predictions": [{"video": base64.b64encode(dub.mp4).decode(), **result_fields(dub)} for dub in dubs]}
 
 
-def facts(dub: Dub) -> dict[str, Any]:
-    """All of a dub but its bytes."""
+def result_fields(dub: DubResult) -> dict[str, Any]:
+    """All fields of a result except the video."""
     return {
         "seconds": dub.seconds,
         "seed": dub.seed,
@@ -129,8 +145,8 @@ def from_v2(request: InferRequest) -> DubRequest:
         elif values.size != 1:
             raise UsageError(f"{values.size} values, one is needed", where=tensor.name, cure="send shape [1]")
         else:
-            fields[tensor.name] = _plain(values.reshape(-1)[0], tensor.name)
-    return request_of(fields, "inputs")
+            fields[tensor.name] = _scalar(values.reshape(-1)[0], tensor.name)
+    return parse_request(fields, "inputs")
 
 
 def _values(tensor: Any) -> np.ndarray:
@@ -145,15 +161,15 @@ def _video(values: np.ndarray) -> bytes:
         return values.tobytes()
     if values.dtype != object or values.size != 1:
         raise UsageError("neither UINT8 [N] nor BYTES [1]", where="video", cure="send one of these")
-    held = values.reshape(-1)[0]
-    held = held.encode() if isinstance(held, str) else bytes(held)
+    content = values.reshape(-1)[0]
+    content = content.encode() if isinstance(content, str) else bytes(content)
     try:
-        return base64.b64decode(held, validate=True)
+        return base64.b64decode(content, validate=True)
     except binascii.Error:
-        return held  # a container has bytes outside the base64 alphabet: the file itself was sent
+        return content  # a container has bytes outside the base64 alphabet: the file itself was sent
 
 
-def _plain(value: Any, name: str) -> Any:
+def _scalar(value: Any, name: str) -> Any:
     if isinstance(value, bytes):
         try:
             return value.decode()
@@ -162,18 +178,18 @@ def _plain(value: Any, name: str) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def to_v2(dub: Dub, request: InferRequest) -> InferResponse:
-    """The V2 answer, in JSON or binary as `request` wants it."""
+def to_v2(dub: DubResult, request: InferRequest) -> InferResponse:
+    """The V2 response, in JSON or binary as requested."""
     from kserve import InferOutput, InferResponse
 
     values = {"video": np.frombuffer(dub.mp4, dtype=np.uint8), **_tensors(dub)}
     outputs = []
-    for told in OUTPUTS:
-        output = InferOutput(told["name"], list(values[told["name"]].shape), told["datatype"])
-        output.set_data_from_numpy(values[told["name"]], binary_data=request.use_binary_outputs)
+    for tensor in OUTPUTS:
+        output = InferOutput(tensor.name, list(values[tensor.name].shape), tensor.datatype)
+        output.set_data_from_numpy(values[tensor.name], binary_data=request.use_binary_outputs)
         outputs.append(output)
     return InferResponse(
-        response_id=request.id or str(uuid.uuid4()),  # KServe's answer insists on one
+        response_id=request.id or str(uuid.uuid4()),  # required by KServe's response
         model_name=request.model_name,
         model_version=dub.model_version,
         infer_outputs=outputs,
@@ -182,7 +198,7 @@ def to_v2(dub: Dub, request: InferRequest) -> InferResponse:
     )
 
 
-def _tensors(dub: Dub) -> dict[str, np.ndarray]:
+def _tensors(dub: DubResult) -> dict[str, np.ndarray]:
     return {
         "seconds": np.array([dub.seconds]),
         "seed": np.array([dub.seed], dtype=np.int64),

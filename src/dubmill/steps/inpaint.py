@@ -33,7 +33,7 @@ from dubmill.prompting import over_articulated
 from dubmill.worlds import World, world_of
 
 if TYPE_CHECKING:
-    from dubmill.faces import FaceFinder
+    from dubmill.faces import FaceDetector
 
 logger = logging.getLogger(__name__)
 
@@ -70,9 +70,9 @@ def inpaint(
     num_articulated = sum(_is_articulated(row.prompt, params) for row in clips.rows)
     if todo := draft.missing(len(batches), part):
         modules, world = load(backbone), world_of(backbone)
-        finder = world.face_finder()
+        detector = world.face_detector()
     for index in todo:
-        made, left_out = _made(clips, batches[index], params, modules, world, finder)
+        made, left_out = _made(clips, batches[index], params, modules, world, detector)
         if left_out:
             draft.write(f"{LEFT_OUT}-{index:05d}.json", json.dumps(left_out, sort_keys=True).encode())
         files = {}
@@ -114,12 +114,12 @@ def _row(prompt: Prompt, half: str, source: str, boxes_F4: np.ndarray) -> PairRo
 
 
 def _made(
-    clips: ClipSet, batch: list[ClipRow], params: InpaintParams, modules: Modules, world: World, finder: FaceFinder
+    clips: ClipSet, batch: list[ClipRow], params: InpaintParams, modules: Modules, world: World, detector: FaceDetector
 ) -> tuple[list[Pair], dict[str, str]]:
     """The pairs of a batch; and, by id, why a clip makes none."""
     from_world = [row.prompt for row in batch if params.source == "world" or world.has_true_pair(row.prompt)]
     self_made = [row for row in batch if row.prompt not in from_world]
-    seen, left_out = _seen(clips, self_made, finder)
+    seen, left_out = _seen(clips, self_made, detector)
     made = [pair for prompt in from_world for pair in _filmed(prompt, world, params.world)]
     return made + (_self_made(seen, params, modules) if seen else []), left_out
 
@@ -184,14 +184,14 @@ def articulate(
     return replace(voiced, frames_FHWC=made.frames_FHWC)
 
 
-def _seen(clips: ClipSet, rows: Sequence[ClipRow], finder: FaceFinder) -> tuple[list[Seen], dict[str, str]]:
+def _seen(clips: ClipSet, rows: Sequence[ClipRow], detector: FaceDetector) -> tuple[list[Seen], dict[str, str]]:
     """The clips with their mouth boxes; and, by id, why a clip shows no one speaker throughout: it makes no pair."""
     seen: list[Seen] = []
     left_out = {}
     for row in rows:
         clip = clips.clip(row.id, "clip")
         try:
-            seen.append((row, clip, mouth_boxes(clip, finder)))
+            seen.append((row, clip, mouth_boxes(clip, detector)))
         except UnreadableMedia as error:
             left_out[row.id] = error.what
             logger.warning("clip %s makes no pair: %s", row.id, error.what)

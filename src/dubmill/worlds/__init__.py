@@ -1,7 +1,7 @@
-"""What is known of a kind of clips: who can score them, find faces in them, and say words in them.
+"""What depends on the kind of clips a backbone was trained on: scorers, face detection, and which words can be spoken.
 
-There are two worlds: the closed one of nano's puppets, and that of real faces and speech. No other module asks which one
-a backbone belongs to.
+There are two worlds: nano's synthetic puppets, and real faces and speech. No other module asks which of them a backbone
+belongs to: `world_of(backbone)` gives the implementation of `World` that fits.
 """
 
 from __future__ import annotations
@@ -17,30 +17,30 @@ from dubmill.media.clips import Clip
 from dubmill.text.timing import Fit
 
 if TYPE_CHECKING:
-    from dubmill.faces import FaceFinder
+    from dubmill.faces import FaceDetector
     from dubmill.metrics.scorers import Scorers
 
 
 class World(Protocol):
-    """A kind of clips, and the models and rules that fit it."""
+    """A kind of clips, with the models and rules that fit it."""
 
     has_one_face: bool
-    """Whether one face fills every picture, so that none has to be searched for."""
+    """Whether one face fills every picture, so that no face detection is needed."""
     max_speech_rate: float
-    """How much faster than usual a line may be spoken; 1.0 where the speed of words is fixed."""
+    """By which factor a line may be spoken faster than usual; 1.0 where the speed of words is fixed."""
     is_toy: bool
-    """Whether figures measured on it say nothing about real faces and speech."""
+    """Whether metrics measured on it say nothing about real faces and speech; reports and cards warn of it."""
 
     def scorers(self) -> Scorers:
-        """The measuring models that fit these clips.
+        """The models that measure words, voice, face and sync in these clips.
 
         Raises:
             DubmillError: none are configured.
         """
         ...
 
-    def face_finder(self) -> FaceFinder:
-        """A detector for the faces of these clips.
+    def face_detector(self) -> FaceDetector:
+        """A face detector for these clips.
 
         Raises:
             UsageError: the extra `faces` is not installed.
@@ -48,15 +48,15 @@ class World(Protocol):
         ...
 
     def check_line(self, line: Line) -> Line:
-        """`line` in the spelling that the backbone knows.
+        """`line` in the spelling that the backbone was trained on.
 
         Raises:
-            UnsayableText: unknown language or word, or too many words; the sentence lists what is allowed.
+            UnsayableText: unknown language or word, or too many words; the message lists what is allowed.
         """
         ...
 
     def speaking_seconds(self, line: Line) -> float:
-        """Seconds that a speaker needs for a line at the usual rate.
+        """Seconds that a speaker needs to say a line at the usual rate.
 
         Raises:
             UnsayableText: unknown language or word.
@@ -64,20 +64,20 @@ class World(Protocol):
         ...
 
     def has_true_pair(self, prompt: Prompt) -> bool:
-        """Whether the pair of a prompt is filmed with exact truth instead of being generated."""
+        """Whether the clip pair of a prompt is rendered with exact ground truth instead of being generated."""
         ...
 
     def true_pair(self, prompt: Prompt, half: str, difficulty: WorldParams) -> tuple[Clip, Clip, np.ndarray]:
-        """One half of a prompt filmed in both languages, and its mouth boxes (F, 4) in pixels.
+        """One half of a prompt rendered in both languages, and its mouth boxes (F, 4) in pixels.
 
         Raises:
-            BadParams: this world has no such film.
+            BadParams: this world cannot render the prompt.
         """
         ...
 
 
 def world_of(backbone: Backbone) -> World:
-    """The world that a backbone's clips belong to."""
+    """The world that a backbone was trained on."""
     from dubmill.worlds.nano import NanoWorld
     from dubmill.worlds.real import RealWorld
 
@@ -85,10 +85,10 @@ def world_of(backbone: Backbone) -> World:
 
 
 def fit_line(world: World, line: Line, room_seconds: float) -> Fit:
-    """How a line fits into `room_seconds` when it is spoken in this world.
+    """Whether a line can be spoken in `room_seconds` in this world, as a `Fit`.
 
     Raises:
-        UnsayableText: the backbone cannot say the words, in whatever time.
+        UnsayableText: the backbone cannot say these words at all.
     """
     line = world.check_line(line)
     needed = world.speaking_seconds(line)

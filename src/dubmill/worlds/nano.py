@@ -1,4 +1,4 @@
-"""The closed world of nano: puppets that say a few words, with exact truth for every clip."""
+"""nano's synthetic world: puppets that say a few words, with exact ground truth for every clip."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dubmill.artifacts.rows import Line, Prompt
 from dubmill.artifacts.store import Backbone
 from dubmill.config.params import WorldParams
 from dubmill.errors import BadParams
-from dubmill.faces import FaceFinder, ScoredFaces
+from dubmill.faces import FaceDetector, ScorerFaceDetector
 from dubmill.media.clips import Clip
 from dubmill.model.load import PIPELINE
 
@@ -36,44 +36,56 @@ class NanoWorld:
 
         return scorers.load(self._backbone.path / PIPELINE / "scorers")
 
-    def face_finder(self) -> FaceFinder:
-        """The mouth found by nano's own scorer; the face is the whole picture."""
-        return ScoredFaces(self.scorers())
+    def face_detector(self) -> FaceDetector:
+        """A detector that finds the mouth with nano's own scorer; the face box is the whole picture."""
+        return ScorerFaceDetector(self.scorers())
 
     def check_line(self, line: Line) -> Line:
-        """`line` with its numbers as words of nano's lexicon."""
+        """`line` with its numbers spelled as words of nano's lexicon.
+
+        Raises:
+            UnsayableText: unknown language or word, or too many words.
+        """
         from dubmill.nano import world
 
         return Line(language=line.language, text=" ".join(world.check_text(line.language, line.text)))
 
     def speaking_seconds(self, line: Line) -> float:
-        """Seconds of the line's recordings, the mean over nano's voices."""
+        """Seconds of the line's recorded words, the mean over nano's voices.
+
+        Raises:
+            UnsayableText: unknown language or word.
+        """
         from dubmill.nano.lexicon import VOICES, lexicon
         from dubmill.nano.world import check_text
 
-        spoken, voices = lexicon(), range(len(VOICES))
+        recordings, voices = lexicon(), range(len(VOICES))
         words = check_text(line.language, line.text)
-        return sum(spoken[line.language, voice, word].seconds for word in words for voice in voices) / len(voices)
+        return sum(recordings[line.language, voice, word].seconds for word in words for voice in voices) / len(voices)
 
     def has_true_pair(self, prompt: Prompt) -> bool:
-        """Held-out prompts of the grammar are filmed, for their exact truth."""
+        """Held-out prompts of the grammar are rendered, for exact ground truth."""
         return prompt.split == "heldout" and prompt.source == "grammar"
 
     def true_pair(self, prompt: Prompt, half: str, difficulty: WorldParams) -> tuple[Clip, Clip, np.ndarray]:
-        """One half of the prompt's puppet filmed in both languages, and its mouth boxes (F, 4) in pixels.
+        """One half of the prompt's puppet rendered in both languages, and its mouth boxes (F, 4) in pixels.
 
         Raises:
-            BadParams: the prompt is not of the nano world.
+            BadParams: the prompt does not come from the grammar.
         """
         from dubmill.nano import world
 
         if prompt.source != "grammar":
-            raise BadParams(f"prompt {prompt.id} is no scene of the nano world", cure="set prompts.source to grammar")
+            raise BadParams(
+                f"prompt {prompt.id} cannot be rendered in the nano world", cure="set prompts.source to grammar"
+            )
         index = ("first", "second").index(half)
         dubbed = (prompt.first_dubbed, prompt.second) if half == "first" else (prompt.first, prompt.second_dubbed)
-        hard = world.Difficulty(**difficulty.model_dump())
+        render_difficulty = world.Difficulty(**difficulty.model_dump())
         original, counterpart = (
-            world.halves(world.film(*_scene(prompt, *lines), motion_seed=prompt.seed, difficulty=hard))[index]
+            world.halves(world.film(*_scene(prompt, *lines), motion_seed=prompt.seed, difficulty=render_difficulty))[
+                index
+            ]
             for lines in ((prompt.first, prompt.second), dubbed)
         )
         return _clip(original), _clip(counterpart), original.mouth_box_F4
@@ -85,8 +97,13 @@ def _clip(film: Film) -> Clip:
     return Clip(film.frames_FHWC, Fraction(world.FRAME_RATE), film.audio_N[None], world.SAMPLE_RATE_HZ)
 
 
-def _scene(prompt: Prompt, first: Line, second: Line) -> tuple[Puppet, tuple[Phrase, ...]]:
+def _scene(prompt: Prompt, first: Line, second: Line) -> tuple[Puppet, tuple[Phrase, Phrase]]:
     from dubmill.nano import world
 
-    phrases = tuple(world.Phrase(line.language, tuple(line.text.split())) for line in (first, second))
-    return world.puppet(prompt.seed), phrases
+    return world.puppet(prompt.seed), (_phrase(first), _phrase(second))
+
+
+def _phrase(line: Line) -> Phrase:
+    from dubmill.nano import world
+
+    return world.Phrase(line.language, tuple(line.text.split()))

@@ -1,4 +1,4 @@
-"""The world of real faces and speech, for backbones with published weights."""
+"""Real faces and speech, for backbones with published weights."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dubmill.artifacts.rows import Line, Prompt
 from dubmill.artifacts.store import Backbone
 from dubmill.config.params import WorldParams
 from dubmill.errors import BadParams, DubmillError
-from dubmill.faces import FaceFinder
+from dubmill.faces import FaceDetector
 from dubmill.media.clips import Clip
 from dubmill.text import languages, timing
 
@@ -40,7 +40,7 @@ class RealWorld:
             cure="measure on nano, or bring a module that fulfils dubmill.metrics.scorers.Scorers",
         )
 
-    def face_finder(self) -> FaceFinder:
+    def face_detector(self) -> FaceDetector:
         """The YuNet face detector.
 
         Raises:
@@ -51,22 +51,32 @@ class RealWorld:
         return YuNet()
 
     def check_line(self, line: Line) -> Line:
-        """`line` as it is, once its language is known."""
+        """`line` unchanged, after a check of its language.
+
+        Raises:
+            UnsayableText: unknown language.
+        """
         languages.language(line.language)
         return line
 
     def speaking_seconds(self, line: Line) -> float:
-        """Seconds by the syllables of the text and the language's rate."""
+        """Seconds estimated from the text's syllables and the language's rate.
+
+        Raises:
+            UnsayableText: unknown language.
+        """
         return timing.speaking_seconds(line)
 
     def has_true_pair(self, prompt: Prompt) -> bool:
-        """Nothing is filmed with exact truth."""
+        """False: nothing real is rendered with exact ground truth."""
         return False
 
     def true_pair(self, prompt: Prompt, half: str, difficulty: WorldParams) -> tuple[Clip, Clip, np.ndarray]:
-        """There are no films with exact truth.
+        """Not available: nothing real is rendered with exact ground truth.
 
         Raises:
             BadParams: always.
         """
-        raise BadParams(f"prompt {prompt.id} is no scene of the nano world", cure="set inpaint.source to self-made")
+        raise BadParams(
+            f"prompt {prompt.id} cannot be rendered: its world is real", cure="set inpaint.source to self-made"
+        )

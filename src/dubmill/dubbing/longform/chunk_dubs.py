@@ -1,0 +1,168 @@
+"""Dubs the chunks of a film and stores each on disk as soon as it is made, so that a killed run continues.
+
+Axes: N samples, C channels, F frames at the model's rate.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from dubmill import media
+from dubmill.artifacts.files import digest_of, write_atomically
+from dubmill.artifacts.rows import Line
+from dubmill.dubbing.clip_dubber import ClipDubber
+from dubmill.dubbing.longform.chunks import Chunk
+from dubmill.dubbing.longform.film import Film, level_dbfs, speech_spans
+from dubmill.errors import UnreadableMedia, UnsayableText, UsageError
+from dubmill.faces import BlendMask, FaceMasker
+from dubmill.media.clips import Clip, fit
+from dubmill.text.timing import clock
+
+
+@dataclass(frozen=True)
+class FilmJob:
+    """What every chunk of a film is dubbed with.
+
+    `release` is a digest that distinguishes the stored dubs of one model from another's. `masker` detects faces in every
+    chunk, and `face` says which of several is dubbed.
+    """
+
+    dubber: ClipDubber
+    language: str
+    seed: int
+    release: str
+    masker: FaceMasker
+    face: str
+
+    def line(self, chunk: Chunk) -> Line:
+        """The line that is said in a chunk."""
+        return Line(language=self.language, text=chunk.text)
+
+
+@dataclass(frozen=True)
+class ChunkDub:
+    """A chunk with the file of its dub.
+
+    Attributes:
+        chunk: the chunk.
+        path: the file of its dub.
+        speech: when it speaks, in seconds of the film: its cues, and all other speech detected in the dub.
+        mask: the blend mask of its picture.
+    """
+
+    chunk: Chunk
+    path: Path
+    speech: tuple[tuple[float, float], ...]
+    mask: BlendMask
+
+    def sound(self, film: Film, sample_rate_hz: int) -> np.ndarray:
+        """Its sound (N, C) at another sample rate, exactly as long as the chunk is in the film."""
+        first, last = (film.sample_at(frame, sample_rate_hz) for frame in (self.chunk.first, self.chunk.last))
+        blocks = list(media.sound(self.path, sample_rate_hz=sample_rate_hz, channels=film.channels))
+        return fit(np.concatenate(blocks).T, last - first).T
+
+
+def check_lines(film: Film, chunks: Sequence[Chunk], job: FilmJob) -> None:
+    """Refuse lines that cannot be said, all of them at once and before anything is dubbed.
+
+    Raises:
+        UnsayableText: the model cannot say the lines of some chunks, or not in their time; the message lists all times.
+    """
+    faults: dict[tuple[str, str], list[str]] = {}
+    for chunk in chunks:
+        try:
+            job.dubber.check(job.line(chunk), film.seconds_at(chunk.last - chunk.first))
+        except UnsayableText as error:
+            faults.setdefault((error.what, error.cure), []).append(clock(chunk.cues[0][0]))
+    if faults:
+        sentences = [f"the words at {', '.join(times)}: {what}" for (what, _), times in faults.items()]
+        raise UnsayableText("; ".join(sentences), cure=", ".join(dict.fromkeys(cure for _, cure in faults)))
+
+
+def chunk_masks(film: Film, chunks: Sequence[Chunk], job: FilmJob) -> list[BlendMask]:
+    """The blend mask of each chunk; faces are detected in all of them before anything is dubbed.
+
+    Raises:
+        UnreadableMedia: several faces are in a chunk and none was chosen.
+        UsageError: the choice matches nobody there.
+    """
+    if not job.masker.needs_frames(job.face):
+        return [job.masker.mask_without_detection(job.face, (0.0, film.info.seconds))] * len(chunks)
+    reader, masks = film.clip_reader(), []
+    for chunk in chunks:
+        clip = reader.clip(chunk.first, chunk.last)
+        try:
+            masks.append(job.masker.mask(clip, job.face, start_seconds=film.seconds_at(chunk.first)))
+        except (UnreadableMedia, UsageError) as error:
+            raise type(error)(error.what, where=_place(chunk), cure=error.cure) from error
+    return masks
+
+
+def dub_chunks(
+    film: Film,
+    chunks: Sequence[Chunk],
+    masks: Sequence[BlendMask],
+    job: FilmJob,
+    folder: Path,
+    progress: Callable[[float], None],
+) -> list[ChunkDub]:
+    """The dub of every chunk; files found in `folder` are reused.
+
+    Raises:
+        UnreadableMedia: the film is silent where a voice is to be dubbed, or the model returned another size.
+        UnsayableText: the model cannot say the words of a chunk.
+        OutOfRoom: the disk is full.
+    """
+    reader, dubs = film.clip_reader(), []
+    for index, (chunk, mask) in enumerate(zip(chunks, masks, strict=True)):
+        clip = reader.clip(chunk.first, chunk.last).lasting(film.size.num_frames)
+        path = folder / f"{_key(clip, chunk, job)}.nut"
+        if not path.is_file():
+            dubbed = _dub_clip(clip, chunk, job, lambda share, done=index: progress((done + share) / len(chunks)))
+            write_atomically(path, media.lossless_bytes(dubbed.cut(0, chunk.last - chunk.first)))
+        dub = ChunkDub(chunk, path, chunk.cues, mask)
+        dubs.append(replace(dub, speech=(*chunk.cues, *_speech_in(film, dub))))
+        progress((index + 1) / len(chunks))
+    return dubs
+
+
+def _place(chunk: Chunk) -> str:
+    return f"the words at {clock(chunk.cues[0][0])}"
+
+
+def _key(clip: Clip, chunk: Chunk, job: FilmJob) -> str:
+    source = hashlib.sha256(np.ascontiguousarray(clip.frames_FHWC).data)
+    source.update(clip.audio_CN.data)
+    return digest_of([source.hexdigest(), chunk.last - chunk.first, chunk.text, job.language, job.seed, job.release])
+
+
+def _dub_clip(clip: Clip, chunk: Chunk, job: FilmJob, progress: Callable[[float], None]) -> Clip:
+    if np.abs(clip.audio_CN).max(initial=0.0) < media.SILENCE:
+        raise UnreadableMedia(
+            "the film is silent there", where=_place(chunk), cure="give a script whose times are those of the film"
+        )
+    try:
+        dubbed = job.dubber.dub(clip, line=job.line(chunk), seed=job.seed, progress=progress)
+    except UnsayableText as error:
+        raise UnsayableText(error.what, where=_place(chunk), cure=error.cure) from error
+    if dubbed.frames_FHWC.shape != clip.frames_FHWC.shape:
+        raise UnreadableMedia(
+            "the model returned a dub of another size", where=_place(chunk), cure="promote another release"
+        )
+    return dubbed
+
+
+def _speech_in(film: Film, dub: ChunkDub) -> list[tuple[float, float]]:
+    """The speech detected in a dub, in seconds of the film."""
+    rate, first = film.size.sample_rate_hz, dub.chunk.first
+    sound_NC, start_sample = dub.sound(film, rate), film.sample_at(first, rate)
+    edges = (film.sample_at(frame, rate) - start_sample for frame in range(first, dub.chunk.last + 1))
+    levels_F = np.fromiter((level_dbfs(sound_NC[slice(*pair)]) for pair in pairwise(edges)), np.float32)
+    spans = speech_spans(levels_F, film.size.frame_rate)
+    return [(film.seconds_at(first + start), film.seconds_at(first + stop)) for start, stop in spans]

@@ -1,0 +1,86 @@
+"""The dub of a whole film: analysis, chunks, checks, dubs, and joining."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dubmill import media
+from dubmill.artifacts.rows import Line
+from dubmill.dubbing.longform import join
+from dubmill.dubbing.longform.chunk_dubs import ChunkDub, FilmJob, check_lines, chunk_masks, dub_chunks
+from dubmill.dubbing.longform.chunks import Chunk, cues_over_speech, plan_chunks
+from dubmill.dubbing.longform.film import Film
+from dubmill.faces import timed_sentences
+from dubmill.text.subtitles import Cue
+
+Progress = Callable[[float], None]
+_ANALYZED, _DUBBED = 0.05, 0.85  # share of the work done after each phase, as reported to `progress`
+
+
+@dataclass(frozen=True)
+class FilmDub:
+    """The chunks of a film that were dubbed, the cues they say, and sentences for the user on the faces in them."""
+
+    chunks: Sequence[Chunk]
+    cues: Sequence[Cue]
+    notes: tuple[str, ...]
+
+
+def dub_film(
+    film: Film,
+    words: Sequence[Cue] | Line,
+    job: FilmJob,
+    out: Path,
+    *,
+    metadata: Mapping[str, str],
+    progress: Progress,
+) -> FilmDub:
+    """Write `film` saying `words` to `out`, an MP4 of the same frame rate, size and length.
+
+    A line without times is distributed over the speech of the film. Finished chunks are stored in a folder beside `out`
+    until the film is complete: a run that was killed continues from there.
+
+    Raises:
+        UnsayableText: see `plan_chunks` and `check_lines`.
+        UnreadableMedia: nobody speaks; see `chunk_masks` and `dub_chunks`.
+        UsageError: see `chunk_masks`.
+        OutOfRoom: the disk is full; finished chunks stay.
+    """
+    analysis = film.analyze()
+    cues = cues_over_speech(words, film, analysis) if isinstance(words, Line) else words
+    chunks = plan_chunks(cues, analysis, film.size)
+    check_lines(film, chunks, job)
+    masks = chunk_masks(film, chunks, job)
+    progress(_ANALYZED)
+    work = out.with_name(f".{out.name}.chunks")
+    work.mkdir(parents=True, exist_ok=True)
+    dubs = dub_chunks(film, chunks, masks, job, work, _between(progress, _ANALYZED, _DUBBED))
+    _write_film(film, dubs, work, metadata, _between(progress, _DUBBED, 1.0))
+    (work / "film.mp4").replace(out)
+    shutil.rmtree(work)
+    return FilmDub(chunks, cues, timed_sentences(note for mask in masks for note in mask.notes))
+
+
+def _write_film(
+    film: Film, dubs: Sequence[ChunkDub], work: Path, metadata: Mapping[str, str], progress: Progress
+) -> None:
+    rate, channels = film.info.sample_rate_hz, film.channels
+    gain = join.gain_to_match(film, dubs)
+    media.write_sound(work / "sound.wav", join.sound(film, dubs, gain), sample_rate_hz=rate, channels=channels)
+    media.write_film(
+        work / "film.mp4",
+        join.picture(film, dubs, progress),
+        frame_rate=film.info.frame_rate,
+        wav=work / "sound.wav",
+        sample_rate_hz=rate,
+        channels=channels,
+        metadata=metadata,
+    )
+
+
+def _between(progress: Progress, start: float, stop: float) -> Progress:
+    """A progress callback whose 0 to 1 is reported as `start` to `stop`."""
+    return lambda share: progress(start + (stop - start) * share)

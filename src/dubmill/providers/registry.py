@@ -1,0 +1,48 @@
+"""Transcribers and translators by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dubmill.errors import UsageError
+from dubmill.providers.transcription import Transcriber
+from dubmill.providers.translation import Translator
+
+TRANSCRIBERS = ("whisper", "endpoint")
+TRANSLATORS = ("endpoint",)
+
+
+def transcriber(name: str, *, model: str, url: str) -> Transcriber:
+    """The transcriber called `name`: whisper loads the folder `model`, an endpoint serves `model` at `url`.
+
+    Raises:
+        UsageError: there is no such transcriber, or it is not installed, or its model is not there.
+    """
+    if name == "whisper":
+        from dubmill.providers.whisper import Whisper
+
+        return Whisper(Path(model))
+    if name == "endpoint":
+        from dubmill.providers.remote import RemoteTranscriber
+
+        return RemoteTranscriber(_required(url), model)
+    raise UsageError(f"there is no transcriber {name!r}", cure=f"use one of {', '.join(TRANSCRIBERS)}")
+
+
+def translator(name: str, *, model: str, url: str) -> Translator:
+    """The translator called `name`.
+
+    Raises:
+        UsageError: there is no such translator.
+    """
+    if name == "endpoint":
+        from dubmill.providers.remote import RemoteTranslator
+
+        return RemoteTranslator(_required(url), model)
+    raise UsageError(f"there is no translator {name!r}", cure=f"use {', '.join(TRANSLATORS)}")
+
+
+def _required(url: str) -> str:
+    if not url:
+        raise UsageError("an endpoint needs its address", cure="give --url, such as http://localhost:8000/v1")
+    return url

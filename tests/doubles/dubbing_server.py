@@ -1,0 +1,40 @@
+"""The real server process with a stand-in for the model: `python -m doubles.dubbing_server ARGUMENTS`."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+from doubles.dubbers import HELD, ToneDubber
+from doubles.releases import tiny_backbone, tiny_release
+from dubmill.dubbing import open as opening
+from dubmill.faces import NO_DETECTION
+from dubmill.serving import server
+
+
+def free_port():
+    """A port on which nobody listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def start(folder, *, has_selftest=True):
+    """A server process in `folder` on a release for `small_clip`; returns the process and its port."""
+    port = free_port()
+    release = tiny_release(folder / "release", tiny_backbone(folder / "backbone"), has_selftest=has_selftest)
+    arguments = ["--backbone", folder / "backbone", "--release", release.path, "--host", "127.0.0.1"]
+    arguments += ["--http_port", port, "--ledger", folder / "consent.jsonl", "--max_waiting", 1]
+    arguments += ["--max_body_bytes", 4_000_000, "--max_seconds", 5]
+    sources = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    environment = os.environ | {"PYTHONPATH": sources, HELD: str(folder / "held")}
+    with (folder / "log").open("wb") as log:
+        command = [sys.executable, "-m", "doubles.dubbing_server", *map(str, arguments)]
+        return subprocess.Popen(command, env=environment, stderr=log, stdout=log), port
+
+
+if __name__ == "__main__":
+    opening.open_dubber = lambda backbone, release: ToneDubber()
+    opening.open_face_masker = lambda backbone: NO_DETECTION
+    sys.exit(server.main())
