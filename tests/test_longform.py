@@ -243,7 +243,7 @@ def test_a_flash_is_no_shot_and_a_cut_is_one(tmp_path):
     sound = "aevalsrc=0.5*sin(2*PI*440*t)*between(t\\,2\\,5):d=8:s=16000"
     inputs = ["-f", "lavfi", "-i", shots, "-f", "lavfi", "-i", sound]
     subprocess.run([media.executable(), "-v", "error", *inputs, str(path)], check=True)
-    analysis = open_film(path).analysis()
+    analysis = open_film(path).analyze()
     assert analysis.shots == (50,)
     assert longform.speech_spans(analysis.levels_F, SIZE.frame_rate) == [
         (pytest.approx(25, abs=1), pytest.approx(63, abs=1))
