@@ -62,14 +62,14 @@ def run(
 ) -> None:
     """Run the pipeline on this machine, one process per task; what is unchanged since the last run is not done again."""
     from pipelines.dubbing import Target, compile_to
-    from pipelines.local import TaskFailed, keep, rescue
+    from pipelines.local import TaskFailedError, keep, rescue
     from pipelines.local import run as run_here
 
     started = time.time()
     compile_to(out / "dubbing.yaml", _params(params, overlay), Target(False, 1, "", "", "", 0, code_digest()))
     try:
         report, release = keep(run_here(out / "dubbing.yaml", out), work)
-    except TaskFailed:
+    except TaskFailedError:
         if saved := rescue(out, started, work):
             typer.echo(f"look at      {saved}")
         raise

@@ -6,7 +6,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from dubmill.errors import ServiceUnavailable
+from dubmill.errors import ServiceUnavailableError
 from pipelines.dubbing import NAME
 
 TIMEOUT_SECONDS = 5
@@ -16,7 +16,7 @@ def start(package: Path, *, host: str, namespace: str, experiment: str, account:
     """Upload `package` as version `version` (kept if it is there already), start a run, give the page to watch it on.
 
     Raises:
-        ServiceUnavailable: nothing that speaks KFP answers at `host`.
+        ServiceUnavailableError: nothing that speaks KFP answers at `host`.
     """
     _probe(host)
     from kfp import Client
@@ -34,7 +34,7 @@ def start(package: Path, *, host: str, namespace: str, experiment: str, account:
             service_account=account or None,
         )
     except ApiException as error:
-        raise ServiceUnavailable(
+        raise ServiceUnavailableError(
             f"Kubeflow Pipelines refused ({error.status} {error.reason})",
             where=host,
             cure="check --namespace and login",
@@ -57,6 +57,6 @@ def _probe(host: str) -> None:
         urllib.request.urlopen(f"{host.rstrip('/')}/apis/v2beta1/healthz", timeout=TIMEOUT_SECONDS).close()
     except (urllib.error.URLError, ValueError, OSError) as error:
         reason = getattr(error, "reason", error)
-        raise ServiceUnavailable(
+        raise ServiceUnavailableError(
             f"Kubeflow Pipelines does not answer ({reason})", where=host, cure="check --host, or forward its port first"
         ) from error

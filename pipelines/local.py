@@ -26,7 +26,7 @@ ENDED = re.compile(r"Task '([\w-]+)' finished with status (\w+)")
 CACHED = re.compile(r"Task ([\w-]+) cache hit")
 
 
-class TaskFailed(DubmillError):
+class TaskFailedError(DubmillError):
     """A task of the local run failed."""
 
 
@@ -85,7 +85,7 @@ def run(package: Path, root: Path) -> Mapping[str, Any]:
         The pipeline's outputs by name, each with `.path`.
 
     Raises:
-        TaskFailed: with the failing step's own sentence.
+        TaskFailedError: with the failing step's own sentence.
     """
     from kfp import components, local
 
@@ -100,7 +100,7 @@ def run(package: Path, root: Path) -> Mapping[str, Any]:
             return pipeline().outputs
     except RuntimeError as error:
         said = log.sentence or ANSI.sub("", str(error)).splitlines()[-1]
-        raise TaskFailed(said, cure=f"everything that was printed is in {root / 'run.log'}") from error
+        raise TaskFailedError(said, cure=f"everything that was printed is in {root / 'run.log'}") from error
     finally:
         logging.getLogger().removeFilter(progress)
 

@@ -17,7 +17,7 @@ from dubmill.adapters import exchange, naming
 from dubmill.adapters.lora import file_bytes, file_metadata, lora_facts
 from dubmill.artifacts.store import Adapter, Backbone, Lineage, Report
 from dubmill.cli import main as cli
-from dubmill.errors import BadArtifact, DubmillError, MismatchedBackbone, UsageError
+from dubmill.errors import BackboneMismatchError, DubmillError, InvalidArtifactError, UsageError
 from dubmill.model.load import load
 
 TARGETS = ["to_k", "to_q", "to_v", "to_out.0", "net.0.proj", "net.2"]
@@ -223,7 +223,7 @@ def test_an_alpha_in_diffusers_metadata_scales_as_diffusers_scales_it(mini_backb
     assert torch.allclose(ours, _delta(pipeline.transformer), atol=1e-6)
     assert torch.allclose(ours, 2 * adapter.delta, atol=1e-6)
     odd = file("c.safetensors", r=4, lora_alpha=8, use_rslora=True)
-    with pytest.raises(BadArtifact, match="use_rslora"):
+    with pytest.raises(InvalidArtifactError, match="use_rslora"):
         exchange.import_lora(odd, mini_backbone, HINTS, tmp_path / "odd")
 
 
@@ -275,12 +275,12 @@ def _deepen(tensors):
 @pytest.mark.parametrize(
     ("change", "error", "told_as"),
     [
-        (_drop_one_half, BadArtifact, "only one of lora_A and lora_B"),
-        (_add_a_bias, BadArtifact, "do not belong to a LoRA, such as"),
-        (_add_a_connector, MismatchedBackbone, "not in this backbone, such as text_embedding_projection"),
-        (_halve_one_rank, BadArtifact, r"different ranks \(2, 4\)"),
-        (_widen, MismatchedBackbone, r"\(4096, \d+\) in the file"),
-        (_deepen, MismatchedBackbone, "28 of its 56 layers are not in this backbone"),
+        (_drop_one_half, InvalidArtifactError, "only one of lora_A and lora_B"),
+        (_add_a_bias, InvalidArtifactError, "do not belong to a LoRA, such as"),
+        (_add_a_connector, BackboneMismatchError, "not in this backbone, such as text_embedding_projection"),
+        (_halve_one_rank, InvalidArtifactError, r"different ranks \(2, 4\)"),
+        (_widen, BackboneMismatchError, r"\(4096, \d+\) in the file"),
+        (_deepen, BackboneMismatchError, "28 of its 56 layers are not in this backbone"),
     ],
 )
 def test_a_file_that_does_not_fit_is_refused_in_one_sentence(change, error, told_as, mini_backbone, theirs, tmp_path):
@@ -304,17 +304,17 @@ def test_a_file_that_contradicts_what_is_given_or_another_backbone_is_refused(mi
         exchange.import_lora(theirs, mini_backbone, exchange.AdapterHints("shared", True, None), tmp_path / "made")
     info = {**mini_backbone.info, "text_encoder_digest": "9" * 64}
     other = Backbone(mini_backbone.path, mini_backbone.manifest.model_copy(update={"info": info}))
-    with pytest.raises(MismatchedBackbone, match="belongs to text encoder"):
+    with pytest.raises(BackboneMismatchError, match="belongs to text encoder"):
         exchange.import_lora(theirs, other, HINTS, tmp_path / "made")
 
 
 def test_a_reference_of_another_size_and_what_is_no_safetensors_are_refused(mini_backbone, theirs, tmp_path):
     path = _foreign(theirs, tmp_path / "a.safetensors", metadata={"reference_downscale_factor": "2"})
-    with pytest.raises(BadArtifact, match="reference_downscale_factor 2"):
+    with pytest.raises(InvalidArtifactError, match="reference_downscale_factor 2"):
         exchange.import_lora(path, mini_backbone, HINTS, tmp_path / "made")
     for name in ("nothing.safetensors", "text.safetensors"):
         (tmp_path / "text.safetensors").write_text("no tensors here")
-        with pytest.raises(BadArtifact, match="not a safetensors file"):
+        with pytest.raises(InvalidArtifactError, match="not a safetensors file"):
             exchange.import_lora(tmp_path / name, mini_backbone, HINTS, tmp_path / "made")
 
 

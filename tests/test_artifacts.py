@@ -18,7 +18,7 @@ from dubmill.artifacts.files import write_atomically
 from dubmill.artifacts.publish import publish
 from dubmill.artifacts.rows import ClipRow, Line, Prompt
 from dubmill.artifacts.store import MANIFEST, Adapter, ClipSet, Lineage, PairSet, PromptSet, open_any
-from dubmill.errors import BadArtifact, OutOfRoom, TamperedArtifact, UnsealedArtifact, UsageError
+from dubmill.errors import ChangedArtifactError, DiskFullError, InvalidArtifactError, UnsealedArtifactError, UsageError
 from dubmill.media.clips import Clip
 
 LINEAGE = Lineage(step="synthesize", params={"seed": 1}, inputs={"PromptSet": "abc"}, licence="Apache-2.0")
@@ -71,12 +71,12 @@ def test_equal_content_gives_equal_digests_and_any_change_another(tmp_path):
 
 def test_a_draft_does_not_open(tmp_path):
     ClipSet.draft(tmp_path / "set", LINEAGE).add_shard(0, [a_row(0)], {"c0/clip.clip": b"x"})
-    with pytest.raises(UnsealedArtifact):
+    with pytest.raises(UnsealedArtifactError):
         ClipSet.open(tmp_path / "set")
 
 
 def test_what_is_not_there_does_not_open(tmp_path):
-    with pytest.raises(UnsealedArtifact, match="not there"):
+    with pytest.raises(UnsealedArtifactError, match="not there"):
         open_any(tmp_path / "nothing")
 
 
@@ -129,7 +129,7 @@ def test_a_kill_at_any_write_leaves_nothing_that_opens_and_the_rerun_ends_the_sa
     out = tmp_path / "set"
     code = KILLED.format(tests=str(Path(__file__).parent), moment=moment, torn=torn, out=str(out))
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGKILL
-    with pytest.raises(UnsealedArtifact):
+    with pytest.raises(UnsealedArtifactError):
         ClipSet.open(out)
     assert filled(out).digest == filled(tmp_path / "whole").digest
 
@@ -143,17 +143,17 @@ def test_a_changed_or_missing_file_and_an_edited_manifest_are_refused(tmp_path):
     }.items():
         path = filled(tmp_path / name).path
         break_it(path)
-        with pytest.raises(TamperedArtifact):
+        with pytest.raises(ChangedArtifactError):
             ClipSet.open(path)
 
 
 def test_an_artifact_of_another_kind_or_schema_is_refused(tmp_path):
     path = filled(tmp_path / "set").path
-    with pytest.raises(BadArtifact, match="this is a ClipSet, not a PairSet"):
+    with pytest.raises(InvalidArtifactError, match="this is a ClipSet, not a PairSet"):
         PairSet.open(path)
     manifest = json.loads((path / MANIFEST).read_text())
     (path / MANIFEST).write_text(json.dumps(manifest | {"schema_version": 99}))
-    with pytest.raises(BadArtifact, match="schema version 99"):
+    with pytest.raises(InvalidArtifactError, match="schema version 99"):
         ClipSet.open(path)
 
 
@@ -166,14 +166,14 @@ def test_a_folder_of_somebody_elses_files_is_left_alone(tmp_path):
 
 def test_a_member_that_is_not_there_is_told(tmp_path):
     opened = filled(tmp_path / "set")
-    with pytest.raises(BadArtifact, match="no clip.mp4 of 'c0'"):
+    with pytest.raises(InvalidArtifactError, match="no clip.mp4 of 'c0'"):
         opened.mp4("c0", "clip")
-    with pytest.raises(BadArtifact, match="c9"):
+    with pytest.raises(InvalidArtifactError, match="c9"):
         opened.clip("c9", "clip")
 
 
 def test_bytes_that_are_no_clip_are_told():
-    with pytest.raises(BadArtifact, match="not a stored clip"):
+    with pytest.raises(InvalidArtifactError, match="not a stored clip"):
         Clip.from_bytes(b"\x08\0\0\0\0\0\0\0{}      ")
 
 
@@ -182,7 +182,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_no_partial_file(tmp_path, monkey
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OutOfRoom, match="the disk is full"):
+    with pytest.raises(DiskFullError, match="the disk is full"):
         write_atomically(tmp_path / "file", b"x")
     assert not list(tmp_path.iterdir())
 
@@ -198,7 +198,7 @@ def test_a_disk_that_fills_up_midway_loses_nothing_sealed_and_the_rerun_goes_on(
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", filling)
-        with pytest.raises(OutOfRoom):
+        with pytest.raises(DiskFullError):
             filled(tmp_path / "set")
     assert ClipSet.open(sealed.path).digest == sealed.digest
     assert filled(tmp_path / "set").digest == sealed.digest

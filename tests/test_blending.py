@@ -16,7 +16,7 @@ from dubmill.artifacts.store import Backbone, Lineage
 from dubmill.dubbing import open as opening
 from dubmill.dubbing.consent import ConsentLedger
 from dubmill.dubbing.service import DubbingService, DubRequest
-from dubmill.errors import UnreadableMedia, UsageError
+from dubmill.errors import UnreadableMediaError, UsageError
 from dubmill.faces import NO_DETECTION, FaceMasker, check_face_choice, timed_sentences
 from dubmill.media.clips import Clip
 
@@ -102,7 +102,7 @@ def test_a_choice_where_only_one_face_is_seen_takes_that_one_and_tells():
 
 
 def test_several_faces_without_a_choice_are_listed():
-    with pytest.raises(UnreadableMedia, match="1 at 25 % of the width from the left, 2 at 75 %.*--face"):
+    with pytest.raises(UnreadableMediaError, match="1 at 25 % of the width from the left, 2 at 75 %.*--face"):
         kept([BOTH] * 20)
     with pytest.raises(UsageError, match="no face '3' among those in it, 1 at 25 %"):
         kept([BOTH] * 20, "3")
@@ -176,6 +176,6 @@ def test_a_clip_at_the_desk_is_dubbed_on_the_chosen_face_alone(tmp_path):
     assert made.notes == ("1 other face left unchanged (0:00:00.0 to 0:00:01.0)",)
     assert tone_hz(made.mp4) == pytest.approx(400, abs=2)
     ledger.unlink()
-    with pytest.raises(UnreadableMedia, match="2 faces are in it"):
+    with pytest.raises(UnreadableMediaError, match="2 faces are in it"):
         service.dub(replace(asked, face=""))
     assert not ledger.exists(), "consent to a dub that is not made is not recorded"

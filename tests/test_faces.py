@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from doubles.faces import FixedDetector, face
 
-from dubmill.errors import UnreadableMedia, UsageError
+from dubmill.errors import UnreadableMediaError, UsageError
 from dubmill.faces import FaceMasker, ScorerFaceDetector, mouth_boxes, track_face
 from dubmill.media.clips import Clip
 from dubmill.worlds import world_of
@@ -36,7 +36,7 @@ def test_one_face_is_followed_wherever_it_goes():
 
 
 def test_no_face_is_refused():
-    with pytest.raises(UnreadableMedia, match="no face is in it"):
+    with pytest.raises(UnreadableMediaError, match="no face is in it"):
         tracked([[]] * 10)
 
 
@@ -53,7 +53,7 @@ def test_two_equal_faces_have_to_be_chosen_from():
     refusal = (
         "2 faces are in it, 1 at 23 % of the width from the left, 2 at 70 %.*choose left, right or a number up to 2"
     )
-    with pytest.raises(UnreadableMedia, match=refusal):
+    with pytest.raises(UnreadableMediaError, match=refusal):
         tracked(found)
     for choice, x in {"left": 150, "right": 450, "1": 150, "2": 450}.items():
         track = tracked(found, choice)
@@ -143,7 +143,7 @@ def test_a_mouth_box_holds_its_neighbours_mouths_too():
 
 def test_a_clip_whose_face_is_lost_is_refused_with_the_seconds():
     found = [[face(300)]] * 20 + [[]] * 30 + [[face(300)]] * 20
-    with pytest.raises(UnreadableMedia, match=r"lost from 0\.80 to 2\.00 s"):
+    with pytest.raises(UnreadableMediaError, match=r"lost from 0\.80 to 2\.00 s"):
         mouth_boxes(clip(np.zeros((70, *SIZE, 3), np.uint8)), FixedDetector(found))
 
 
@@ -220,7 +220,7 @@ def test_two_real_people_are_told_apart_and_one_is_chosen(portrait):
     pair = np.concatenate([portrait, portrait], axis=1)
     filmed = clip(np.stack([pair] * 5))
     detector = world_of(Real).face_detector()
-    with pytest.raises(UnreadableMedia, match="2 faces"):
+    with pytest.raises(UnreadableMediaError, match="2 faces"):
         mouth_boxes(filmed, detector)
     left, right = (mouth_boxes(filmed, detector, choice=choice) for choice in ("left", "right"))
     assert right[2] - left[2] == pytest.approx([portrait.shape[1], 0, portrait.shape[1], 0], abs=6)
@@ -247,11 +247,11 @@ def test_yunet_sees_nobody_in_noise():
 
 @needs_yunet
 def test_other_weights_than_the_tested_ones_are_refused(monkeypatch):
-    from dubmill.errors import TamperedArtifact
+    from dubmill.errors import ChangedArtifactError
     from dubmill.faces import yunet
 
     monkeypatch.setattr(yunet, "DIGEST", "0" * 64)
-    with pytest.raises(TamperedArtifact, match="not the one that was tested"):
+    with pytest.raises(ChangedArtifactError, match="not the one that was tested"):
         yunet.YuNet()
 
 

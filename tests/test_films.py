@@ -15,7 +15,7 @@ from dubmill.dubbing import longform
 from dubmill.dubbing.clip_size import ClipSize
 from dubmill.dubbing.dubber import Dubber
 from dubmill.dubbing.longform import FilmJob
-from dubmill.errors import UnreadableMedia, UnsayableText
+from dubmill.errors import UnreadableMediaError, UnsupportedTextError
 from dubmill.faces import NO_DETECTION, Face, FaceMasker, ScorerFaceDetector
 from dubmill.media.clips import Clip
 from dubmill.nano import world
@@ -109,7 +109,9 @@ def test_of_two_puppets_in_a_film_only_the_chosen_one_is_dubbed_and_a_landscape_
 
 def test_two_puppets_without_a_choice_are_told_before_anything_is_dubbed(film, masker, tmp_path):
     echo = EchoDubber()
-    with pytest.raises(UnreadableMedia, match=r"the words at 0:00:00.0: 2 faces are in it, 1 at 25 % .*, 2 at 75 %"):
+    with pytest.raises(
+        UnreadableMediaError, match=r"the words at 0:00:00.0: 2 faces are in it, 1 at 25 % .*, 2 at 75 %"
+    ):
         dubbed(film, cues(SPANISH), tmp_path / "out.mp4", echo, masker, "")
     assert echo.texts == []
 
@@ -118,12 +120,12 @@ def test_words_that_cannot_be_said_are_all_told_with_their_times_before_anything
     film, dubber, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(dubber, "dub_batch", lambda *_: pytest.fail("something was dubbed"))
-    with pytest.raises(UnsayableText) as refused:
+    with pytest.raises(UnsupportedTextError) as refused:
         dubbed(film, cues(SPANISH, "hola"), tmp_path / "out.mp4", dubber, NO_DETECTION, "")
     assert refused.value.sentence.startswith(
         f"the words at {clock(HALF_SECONDS)}: nano cannot say 'hola' in Spanish; use "
     )
-    with pytest.raises(UnsayableText) as refused:
+    with pytest.raises(UnsupportedTextError) as refused:
         dubbed(film, cues(f"{SPANISH} {SPANISH}", "hola"), tmp_path / "out.mp4", dubber, NO_DETECTION, "")
     assert "the words at 0:00:00.0: " in refused.value.sentence
     assert f"; the words at {clock(HALF_SECONDS)}: nano cannot say 'hola'" in refused.value.sentence
@@ -135,13 +137,13 @@ def test_words_are_held_against_the_time_that_the_film_leaves_them(tmp_path):
     class Slow(EchoDubber):
         def check(self, line, room_seconds):
             if room_seconds < 3:
-                raise UnsayableText(f"they have {room_seconds:.1f} s", cure="say less")
+                raise UnsupportedTextError(f"they have {room_seconds:.1f} s", cure="say less")
             return ""
 
     slow, size = Slow(), ClipSize(61, 64, 64, Fraction(25, 2), 16000)
     source = beat_film(tmp_path / "in.mov", seconds=9)
     job = FilmJob(slow, "es", 0, "release", NO_DETECTION, "")
     words = [Cue(2.0, 6.5, "uno"), Cue(6.6, 8.8, "dos y tres")]
-    with pytest.raises(UnsayableText, match=r"^the words at 0:00:06.6: they have \d.\d s; say less$"):
+    with pytest.raises(UnsupportedTextError, match=r"^the words at 0:00:06.6: they have \d.\d s; say less$"):
         longform.dub_film(open_film(source, size), words, job, tmp_path / "out.mp4", metadata={}, progress=print)
     assert slow.texts == []

@@ -17,7 +17,7 @@ from dubmill.artifacts.rows import Line, PairRow
 from dubmill.artifacts.store import Backbone, Lineage, PairSet
 from dubmill.config import params as parameters
 from dubmill.config.params import Thresholds
-from dubmill.errors import GateFailed, MismatchedBackbone, UnsealedArtifact, UsageError
+from dubmill.errors import BackboneMismatchError, GateFailedError, UnsealedArtifactError, UsageError
 from dubmill.media.clips import Clip
 from dubmill.metrics import measure_pair
 from dubmill.quality import judge
@@ -319,14 +319,14 @@ def test_too_few_accepted_pairs_fail_and_name_the_gates_that_ate_them(tmp_path, 
         "a": FAULTS["min_words_right"], "b": FAULTS["min_words_right"], "c": FAULTS["min_voice_cosine"],
     }  # fmt: skip
     pairs = pair_set(tmp_path / "pairs", backbone, counterparts)
-    with pytest.raises(GateFailed) as failure:
+    with pytest.raises(GateFailedError) as failure:
         gate(backbone, pairs, PARAMS, tmp_path / "out")
     said = failure.value.sentence
     assert "only 0 of 3 pairs passed" in said
     assert "min_words_right rejected 2, min_voice_cosine rejected 1" in said
     assert str(tmp_path / "out/gate.html") in said
     assert "min_voice_cosine: 0" in (tmp_path / "out/gate.html").read_text()
-    with pytest.raises(UnsealedArtifact):
+    with pytest.raises(UnsealedArtifactError):
         PairSet.open(tmp_path / "out")
 
 
@@ -338,7 +338,7 @@ def test_a_run_killed_while_measuring_goes_on_and_ends_the_same(tmp_path, monkey
     )
     with pytest.raises(KeyboardInterrupt):
         gate(backbone, pairs, PARAMS, tmp_path / "out")
-    with pytest.raises(UnsealedArtifact):
+    with pytest.raises(UnsealedArtifactError):
         PairSet.open(tmp_path / "out")
     monkeypatch.setattr(
         "dubmill.steps.gate.world_of", lambda backbone: SimpleNamespace(scorers=lambda: ToneScorers(patience=8))
@@ -355,12 +355,12 @@ def test_gated_pairs_and_foreign_pairs_are_refused(tmp_path, backbone, gated, pa
     with pytest.raises(UsageError, match="through the gate already"):
         gate(backbone, gated, PARAMS, tmp_path / "out")
     other = Backbone.draft(tmp_path / "other", Lineage(step="backbone", params={"another": 1}))
-    with pytest.raises(MismatchedBackbone):
+    with pytest.raises(BackboneMismatchError):
         gate(other.seal({"text_encoder_digest": "text"}), pairs, PARAMS, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_a_set_without_training_pairs_fails_plainly(tmp_path, backbone):
     pairs = pair_set(tmp_path / "pairs", backbone, {"heldout-only": DUBBED})
-    with pytest.raises(GateFailed, match="no training pair"):
+    with pytest.raises(GateFailedError, match="no training pair"):
         gate(backbone, pairs, PARAMS, tmp_path / "out")

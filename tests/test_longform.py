@@ -25,7 +25,7 @@ from dubmill.dubbing import open as opening
 from dubmill.dubbing.clip_size import ClipSize
 from dubmill.dubbing.longform import Film, FilmAnalysis, FilmJob, plan_chunks
 from dubmill.dubbing.service import FilmRequest
-from dubmill.errors import ConsentMissing, DubmillError, UnreadableMedia, UnsayableText
+from dubmill.errors import DubmillError, MissingConsentError, UnreadableMediaError, UnsupportedTextError
 from dubmill.faces import NO_DETECTION
 from dubmill.media.clips import Clip
 from dubmill.nano import world
@@ -221,7 +221,7 @@ def test_the_films_end_holds_the_last_chunk():
     ],
 )
 def test_what_cannot_fit_is_refused_in_a_sentence(cues, sentence):
-    with pytest.raises(UnsayableText, match=sentence):
+    with pytest.raises(UnsupportedTextError, match=sentence):
         plan_chunks(cues, quiet_analysis(1000), SIZE)
 
 
@@ -265,16 +265,16 @@ def test_a_film_without_sound_and_words_in_silence_are_refused(tmp_path):
             str(tmp_path / f"{name}.mp4"),
         ]
         subprocess.run(command, check=True)
-    with pytest.raises(UnreadableMedia, match="no sound"):
+    with pytest.raises(UnreadableMediaError, match="no sound"):
         open_film(tmp_path / "mute.mp4")
-    with pytest.raises(UnreadableMedia, match=r"0:00:02.0: the film is silent"):
+    with pytest.raises(UnreadableMediaError, match=r"0:00:02.0: the film is silent"):
         dubbed(tmp_path / "silent.mp4", [Cue(2.0, 4.0, "hola")], tmp_path / "out.mp4")
 
 
 def test_words_that_the_model_cannot_say_are_found_in_the_film(tmp_path):
     class Picky(EchoDubber):
         def dub(self, clip, **how):
-            raise UnsayableText("'hola' is not a word", cure="use a digit")
+            raise UnsupportedTextError("'hola' is not a word", cure="use a digit")
 
     source = beat_film(tmp_path / "in.mov", seconds=8)
     with pytest.raises(DubmillError, match=r"the words at 0:00:02.0: 'hola' is not a word; use a digit"):
@@ -287,7 +287,7 @@ def test_a_dub_of_another_size_is_no_dub(tmp_path):
             return clip.cut(0, 5)
 
     source = beat_film(tmp_path / "in.mov", seconds=8)
-    with pytest.raises(UnreadableMedia, match="another size"):
+    with pytest.raises(UnreadableMediaError, match="another size"):
         dubbed(source, [Cue(2.0, 4.0, "hola")], tmp_path / "out.mp4", Cutter())
 
 
@@ -353,13 +353,13 @@ def test_a_text_for_a_film_in_which_nobody_speaks_is_refused(tmp_path, places, m
     (tmp_path / "in.mp4").write_bytes(media.mp4_bytes(film))
     monkeypatch.chdir(tmp_path)
     request = FilmRequest(Path("in.mp4"), "uno", "es", consent="Ana Ruiz agrees", seed=0, tone_map=False, face="")
-    with pytest.raises(UnreadableMedia, match="in.mp4: no speech is heard in it; give the words with --script"):
+    with pytest.raises(UnreadableMediaError, match="in.mp4: no speech is heard in it; give the words with --script"):
         opening.dub_film_file(request, tmp_path / "out.mp4", **places, progress=print)
 
 
 def test_no_film_is_dubbed_without_consent_or_beside_a_single_text(tmp_path, places, monkeypatch, capsys):
     request = FilmRequest(tmp_path / "in.mov", [], "es", consent="", seed=0, tone_map=False, face="")
-    with pytest.raises(ConsentMissing):
+    with pytest.raises(MissingConsentError):
         opening.dub_film_file(request, tmp_path / "out.mp4", **places, progress=print)
     script(tmp_path / "in.vtt", (1.0, 2.0, "uno dos"))
     monkeypatch.setattr(

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from dubmill import media
-from dubmill.errors import OutOfRoom, UnreadableMedia, UsageError
+from dubmill.errors import DiskFullError, UnreadableMediaError, UsageError
 from dubmill.media.clips import Clip
 
 
@@ -38,7 +38,7 @@ def mp4(tmp_path_factory):
 
 
 def sentence_of(source, **how):
-    with pytest.raises(UnreadableMedia) as told:
+    with pytest.raises(UnreadableMediaError) as told:
         media.read(source, frame_rate=None, sample_rate_hz=16000, **how)
     assert "\n" not in told.value.sentence
     return told.value.sentence
@@ -277,7 +277,7 @@ def test_a_reader_who_stops_early_leaves_no_process_behind(mp4):
 
 def test_a_torn_file_is_an_error_also_when_read_piece_by_piece(mp4):
     info, torn = media.probe(mp4), mp4.read_bytes()[:5000]
-    with pytest.raises(UnreadableMedia):
+    with pytest.raises(UnreadableMediaError):
         list(media.frames(torn, info, frame_rate=Fraction(25), height=64, width=64))
 
 
@@ -312,7 +312,7 @@ def test_sound_is_written_as_it_comes(tmp_path):
 
 
 def test_a_full_disk_is_told_while_a_film_is_written():
-    with pytest.raises(OutOfRoom, match="disk is full"):
+    with pytest.raises(DiskFullError, match="disk is full"):
         media.write_sound(Path("/dev/full"), [np.zeros((100_000, 1))], sample_rate_hz=16000, channels=1)
 
 

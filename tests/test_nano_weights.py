@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dubmill.errors import TamperedArtifact
+from dubmill.errors import ChangedArtifactError
 from dubmill.model.mel import MelSettings
 from dubmill.model.mel import log_mel as library_log_mel
 from dubmill.nano import mel, tokenizer, weights
@@ -55,7 +55,7 @@ def test_a_spoiled_weight_file_is_refused_and_leaves_nothing(tmp_path: Path, fau
         victim.write_bytes(content)
     else:
         victim.unlink()
-    with pytest.raises(TamperedArtifact, match=r"vocoder|digests"):
+    with pytest.raises(ChangedArtifactError, match=r"vocoder|digests"):
         weights.materialize(out, weights=spoiled)
     assert not out.exists()
 

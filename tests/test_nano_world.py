@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dubmill.errors import UnsayableText
+from dubmill.errors import UnsupportedTextError
 from dubmill.nano import difficulty, lexicon, world
 from dubmill.nano.captions import caption
 from dubmill.nano.world import Phrase
@@ -168,7 +168,7 @@ def test_identities_are_many():
     ],
 )
 def test_what_cannot_be_said_is_refused_with_what_can(language, text, told):
-    with pytest.raises(UnsayableText, match=told):
+    with pytest.raises(UnsupportedTextError, match=told):
         world.check_text(language, text)
 
 

@@ -21,7 +21,7 @@ from dubmill.config.params import (
     load,
     validate,
 )
-from dubmill.errors import BadParams
+from dubmill.errors import InvalidParamsError
 
 ROOT = Path(__file__).parent.parent
 COMMITTED = ROOT / "params.yaml"
@@ -50,7 +50,7 @@ def test_whole_floats_are_integers_again_and_others_are_refused():
     section = read_yaml(COMMITTED)["train"] | {"rank": 8.0}
     assert validate(TrainParams, section, "train").rank == 8
     assert isinstance(validate(TrainParams, section, "train").rank, int)
-    with pytest.raises(BadParams, match="rank"):
+    with pytest.raises(InvalidParamsError, match="rank"):
         validate(TrainParams, section | {"rank": 8.5}, "train")
 
 
@@ -69,7 +69,7 @@ def test_whole_floats_are_integers_again_and_others_are_refused():
 def test_a_broken_bound_type_or_name_is_told_in_one_sentence(tmp_path, section, name, value):
     values = read_yaml(COMMITTED)
     values[section][name] = value
-    with pytest.raises(BadParams) as told:
+    with pytest.raises(InvalidParamsError) as told:
         load(written(tmp_path, values))
     assert name in told.value.sentence
     assert "\n" not in told.value.sentence
@@ -78,7 +78,7 @@ def test_a_broken_bound_type_or_name_is_told_in_one_sentence(tmp_path, section, 
 def test_a_missing_value_is_told_by_name(tmp_path):
     values = read_yaml(COMMITTED)
     del values["train"]["rank"]
-    with pytest.raises(BadParams, match=r"train\.rank"):
+    with pytest.raises(InvalidParamsError, match=r"train\.rank"):
         load(written(tmp_path, values))
 
 
@@ -97,7 +97,7 @@ def test_an_overlay_replaces_free_form_maps_whole(tmp_path):
 
 def test_an_overlay_with_a_name_that_does_not_exist_is_refused(tmp_path):
     overlay = written(tmp_path, {"train": {"rnak": 4}}, "overlay.yaml")
-    with pytest.raises(BadParams, match="rnak"):
+    with pytest.raises(InvalidParamsError, match="rnak"):
         load(COMMITTED, overlay)
 
 
@@ -112,12 +112,12 @@ def test_merging_changes_neither_of_the_two():
 def test_a_file_that_is_not_a_mapping_is_told(tmp_path, text):
     path = tmp_path / "params.yaml"
     path.write_text(text)
-    with pytest.raises(BadParams):
+    with pytest.raises(InvalidParamsError):
         read_yaml(path)
 
 
 def test_a_missing_file_is_told_with_its_path(tmp_path):
-    with pytest.raises(BadParams, match="nowhere"):
+    with pytest.raises(InvalidParamsError, match="nowhere"):
         load(tmp_path / "nowhere.yaml")
 
 
@@ -140,7 +140,7 @@ def test_values_survive_the_way_dvc_writes_them_back(tmp_path):
     ],
 )
 def test_values_that_do_not_go_together_are_refused(tmp_path, overlay, told):
-    with pytest.raises(BadParams, match=told):
+    with pytest.raises(InvalidParamsError, match=told):
         load(COMMITTED, written(tmp_path, overlay, "overlay.yaml"))
 
 

@@ -15,7 +15,7 @@ import yaml
 
 from components import GPU_IMAGE, IMAGE
 from dubmill.config.params import Params, load
-from dubmill.errors import ServiceUnavailable
+from dubmill.errors import ServiceUnavailableError
 from pipelines.dubbing import NAME, Target, build, compile_to
 
 ROOT = Path(__file__).parent.parent
@@ -237,5 +237,5 @@ def test_submitting_uploads_the_pipeline_and_starts_a_run(tmp_path):
 def test_a_host_that_is_no_address_is_one_sentence(tmp_path):
     from pipelines.cluster import start
 
-    with pytest.raises(ServiceUnavailable):
+    with pytest.raises(ServiceUnavailableError):
         start(tmp_path, host="not a url", namespace="", experiment="e", account="", version="v")

@@ -13,7 +13,7 @@ import torch
 
 from dubmill.cli import main as cli
 from dubmill.config.params import load
-from dubmill.errors import DoesNotFit, UsageError
+from dubmill.errors import GpuMemoryError, UsageError
 from dubmill.model.load import device_of
 from dubmill.plan import choosing
 from dubmill.plan.architecture import named
@@ -115,7 +115,7 @@ def test_a_measure_is_taken_only_where_it_helps_and_saves_memory():
 
 
 def test_what_cannot_fit_is_refused_in_one_sentence_with_what_would():
-    with pytest.raises(DoesNotFit) as told:
+    with pytest.raises(GpuMemoryError) as told:
         choosing.plan(asked(kind="A100-40GB"))
     sentence = told.value.sentence
     assert "train needs" in sentence
@@ -127,7 +127,7 @@ def test_what_cannot_fit_is_refused_in_one_sentence_with_what_would():
 @pytest.mark.parametrize("kind", ["RTX-4090-24GB", "RTX-5090-32GB", "A100-40GB"])
 def test_what_is_advised_fits_the_whole_run(kind):
     """On the next larger GPU than an RTX 4090 the first step would fit, and the training would not."""
-    with pytest.raises(DoesNotFit) as told:
+    with pytest.raises(GpuMemoryError) as told:
         choosing.plan(asked(kind=kind))
     advised = re.search(r"--gpu (\S+)", told.value.cure).group(1)
     assert choosing.plan(asked(kind=advised)).steps

@@ -8,7 +8,7 @@ import pytest
 
 from dubmill.config.overlays import PRESETS, lay_over, merge, preset, preset_names, read_yaml
 from dubmill.config.params import load
-from dubmill.errors import BadParams
+from dubmill.errors import InvalidParamsError
 from dubmill.model.shapes import half_frames
 
 ROOT = Path(__file__).parent.parent
@@ -153,9 +153,9 @@ def test_an_overlay_may_stand_on_a_preset_and_has_the_last_word(tmp_path):
 
 @pytest.mark.parametrize("name", ["jdi-20b", "../params", ""])
 def test_a_name_that_is_no_preset_is_told_with_those_there_are(name):
-    with pytest.raises(BadParams, match=r"jdi-19b"):
+    with pytest.raises(InvalidParamsError, match=r"jdi-19b"):
         preset(name)
-    with pytest.raises(BadParams, match=r"use one of"):
+    with pytest.raises(InvalidParamsError, match=r"use one of"):
         load(COMMITTED, Path("jdi-20b"))
 
 

@@ -12,7 +12,7 @@ from dubmill import prompting
 from dubmill.artifacts.rows import Line
 from dubmill.artifacts.store import PromptSet
 from dubmill.config import params as dubmill_params
-from dubmill.errors import BadParams, ServiceUnavailable, UnsayableText
+from dubmill.errors import InvalidParamsError, ServiceUnavailableError, UnsupportedTextError
 from dubmill.prompting.phrases import PHRASES
 from dubmill.steps.prompts import prompts as prompts_step
 from dubmill.text.languages import LANGUAGES, is_in_script
@@ -48,7 +48,7 @@ def test_a_dub_caption_names_speaker_language_and_exact_words():
 
 
 def test_a_caption_in_a_language_outside_the_table_is_refused():
-    with pytest.raises(UnsayableText, match="unknown language 'xx'"):
+    with pytest.raises(UnsupportedTextError, match="unknown language 'xx'"):
         prompting.dub_caption("A person", Line(language="xx", text="uno"))
 
 
@@ -185,14 +185,14 @@ def test_each_bad_line_is_found_and_named(changes, fault):
 
 
 def test_a_language_that_a_source_lacks_is_refused_with_those_it_has():
-    with pytest.raises(UnsayableText, match="use en, es, fr, de"):
+    with pytest.raises(UnsupportedTextError, match="use en, es, fr, de"):
         prompts_of(section(languages=["en", "it"]))
-    with pytest.raises(UnsayableText, match="no sentences in 'it'"):
+    with pytest.raises(UnsupportedTextError, match="no sentences in 'it'"):
         prompts_of(section(source="bank", languages=["en", "it"]))
 
 
 def test_a_language_named_twice_is_refused():
-    with pytest.raises(BadParams, match="named twice"):
+    with pytest.raises(InvalidParamsError, match="named twice"):
         prompts_of(section(languages=["en", "es", "en"]))
 
 
@@ -290,7 +290,7 @@ def test_words_of_another_scene_are_not_taken_twice(endpoint):
 )
 def test_a_model_that_never_keeps_the_form_ends_the_step_with_its_fault(endpoint, content, fault):
     url, _ = endpoint(lambda number, body: completion(content))
-    with pytest.raises(ServiceUnavailable, match=f"no usable train prompt.*{fault}"):
+    with pytest.raises(ServiceUnavailableError, match=f"no usable train prompt.*{fault}"):
         prompts_of(llm(url))
 
 
@@ -299,12 +299,12 @@ def test_a_model_that_never_keeps_the_form_ends_the_step_with_its_fault(endpoint
 )
 def test_a_server_that_refuses_or_talks_nonsense_is_named(endpoint, status, text, told):
     url, _ = endpoint(lambda number, body: (status, text))
-    with pytest.raises(ServiceUnavailable, match=told):
+    with pytest.raises(ServiceUnavailableError, match=told):
         prompts_of(llm(url))
 
 
 def test_an_endpoint_that_is_not_there_is_one_sentence():
-    with pytest.raises(ServiceUnavailable, match=r"http://127.0.0.1:9/v1: the model did not answer"):
+    with pytest.raises(ServiceUnavailableError, match=r"http://127.0.0.1:9/v1: the model did not answer"):
         prompts_of(llm("http://127.0.0.1:9/v1"))
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from dubmill import media, providers
 from dubmill.cli import main as cli
-from dubmill.errors import ServiceUnavailable, UnsayableText, UsageError
+from dubmill.errors import ServiceUnavailableError, UnsupportedTextError, UsageError
 from dubmill.media.clips import Clip
 from dubmill.text import subtitles
 from dubmill.text.subtitles import Cue
@@ -129,7 +129,7 @@ def test_an_unknown_language_is_refused_before_anything_is_sent(endpoint):
     url, requests = endpoint(lambda number, body: told(SPANISH))
     translator = providers.translator("endpoint", model="m", url=url)
     for source, target in (("en", "xx"), ("xx", "en")):
-        with pytest.raises(UnsayableText, match="unknown language"):
+        with pytest.raises(UnsupportedTextError, match="unknown language"):
             providers.translate(CUES, translator, source=source, target=target, attempts=1)
     assert requests == []
 
@@ -195,7 +195,7 @@ def test_an_endpoint_hears_a_wav_and_its_segments_become_cues(endpoint):
 @pytest.mark.parametrize("answer", ['{"text": "no segments"}', '{"segments": [{"start": "x"}]}', "<html>"])
 def test_a_transcription_without_times_is_refused(endpoint, answer):
     url, _ = endpoint(lambda number, body: (200, answer))
-    with pytest.raises(ServiceUnavailable, match="not a transcription"):
+    with pytest.raises(ServiceUnavailableError, match="not a transcription"):
         providers.transcriber("endpoint", model="m", url=url).transcribe(sound(), language="en")
 
 

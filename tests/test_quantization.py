@@ -15,7 +15,7 @@ from dubmill import adapters
 from dubmill.artifacts.rows import Line
 from dubmill.config import params
 from dubmill.dubbing.dubber import Dubber
-from dubmill.errors import BadArtifact, MismatchedBackbone
+from dubmill.errors import BackboneMismatchError, InvalidArtifactError
 from dubmill.launching import train_together
 from dubmill.model import quantization
 from dubmill.model.conditioning import encode_captions
@@ -141,7 +141,7 @@ def test_weights_that_are_no_numbers_are_refused():
         {"transformer_blocks": torch.nn.ModuleList([torch.nn.Sequential(torch.nn.Linear(2, 2))])}
     )
     model["transformer_blocks"][0][0].weight.data[0, 0] = torch.nan
-    with pytest.raises(BadArtifact, match=r"transformer_blocks\.0\.0 are not all finite"):
+    with pytest.raises(InvalidArtifactError, match=r"transformer_blocks\.0\.0 are not all finite"):
         quantization.quantize_blocks(model)
 
 
@@ -173,7 +173,7 @@ def test_a_lora_on_8_bits_is_put_into_the_dtype_that_the_modules_compute_in(back
 
 
 def test_an_adapter_of_8_bits_is_refused_on_16(mini_backbone, mini, adapter):
-    with pytest.raises(MismatchedBackbone):
+    with pytest.raises(BackboneMismatchError):
         adapters.attach_adapter(mini, mini_backbone, adapter, 1.0)
 
 

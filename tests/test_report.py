@@ -19,7 +19,7 @@ from dubmill import media, report
 from dubmill.artifacts.rows import DubRow, Line, PairRow
 from dubmill.artifacts.store import Adapter, Backbone, DubSet, Lineage, PairSet, Report
 from dubmill.config.params import EvaluateParams
-from dubmill.errors import BadArtifact, MismatchedBackbone
+from dubmill.errors import BackboneMismatchError, InvalidArtifactError
 from dubmill.media.clips import Clip
 from dubmill.metrics import METRICS
 from dubmill.nano import world
@@ -316,10 +316,10 @@ def test_a_pair_without_a_truth_has_no_oracle(line_up, tmp_path):
 def test_dubs_of_another_backbone_or_of_other_pairs_are_refused(line_up, tmp_path):
     backbone, dubs, pairs, adapter, _ = line_up
     other = Backbone.draft(tmp_path / "b", Lineage(step="backbone", params={"seed": 2})).seal(backbone.info)
-    with pytest.raises(MismatchedBackbone, match="this DubSet was made with backbone"):
+    with pytest.raises(BackboneMismatchError, match="this DubSet was made with backbone"):
         evaluate(other, dubs, pairs, adapter, PARAMS, tmp_path / "out")
     empty = PairSet.draft(tmp_path / "p", pairs.lineage).seal()
-    with pytest.raises(BadArtifact, match="not held out here"):
+    with pytest.raises(InvalidArtifactError, match="not held out here"):
         evaluate(backbone, dubs, empty, adapter, PARAMS, tmp_path / "out")
 
 

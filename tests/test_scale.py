@@ -23,7 +23,7 @@ from dubmill import adapters, media
 from dubmill.artifacts.store import Part
 from dubmill.config import params as parameters
 from dubmill.config.params import SynthesizeParams
-from dubmill.errors import BadParams, OutOfRoom, UnsayableText, UsageError
+from dubmill.errors import DiskFullError, InvalidParamsError, UnsupportedTextError, UsageError
 from dubmill.faces import Face
 from dubmill.generation.sampling import Region
 from dubmill.launching import outliving, train_together
@@ -170,7 +170,7 @@ def test_a_batch_smaller_than_the_processes_is_refused():
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(training, "Accelerator", lambda **_: Two())
-        with pytest.raises(BadParams, match="a batch of 1 cannot be split over 2 processes"):
+        with pytest.raises(InvalidParamsError, match="a batch of 1 cannot be split over 2 processes"):
             training.build_accelerator(PARAMS.model_copy(update={"batch_size": 1}))
 
 
@@ -199,10 +199,10 @@ def test_bf16_trains_float32_weights_to_nearly_the_same_loss(mini_backbone, late
 
 def test_the_8_bit_optimizer_is_refused_where_it_cannot_run(mini_backbone, latents, tmp_path, monkeypatch):
     params = PARAMS.model_copy(update={"optimizer": "adamw8bit"})
-    with pytest.raises(BadParams, match="adamw8bit needs a CUDA GPU, and there is none; use adamw"):
+    with pytest.raises(InvalidParamsError, match="adamw8bit needs a CUDA GPU, and there is none; use adamw"):
         train(mini_backbone, latents, params, tmp_path / "adapter")
     monkeypatch.setattr(optimizing, "find_spec", lambda name: None)
-    with pytest.raises(BadParams, match="bitsandbytes, which is not installed"):
+    with pytest.raises(InvalidParamsError, match="bitsandbytes, which is not installed"):
         optimizing.optimizer({}, {}, params, torch.device("cuda"))
 
 
@@ -293,7 +293,7 @@ def test_a_full_disk_while_a_checkpoint_is_written_is_one_sentence_and_leaves_th
 
     params, out = PARAMS.model_copy(update={"num_steps": 6}), tmp_path / "adapter"
     monkeypatch.setattr(os, "fsync", full_at_the_third)
-    with pytest.raises(OutOfRoom, match="the disk is full; free room and run the step again"):
+    with pytest.raises(DiskFullError, match="the disk is full; free room and run the step again"):
         train(mini_backbone, latents, params, out)
     monkeypatch.setattr(os, "fsync", sync)
     assert [path.name for path in out.glob("*checkpoint*")] == ["checkpoint-00000002.safetensors"]
@@ -461,5 +461,5 @@ def test_an_over_articulated_caption_keeps_the_form_and_the_nano_world_has_no_wo
     said = over_articulated(prompt.caption_first_dubbed, prompt)
     assert said.startswith(prompt.caption_first_dubbed)
     assert not list(caption_faults(said, (prompt.first_dubbed, prompt.second)))
-    with pytest.raises(UnsayableText, match="set it to 0"):
+    with pytest.raises(UnsupportedTextError, match="set it to 0"):
         inpaint_module._is_articulated(generate_prompts(values).prompts[0], INPAINT)

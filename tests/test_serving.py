@@ -27,13 +27,13 @@ from dubmill.dubbing.consent import ConsentLedger
 from dubmill.dubbing.open import dub_file
 from dubmill.dubbing.service import DubbingService, DubRequest
 from dubmill.errors import (
-    BadArtifact,
-    ConsentMissing,
+    BackboneMismatchError,
     DubmillError,
-    MismatchedBackbone,
-    ServiceUnavailable,
-    UnreadableMedia,
-    UnsayableText,
+    InvalidArtifactError,
+    MissingConsentError,
+    ServiceUnavailableError,
+    UnreadableMediaError,
+    UnsupportedTextError,
 )
 from dubmill.faces import NO_DETECTION
 from dubmill.serving import server
@@ -110,7 +110,7 @@ def test_equal_requests_get_equal_bytes_and_seeds_matter(client, mp4):
 def test_consent_is_asked_for_and_kept(client, mp4, folder):
     before = (folder / "consent.jsonl").read_text().splitlines()
     for statement in ("", "   ", "yes"):
-        with pytest.raises(ConsentMissing, match="say who agrees"):
+        with pytest.raises(MissingConsentError, match="say who agrees"):
             client.dub(mp4, to="es", text="uno", consent=statement)
     client.dub(mp4, to="en", text="one", consent="Zoë Ñandú agrees")
     entries = (folder / "consent.jsonl").read_text().splitlines()
@@ -211,7 +211,7 @@ def test_a_wrong_length_is_refused_and_a_near_one_told(client, folder):
     long.write_bytes(media.mp4_bytes(small_clip(num_frames=40)))
     near.write_bytes(media.mp4_bytes(small_clip(num_frames=14, side=80)))
     refusal = r"lasts 3.20 s, and this model dubs clips of 1.04 s .* dub it as a film, `dubmill dub FILM --script`"
-    with pytest.raises(UnreadableMedia, match=refusal):
+    with pytest.raises(UnreadableMediaError, match=refusal):
         client.dub(long, to="es", text="uno", consent=CONSENT)
     notes = client.predict(near, to="es", text="uno", consent=CONSENT)["notes"]
     assert notes == [
@@ -290,7 +290,7 @@ def test_the_studio_page_and_what_it_asks_for_are_served(url, client):
 
 
 def test_a_client_without_a_server_says_so(mp4):
-    with pytest.raises(ServiceUnavailable, match="dubmill serve"):
+    with pytest.raises(ServiceUnavailableError, match="dubmill serve"):
         DubClient(f"http://127.0.0.1:{dubbing_server.free_port()}").dub(mp4, to="es", text="uno", consent=CONSENT)
 
 
@@ -309,7 +309,7 @@ def test_a_release_that_cannot_prove_itself_stays_unready_and_says_why(urls, mp4
     ]
     assert [answer.status_code for answer in refusals] == [503] * 4
     assert all(reason in answer.json()["error"] for answer in refusals)
-    with pytest.raises(ServiceUnavailable, match=reason):
+    with pytest.raises(ServiceUnavailableError, match=reason):
         DubClient(url).dub(mp4, to="es", text="uno", consent=CONSENT)
 
 
@@ -337,14 +337,14 @@ def test_a_self_test_dub_must_be_heard_and_have_the_right_size(tmp_path):
         service = DubbingService(
             "dubmill", release, broken(), NO_DETECTION, ConsentLedger(tmp_path / "consent.jsonl"), media.Limits()
         )
-        with pytest.raises(BadArtifact, match=trouble):
+        with pytest.raises(InvalidArtifactError, match=trouble):
             service.selftest()
 
 
 def test_a_release_of_another_backbone_is_refused_before_anything_starts(tmp_path, capsys):
     release = tiny_release(tmp_path / "release", tiny_backbone(tmp_path / "one"))
     other = tiny_backbone(tmp_path / "other", name="other")
-    with pytest.raises(MismatchedBackbone):
+    with pytest.raises(BackboneMismatchError):
         opening.open_release(other.path, release.path)
     assert server.main(["--backbone", str(other.path), "--release", str(release.path)]) == 2
     assert "was trained on backbone" in capsys.readouterr().err
@@ -352,7 +352,7 @@ def test_a_release_of_another_backbone_is_refused_before_anything_starts(tmp_pat
 
 def test_a_release_that_does_not_tell_its_clip_size_is_refused(tmp_path):
     silent = Release.draft(tmp_path, Lineage(step="promote", params={})).seal({})
-    with pytest.raises(BadArtifact, match="'clip'"):
+    with pytest.raises(InvalidArtifactError, match="'clip'"):
         ClipSize.of(silent)
 
 
@@ -377,7 +377,7 @@ def test_nothing_is_dubbed_that_cannot_be_recorded(tmp_path):
         "dubmill", release, Never(), NO_DETECTION, ConsentLedger(tmp_path / "file" / "consent.jsonl"), media.Limits()
     )
     asked = DubRequest(media.mp4_bytes(small_clip()), Line(language="es", text="uno"), CONSENT, 1, "")
-    with pytest.raises(ServiceUnavailable, match="consent cannot be recorded"):
+    with pytest.raises(ServiceUnavailableError, match="consent cannot be recorded"):
         service.dub(asked)
 
 
@@ -408,9 +408,9 @@ def test_a_file_is_dubbed_without_a_server_by_the_same_rules(tmp_path, mp4, monk
     assert dub_file(mp4, tmp_path / "new" / "out.mp4", consent=CONSENT, **asked) == ()
     assert tone_hz((tmp_path / "new" / "out.mp4").read_bytes()) == pytest.approx(500, abs=2)
     assert CONSENT in (tmp_path / "consent.jsonl").read_text()
-    with pytest.raises(ConsentMissing):
+    with pytest.raises(MissingConsentError):
         dub_file(mp4, tmp_path / "no.mp4", consent="", **asked)
-    with pytest.raises(UnreadableMedia, match="no such file"):
+    with pytest.raises(UnreadableMediaError, match="no such file"):
         dub_file(tmp_path / "gone.mp4", tmp_path / "no.mp4", consent=CONSENT, **asked)
     assert not (tmp_path / "no.mp4").exists()
 
@@ -426,7 +426,7 @@ def test_words_that_cannot_fit_are_refused_before_weights_are_loaded_and_hurried
     (note,) = dub_file(mp4, tmp_path / "out.mp4", text="Tenemos tiempo para cenar", **asked)
     assert "will sound hurried" in note
     monkeypatch.setattr(opening, "open_dubber", lambda backbone, release: pytest.fail("weights were loaded"))
-    with pytest.raises(UnsayableText, match=r"there are 1\.0 s; drop about"):
+    with pytest.raises(UnsupportedTextError, match=r"there are 1\.0 s; drop about"):
         dub_file(mp4, tmp_path / "no.mp4", text="El último tren sale a las nueve de la noche", **asked)
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dubmill.errors import BadParams
+from dubmill.errors import InvalidParamsError
 from dubmill.model import shapes
 
 LTX2 = shapes.Geometry(8, 32, 128, 128, 16000, 24000, 160, 4, 2)
@@ -30,10 +30,10 @@ def test_the_halves_of_a_switch_clip_share_the_middle_frame_and_fit_the_latents(
 
 @pytest.mark.parametrize(("frames", "said"), [(120, "113 or 121"), (233, "225 or 241")])
 def test_a_clip_without_halves_is_refused_with_the_nearest_lengths(frames, said):
-    with pytest.raises(BadParams, match=said):
+    with pytest.raises(InvalidParamsError, match=said):
         shapes.half_frames(frames, 8)
 
 
 def test_a_side_that_does_not_divide_is_named():
-    with pytest.raises(BadParams, match="width 650"):
+    with pytest.raises(InvalidParamsError, match="width 650"):
         shapes.latent_shape(num_frames=121, height=352, width=650, frame_rate=25, geometry=LTX2)

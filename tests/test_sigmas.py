@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dubmill.config.params import SigmaSamplerParams, load, validate
-from dubmill.errors import BadParams
+from dubmill.errors import InvalidParamsError
 from dubmill.training.sigmas import sample_sigmas
 
 COMMITTED = Path(__file__).parents[1] / "params.yaml"
@@ -75,5 +75,5 @@ def test_the_stretch_takes_the_percentiles_of_the_shifted_draws_to_zero_and_one(
     [("shift_tokens", [4096, 1024]), ("percentiles", [0.0, 99.0]), ("means", [1.0]), ("least", 1.0)],
 )
 def test_constants_that_make_no_sampler_are_refused_by_name(name, value):
-    with pytest.raises(BadParams, match=name):
+    with pytest.raises(InvalidParamsError, match=name):
         validate(SigmaSamplerParams, NANO.model_dump() | {name: value}, "train.sigma_sampler")

@@ -11,7 +11,7 @@ import torch
 from dubmill.artifacts.store import Backbone, ClipSet, PairSet, Part
 from dubmill.config import overlays
 from dubmill.config import params as parameters
-from dubmill.errors import BadArtifact, BadParams, UnsealedArtifact
+from dubmill.errors import InvalidArtifactError, InvalidParamsError, UnsealedArtifactError
 from dubmill.generation.codec import decode, shape_of
 from dubmill.generation.codec import encode as encode_clips
 from dubmill.model.load import load
@@ -158,7 +158,7 @@ def test_a_filmed_pair_is_the_same_puppet_in_the_same_motion_with_another_mouth(
 
 
 def test_ungated_pairs_cannot_be_encoded(nano, filmed, values, tmp_path):
-    with pytest.raises(BadArtifact, match="never passed the gate"):
+    with pytest.raises(InvalidArtifactError, match="never passed the gate"):
         encode(nano, filmed, values.encode, tmp_path / "latents")
 
 
@@ -191,7 +191,7 @@ def test_the_same_work_gives_the_same_digest_and_a_killed_run_goes_on_to_it(
     monkeypatch.setattr(synthesize_module, "generate", die_in_the_second_batch)
     with pytest.raises(KeyboardInterrupt):
         synthesize(nano, asked, values.synthesize, tmp_path / "clips")
-    with pytest.raises(UnsealedArtifact):
+    with pytest.raises(UnsealedArtifactError):
         ClipSet.open(tmp_path / "clips")
     resumed = synthesize(nano, asked, values.synthesize, tmp_path / "clips")
     assert resumed.digest == clips.digest
@@ -205,12 +205,12 @@ def test_a_sealed_artifact_of_the_same_lineage_is_handed_back_without_work(nano,
 
 def test_world_pairs_of_prompts_without_a_world_are_refused(nano, asked, values):
     prompt = asked.rows[0].model_copy(update={"source": "bank"})
-    with pytest.raises(BadParams, match="no scene of the nano world"):
+    with pytest.raises(InvalidParamsError, match="no scene of the nano world"):
         world_of(nano).true_pair(prompt, "first", values.inpaint.world)
 
 
 def test_a_switch_clip_without_halves_is_refused_before_anything_is_made(nano, asked, values, tmp_path):
-    with pytest.raises(BadParams, match="25 or 33"):
+    with pytest.raises(InvalidParamsError, match="25 or 33"):
         synthesize(nano, asked, values.synthesize.model_copy(update={"num_frames": 29}), tmp_path / "clips")
 
 
@@ -222,7 +222,7 @@ def test_importing_the_command_line_does_not_import_torch():
 def test_a_backbone_whose_manifest_declares_another_geometry_is_refused(nano):
     info = {**nano.info, "geometry": {**nano.info["geometry"], "spatial": 32}}
     liar = Backbone(nano.path, nano.manifest.model_copy(update={"info": info}))
-    with pytest.raises(BadArtifact, match="the manifest says"):
+    with pytest.raises(InvalidArtifactError, match="the manifest says"):
         load(liar)
 
 

@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 
 from dubmill.artifacts.rows import Line
-from dubmill.errors import UnsayableText
+from dubmill.errors import UnsupportedTextError
 from dubmill.nano.lexicon import LANGUAGES as WORDS
 from dubmill.nano.lexicon import VOICES, lexicon
 from dubmill.nano.world import HALF_SECONDS, WORDS_PER_HALF
@@ -83,7 +83,7 @@ def test_pauses_count_inside_a_text_and_not_at_its_end():
 
 
 def test_an_unknown_language_has_no_time():
-    with pytest.raises(UnsayableText, match="unknown language 'xx'"):
+    with pytest.raises(UnsupportedTextError, match="unknown language 'xx'"):
         timing.fit(line("xx", "one"), 1.0)
 
 
@@ -97,7 +97,7 @@ def test_a_verdict_goes_from_fits_over_tight_to_cannot_as_time_runs_out():
 
 def test_a_line_without_room_is_refused_with_seconds_limit_and_what_to_drop():
     said = line("es", "El último tren sale a las nueve, así que aún tenemos tiempo de cenar.")
-    with pytest.raises(UnsayableText) as refused:
+    with pytest.raises(UnsupportedTextError) as refused:
         timing.fit(said, 1.0).check()
     assert refused.value.sentence == (
         "the words need about 3.3 s to say, at their quickest 2.5 s, and there are 1.0 s; "
@@ -157,7 +157,7 @@ def test_a_real_backbone_is_asked_by_the_languages_rate_and_refuses_unknown_lang
     said = line("fr", "Le dernier train part à neuf heures.")
     assert world_of(Real).speaking_seconds(said) == timing.speaking_seconds(said)
     assert fit_line(world_of(Real), said, 0.9 * timing.speaking_seconds(said)).verdict == "tight"
-    with pytest.raises(UnsayableText, match="unknown language"):
+    with pytest.raises(UnsupportedTextError, match="unknown language"):
         fit_line(world_of(Real), line("xx", "one"), 9.0)
 
 
@@ -217,5 +217,5 @@ def test_fewer_words_than_spans_leave_some_spans_silent_and_no_word_lost():
 
 
 def test_no_spans_are_no_time():
-    with pytest.raises(UnsayableText, match="no time"):
+    with pytest.raises(UnsupportedTextError, match="no time"):
         timing.share_out(STORY, [])

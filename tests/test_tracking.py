@@ -18,11 +18,11 @@ from dubmill.artifacts.store import Adapter, Backbone, Lineage, PairSet, Release
 from dubmill.cli import main as cli
 from dubmill.config.params import PromoteParams, RegisterParams
 from dubmill.errors import (
-    BadArtifact,
-    BadParams,
-    MismatchedBackbone,
-    PromotionRefused,
-    ServiceUnavailable,
+    BackboneMismatchError,
+    InvalidArtifactError,
+    InvalidParamsError,
+    PromotionRefusedError,
+    ServiceUnavailableError,
     UsageError,
 )
 from dubmill.media.clips import Clip
@@ -243,7 +243,7 @@ def test_a_report_of_another_adapter_is_not_registered(tmp_path, store, backbone
 def test_an_unreachable_server_is_one_quick_sentence(uri, tmp_path, backbone, pairs, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     began = time.monotonic()
-    with pytest.raises(ServiceUnavailable) as caught:
+    with pytest.raises(ServiceUnavailableError) as caught:
         Candidate(tmp_path, backbone, pairs).register()
     assert time.monotonic() - began < 5
     assert "\n" not in caught.value.sentence
@@ -269,7 +269,7 @@ def test_the_first_challenger_over_the_floors_becomes_champion_with_a_release(tm
 
 
 def test_the_first_challenger_under_a_floor_is_refused(tmp_path, store, backbone, pairs):
-    with pytest.raises(PromotionRefused, match=r"words_right is 0.2, under its floor 0.3; duration_gap_ms is 120"):
+    with pytest.raises(PromotionRefusedError, match=r"words_right is 0.2, under its floor 0.3; duration_gap_ms is 120"):
         Candidate(tmp_path, backbone, pairs, words=0.2, gap_ms=120.0).promote()
     assert number(tmp_path) is None
     assert not (tmp_path / "promote").exists()
@@ -279,7 +279,7 @@ def test_a_worse_challenger_is_refused_with_all_reasons_and_nothing_moves(tmp_pa
     release = Candidate(tmp_path, backbone, pairs, words=0.9).promote()
     worse = Candidate(tmp_path, backbone, pairs, seed=1, words=0.8, sync=0.5, gap_ms=20.0)
     for _ in range(2):
-        with pytest.raises(PromotionRefused) as caught:
+        with pytest.raises(PromotionRefusedError) as caught:
             worse.promote()
     for reason in ("words_right is worse", "duration_gap_ms is worse", "nothing that should improve"):
         assert reason in caught.value.sentence
@@ -339,7 +339,7 @@ def test_other_heldout_clips_of_the_same_names_are_not_compared(tmp_path, store,
     first.promote()
     other = make_pairs(tmp_path / "other", seed=5)
     challenger = Candidate(tmp_path, backbone, other, seed=1, words=0.9)
-    with pytest.raises(PromotionRefused, match="evaluate the champion on the same clips"):
+    with pytest.raises(PromotionRefusedError, match="evaluate the champion on the same clips"):
         challenger.promote()
     first.report = make_report(tmp_path / "again", first.adapter, other, salt=1)  # the cure
     first.register()
@@ -391,7 +391,7 @@ def test_a_rollback_killed_half_way_ends_the_same_when_repeated(tmp_path, store,
 
 def test_things_that_do_not_belong_together_are_refused(tmp_path, store, backbone, pairs):
     line = Candidate(tmp_path, backbone, pairs)
-    with pytest.raises(BadArtifact, match="run `dubmill step register`"):
+    with pytest.raises(InvalidArtifactError, match="run `dubmill step register`"):
         line.promote_only()
     line.register()
     line.report = make_report(tmp_path / "newer", line.adapter, pairs, words=0.9)
@@ -399,10 +399,10 @@ def test_things_that_do_not_belong_together_are_refused(tmp_path, store, backbon
         line.promote_only()
     other = Backbone.draft(tmp_path / "b2", Lineage(step="backbone", params={"x": 1})).seal({"repo": "nano"})
     line.backbone = other
-    with pytest.raises(MismatchedBackbone):
+    with pytest.raises(BackboneMismatchError):
         line.promote_only()
     unknown = RULES.model_copy(update={"improve": ["niceness"]})
-    with pytest.raises(BadParams, match="niceness"):
+    with pytest.raises(InvalidParamsError, match="niceness"):
         Candidate(tmp_path, backbone, pairs, seed=3).promote(unknown)
 
 
@@ -411,7 +411,7 @@ def test_a_changed_report_of_the_champion_is_noticed(tmp_path, store, backbone, 
     run = store.get_run(tracking.aliased(tmp_path.name, "champion").run_id)
     stored = next(Path(run.info.artifact_uri.removeprefix("file://")).rglob("rows.parquet"))
     stored.write_bytes(table_bytes([{"pair_id": "held-0", "method": "adapter", "words_right": 0.0}]))
-    with pytest.raises(BadArtifact, match="has changed"):
+    with pytest.raises(InvalidArtifactError, match="has changed"):
         Candidate(tmp_path, backbone, pairs, seed=1, words=0.9).promote()
 
 

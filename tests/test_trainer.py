@@ -16,7 +16,13 @@ from dubmill import adapters
 from dubmill.artifacts.rows import Line
 from dubmill.artifacts.store import Adapter, LatentSet
 from dubmill.dubbing.dubber import Dubber
-from dubmill.errors import BadArtifact, BadParams, MismatchedBackbone, UnsealedArtifact, UsageError
+from dubmill.errors import (
+    BackboneMismatchError,
+    InvalidArtifactError,
+    InvalidParamsError,
+    UnsealedArtifactError,
+    UsageError,
+)
 from dubmill.generation.codec import Latents
 from dubmill.model.conditioning import patched_attention, sequence_layout
 from dubmill.model.load import load
@@ -65,7 +71,7 @@ def test_an_anchored_pattern_does_not_catch_the_video_to_audio_layers():
 
 
 def test_targets_that_match_nothing_are_refused(mini_backbone):
-    with pytest.raises(BadParams, match="no layer matches"):
+    with pytest.raises(InvalidParamsError, match="no layer matches"):
         adapters.add_lora(load(mini_backbone).transformer, rank=2, alpha=2, dropout=0, targets=["to_nowhere"])
 
 
@@ -143,7 +149,7 @@ def test_a_run_stopped_and_resumed_gives_the_adapter_of_one_that_was_not(
     monkeypatch.setattr(training.Trainer, "step", stop_at_three)
     with pytest.raises(KeyboardInterrupt):
         train(mini_backbone, latents, PARAMS, tmp_path / "adapter")
-    with pytest.raises(UnsealedArtifact):
+    with pytest.raises(UnsealedArtifactError):
         Adapter.open(tmp_path / "adapter")
     monkeypatch.setattr(training.Trainer, "step", step)
     resumed = train(mini_backbone, latents, PARAMS, tmp_path / "adapter")
@@ -176,7 +182,7 @@ def test_a_process_killed_while_training_leaves_nothing_that_opens_and_resumes_t
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    with pytest.raises(UnsealedArtifact):
+    with pytest.raises(UnsealedArtifactError):
         Adapter.open(out)
     resumed = train(mini_backbone, latents, params, out)
     assert resumed.digest == train(mini_backbone, latents, params, tmp_path / "whole").digest
@@ -206,21 +212,21 @@ def test_the_file_opens_in_diffusers_own_loader_with_the_same_effect(mini_backbo
 def test_latents_of_another_backbone_are_refused(mini_backbone, latents, tmp_path):
     lineage = latents.lineage.model_copy(update={"backbone": "0" * 64})
     stranger = LatentSet(latents.path, latents.manifest.model_copy(update={"lineage": lineage}))
-    with pytest.raises(MismatchedBackbone, match="run encode again"):
+    with pytest.raises(BackboneMismatchError, match="run encode again"):
         train(mini_backbone, stranger, PARAMS, tmp_path / "adapter")
 
 
 def test_an_adapter_of_another_backbone_is_refused(mini_backbone, adapter):
     lineage = adapter.lineage.model_copy(update={"backbone": "0" * 64})
     stranger = Adapter(adapter.path, adapter.manifest.model_copy(update={"lineage": lineage}))
-    with pytest.raises(MismatchedBackbone, match="trained on backbone 000000000000"):
+    with pytest.raises(BackboneMismatchError, match="trained on backbone 000000000000"):
         Dubber.load(mini_backbone, stranger, sampling=SAMPLING)
 
 
 def test_an_adapter_with_missing_tensors_is_refused(mini_backbone, adapter):
     info = {**adapter.info, "targets": [*PARAMS.targets, "proj_in"]}
     partial = Adapter(adapter.path, adapter.manifest.model_copy(update={"info": info}))
-    with pytest.raises(BadArtifact, match="LoRA tensors are missing"):
+    with pytest.raises(InvalidArtifactError, match="LoRA tensors are missing"):
         Dubber.load(mini_backbone, partial, sampling=SAMPLING)
 
 

@@ -22,7 +22,7 @@ from dubmill.config import params as parameters
 from dubmill.config.overlays import read_yaml
 from dubmill.config.params import Params, PromoteParams, TrainParams, validate
 from dubmill.dubbing.dubber import Dubber
-from dubmill.errors import BadArtifact, BadParams, MismatchedBackbone
+from dubmill.errors import BackboneMismatchError, InvalidArtifactError, InvalidParamsError
 from dubmill.generation.codec import round_trip, shape_of
 from dubmill.generation.masks import keep_of, ltx2_keep_video, pixel_mask, token_mask
 from dubmill.media.clips import Clip
@@ -93,7 +93,7 @@ def test_2_an_adapter_is_not_used_at_positions_it_was_not_trained_at(said, mini_
     sampling = miniature.sampling(num_steps=1)
     assert Dubber.load(mini_backbone, made, sampling=sampling).reference == "negative"
     liar = Adapter(made.path, made.manifest.model_copy(update={"info": {**made.info, "reference_positions": said}}))
-    with pytest.raises(BadArtifact, match="reference_positions"):
+    with pytest.raises(InvalidArtifactError, match="reference_positions"):
         Dubber.load(mini_backbone, liar, sampling=sampling)
 
 
@@ -154,7 +154,7 @@ def test_5_rate_groups_catch_what_they_name_and_the_table_shows_it():
     table = adapters.learning_rate_table(lora, rates).splitlines()
     assert [line.split()[:2] for line in table if "video_to_audio" in line] == [["video_to_audio_attn", "1e-06"]]
     assert len(table) == 8
-    with pytest.raises(BadParams, match="'audio_attn' is the whole name of no parameter"):
+    with pytest.raises(InvalidParamsError, match="'audio_attn' is the whole name of no parameter"):
         slow_share({"audio_attn": 1e-6})
 
 
@@ -165,17 +165,17 @@ def test_6_every_accepted_pair_is_encoded_or_the_step_fails_and_names_it():
         ("text_video", "text_audio", "text_mask"), torch.zeros(5, 3)
     )
     reconcile(whole, ["a", "b"])
-    with pytest.raises(BadArtifact, match="audio 1 of 2"):
+    with pytest.raises(InvalidArtifactError, match="audio 1 of 2"):
         reconcile({**whole, "audio": column[:1]}, ["a", "b"])
-    with pytest.raises(BadArtifact, match="the first of pair b"):
+    with pytest.raises(InvalidArtifactError, match="the first of pair b"):
         reconcile({**whole, "video": torch.tensor([[0.0], [float("nan")]])}, ["a", "b"])
     first = miniature.clip()
     short = miniature.clip(num_frames=9)
     mute = Clip(first.frames_FHWC, first.frame_rate, first.audio_CN[:, :100], first.sample_rate_hz)
     assert like(first, miniature.clip(seed=4), "x") is not None
-    with pytest.raises(BadArtifact, match="p-3, original: frames, sides and rates"):
+    with pytest.raises(InvalidArtifactError, match="p-3, original: frames, sides and rates"):
         like(first, short, "p-3, original")
-    with pytest.raises(BadArtifact, match="the sound lasts 0.01 s, the picture 0.68 s"):
+    with pytest.raises(InvalidArtifactError, match="the sound lasts 0.01 s, the picture 0.68 s"):
         like(first, mute, "p-3, original")
 
 
@@ -183,7 +183,7 @@ def test_7_text_features_of_another_encoder_are_never_used(mini_backbone, latent
     """Trap 7: features of Gemma 3 (LTX-2.3) and Gemma 4 (LTX-2.5) have the same shape and mean nothing to each other."""
     lineage = latents.lineage.model_copy(update={"text_encoder": "4" * 64})
     stranger = LatentSet(latents.path, latents.manifest.model_copy(update={"lineage": lineage}))
-    with pytest.raises(MismatchedBackbone, match="read by text encoder 444444444444"):
+    with pytest.raises(BackboneMismatchError, match="read by text encoder 444444444444"):
         train(mini_backbone, stranger, PAPER, tmp_path / "adapter")
     begun = LatentSet.draft(tmp_path / "latents", lineage)
     begun.write("cache", b"features of the other encoder")

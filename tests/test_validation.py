@@ -13,7 +13,7 @@ from test_scale import dying_at
 from dubmill import adapters, media
 from dubmill.artifacts.store import Adapter
 from dubmill.config.params import ValidationParams
-from dubmill.errors import BadParams, Interrupted, UnsealedArtifact
+from dubmill.errors import InterruptedStepError, InvalidParamsError, UnsealedArtifactError
 from dubmill.model import pipeline as ltx2_dub
 from dubmill.model.conditioning import patched_attention
 from dubmill.model.load import load
@@ -136,11 +136,11 @@ def test_a_run_asked_to_end_while_it_looks_keeps_its_step_at_once_and_looks_when
         return step(*args)
 
     monkeypatch.setattr(ltx2_dub, "step", asked_at_the_third)
-    with pytest.raises(Interrupted, match="asked to end after step 2 of 6, which is kept"):
+    with pytest.raises(InterruptedStepError, match="asked to end after step 2 of 6, which is kept"):
         train(mini_backbone, latents, OFTEN, tmp_path / "adapter")
     assert len(steps) == 3
     assert of(tmp_path / "adapter") == NAMES[:1]
-    with pytest.raises(UnsealedArtifact):
+    with pytest.raises(UnsealedArtifactError):
         Adapter.open(tmp_path / "adapter")
     monkeypatch.setattr(ltx2_dub, "step", step)
     assert train(mini_backbone, latents, OFTEN, tmp_path / "adapter").digest == adapter.digest
@@ -149,5 +149,5 @@ def test_a_run_asked_to_end_while_it_looks_keeps_its_step_at_once_and_looks_when
 def test_blocks_that_the_transformer_does_not_have_are_refused_before_the_first_step(mini_backbone, latents, tmp_path):
     sampling = GUIDED.model_copy(update={"stg_blocks": [29]})
     params = OFTEN.model_copy(update={"validation": OFTEN.validation.model_copy(update={"sampling": sampling})})
-    with pytest.raises(BadParams, match=r"stg_blocks: the transformer has blocks 0 to 1"):
+    with pytest.raises(InvalidParamsError, match=r"stg_blocks: the transformer has blocks 0 to 1"):
         train(mini_backbone, latents, params, tmp_path / "adapter")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from dubmill import errors
-from dubmill.errors import DubmillError, ServiceUnavailable, UnreadableMedia
+from dubmill.errors import DubmillError, ServiceUnavailableError, UnreadableMediaError
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class DubClient:
 
         Raises:
             DubmillError: the server refused the request; with the server's message and the class it raised.
-            ServiceUnavailable: the server cannot be reached, or is busy or not ready.
+            ServiceUnavailableError: the server cannot be reached, or is busy or not ready.
         """
         return base64.b64decode(self.predict(path, to=to, text=text, consent=consent, seed=seed, face=face)["video"])
 
@@ -53,14 +53,14 @@ class DubClient:
         """Return once the server's self-test has passed.
 
         Raises:
-            ServiceUnavailable: it has not within `seconds`; with the server's reason.
+            ServiceUnavailableError: it has not within `seconds`; with the server's reason.
         """
         deadline = time.monotonic() + seconds
         while True:
             try:
                 self._send("GET", f"/v1/models/{self.name}", None)
                 return
-            except ServiceUnavailable:
+            except ServiceUnavailableError:
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(0.2)
@@ -72,7 +72,7 @@ class DubClient:
             response = httpx.request(method, self.url.rstrip("/") + path, json=body, timeout=self.timeout_seconds)
             content = response.json()
         except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
-            raise ServiceUnavailable(
+            raise ServiceUnavailableError(
                 f"no answer ({error or type(error).__name__})", where=self.url, cure="start it with `dubmill serve`"
             ) from error
         if response.is_error:
@@ -85,7 +85,9 @@ def _refusal(status: int, content: Any, url: str) -> DubmillError:
     fields = content if isinstance(content, dict) else {}
     kind = getattr(errors, str(fields.get("kind", "")), None)
     if not (isinstance(kind, type) and issubclass(kind, DubmillError)):
-        kind = {413: UnreadableMedia, 429: ServiceUnavailable, 503: ServiceUnavailable}.get(status, DubmillError)
+        kind = {413: UnreadableMediaError, 429: ServiceUnavailableError, 503: ServiceUnavailableError}.get(
+            status, DubmillError
+        )
     return kind(str(fields.get("error", f"HTTP {status}")), where=url)
 
 
@@ -93,6 +95,6 @@ def _file_bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise UnreadableMedia(
+        raise UnreadableMediaError(
             f"it cannot be read ({error.strerror})", where=str(path), cure="give the path of a video"
         ) from error

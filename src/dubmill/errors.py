@@ -1,28 +1,33 @@
-"""Everything that can go wrong for a user, as one tree.
+"""Every error that a user can meet, as one tree of exceptions.
 
-DubmillError                 what happened, where, and what to do about it; the CLI prints it and exits 2
-├── UsageError               a command, file or argument that makes no sense as given
-├── BadParams                params.yaml or an overlay breaks a type, a bound or a name
-├── BadArtifact              a directory that is not the artifact a step asked for
-│   ├── UnsealedArtifact     it was never finished: no manifest
-│   └── TamperedArtifact     its bytes are not the ones that were sealed
-├── MismatchedBackbone       an adapter or latents made with another backbone or text encoder
-├── UnreadableMedia          a file that FFmpeg cannot read, or that lacks what a dub needs
-├── UnsayableText            words, or a number of words, or a language that cannot be spoken
-├── GateFailed               too few pairs passed the quality gates
-├── PromotionRefused         the challenger is not better than the champion, with the reasons
-├── ConsentMissing           a dub was asked for without a consent statement
-├── DoesNotFit               a GPU has too little memory for a step, whatever is done about it
-├── OutOfRoom                the disk filled up; nothing sealed was lost
-├── Interrupted              a step was asked to end and kept what it had done; exit code 75, "try again"
-└── ServiceUnavailable       a server (MLflow, KFP, an LLM endpoint) could not be reached
+DubmillError                     what happened, where, and what to do about it; the CLI prints it and exits 2
+├── UsageError                   a command, file or argument that makes no sense
+├── InvalidParamsError           params.yaml or an overlay breaks a type, a bound or a name
+├── InvalidArtifactError         a directory that is not the artifact a step needs
+│   ├── UnsealedArtifactError    it was never finished: no manifest
+│   └── ChangedArtifactError     its bytes are not the ones that were sealed
+├── BackboneMismatchError        an adapter or latents of another backbone or text encoder
+├── UnreadableMediaError         a file that FFmpeg cannot read, or that lacks what a dub needs
+│   ├── MediaTooLargeError       it is longer, larger or heavier than a limit
+│   │   └── MediaTooLongError    it is longer than a limit
+│   └── NoFaceError              nobody can be seen in it
+├── UnsupportedTextError         words, or a number of words, or a language that cannot be spoken
+├── GateFailedError              too few pairs passed the quality gates
+├── PromotionRefusedError        the challenger is not better than the champion, with the reasons
+├── MissingConsentError          a dub without a consent statement
+├── GpuMemoryError               a GPU has too little memory for a step, whatever is done about it
+├── DiskFullError                the disk filled up; nothing sealed was lost
+├── InterruptedStepError         a step was stopped and kept its progress; exit code 75, "run it again"
+└── ServiceUnavailableError      a server (MLflow, KFP, an LLM endpoint) could not be reached
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class DubmillError(Exception):
-    """One sentence for a person: what is wrong, where, and the cure."""
+    """An error that a person can act on: what is wrong, where, and the cure, in one sentence."""
 
     exit_code = 2
 
@@ -33,10 +38,10 @@ class DubmillError(Exception):
     @property
     def sentence(self) -> str:
         """`where: what; cure` in one line, without the parts that are empty."""
-        said = f"{self.where}: {self.what}" if self.where else self.what
-        return f"{said}; {self.cure}" if self.cure else said
+        located = f"{self.where}: {self.what}" if self.where else self.what
+        return f"{located}; {self.cure}" if self.cure else located
 
-    def __reduce__(self) -> tuple:
+    def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (type(self), self.what, self.where, self.cure)
 
 
@@ -45,62 +50,74 @@ def _rebuild(kind: type[DubmillError], what: str, where: str, cure: str) -> Dubm
 
 
 class UsageError(DubmillError):
-    """A command, file or argument that makes no sense as given."""
+    """A command, file or argument makes no sense."""
 
 
-class BadParams(DubmillError):
+class InvalidParamsError(DubmillError):
     """A parameter breaks its type, its bound or its name."""
 
 
-class BadArtifact(DubmillError):
-    """A directory is not the artifact that was asked for."""
+class InvalidArtifactError(DubmillError):
+    """A directory is not the artifact that a step needs."""
 
 
-class UnsealedArtifact(BadArtifact):
+class UnsealedArtifactError(InvalidArtifactError):
     """The step that writes this artifact did not finish."""
 
 
-class TamperedArtifact(BadArtifact):
+class ChangedArtifactError(InvalidArtifactError):
     """A file of a sealed artifact has changed, or is gone."""
 
 
-class MismatchedBackbone(DubmillError):
-    """Two things that must share a backbone do not."""
+class BackboneMismatchError(DubmillError):
+    """Two artifacts that must share a backbone do not."""
 
 
-class UnreadableMedia(DubmillError):
+class UnreadableMediaError(DubmillError):
     """A media file cannot be read, or lacks a stream, or breaks a limit."""
 
 
-class UnsayableText(DubmillError):
-    """The asked words cannot be spoken by this backbone in this time."""
+class MediaTooLargeError(UnreadableMediaError):
+    """A media file is longer, larger or heavier than the caller's limits allow."""
 
 
-class GateFailed(DubmillError):
-    """The accepted share of pairs fell under its floor."""
+class MediaTooLongError(MediaTooLargeError):
+    """A media file is longer than the caller's limit allows."""
 
 
-class PromotionRefused(DubmillError):
-    """The challenger did not earn the champion's place."""
+class NoFaceError(UnreadableMediaError):
+    """Nobody can be seen in a clip."""
 
 
-class ConsentMissing(DubmillError):
-    """Nobody said that the person in the clip agrees to be dubbed."""
+class UnsupportedTextError(DubmillError):
+    """The words cannot be spoken by this backbone in this time."""
 
 
-class DoesNotFit(DubmillError):
+class GateFailedError(DubmillError):
+    """The accepted share of pairs is below its floor."""
+
+
+class PromotionRefusedError(DubmillError):
+    """The challenger is not better than the champion."""
+
+
+class MissingConsentError(DubmillError):
+    """There is no statement that the person in the clip agrees to be dubbed."""
+
+
+class GpuMemoryError(DubmillError):
     """A step needs more memory than the GPU has."""
 
 
-class OutOfRoom(DubmillError):
+class DiskFullError(DubmillError):
     """The disk is full."""
 
 
-class Interrupted(DubmillError):
-    """A step was asked to end before it was done, and goes on when it is run again."""
+class InterruptedStepError(DubmillError):
+    """A step was stopped before it was done, and continues when it is run again."""
 
     exit_code = 75  # EX_TEMPFAIL of sysexits.h
 
 
-class ServiceUnavailable(DubmillError):
-    """A server the step depends on did not answer."""
+class ServiceUnavailableError(DubmillError):
+    """A server that the step depends on did not answer."""

@@ -18,7 +18,7 @@ from typing import TypeVar
 from dubmill.artifacts.files import digest_of
 from dubmill.artifacts.store import Adapter, Artifact, Backbone, LatentSet
 from dubmill.config.params import Section, TrainParams
-from dubmill.errors import DubmillError, Interrupted
+from dubmill.errors import DubmillError, InterruptedStepError
 
 WORK = "DUBMILL_WORK"  # a folder that outlives a pod
 GRACE_SECONDS = 300  # to write a checkpoint once asked to end; the pod's own grace period may be shorter
@@ -63,7 +63,7 @@ def train_together(
     """Step `train` in `num_processes` processes of this machine.
 
     Raises:
-        Interrupted: they were asked to end (SIGTERM), and kept a checkpoint.
+        InterruptedStepError: they were asked to end (SIGTERM), and kept a checkpoint.
         DubmillError: one of them failed; it has said why on stderr.
     """
     with tempfile.TemporaryDirectory() as scratch:
@@ -74,7 +74,9 @@ def train_together(
         os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(GRACE_SECONDS))
         status, is_asked = _wait_for([sys.executable, "-m", *torchrun, "-m", *work])
     if is_asked and status:
-        raise Interrupted("asked to end", where=str(out), cure="run the step again to go on from its last checkpoint")
+        raise InterruptedStepError(
+            "asked to end", where=str(out), cure="run the step again to go on from its last checkpoint"
+        )
     if status:
         raise DubmillError(
             f"one of {num_processes} training processes failed", where=str(out), cure="its own words stand above"

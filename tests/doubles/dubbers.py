@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from dubmill import media
-from dubmill.errors import UnsayableText
+from dubmill.errors import UnsupportedTextError
 
 HELD = "DUBMILL_TEST_HELD"  # names a file: while it exists, ToneDubber does not finish the text 'lento'
 
@@ -18,7 +18,7 @@ class ToneDubber:
 
     def dub(self, clip, *, line, seed, progress=None):
         if line.text == "indecible":
-            raise UnsayableText("'indecible' is not a word of this backbone", cure="use a digit")
+            raise UnsupportedTextError("'indecible' is not a word of this backbone", cure="use a digit")
         while line.text == "lento" and Path(os.environ[HELD]).exists():
             time.sleep(0.02)
         times = np.arange(clip.audio_CN.shape[1]) / clip.sample_rate_hz

@@ -19,7 +19,7 @@ from dubmill.adapters import lora
 from dubmill.adapters.naming import DIFFUSERS_PREFIX, LIGHTRICKS_PREFIX, to_diffusers, to_lightricks
 from dubmill.artifacts.files import sha256_of, write_atomically
 from dubmill.artifacts.store import Adapter, Backbone, Lineage, Report
-from dubmill.errors import BadArtifact, MismatchedBackbone, UsageError
+from dubmill.errors import BackboneMismatchError, InvalidArtifactError, UsageError
 from dubmill.model.load import skeleton
 from dubmill.report import model_card
 
@@ -80,8 +80,8 @@ def import_lora(path: Path, backbone: Backbone, hints: AdapterHints, out: Path) 
     """Imports a LoRA file with diffusers' or Lightricks' names as a sealed adapter of `backbone` at `out`.
 
     Raises:
-        BadArtifact: it is no LoRA, one matrix of a pair is missing, or its keys or ranks cannot be held by an adapter.
-        MismatchedBackbone: its layers or shapes are not this backbone's, or its metadata names another backbone.
+        InvalidArtifactError: it is no LoRA, one matrix of a pair is missing, or its keys or ranks cannot be held by an adapter.
+        BackboneMismatchError: its layers or shapes are not this backbone's, or its metadata names another backbone.
         UsageError: how it must be used is neither in the file nor in `hints`, or the two differ.
     """
     tensors, metadata = _read(path)
@@ -121,7 +121,7 @@ def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
             tensors = {_diffusers_name(name): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             return tensors, file.metadata() or {}
     except (OSError, SafetensorError) as error:
-        raise BadArtifact(
+        raise InvalidArtifactError(
             "not a safetensors file", where=str(path), cure="give the LoRA's .safetensors file"
         ) from error
 
@@ -136,14 +136,14 @@ def _diffusers_name(key: str) -> str:
 def _check_same_backbone(path: Path, known: Mapping[str, Any], metadata: Mapping[str, str], backbone: Backbone) -> None:
     for name, digest in (("backbone", backbone.digest), ("text_encoder", backbone.text_encoder_digest)):
         if known.get(name, digest) != digest:
-            raise MismatchedBackbone(
+            raise BackboneMismatchError(
                 f"it belongs to {name.replace('_', ' ')} {known[name][:12]}, but this backbone has {digest[:12]}",
                 where=str(path),
                 cure="import it for the backbone it was trained on",
             )
     scaled = [f"{name} {metadata[name]}" for name in REFERENCE_SCALES if metadata.get(name, "1") not in ("1", "1.0")]
     if scaled:
-        raise BadArtifact(
+        raise InvalidArtifactError(
             f"it needs a reference of another size ({', '.join(scaled)})",
             where=str(path),
             cure="use a LoRA whose reference has the size of the target clip",
@@ -156,7 +156,7 @@ def _alpha_of_all(path: Path, metadata: Mapping[str, str]) -> float | None:
     unsupported = ("alpha_pattern", "use_rslora", "use_dora")
     used = [name for name in unsupported if config.get(DIFFUSERS_PREFIX + name)]
     if used:
-        raise BadArtifact(
+        raise InvalidArtifactError(
             f"its scaling is not supported ({', '.join(used)})",
             where=str(path),
             cure="merge the scale into lora_B, or train a plain LoRA",
@@ -170,7 +170,7 @@ def _pairs(
     """Returns (A, B) of every layer; the layer's own alpha, or else the common one, is multiplied into B."""
     unknown = sorted(key for key, value in tensors.items() if not _is_lora_tensor(key, value))
     if unknown or not tensors:
-        raise BadArtifact(
+        raise InvalidArtifactError(
             f"{len(unknown)} of its {len(tensors)} tensors do not belong to a LoRA, such as {unknown[:1]}",
             where=str(path),
             cure=f"give a file whose keys end in {A} and {B}",
@@ -178,7 +178,7 @@ def _pairs(
     names = sorted({key.removesuffix(end) for key in tensors for end in (A, B, ALPHA) if key.endswith(end)})
     halves = [name for name in names if name + A not in tensors or name + B not in tensors]
     if halves:
-        raise BadArtifact(
+        raise InvalidArtifactError(
             f"{len(halves)} layers have only one of lora_A and lora_B, such as {halves[0]}",
             where=str(path),
             cure="download the file again, it is incomplete",
@@ -199,7 +199,7 @@ def _scaled(name: str, tensors: Mapping[str, torch.Tensor], alpha: float | None)
 def _rank(path: Path, pairs: Mapping[str, tuple[torch.Tensor, torch.Tensor]]) -> int:
     ranks = {size for down, up in pairs.values() for size in (down.shape[0], up.shape[-1])}
     if len(ranks) != 1:
-        raise BadArtifact(
+        raise InvalidArtifactError(
             f"its layers have different ranks ({', '.join(map(str, sorted(ranks)))})",
             where=str(path),
             cure="give a file of one rank",
@@ -215,12 +215,12 @@ def _check_fit(
     unknown = [name for name in pairs if name not in layers]
     if unknown:
         what = f"{len(unknown)} of its {len(pairs)} layers are not in this backbone, such as {unknown[0]}"
-        raise MismatchedBackbone(what, where=str(path), cure=cure)
+        raise BackboneMismatchError(what, where=str(path), cure=cure)
     for name, (down, up) in pairs.items():
         in_file, expected = (down.shape[-1], up.shape[0]), (layers[name].in_features, layers[name].out_features)
         if in_file != expected:
             what = f"{name} has (inputs, outputs) {in_file} in the file and {expected} in this backbone"
-            raise MismatchedBackbone(what, where=str(path), cure=cure)
+            raise BackboneMismatchError(what, where=str(path), cure=cure)
 
 
 def _known_or_given(path: Path, name: str, known: Any, given: Any) -> Any:

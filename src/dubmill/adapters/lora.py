@@ -22,7 +22,7 @@ from safetensors.torch import save
 from dubmill.adapters.naming import DIFFUSERS_PREFIX
 from dubmill.artifacts.store import Adapter, Backbone, Lineage
 from dubmill.config.params import TrainParams
-from dubmill.errors import BadArtifact, BadParams, MismatchedBackbone
+from dubmill.errors import BackboneMismatchError, InvalidArtifactError, InvalidParamsError
 from dubmill.model.load import Modules
 
 ADAPTER_NAME = "dub"
@@ -44,7 +44,7 @@ def add_lora(transformer: Any, *, rank: int, alpha: float, dropout: float, targe
     """Adds new LoRA layers to every linear layer whose name ends in one of `targets`; only they train.
 
     Raises:
-        BadParams: no layer has such a name.
+        InvalidParamsError: no layer has such a name.
     """
     config = LoraConfig(
         r=rank,
@@ -56,7 +56,7 @@ def add_lora(transformer: Any, *, rank: int, alpha: float, dropout: float, targe
     try:
         transformer.add_adapter(config, adapter_name=ADAPTER_NAME)
     except ValueError as error:
-        raise BadParams(
+        raise InvalidParamsError(
             f"no layer matches targets {targets}", cure="see the names of the transformer's layers"
         ) from error
 
@@ -72,11 +72,11 @@ def learning_rates(names: list[str], params: TrainParams) -> dict[str, float]:
     Patterns are anchored: `audio_attn` does not match `video_to_audio_attn`; write `.*\\.audio_attn1\\..*`.
 
     Raises:
-        BadParams: a pattern matches no parameter, as one written for an unanchored search does.
+        InvalidParamsError: a pattern matches no parameter, as one written for an unanchored search does.
     """
     for pattern in params.learning_rate_groups:
         if not any(re.fullmatch(pattern, name) for name in names):
-            raise BadParams(
+            raise InvalidParamsError(
                 f"train.learning_rate_groups: {pattern!r} matches the whole name of no parameter",
                 cure=f"names look like {names[0]}; write .* before and after the part you mean",
             )
@@ -139,11 +139,11 @@ def attach_adapter(modules: Modules, backbone: Backbone, adapter: Adapter, stren
     """Loads `adapter` onto the transformer of `modules`, scaled by `strength`; returns how its references are used.
 
     Raises:
-        MismatchedBackbone: it was trained on another backbone.
-        BadArtifact: its tensors are not exactly those of the layers it names, or see `reference_mode_of`.
+        BackboneMismatchError: it was trained on another backbone.
+        InvalidArtifactError: its tensors are not exactly those of the layers it names, or see `reference_mode_of`.
     """
     if adapter.lineage.backbone != backbone.digest:
-        raise MismatchedBackbone(
+        raise BackboneMismatchError(
             f"the adapter was trained on backbone {adapter.lineage.backbone[:12]}, this one is {backbone.digest[:12]}",
             where=str(adapter.path),
             cure="use the backbone it was trained on, or train again",
@@ -163,7 +163,7 @@ def _load_tensors(transformer: Any, path: Path) -> None:
     tensors = read_lora(path)
     if set(tensors) != expected:
         missing, unknown = expected - set(tensors), set(tensors) - expected
-        raise BadArtifact(
+        raise InvalidArtifactError(
             f"{len(missing)} LoRA tensors are missing and {len(unknown)} are unknown",
             where=str(path.parent),
             cure="train again",
@@ -175,7 +175,7 @@ def reference_mode_of(adapter: Adapter) -> ReferenceMode:
     """Returns how an adapter's references were used in training; used otherwise it dubs, but badly.
 
     Raises:
-        BadArtifact: its weights and its manifest differ about it, or hold an unknown value.
+        InvalidArtifactError: its weights and its manifest differ about it, or hold an unknown value.
     """
     info = {
         "reference_attention": "full",
@@ -188,7 +188,7 @@ def reference_mode_of(adapter: Adapter) -> ReferenceMode:
     ):
         value = info.get(name)
         if value not in known or in_file.get(name, value) != value:
-            raise BadArtifact(
+            raise InvalidArtifactError(
                 f"its weights were trained with {name} {in_file.get(name)!r}, the manifest says {value!r}",
                 where=str(adapter.path),
                 cure=f"import or train it again, with one of {', '.join(known)}",
@@ -206,7 +206,7 @@ def facts_in_file(path: Path) -> dict[str, Any]:
     """Returns what dubmill wrote into the metadata of a LoRA file; empty for a file of another tool.
 
     Raises:
-        BadArtifact: that part of the metadata cannot be read.
+        InvalidArtifactError: that part of the metadata cannot be read.
     """
     with safe_open(path, framework="pt") as file:
         text = (file.metadata() or {}).get(METADATA_KEY, "{}")
@@ -215,5 +215,7 @@ def facts_in_file(path: Path) -> dict[str, Any]:
     except ValueError:
         info = None
     if not isinstance(info, dict):
-        raise BadArtifact("its metadata `dubmill` cannot be read", where=str(path), cure="export or train it again")
+        raise InvalidArtifactError(
+            "its metadata `dubmill` cannot be read", where=str(path), cure="export or train it again"
+        )
     return info

@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dubmill.errors import OutOfRoom
+from dubmill.errors import DiskFullError
 
 TORN = ".*.partial"  # what a writer that was killed leaves behind
 
@@ -37,7 +37,7 @@ def write_atomically(path: Path, data: bytes) -> None:
     """Put `data` at `path` whole or not at all.
 
     Raises:
-        OutOfRoom: the disk is full.
+        DiskFullError: the disk is full.
     """
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")  # process ids repeat across containers
     try:
@@ -50,7 +50,7 @@ def write_atomically(path: Path, data: bytes) -> None:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise OutOfRoom(
+            raise DiskFullError(
                 "the disk is full", where=str(path.parent), cure="free room and run the step again"
             ) from error
         raise

@@ -27,7 +27,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from dubmill.artifacts.files import TORN, digest_of, sha256_of, table_bytes, tar_bytes, write_atomically
 from dubmill.artifacts.rows import ClipRow, DubRow, PairRow, Prompt, Row
-from dubmill.errors import BadArtifact, TamperedArtifact, UnsealedArtifact, UsageError
+from dubmill.errors import ChangedArtifactError, InvalidArtifactError, UnsealedArtifactError, UsageError
 from dubmill.media.clips import Clip
 
 SCHEMA_VERSION = 1
@@ -109,33 +109,30 @@ class Artifact:
         """The artifact at `path`, its kind, schema and every digest checked.
 
         Raises:
-            UnsealedArtifact: it was never finished.
-            BadArtifact: it is something else.
-            TamperedArtifact: a file changed, or is gone.
+            UnsealedArtifactError: it was never finished.
+            InvalidArtifactError: it is something else.
+            ChangedArtifactError: a file changed, or is gone.
         """
         path = Path(path)
         manifest = read_manifest(path)
         if manifest.kind != cls.kind:
-            raise BadArtifact(
+            raise InvalidArtifactError(
                 f"this is a {manifest.kind}, not a {cls.kind}", where=str(path), cure="give the right directory"
             )
         if manifest.schema_version != SCHEMA_VERSION:
-            raise BadArtifact(
+            raise InvalidArtifactError(
                 f"schema version {manifest.schema_version}, this dubmill reads {SCHEMA_VERSION}",
                 where=str(path),
                 cure="make it again",
             )
+        cure = "make the artifact again or pull it"
         if manifest.with_digest().digest != manifest.digest:
-            raise TamperedArtifact(
-                "the manifest was edited", where=str(path), cure="make the artifact again or pull it"
-            )
+            raise ChangedArtifactError("the manifest was edited", where=str(path), cure=cure)
         for name, expected in manifest.files.items():
             member = path / name
             if not member.is_file() or sha256_of(member) != expected:
                 trouble = "has changed" if member.is_file() else "is gone"
-                raise TamperedArtifact(
-                    f"{name} {trouble} since it was sealed", where=str(path), cure="make the artifact again or pull it"
-                )
+                raise ChangedArtifactError(f"{name} {trouble} since it was sealed", where=str(path), cure=cure)
         return cls(path, manifest)
 
     @property
@@ -161,16 +158,16 @@ def read_manifest(path: Path) -> Manifest:
     """The manifest of an artifact, not yet held against its files.
 
     Raises:
-        UnsealedArtifact: there is none.
-        TamperedArtifact: it cannot be read.
+        UnsealedArtifactError: there is none.
+        ChangedArtifactError: it cannot be read.
     """
     if not (path / MANIFEST).is_file():
         state = "was never finished" if path.is_dir() else "is not there"
-        raise UnsealedArtifact(f"the artifact {state}", where=str(path), cure="run the step that makes it")
+        raise UnsealedArtifactError(f"the artifact {state}", where=str(path), cure="run the step that makes it")
     try:
         return Manifest.model_validate_json((path / MANIFEST).read_bytes())
     except ValidationError as error:
-        raise TamperedArtifact(
+        raise ChangedArtifactError(
             "its manifest cannot be read", where=str(path), cure="make the artifact again"
         ) from error
 
@@ -198,7 +195,7 @@ class Draft(Generic[Kind]):
         """Whether an artifact of this very lineage is already complete here."""
         try:
             return self.kind.open(self.path).lineage.key == self.lineage.key
-        except BadArtifact:
+        except InvalidArtifactError:
             return False
 
     def _refuse_strangers(self) -> None:
@@ -297,7 +294,7 @@ class RowSet(Artifact, Generic[RowKind]):
         """The bytes of member `<row id>/<name>`.
 
         Raises:
-            BadArtifact: there is no such row or member.
+            InvalidArtifactError: there is no such row or member.
         """
         try:
             shard = self._shard_of[row_id]
@@ -305,7 +302,9 @@ class RowSet(Artifact, Generic[RowKind]):
                 self._tars[shard] = tarfile.open(self.path / f"{shard}.tar")  # noqa: SIM115 (kept open for its index)
             stream = self._tars[shard].extractfile(f"{row_id}/{name}")
         except KeyError as error:
-            raise BadArtifact(f"no {name} of {row_id!r}", where=str(self.path), cure="see `dubmill look`") from error
+            raise InvalidArtifactError(
+                f"no {name} of {row_id!r}", where=str(self.path), cure="see `dubmill look`"
+            ) from error
         assert stream is not None
         return stream.read()
 
@@ -395,5 +394,7 @@ def open_any(path: Path | str) -> Artifact:
     """The artifact at `path`, whatever its kind."""
     manifest = read_manifest(Path(path))
     if manifest.kind not in KINDS:
-        raise BadArtifact(f"unknown kind {manifest.kind!r}", where=str(path), cure=f"known: {', '.join(KINDS)}")
+        raise InvalidArtifactError(
+            f"unknown kind {manifest.kind!r}", where=str(path), cure=f"known: {', '.join(KINDS)}"
+        )
     return KINDS[manifest.kind].open(path)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dubmill.errors import UsageError
+from dubmill.errors import MediaTooLongError, UsageError
 
 if TYPE_CHECKING:
     from dubmill.text.subtitles import Cue
@@ -99,7 +99,7 @@ def _is_film(options: DubOptions) -> bool:
     size = ClipSize.of(Release(options.release, read_manifest(options.release)))
     try:
         media.probe(options.video, limits=media.Limits(max_seconds=size.seconds + SLACK_SECONDS))  # reads no further
-    except media.TooLong:
+    except MediaTooLongError:
         return True
     return False
 

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from dubmill.cli import adapter, dub, plan, script, step
-from dubmill.errors import DubmillError, OutOfRoom
+from dubmill.errors import DiskFullError, DubmillError
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
 app.command()(dub.dub)
@@ -112,7 +112,7 @@ def main() -> None:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         where = str(error.filename or "")
-        full = OutOfRoom("the disk is full", where=where, cure="free room and run the step again")
+        full = DiskFullError("the disk is full", where=where, cure="free room and run the step again")
         typer.echo(full.sentence, err=True)
         sys.exit(full.exit_code)
 

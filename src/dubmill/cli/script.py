@@ -27,14 +27,16 @@ def transcribe(
     import numpy as np
 
     from dubmill import media, providers
-    from dubmill.errors import UnreadableMedia
+    from dubmill.errors import UnreadableMediaError
     from dubmill.text import subtitles
     from dubmill.text.languages import language as known
 
     known(language)
     writer = providers.transcriber(by, model=model, url=url)
     if not media.probe(clip, limits=media.Limits(max_seconds=24 * 3600.0)).has_audio:
-        raise UnreadableMedia("there is no sound in it", where=str(clip), cure="give a video in which somebody speaks")
+        raise UnreadableMediaError(
+            "there is no sound in it", where=str(clip), cure="give a video in which somebody speaks"
+        )
     heard = np.concatenate(list(media.sound(clip, sample_rate_hz=providers.SAMPLE_RATE_HZ, channels=1)))
     cues = writer.transcribe(heard[:, 0], language=language)
     subtitles.write(out, cues)

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from dubmill.errors import BadParams
+from dubmill.errors import InvalidParamsError
 
 FREE_FORM = ("learning_rate_groups", "max_regression", "floors")
 PRESETS = Path(__file__).parent / "presets"
@@ -19,12 +19,12 @@ def merge(base: Mapping[str, Any], overlay: Mapping[str, Any], where: str = "ove
     """`base` with the values of `overlay` in place; free-form maps (rates, floors) are replaced whole.
 
     Raises:
-        BadParams: the overlay names something that the base does not have.
+        InvalidParamsError: the overlay names something that the base does not have.
     """
     merged = dict(base)
     for name, value in overlay.items():
         if name not in base:
-            raise BadParams(f"{name!r} is not a parameter", where=where, cure=f"use one of {', '.join(base)}")
+            raise InvalidParamsError(f"{name!r} is not a parameter", where=where, cure=f"use one of {', '.join(base)}")
         nested = isinstance(value, Mapping) and isinstance(base[name], Mapping) and name not in FREE_FORM
         merged[name] = merge(base[name], value, f"{where}.{name}") if nested else value
     return merged
@@ -39,10 +39,12 @@ def preset(name: str) -> Path:
     """The file of a preset.
 
     Raises:
-        BadParams: there is none of that name.
+        InvalidParamsError: there is none of that name.
     """
     if name not in preset_names():
-        raise BadParams(f"{name!r} is no preset", cure=f"use one of {', '.join(preset_names())}, or a file's path")
+        raise InvalidParamsError(
+            f"{name!r} is no preset", cure=f"use one of {', '.join(preset_names())}, or a file's path"
+        )
     return PRESETS / f"{name}.yaml"
 
 
@@ -57,7 +59,7 @@ def lay_over(values: Mapping[str, Any], overlay: Path) -> dict[str, Any]:
     """`values` under an overlay, which is a file or the name of a preset; what it extends comes between.
 
     Raises:
-        BadParams: there is no such file or preset, or it names what `values` does not have.
+        InvalidParamsError: there is no such file or preset, or it names what `values` does not have.
     """
     given = read_yaml(overlay if overlay.is_file() or overlay.suffix in (".yaml", ".yml") else preset(str(overlay)))
     below = given.pop(EXTENDS, None)
@@ -69,18 +71,18 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file.
 
     Raises:
-        BadParams: no file, no YAML, or not a mapping.
+        InvalidParamsError: no file, no YAML, or not a mapping.
     """
     try:
         data = yaml.safe_load(path.read_text())
     except FileNotFoundError as error:
-        raise BadParams(
+        raise InvalidParamsError(
             "there is no such file", where=str(path), cure="run in the project's folder or pass --params"
         ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise BadParams(
+        raise InvalidParamsError(
             f"not readable as YAML ({str(error).splitlines()[0]})", where=str(path), cure="mend the file"
         ) from error
     if not isinstance(data, dict):
-        raise BadParams("holds no sections", where=str(path), cure="start from the committed params.yaml")
+        raise InvalidParamsError("holds no sections", where=str(path), cure="start from the committed params.yaml")
     return data

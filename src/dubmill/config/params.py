@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from dubmill.config.overlays import lay_over, read_yaml
-from dubmill.errors import BadParams
+from dubmill.errors import InvalidParamsError
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**53)]
@@ -365,7 +365,7 @@ def load(path: Path, *overlays: Path) -> Params:
     """Params of `path` with each overlay, a file or a preset's name, laid over it in turn.
 
     Raises:
-        BadParams: see `lay_over` and `validate`.
+        InvalidParamsError: see `lay_over` and `validate`.
     """
     data = read_yaml(path)
     for overlay in overlays:
@@ -380,7 +380,7 @@ def validate(kind: type[Kind], data: Mapping[str, Any], where: str) -> Kind:
     """`data` as a section, or one sentence about the first fault.
 
     Raises:
-        BadParams: a name, type or bound is broken.
+        InvalidParamsError: a name, type or bound is broken.
     """
     try:
         return kind.model_validate(data)
@@ -388,6 +388,6 @@ def validate(kind: type[Kind], data: Mapping[str, Any], where: str) -> Kind:
         fault = error.errors()[0]
         name = ".".join(str(part) for part in fault["loc"])
         given = f" (given: {fault['input']!r})" if not isinstance(fault["input"], Mapping) else ""
-        raise BadParams(
+        raise InvalidParamsError(
             f"{name}: {fault['msg']}{given}", where=where, cure="see `dubmill params` for the meaning and bounds"
         ) from error

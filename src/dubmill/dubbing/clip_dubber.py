@@ -20,6 +20,6 @@ class ClipDubber(Protocol):
         """A warning if `line` is hurried in `room_seconds`, else an empty string.
 
         Raises:
-            UnsayableText: the model cannot say the words, or not in that time.
+            UnsupportedTextError: the model cannot say the words, or not in that time.
         """
         ...

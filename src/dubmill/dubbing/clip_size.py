@@ -8,7 +8,7 @@ from typing import Any
 
 from dubmill import media
 from dubmill.artifacts.store import Release
-from dubmill.errors import BadArtifact, UnreadableMedia
+from dubmill.errors import InvalidArtifactError, MediaTooLongError, UnreadableMediaError
 from dubmill.media.clips import Clip
 
 SLACK_SECONDS = 0.25  # a clip this much too long is cut, this much too short is padded, with a note
@@ -30,7 +30,7 @@ class ClipSize:
         """The clip size that `release` was trained on.
 
         Raises:
-            BadArtifact: the release does not state it.
+            InvalidArtifactError: the release does not state it.
         """
         clip = release_info(release, "clip")
         try:
@@ -42,7 +42,7 @@ class ClipSize:
                 sample_rate_hz=int(clip["sample_rate_hz"]),
             )
         except (KeyError, ValueError) as error:
-            raise BadArtifact(
+            raise InvalidArtifactError(
                 f"its clip size cannot be read ({error})", where=str(release.path), cure="promote again"
             ) from error
 
@@ -56,10 +56,12 @@ def release_info(release: Release, name: str) -> Any:
     """The entry `name` of the release's info.
 
     Raises:
-        BadArtifact: there is no such entry.
+        InvalidArtifactError: there is no such entry.
     """
     if name not in release.info:
-        raise BadArtifact(f"the release does not state its {name!r}", where=str(release.path), cure="promote again")
+        raise InvalidArtifactError(
+            f"the release does not state its {name!r}", where=str(release.path), cure="promote again"
+        )
     return release.info[name]
 
 
@@ -67,15 +69,15 @@ def read_clip(video: bytes, size: ClipSize, limits: media.Limits) -> tuple[Clip,
     """The video as a clip of exactly `size`, and a sentence for each change that was needed.
 
     Raises:
-        UnreadableMedia: it cannot be read, or its length differs by more than `SLACK_SECONDS`.
+        UnreadableMediaError: it cannot be read, or its length differs by more than `SLACK_SECONDS`.
     """
     try:
         info = media.probe(video, limits=limits)
-    except media.TooLong as error:
-        raise media.TooLong(error.what, where=error.where, cure=f"cut it first, or {FILM_HINT}") from error
+    except MediaTooLongError as error:
+        raise MediaTooLongError(error.what, where=error.where, cure=f"cut it first, or {FILM_HINT}") from error
     surplus_seconds = info.seconds - size.seconds
     if abs(surplus_seconds) > SLACK_SECONDS:
-        raise UnreadableMedia(
+        raise UnreadableMediaError(
             f"the clip lasts {info.seconds:.2f} s, and this model dubs clips of {size.seconds:.2f} s "
             f"({size.num_frames} frames at {float(size.frame_rate):g} a second)",
             cure=f"cut it to that length, or {FILM_HINT}" if surplus_seconds > 0 else "give one of that length",

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from dubmill.errors import ConsentMissing, OutOfRoom, ServiceUnavailable
+from dubmill.errors import DiskFullError, MissingConsentError, ServiceUnavailableError
 
 LEDGER = Path("consent.jsonl")  # default place: the working directory
 CURE = "say who agrees, such as 'Ana Ruiz, the speaker, agrees to this dub'"
@@ -20,11 +20,11 @@ def check_statement(statement: str) -> str:
     """The consent statement without outer blanks.
 
     Raises:
-        ConsentMissing: it is empty, or too short to name anybody (a bare "yes").
+        MissingConsentError: it is empty, or too short to name anybody (a bare "yes").
     """
     if len(statement.split()) < 2:
         trouble = "the consent statement names nobody" if statement.strip() else "there is no consent statement"
-        raise ConsentMissing(trouble, cure=CURE)
+        raise MissingConsentError(trouble, cure=CURE)
     return statement.strip()
 
 
@@ -39,9 +39,9 @@ class ConsentLedger:
         """Append an entry: sha256 of the source file, statement, target language, digest of the release.
 
         Raises:
-            ConsentMissing: see `check_statement`.
-            OutOfRoom: the disk is full.
-            ServiceUnavailable: the ledger cannot be written.
+            MissingConsentError: see `check_statement`.
+            DiskFullError: the disk is full.
+            ServiceUnavailableError: the ledger cannot be written.
         """
         entry = {
             "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
@@ -65,9 +65,9 @@ class ConsentLedger:
                 os.fsync(stream.fileno())
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise OutOfRoom(
+                raise DiskFullError(
                     "the disk of the consent ledger is full", where=str(self.path), cure="free room"
                 ) from error
-            raise ServiceUnavailable(
+            raise ServiceUnavailableError(
                 f"consent cannot be recorded ({error.strerror})", where=str(self.path), cure="give a writable --ledger"
             ) from error

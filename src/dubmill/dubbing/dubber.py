@@ -17,7 +17,7 @@ from dubmill import adapters
 from dubmill.artifacts.rows import Line
 from dubmill.artifacts.store import Adapter, Backbone
 from dubmill.config.params import DubSamplingParams
-from dubmill.errors import BadArtifact, UsageError
+from dubmill.errors import InvalidArtifactError, UsageError
 from dubmill.generation.codec import decode, encode, shape_of
 from dubmill.generation.sampling import Progress, call_of, pipeline, seeded, size_of, telling
 from dubmill.media.clips import Clip
@@ -73,8 +73,8 @@ class Dubber:
         """A dubber loaded from disk; without an adapter, the base model is given the same references.
 
         Raises:
-            MismatchedBackbone: the adapter belongs to another backbone.
-            BadArtifact: the adapter's weights and its manifest disagree about its training, or the second stage needs a
+            BackboneMismatchError: the adapter belongs to another backbone.
+            InvalidArtifactError: the adapter's weights and its manifest disagree about its training, or the second stage needs a
                 file that is not there.
         """
         modules = load(backbone)
@@ -97,8 +97,8 @@ class Dubber:
         """`clip` with the same person saying `line`; same length and size.
 
         Raises:
-            UnsayableText: the backbone cannot say the words, or not in the clip's time.
-            BadParams: the clip's size does not fit the backbone.
+            UnsupportedTextError: the backbone cannot say the words, or not in the clip's time.
+            InvalidParamsError: the clip's size does not fit the backbone.
         """
         return self.dub_batch([clip], [line], [seed], progress)[0]
 
@@ -106,7 +106,7 @@ class Dubber:
         """A warning if `line` is hurried in `room_seconds`, else an empty string; nothing is dubbed.
 
         Raises:
-            UnsayableText: the backbone cannot say the words, or not in that time.
+            UnsupportedTextError: the backbone cannot say the words, or not in that time.
         """
         return fit_line(self.world, line, room_seconds).check()
 
@@ -116,9 +116,9 @@ class Dubber:
         """Dubs of clips of one size, sampled together; each from its own seed.
 
         Raises:
-            UnsayableText: the backbone cannot say the words, or not in the clip's time.
+            UnsupportedTextError: the backbone cannot say the words, or not in the clip's time.
             UsageError: the clips have different sizes.
-            BadParams: the clips' size does not fit the backbone.
+            InvalidParamsError: the clips' size does not fit the backbone.
         """
         lines = [self.world.check_line(line) for line in lines]
         for clip, line in zip(clips, lines, strict=True):
@@ -214,7 +214,7 @@ class Dubber:
         if stage.lora == "none":
             return kept
         if not Path(stage.lora).is_file():
-            raise BadArtifact(
+            raise InvalidArtifactError(
                 "no LoRA file for the second stage",
                 where=stage.lora,
                 cure="give a file in dub.sampling.second_stage.lora, or none",

@@ -14,7 +14,7 @@ from dubmill.dubbing.clip_dubber import ClipDubber
 from dubmill.dubbing.clip_size import ClipSize, release_info
 from dubmill.dubbing.consent import LEDGER, ConsentLedger, check_statement
 from dubmill.dubbing.service import DubbingService, DubRequest, FilmRequest, FilmResult, check_request
-from dubmill.errors import MismatchedBackbone, UnreadableMedia, UsageError
+from dubmill.errors import BackboneMismatchError, UnreadableMediaError, UsageError
 from dubmill.faces import NO_DETECTION, FaceMasker, check_face_choice
 from dubmill.worlds import fit_line, world_of
 
@@ -25,14 +25,14 @@ def open_release(backbone: Path, release: Path) -> Release:
     """The release at `release`, after a check that it was trained on this backbone.
 
     Raises:
-        BadArtifact: one of the folders is something else.
-        MismatchedBackbone: the release was trained on another backbone.
+        InvalidArtifactError: one of the folders is something else.
+        BackboneMismatchError: the release was trained on another backbone.
     """
     opened = Release.open(release)
     digest = read_manifest(backbone).digest  # the backbone's files are checked when it is loaded
     expected = opened.info.get("backbone") or opened.lineage.backbone
     if expected != digest:
-        raise MismatchedBackbone(
+        raise BackboneMismatchError(
             f"the release was trained on backbone {expected[:12]}, this is {digest[:12]}",
             where=str(release),
             cure="give the backbone it was trained on",
@@ -80,7 +80,7 @@ def dub_file(
         DubmillError: see `open_release`, `open_dubber` and `DubbingService.dub`.
     """
     if not clip.is_file():
-        raise UnreadableMedia("there is no such file", where=str(clip), cure="give the path of a video")
+        raise UnreadableMediaError("there is no such file", where=str(clip), cure="give the path of a video")
     line = Line(language=to, text=text)
     request = DubRequest(video=clip.read_bytes(), line=line, consent=consent, seed=seed, face=face)
     check_request(request)  # before the weights are loaded
@@ -111,7 +111,7 @@ def dub_film_file(
     check_statement(request.consent)  # before the weights are loaded
     check_face_choice(request.face)
     if not request.path.is_file():
-        raise UnreadableMedia("there is no such file", where=str(request.path), cure="give the path of a video")
+        raise UnreadableMediaError("there is no such file", where=str(request.path), cure="give the path of a video")
     out.parent.mkdir(parents=True, exist_ok=True)
     service = _service(backbone, open_release(backbone, release), ledger, FILM_LIMITS)
     return service.dub_film(request, out, progress)

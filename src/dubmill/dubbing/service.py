@@ -17,7 +17,7 @@ from dubmill.dubbing.clip_dubber import ClipDubber
 from dubmill.dubbing.clip_size import ClipSize, read_clip, release_info
 from dubmill.dubbing.consent import ConsentLedger, check_statement
 from dubmill.dubbing.longform import Chunk, Film, FilmJob, dub_film
-from dubmill.errors import BadArtifact, UnreadableMedia
+from dubmill.errors import InvalidArtifactError, UnreadableMediaError
 from dubmill.faces import FaceMasker, check_face_choice, timed_sentences
 from dubmill.media.clips import Clip
 from dubmill.text.languages import language as language_of
@@ -92,14 +92,16 @@ class DubbingService:
         """Dub the clip that the release was sealed with.
 
         Raises:
-            BadArtifact: there is none, or its dub has another size, or is silent.
+            InvalidArtifactError: there is none, or its dub has another size, or is silent.
         """
         clip, line = selftest_clip(self.release)
         dubbed = self.dubber.dub(clip, line=line, seed=SELFTEST_SEED)
         peak = np.abs(dubbed.audio_CN).max(initial=0.0)
         if dubbed.frames_FHWC.shape != clip.frames_FHWC.shape or not peak > media.SILENCE:  # `not >`: NaN fails too
             trouble = "is silent" if dubbed.frames_FHWC.shape == clip.frames_FHWC.shape else "has another size"
-            raise BadArtifact(f"its self-test dub {trouble}", where=str(self.release.path), cure="promote another")
+            raise InvalidArtifactError(
+                f"its self-test dub {trouble}", where=str(self.release.path), cure="promote another"
+            )
         media.mp4_bytes(dubbed)
 
     def dub(self, request: DubRequest, progress: Callable[[float], None] | None = None) -> DubResult:
@@ -156,16 +158,16 @@ def check_request(request: DubRequest) -> None:
     """Refuse what can be refused without decoding the clip.
 
     Raises:
-        ConsentMissing: the statement names nobody.
+        MissingConsentError: the statement names nobody.
         UsageError: the face choice is none.
-        UnsayableText: the language is unknown.
-        UnreadableMedia: there is no clip.
+        UnsupportedTextError: the language is unknown.
+        UnreadableMediaError: there is no clip.
     """
     check_statement(request.consent)
     language_of(request.line.language)
     check_face_choice(request.face)
     if not request.video:
-        raise UnreadableMedia("the request holds no clip", cure="send the bytes of a video")
+        raise UnreadableMediaError("the request holds no clip", cure="send the bytes of a video")
 
 
 def _film_notes(film: Film, chunks: Sequence[Chunk]) -> tuple[str, ...]:
@@ -198,9 +200,9 @@ def selftest_clip(release: Release) -> tuple[Clip, Line]:
     """The clip and the line of a release's self-test.
 
     Raises:
-        BadArtifact: the release has none.
+        InvalidArtifactError: the release has none.
     """
     path, line = release.path / "selftest.clip", release_info(release, "selftest")
     if not path.is_file():
-        raise BadArtifact("the release holds no selftest.clip", where=str(release.path), cure="promote again")
+        raise InvalidArtifactError("the release holds no selftest.clip", where=str(release.path), cure="promote again")
     return Clip.from_bytes(path.read_bytes()), Line(language=line["language"], text=line["text"])

@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from dubmill.errors import UsageError
+from dubmill.errors import NoFaceError, UsageError
 from dubmill.faces.detection import FaceDetector
-from dubmill.faces.tracking import FaceTrack, NoFaceError, track_face
+from dubmill.faces.tracking import FaceTrack, track_face
 from dubmill.media.clips import Clip
 from dubmill.text.timing import Span, clock
 
@@ -104,7 +104,7 @@ class FaceMasker:
         """The blend mask for a dub of `clip`, which begins at `start_seconds`; `choice` as in `check_face_choice`.
 
         Raises:
-            UnreadableMedia: several faces are in it and none was chosen.
+            UnreadableMediaError: several faces are in it and none was chosen.
             UsageError: `choice` matches nobody, or there is no detector.
         """
         span = (start_seconds, start_seconds + clip.seconds)

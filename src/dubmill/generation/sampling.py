@@ -80,7 +80,7 @@ def generate(captions: Sequence[str], seeds: Sequence[int], params: SynthesizePa
     """One clip with sound for each caption.
 
     Raises:
-        BadParams: the size does not fit the backbone.
+        InvalidParamsError: the size does not fit the backbone.
     """
     rate = Fraction(params.frame_rate).limit_denominator(1001)
     size = {

@@ -8,7 +8,7 @@ from fractions import Fraction
 import numpy as np
 from safetensors.numpy import load, save
 
-from dubmill.errors import BadArtifact
+from dubmill.errors import InvalidArtifactError
 
 
 @dataclass(frozen=True)
@@ -70,14 +70,14 @@ class Clip:
         """The clip that `to_bytes` wrote.
 
         Raises:
-            BadArtifact: the bytes are something else.
+            InvalidArtifactError: the bytes are something else.
         """
         try:
             arrays = load(data)
             rate = Fraction(*(int(part) for part in arrays["frame_rate"]))
             return cls(arrays["frames"], rate, arrays["audio"], int(arrays["sample_rate_hz"][0]))
         except (KeyError, ValueError) as error:
-            raise BadArtifact(f"not a stored clip ({error})", cure="make the artifact again") from error
+            raise InvalidArtifactError(f"not a stored clip ({error})", cure="make the artifact again") from error
 
 
 def fit(audio_CN: np.ndarray, num_samples: int) -> np.ndarray:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from dubmill.errors import UnreadableMedia
+from dubmill.errors import MediaTooLargeError, MediaTooLongError, UnreadableMediaError
 from dubmill.media.process import TRUSTED, Source, content, name_of, readable, started, stream
 
 # What a file of variable rate is made constant at, where FFmpeg's own guess is the clock of its time stamps.
@@ -19,14 +19,6 @@ USUAL_RATES = tuple(
 )
 _MAX_RATE = 120
 _TRANSFERS = {"smpte2084": "PQ", "arib-std-b67": "HLG"}
-
-
-class OversizedMedia(UnreadableMedia):
-    """It is longer, larger or heavier than the caller's limits allow."""
-
-
-class TooLong(OversizedMedia):
-    """It is longer than the caller's limit allows."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +53,8 @@ def probe(source: Source, *, limits: Limits | None = None) -> MediaInfo:
     """What `source` holds, by decoding all of it: counts are exact, a header is not trusted; constant memory.
 
     Raises:
-        UnreadableMedia: it is not there, not media, truncated, or without picture or frames.
-        OversizedMedia: it is over a limit.
+        UnreadableMediaError: it is not there, not media, truncated, or without picture or frames.
+        MediaTooLargeError: it is over a limit.
     """
     limits = limits or Limits()
     name = name_of(source)
@@ -134,9 +126,9 @@ def _parse_census(lines: Iterable[str], name: str, hdr: str) -> MediaInfo:
             first.setdefault(index, line.split(","))
     kinds = {value: index for (key, index), value in facts.items() if key == "media_type"}
     if "video" not in kinds:
-        raise UnreadableMedia("there is no picture in it", where=name, cure="give a video, not a sound file")
+        raise UnreadableMediaError("there is no picture in it", where=name, cure="give a video, not a sound file")
     if not counts.get(kinds["video"]):
-        raise UnreadableMedia("its picture track has no frames", where=name, cure="export it again")
+        raise UnreadableMediaError("its picture track has no frames", where=name, cure="export it again")
     width, height = (int(side) for side in facts["dimensions", kinds["video"]].split("x"))
     heard = first.get(kinds.get("audio", ""))
     return MediaInfo(
@@ -153,9 +145,9 @@ def _parse_census(lines: Iterable[str], name: str, hdr: str) -> MediaInfo:
 
 def _hold_against(limits: Limits, info: MediaInfo, name: str) -> None:
     if info.seconds > limits.max_seconds:
-        raise TooLong(f"it is longer than {limits.max_seconds:g} s", where=name, cure="cut it first")
+        raise MediaTooLongError(f"it is longer than {limits.max_seconds:g} s", where=name, cure="cut it first")
     if max(info.width, info.height) > limits.max_side:
-        raise OversizedMedia(
+        raise MediaTooLargeError(
             f"{info.width}x{info.height} is larger than {limits.max_side} pixels a side", where=name, cure="scale it"
         )
 
@@ -166,12 +158,12 @@ def hold_weight(
     """Refuse what would fill the memory once decoded.
 
     Raises:
-        OversizedMedia: it would.
+        MediaTooLargeError: it would.
     """
     tall, wide = height or info.height, width or info.width
     weight = round(info.seconds * rate) * tall * wide * 3
     if weight > limits.max_decoded_bytes:
         cap = limits.max_decoded_bytes / 1024**3
-        raise OversizedMedia(
+        raise MediaTooLargeError(
             f"its frames would fill {weight / 1024**3:.1f} GiB, over {cap:.1f}", where=name, cure="cut or scale it"
         )

@@ -16,7 +16,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from dubmill.errors import ServiceUnavailable, UnreadableMedia
+from dubmill.errors import ServiceUnavailableError, UnreadableMediaError
 
 Source = Path | str | bytes
 
@@ -34,7 +34,7 @@ def executable() -> str:
     """The ffmpeg to run: on PATH, else bundled.
 
     Raises:
-        ServiceUnavailable: there is neither.
+        ServiceUnavailableError: there is neither.
     """
     on_path = shutil.which("ffmpeg")
     if on_path:
@@ -44,7 +44,7 @@ def executable() -> str:
 
         return imageio_ffmpeg.get_ffmpeg_exe()
     except (ImportError, RuntimeError) as error:
-        raise ServiceUnavailable(
+        raise ServiceUnavailableError(
             "there is no ffmpeg on this machine", cure="install ffmpeg, or pip install imageio-ffmpeg"
         ) from error
 
@@ -58,7 +58,7 @@ def run(graph: Any, *, name: str, fds: Sequence[int]) -> bytes:
     """What FFmpeg writes to its standard output.
 
     Raises:
-        UnreadableMedia: it failed, or took far too long.
+        UnreadableMediaError: it failed, or took far too long.
     """
     return b"".join(stream(graph, name=name, fds=fds))
 
@@ -67,13 +67,13 @@ def stream(graph: Any, *, name: str, fds: Sequence[int]) -> Iterator[bytes]:
     """What FFmpeg writes to its standard output, as it comes; a reader who stops early ends the process.
 
     Raises:
-        UnreadableMedia: it failed, or gave no sign of life for far too long.
+        UnreadableMediaError: it failed, or gave no sign of life for far too long.
     """
     with started(graph, fds=fds, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as (process, told):
         pipe = process.stdout.fileno()
         while True:
             if not select.select([pipe], [], [], PATIENCE_SECONDS)[0]:
-                raise UnreadableMedia("FFmpeg did not go on", where=name, cure="export it again")
+                raise UnreadableMediaError("FFmpeg did not go on", where=name, cure="export it again")
             data = os.read(pipe, 1 << 20)
             if not data:
                 break
@@ -102,20 +102,20 @@ def started(graph: Any, *, fds: Sequence[int], **pipes: int) -> Iterator[tuple[s
             process.wait()
 
 
-def fault(told: str, name: str) -> UnreadableMedia:
+def fault(told: str, name: str) -> UnreadableMediaError:
     """One sentence for what FFmpeg complained about."""
     begun = ("moov atom not found", "error reading header")  # the container was known before it failed
     if "does not contain any stream" in told:
-        return UnreadableMedia(
+        return UnreadableMediaError(
             "neither picture nor sound is in it, or it is truncated", where=name, cure="give a video"
         )
     unopened = re.search(r"Error opening input|^file:.*: Invalid data", told, flags=re.MULTILINE)  # FFmpeg 7 | 5, 6
     if unopened and not any(sign in told for sign in begun):
-        return UnreadableMedia("this is not a media file", where=name, cure="give an MP4, MOV, MKV or WebM")
+        return UnreadableMediaError("this is not a media file", where=name, cure="give an MP4, MOV, MKV or WebM")
     if any(sign in told for sign in ("Invalid data found", *_TORN)):
-        return UnreadableMedia("the file is truncated or damaged", where=name, cure="copy or export it again")
+        return UnreadableMediaError("the file is truncated or damaged", where=name, cure="copy or export it again")
     last = re.sub(r"\[[^]]*\] ?", "", told.strip().splitlines()[-1]) if told.strip() else "no reason given"
-    return UnreadableMedia(f"FFmpeg cannot read it ({last})", where=name, cure="export it as MP4 (H.264, AAC)")
+    return UnreadableMediaError(f"FFmpeg cannot read it ({last})", where=name, cure="export it as MP4 (H.264, AAC)")
 
 
 @contextmanager
@@ -123,7 +123,7 @@ def readable(source: Source) -> Iterator[tuple[str, list[int]]]:
     """A URL that FFmpeg can seek in, and the descriptors it must inherit."""
     if isinstance(source, bytes):
         if not source:
-            raise UnreadableMedia("the file is empty", where=name_of(source), cure="copy or export it again")
+            raise UnreadableMediaError("the file is empty", where=name_of(source), cure="copy or export it again")
         with scratch() as held:
             fill(held, np.frombuffer(source, dtype=np.uint8))
             yield url(held), [held.fileno()]
@@ -131,9 +131,9 @@ def readable(source: Source) -> Iterator[tuple[str, list[int]]]:
     path = Path(source).absolute()
     if not path.is_file():
         trouble = "this is a directory" if path.is_dir() else "there is no such file"
-        raise UnreadableMedia(trouble, where=str(source), cure="give the path of a video")
+        raise UnreadableMediaError(trouble, where=str(source), cure="give the path of a video")
     if not path.stat().st_size:
-        raise UnreadableMedia("the file is empty", where=str(source), cure="copy or export it again")
+        raise UnreadableMediaError("the file is empty", where=str(source), cure="copy or export it again")
     yield f"file:{path}", []
 
 

@@ -12,7 +12,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from dubmill.errors import UnreadableMedia
+from dubmill.errors import UnreadableMediaError
 from dubmill.media.clips import Clip, fit
 from dubmill.media.probing import Limits, MediaInfo, hold_weight, probe
 from dubmill.media.process import SCALING, TRUSTED, Source, content, name_of, readable, run, scratch, stream, url
@@ -47,12 +47,12 @@ def read(
     `tone_map` brings HDR to standard range, which changes its colours for good.
 
     Raises:
-        UnreadableMedia: as `probe`; or HDR that shall not be mapped; or no sound, or only silence, and sound is needed.
+        UnreadableMediaError: as `probe`; or HDR that shall not be mapped; or no sound, or only silence, and sound is needed.
     """
     limits = limits or Limits()
     name, info = name_of(source), probe(source, limits=limits)
     if needs_sound and not info.has_audio:
-        raise UnreadableMedia("there is no sound in it", where=name, cure="give a clip in which somebody speaks")
+        raise UnreadableMediaError("there is no sound in it", where=name, cure="give a clip in which somebody speaks")
     rate = frame_rate or info.frame_rate
     hold_weight(limits, info, rate, height, width, name)
     sides = _sides(info, height, width)
@@ -65,7 +65,7 @@ def read(
             pictures += data
         samples = np.frombuffer(content(heard), dtype="<f4").reshape(-1, channels).T
     if needs_sound and np.abs(samples).max(initial=0.0) < SILENCE:
-        raise UnreadableMedia("its sound is silent", where=name, cure="give a clip in which somebody speaks")
+        raise UnreadableMediaError("its sound is silent", where=name, cure="give a clip in which somebody speaks")
     frames_FHWC = np.frombuffer(pictures, dtype=np.uint8).reshape(-1, *sides, 3)
     num_samples = round(len(frames_FHWC) / rate * sample_rate_hz)
     audio_CN = np.clip(fit(samples.astype(np.float32), num_samples), -1.0, 1.0)
@@ -78,7 +78,7 @@ def frames(
     """The frames (H, W, 3) of `source` one by one, as `read` would resample them; one frame is in memory at a time.
 
     Raises:
-        UnreadableMedia: it cannot be decoded, or is HDR that shall not be mapped.
+        UnreadableMediaError: it cannot be decoded, or is HDR that shall not be mapped.
     """
     name, pending = name_of(source), bytearray()
     with readable(source) as (place, fds):
@@ -94,7 +94,7 @@ def sound(source: Source, *, sample_rate_hz: int, channels: int, block_samples: 
     """The sound of `source` from its picture's start, in blocks (N, C) of float32; nothing where it has none.
 
     Raises:
-        UnreadableMedia: it cannot be decoded.
+        UnreadableMediaError: it cannot be decoded.
     """
     import ffmpeg
 
@@ -115,7 +115,7 @@ def metadata(source: Source) -> dict[str, str]:
     """The container's metadata, such as title and comment.
 
     Raises:
-        UnreadableMedia: it is not there or not media.
+        UnreadableMediaError: it is not there or not media.
     """
     import ffmpeg
 
@@ -137,7 +137,7 @@ def _picture(place: str, info: MediaInfo, rate: Fraction, sides: tuple[int, int]
     import ffmpeg
 
     if info.hdr and not tone_map:
-        raise UnreadableMedia(
+        raise UnreadableMediaError(
             f"its picture is HDR ({info.hdr})", where=name, cure="convert it to BT.709, or ask for tone mapping"
         )
     # start_time and first_pts: a track that begins late is filled from the clip's start, not moved to it

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from dubmill.errors import OutOfRoom, UsageError
+from dubmill.errors import DiskFullError, UsageError
 from dubmill.media.clips import Clip
 from dubmill.media.process import EXACT, PATIENCE_SECONDS, SCALING, content, fault, fill, scratch, started, url
 
@@ -59,8 +59,8 @@ def write_film(
 
     Raises:
         UsageError: no frames, or a metadata key that MP4 has no place for.
-        OutOfRoom: the disk is full.
-        UnreadableMedia: FFmpeg failed.
+        DiskFullError: the disk is full.
+        UnreadableMediaError: FFmpeg failed.
     """
     import ffmpeg
 
@@ -72,8 +72,8 @@ def write_sound(path: Path, blocks: Iterable[np.ndarray], *, sample_rate_hz: int
     """Write 16-bit PCM as WAV, with 64-bit sizes where it outgrows 4 GiB, from blocks (N, C) as they come.
 
     Raises:
-        OutOfRoom: the disk is full.
-        UnreadableMedia: FFmpeg failed.
+        DiskFullError: the disk is full.
+        UnreadableMediaError: FFmpeg failed.
     """
     import ffmpeg
 
@@ -98,8 +98,8 @@ def feed(graph: Any, arrays: Iterable[np.ndarray], *, fds: Sequence[int]) -> str
     """Run FFmpeg with `arrays` as its standard input, one at a time; answers what it said.
 
     Raises:
-        OutOfRoom: the disk is full.
-        UnreadableMedia: it failed.
+        DiskFullError: the disk is full.
+        UnreadableMediaError: it failed.
     """
     with started(graph, fds=fds, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as (process, told):
         try:
@@ -111,7 +111,7 @@ def feed(graph: Any, arrays: Iterable[np.ndarray], *, fds: Sequence[int]) -> str
         failed = process.wait(PATIENCE_SECONDS)
         said = content(told).decode("utf-8", "replace")
     if "No space left on device" in said:
-        raise OutOfRoom("the disk is full", cure="free room and run it again")
+        raise DiskFullError("the disk is full", cure="free room and run it again")
     if failed:
         raise fault(said, "FFmpeg's output")
     return said

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from dubmill.errors import BadArtifact
+from dubmill.errors import InvalidArtifactError
 from dubmill.model.shapes import Geometry
 
 if TYPE_CHECKING:
@@ -64,12 +64,12 @@ def load(backbone: StoredBackbone, *, needed: Sequence[str] = PARTS, on_cpu: Seq
     Those that the manifest names have their blocks' weights in 8 bits; an older manifest names none.
 
     Raises:
-        BadArtifact: the modules disagree with the manifest about their geometry.
+        InvalidArtifactError: the modules disagree with the manifest about their geometry.
     """
     modules = load_folder(backbone.path / PIPELINE, needed, on_cpu, backbone.info.get("in_8_bits", []))
     declared = backbone.info["geometry"]
     if modules.geometry.to_dict() != declared:
-        raise BadArtifact(
+        raise InvalidArtifactError(
             f"the modules measure {modules.geometry.to_dict()}, the manifest says {declared}",
             where=str(backbone.path),
             cure="make the backbone again",
@@ -116,7 +116,7 @@ def load_folder(
     try:
         pipeline = LTX2Pipeline.from_pretrained(folder, dtype=dtype)
     except (OSError, ValueError, KeyError) as error:
-        raise BadArtifact(
+        raise InvalidArtifactError(
             f"not an LTX-2 pipeline in diffusers' layout ({str(error).splitlines()[0]})",
             where=str(folder),
             cure="give a repository or folder that LTX2Pipeline.from_pretrained opens",
@@ -143,14 +143,14 @@ def load_upsampler(backbone: StoredBackbone) -> Any:
     """The model that doubles the height and width of video latents, for a dub's second stage.
 
     Raises:
-        BadArtifact: the backbone has none.
+        InvalidArtifactError: the backbone has none.
     """
     import torch
     from diffusers.pipelines.ltx2.latent_upsampler import LTX2LatentUpsamplerModel
 
     folder = backbone.path / PIPELINE / UPSAMPLER
     if not folder.is_dir():
-        raise BadArtifact(
+        raise InvalidArtifactError(
             "the backbone has no latent upsampler, which a second stage needs",
             where=str(folder),
             cure="leave second_stage.sigmas empty, or fetch a backbone with one",
@@ -165,7 +165,7 @@ def _geometry(pipeline: Any) -> Geometry:
     temporal, spatial = pipeline.vae_temporal_compression_ratio, pipeline.vae_spatial_compression_ratio
     believed = tuple(pipeline.transformer.config.vae_scale_factors)
     if believed != (temporal, spatial, spatial):
-        raise BadArtifact(
+        raise InvalidArtifactError(
             f"the VAE compresses {temporal}x{spatial}, the transformer believes {believed}", cure="fix the configs"
         )
     audio = pipeline.audio_vae.config

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch.nn.functional import linear
 
-from dubmill.errors import BadArtifact
+from dubmill.errors import InvalidArtifactError
 
 IN_A_BLOCK = re.compile(r"(transformer_blocks|language_model\.layers)\.\d+\.")
 LARGEST = 127
@@ -72,10 +72,10 @@ def quantize_blocks(module: torch.nn.Module) -> None:
     """Put the linear layers of a module's blocks into 8 bits, where they are.
 
     Raises:
-        BadArtifact: a weight is not a finite number.
+        InvalidArtifactError: a weight is not a finite number.
     """
     for name, layer in block_linear_layers(module).items():
         packed = Int8Linear(layer)
         if not torch.isfinite(packed.scale_O).all():
-            raise BadArtifact(f"the weights of {name} are not all finite", cure="fetch the backbone again")
+            raise InvalidArtifactError(f"the weights of {name} are not all finite", cure="fetch the backbone again")
         module.set_submodule(name, packed)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
-from dubmill.errors import BadParams
+from dubmill.errors import InvalidParamsError
 
 
 @dataclass(frozen=True)
@@ -54,11 +54,11 @@ def latent_frames(num_frames: int, temporal: int) -> int:
     """Latent frames of a clip of `num_frames`, which must be `temporal * k + 1`.
 
     Raises:
-        BadParams: no whole number of latents fits.
+        InvalidParamsError: no whole number of latents fits.
     """
     if num_frames < 1 or (num_frames - 1) % temporal:
         below = max(1, (num_frames - 1) // temporal * temporal + 1)
-        raise BadParams(
+        raise InvalidParamsError(
             f"{num_frames} frames do not fit a {temporal}x temporal compression",
             cure=f"use {below} or {below + temporal} frames ({temporal}k+1)",
         )
@@ -89,11 +89,13 @@ def latent_shape(*, num_frames: int, height: int, width: int, frame_rate: float,
     """Latent extents of a clip in pixels.
 
     Raises:
-        BadParams: a side does not divide by the spatial ratio, or the frames do not fit.
+        InvalidParamsError: a side does not divide by the spatial ratio, or the frames do not fit.
     """
     for name, side in (("height", height), ("width", width)):
         if side % geometry.spatial:
-            raise BadParams(f"{name} {side} does not divide by {geometry.spatial}", cure="crop or pad the clip first")
+            raise InvalidParamsError(
+                f"{name} {side} does not divide by {geometry.spatial}", cure="crop or pad the clip first"
+            )
     return LatentShape(
         frames=latent_frames(num_frames, geometry.temporal),
         height=height // geometry.spatial,
@@ -106,14 +108,14 @@ def half_frames(num_frames: int, temporal: int) -> int:
     """Frames of each half of a switch clip; the halves share the middle frame, so both are `temporal * k + 1`.
 
     Raises:
-        BadParams: the clip cannot be halved on latent borders.
+        InvalidParamsError: the clip cannot be halved on latent borders.
     """
     half = (num_frames - 1) // 2 + 1
     latent_frames(num_frames, temporal)
     if (num_frames - 1) % 2 or (half - 1) % temporal:
         step = 2 * temporal
         below = max(1, (num_frames - 1) // step * step + 1)
-        raise BadParams(
+        raise InvalidParamsError(
             f"a switch clip of {num_frames} frames has no halves on latent borders",
             cure=f"use {below} or {below + step} frames ({step}k+1)",
         )

@@ -13,7 +13,7 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 
 from dubmill.artifacts.files import sha256_of
-from dubmill.errors import TamperedArtifact
+from dubmill.errors import ChangedArtifactError
 from dubmill.nano.lexicon import LEXICON_PATH
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -26,7 +26,7 @@ def materialize(out: Path, *, weights: Path = WEIGHTS) -> None:
     """Write the float32 diffusers folder to `out`, whole or not at all.
 
     Raises:
-        TamperedArtifact: a shipped file is missing, or its SHA-256 is not the one in `digests.json`.
+        ChangedArtifactError: a shipped file is missing, or its SHA-256 is not the one in `digests.json`.
     """
     check_digests(weights)
     partial = out.with_name(out.name + ".partial")
@@ -51,15 +51,15 @@ def check_digests(weights: Path) -> None:
     """Hold every shipped file against `digests.json`.
 
     Raises:
-        TamperedArtifact: a file is missing or changed.
+        ChangedArtifactError: a file is missing or changed.
     """
     cure = "reinstall dubmill: the embedded weights are not the ones that were released"
     if not (weights / DIGESTS).exists():
-        raise TamperedArtifact("the digests of the embedded weights are missing", where=str(weights), cure=cure)
+        raise ChangedArtifactError("the digests of the embedded weights are missing", where=str(weights), cure=cure)
     for name, digest in json.loads((weights / DIGESTS).read_text()).items():
         path = weights / name
         if not path.exists() or sha256_of(path) != digest:
-            raise TamperedArtifact("its bytes are not the ones that were shipped", where=str(path), cure=cure)
+            raise ChangedArtifactError("its bytes are not the ones that were shipped", where=str(path), cure=cure)
 
 
 def files_in(folder: Path) -> list[Path]:

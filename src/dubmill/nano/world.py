@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dubmill.errors import UnsayableText
+from dubmill.errors import UnsupportedTextError
 from dubmill.nano import difficulty as hardships
 from dubmill.nano import face
 from dubmill.nano.difficulty import EASY, Difficulty
@@ -85,7 +85,7 @@ def film(
     """A clip of `puppet` saying one phrase in each half; without pictures unless `is_drawn`.
 
     Raises:
-        UnsayableText: a word, a language or a number of words that the world does not have.
+        UnsupportedTextError: a word, a language or a number of words that the world does not have.
     """
     for phrase in phrases:
         check_text(phrase.language, " ".join(phrase.words))
@@ -148,19 +148,21 @@ def check_text(language: str, text: str) -> tuple[str, ...]:
     """The words of `text` as the world spells them, ready to be said in one half; numerals and bare letters will do.
 
     Raises:
-        UnsayableText: unknown language, unknown word, or a wrong number of words; tells what is allowed.
+        UnsupportedTextError: unknown language, unknown word, or a wrong number of words; tells what is allowed.
     """
     if language not in LANGUAGES:
-        raise UnsayableText(f"nano does not speak {language!r}", cure=f"choose one of {', '.join(LANGUAGES)}")
+        raise UnsupportedTextError(f"nano does not speak {language!r}", cure=f"choose one of {', '.join(LANGUAGES)}")
     allowed = LANGUAGES[language]
     spelled = {_bare(word): word for word in allowed} | {str(digit): word for digit, word in enumerate(allowed)}
     typed = _PUNCTUATION.sub(" ", text).split()
     unknown = [word for word in typed if _bare(word) not in spelled]
     if unknown:
         said = ", ".join(repr(word) for word in unknown)
-        raise UnsayableText(f"nano cannot say {said} in {LANGUAGE_NAMES[language]}", cure=f"use {', '.join(allowed)}")
+        raise UnsupportedTextError(
+            f"nano cannot say {said} in {LANGUAGE_NAMES[language]}", cure=f"use {', '.join(allowed)}"
+        )
     if len(typed) != WORDS_PER_HALF:
-        raise UnsayableText(
+        raise UnsupportedTextError(
             f"{len(typed)} words were given for one half",
             cure=f"give exactly {WORDS_PER_HALF}, of {', '.join(allowed)}",
         )

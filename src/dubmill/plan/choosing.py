@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from dubmill.config.params import Params
-from dubmill.errors import DoesNotFit
+from dubmill.errors import GpuMemoryError
 from dubmill.plan.architecture import Architecture
 from dubmill.plan.disk import disk_of
 from dubmill.plan.gpus import Assumptions, Gpu, assumptions, gpus
@@ -92,7 +92,7 @@ def plan(asked: Asked) -> Plan:
     """How the GPU steps of a run fit.
 
     Raises:
-        DoesNotFit: a step fits by no measure; the sentence tells what would do.
+        GpuMemoryError: a step fits by no measure; the sentence tells what would do.
     """
     steps = tuple(_step(work, asked) for work in work_of(asked.params, asked.architecture))
     return Plan(asked, steps, disk_of(asked.params, asked.architecture), assumptions())
@@ -133,7 +133,7 @@ def fitted(work: Work, asked: Asked) -> tuple[Memory, Measures, tuple[Choice, ..
 def _step(work: Work, asked: Asked) -> StepPlan:
     memory, measures, taken = fitted(work, asked)
     if memory.total > asked.gpu.vram_bytes:
-        raise DoesNotFit(
+        raise GpuMemoryError(
             f"{work.step} needs {memory.total / GB:.0f} GB of the {asked.gpu.vram_bytes / GB:.0f} GB of each GPU",
             where=f"{asked.num_gpus} x {asked.gpu.name}",
             cure=_what_would_do(asked),

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from dubmill.errors import BadParams
+from dubmill.errors import InvalidParamsError
 from dubmill.plan.architecture import PARTS, Architecture
 
 
@@ -14,14 +14,16 @@ def on_meta(architecture: Architecture, part: str) -> Any:
     """One module of `architecture`, its parameters shapes without numbers.
 
     Raises:
-        BadParams: the config does not fit the class.
+        InvalidParamsError: the config does not fit the class.
     """
     config = architecture.modules[part]
     try:
         with torch.device("meta"):
             return _builder(part, config)
     except (TypeError, ValueError) as error:
-        raise BadParams(f"{architecture.name}: {part} cannot be built ({error})", cure="mend its config") from error
+        raise InvalidParamsError(
+            f"{architecture.name}: {part} cannot be built ({error})", cure="mend its config"
+        ) from error
 
 
 def _builder(part: str, config: dict[str, Any]) -> Any:

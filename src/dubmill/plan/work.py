@@ -53,7 +53,7 @@ def clips_of(params: Params, architecture: Architecture) -> Clips:
     """The sizes that `synthesize` asks for.
 
     Raises:
-        BadParams: the size does not fit the backbone.
+        InvalidParamsError: the size does not fit the backbone.
     """
     asked, geometry = params.synthesize, architecture.geometry
     half = half_frames(asked.num_frames, geometry.temporal)

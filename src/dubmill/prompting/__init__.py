@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from dubmill.artifacts.rows import Prompt
 from dubmill.config.params import PromptsParams
-from dubmill.errors import ServiceUnavailable
+from dubmill.errors import ServiceUnavailableError
 from dubmill.prompting.captions import dub_caption, over_articulated, switch_caption
 from dubmill.prompting.form import faults
 
@@ -27,9 +27,9 @@ def generate_prompts(params: PromptsParams) -> GeneratedPrompts:
     Equal params give equal prompts; those of a language model are equal only as far as its server repeats itself.
 
     Raises:
-        UnsayableText: the source has no words in one of the languages.
-        BadParams: a language is named twice.
-        ServiceUnavailable: the language model did not answer, or gave no usable prompt for a split.
+        UnsupportedTextError: the source has no words in one of the languages.
+        InvalidParamsError: a language is named twice.
+        ServiceUnavailableError: the language model did not answer, or gave no usable prompt for a split.
     """
     generated = _from_source(params)
     for prompt in generated.prompts:
@@ -37,7 +37,7 @@ def generate_prompts(params: PromptsParams) -> GeneratedPrompts:
     for split in ("train", "heldout"):
         if not any(prompt.split == split for prompt in generated.prompts):
             reason = generated.dropped[-1]["reason"]
-            raise ServiceUnavailable(
+            raise ServiceUnavailableError(
                 f"no usable {split} prompt: {reason}",
                 where=params.llm_url,
                 cure="use a more capable model, raise prompts.llm_attempts, or use prompts.source bank",

@@ -8,7 +8,7 @@ import numpy as np
 
 from dubmill.artifacts.rows import Line, Prompt
 from dubmill.config.params import PromptsParams
-from dubmill.errors import UnsayableText
+from dubmill.errors import UnsupportedTextError
 from dubmill.prompting.phrases import PHRASES
 from dubmill.prompting.scene import Scene
 from dubmill.prompting.slots import Slot, fill_slot, slots
@@ -88,11 +88,11 @@ def bank_prompts(params: PromptsParams) -> list[Prompt]:
     """Returns one prompt per slot; people and sentences of held-out prompts are in no training prompt.
 
     Raises:
-        UnsayableText: a language has no sentences in the bank, or too few of them fit their time.
+        UnsupportedTextError: a language has no sentences in the bank, or too few of them fit their time.
     """
     for tag in params.languages:
         if tag not in PHRASES[0]:
-            raise UnsayableText(
+            raise UnsupportedTextError(
                 f"the phrase bank has no sentences in {tag!r}",
                 where="prompts.languages",
                 cure=f"use {', '.join(PHRASES[0])}, or source llm",
@@ -113,7 +113,7 @@ def _fitting_sentences(params: PromptsParams) -> list[dict[str, str]]:
         if all(timing.fit(_line(tag, phrase), room).verdict == "fits" for tag in params.languages)
     ]
     if len(fitting) < MIN_PHRASES:
-        raise UnsayableText(
+        raise UnsupportedTextError(
             f"only {len(fitting)} of the bank's {len(PHRASES)} sentences can be spoken in {room:g} s",
             where="prompts.line_seconds",
             cure="make longer clips, or use source llm",

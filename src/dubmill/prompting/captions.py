@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dubmill.artifacts.rows import Line, Prompt
-from dubmill.errors import UnsayableText
+from dubmill.errors import UnsupportedTextError
 from dubmill.text.languages import language
 
 ANYBODY = "A person"
@@ -13,7 +13,7 @@ def dub_caption(speaker: str, line: Line) -> str:
     """Returns `<speaker> is speaking Spanish, saying: "uno tres seis"`, the caption of training and of inference.
 
     Raises:
-        UnsayableText: the language is not in the table.
+        UnsupportedTextError: the language is not in the table.
     """
     return f'{speaker or ANYBODY} is speaking {language(line.language).name}, saying: "{line.text}"'
 
@@ -22,7 +22,7 @@ def switch_caption(speaker: str, first: Line, second: Line) -> str:
     """Returns the caption of a clip whose two halves say `first` and `second`, in two languages or in one.
 
     Raises:
-        UnsayableText: a language is not in the table.
+        UnsupportedTextError: a language is not in the table.
     """
     turn = "goes on in" if first.language == second.language else "switches to"
     return f'{dub_caption(speaker, first)}, then {turn} {language(second.language).name}, saying: "{second.text}"'
@@ -34,10 +34,10 @@ def over_articulated(caption: str, prompt: Prompt) -> str:
     The paper does not publish its wording; this one follows a secondary source and is UNVERIFIED.
 
     Raises:
-        UnsayableText: the prompt is of the nano world, whose captions cannot describe a manner of speaking.
+        UnsupportedTextError: the prompt is of the nano world, whose captions cannot describe a manner of speaking.
     """
     if prompt.source == "grammar":
-        raise UnsayableText(
+        raise UnsupportedTextError(
             "captions of the grammar cannot ask for exaggerated articulation",
             where="inpaint.lip_augmentation_share",
             cure="set it to 0, or use prompts.source bank or llm on the real model",

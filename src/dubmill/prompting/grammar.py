@@ -8,7 +8,7 @@ import numpy as np
 
 from dubmill.artifacts.rows import Line, Prompt
 from dubmill.config.params import PromptsParams
-from dubmill.errors import UnsayableText
+from dubmill.errors import UnsupportedTextError
 from dubmill.nano import world
 from dubmill.nano.captions import caption
 from dubmill.prompting.slots import Slot, fill_slot, slots
@@ -21,11 +21,11 @@ def grammar_prompts(params: PromptsParams) -> list[Prompt]:
     """Returns one prompt per slot; puppet seeds and digit sequences of held-out prompts are in no training prompt.
 
     Raises:
-        UnsayableText: nano does not speak one of the languages.
+        UnsupportedTextError: nano does not speak one of the languages.
     """
     for tag in params.languages:
         if tag not in world.LANGUAGES:
-            raise UnsayableText(
+            raise UnsupportedTextError(
                 f"nano does not speak {tag!r}",
                 where="prompts.languages",
                 cure=f"use {', '.join(world.LANGUAGES)}, or source bank on the real model",

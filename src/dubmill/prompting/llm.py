@@ -60,8 +60,8 @@ def llm_prompts(params: PromptsParams) -> tuple[list[Prompt], list[dict[str, str
     """Returns the valid prompts, and the dropped slots as `{"id", "reason"}`; no spoken line occurs twice.
 
     Raises:
-        ServiceUnavailable: the endpoint does not answer, or refuses.
-        UnsayableText: a language is not in the table.
+        ServiceUnavailableError: the endpoint does not answer, or refuses.
+        UnsupportedTextError: a language is not in the table.
     """
     for tag in params.languages:
         language(tag)

@@ -10,7 +10,7 @@ import numpy as np
 
 from dubmill.artifacts.rows import Line, Prompt
 from dubmill.config.params import PromptsParams
-from dubmill.errors import BadParams
+from dubmill.errors import InvalidParamsError
 
 MAX_PROMPT_SEED = 2**31
 
@@ -37,10 +37,10 @@ def slots(params: PromptsParams) -> list[Slot]:
     Within a split the numbers differ by at most one.
 
     Raises:
-        BadParams: a language is named twice.
+        InvalidParamsError: a language is named twice.
     """
     if len(set(params.languages)) < len(params.languages):
-        raise BadParams(
+        raise InvalidParamsError(
             f"a language is named twice in {', '.join(params.languages)}",
             where="prompts.languages",
             cure="name each language once",

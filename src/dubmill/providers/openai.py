@@ -10,7 +10,7 @@ from typing import Any, Self
 
 import httpx
 
-from dubmill.errors import ServiceUnavailable
+from dubmill.errors import ServiceUnavailableError
 
 TIMEOUT_SECONDS = 120.0
 
@@ -34,7 +34,7 @@ class Endpoint:
         """The text of one chat completion, requested as a JSON object.
 
         Raises:
-            ServiceUnavailable: no answer, an error status, or a malformed reply.
+            ServiceUnavailableError: no answer, an error status, or a malformed reply.
         """
         body = {"model": self.model, "messages": messages, "seed": seed, "response_format": {"type": "json_object"}}
         reply = self._post("/chat/completions", "chat completion", json=body)
@@ -47,7 +47,7 @@ class Endpoint:
         """Segments of a transcription, each with `start`, `end` (seconds) and `text`.
 
         Raises:
-            ServiceUnavailable: no answer, an error status, or a malformed reply.
+            ServiceUnavailableError: no answer, an error status, or a malformed reply.
         """
         form = {"model": self.model, "language": language, "response_format": "verbose_json"}
         files = {"file": ("speech.wav", wav, "audio/wav")}
@@ -67,13 +67,13 @@ class Endpoint:
             return reply.json()
         except httpx.HTTPStatusError as error:
             status, text = error.response.status_code, error.response.text[:200]
-            raise ServiceUnavailable(
+            raise ServiceUnavailableError(
                 f"the model refused with status {status} ({text})",
                 where=self.url,
                 cure="check the model's name and OPENAI_API_KEY",
             ) from error
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise ServiceUnavailable(
+            raise ServiceUnavailableError(
                 f"the model did not answer ({type(error).__name__}: {error})",
                 where=self.url,
                 cure="start it, or correct its URL",
@@ -81,8 +81,8 @@ class Endpoint:
         except ValueError as error:
             raise self._malformed_reply(expected) from error
 
-    def _malformed_reply(self, expected: str) -> ServiceUnavailable:
-        return ServiceUnavailable(
+    def _malformed_reply(self, expected: str) -> ServiceUnavailableError:
+        return ServiceUnavailableError(
             f"the endpoint's reply is not a {expected}",
             where=self.url,
             cure="give the base URL of an OpenAI-compatible API, usually one that ends in /v1",

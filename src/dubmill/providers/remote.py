@@ -32,7 +32,7 @@ class RemoteTranscriber:
         """The endpoint's transcription, one cue for each segment.
 
         Raises:
-            ServiceUnavailable: see `Endpoint.transcribe`.
+            ServiceUnavailableError: see `Endpoint.transcribe`.
         """
         with Endpoint(self.url, self.model) as endpoint:
             segments = endpoint.transcribe(_wav(audio_N), language=language)
@@ -50,7 +50,7 @@ class RemoteTranslator:
         """The model's translations by cue number; empty where its answer is not JSON of the requested form.
 
         Raises:
-            ServiceUnavailable: see `Endpoint.complete`.
+            ServiceUnavailableError: see `Endpoint.complete`.
         """
         with Endpoint(self.url, self.model) as endpoint:
             text = endpoint.complete(_messages(requests, source, target), seed=requests[0].number)

@@ -49,8 +49,8 @@ def translate(cues: Sequence[Cue], translator: Translator, *, source: str, targe
     """The cues translated into `target`; a cue whose translation stays missing keeps its words and is flagged.
 
     Raises:
-        UnsayableText: a language is not in the table.
-        ServiceUnavailable: the translator does not answer.
+        UnsupportedTextError: a language is not in the table.
+        ServiceUnavailableError: the translator does not answer.
     """
     rate = language(target).syllables_per_second
     language(source)

@@ -21,16 +21,16 @@ from dubmill import __version__, media
 from dubmill.dubbing.clip_size import FILM_HINT, ClipSize
 from dubmill.dubbing.service import release_languages, release_version, selftest_clip
 from dubmill.errors import (
-    BadParams,
-    ConsentMissing,
+    DiskFullError,
     DubmillError,
-    OutOfRoom,
-    ServiceUnavailable,
-    UnreadableMedia,
-    UnsayableText,
+    InvalidParamsError,
+    MediaTooLargeError,
+    MissingConsentError,
+    ServiceUnavailableError,
+    UnreadableMediaError,
+    UnsupportedTextError,
     UsageError,
 )
-from dubmill.media import OversizedMedia
 from dubmill.serving import wire
 from dubmill.serving.model import DubModel
 from dubmill.serving.queue import QueueFullError
@@ -38,15 +38,15 @@ from dubmill.text.languages import LANGUAGES
 
 PAGES = Path(__file__).parent / "pages"
 STATUS: dict[type[DubmillError], HTTPStatus] = {  # the first that matches, so subclasses come first
-    OversizedMedia: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-    UnreadableMedia: HTTPStatus.UNPROCESSABLE_ENTITY,
-    UnsayableText: HTTPStatus.UNPROCESSABLE_ENTITY,
-    ConsentMissing: HTTPStatus.BAD_REQUEST,
+    MediaTooLargeError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    UnreadableMediaError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    UnsupportedTextError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    MissingConsentError: HTTPStatus.BAD_REQUEST,
     UsageError: HTTPStatus.BAD_REQUEST,
-    BadParams: HTTPStatus.BAD_REQUEST,
+    InvalidParamsError: HTTPStatus.BAD_REQUEST,
     QueueFullError: HTTPStatus.TOO_MANY_REQUESTS,
-    OutOfRoom: HTTPStatus.SERVICE_UNAVAILABLE,
-    ServiceUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
+    DiskFullError: HTTPStatus.SERVICE_UNAVAILABLE,
+    ServiceUnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
     DubmillError: HTTPStatus.INTERNAL_SERVER_ERROR,
 }
 
@@ -108,12 +108,12 @@ class BodyLimit:
             message = await receive()
             num_received += len(message.get("body", b""))
             if num_received > self.max_bytes:
-                raise OversizedMedia(f"the request is larger than {self.max_bytes} bytes", cure=cure)
+                raise MediaTooLargeError(f"the request is larger than {self.max_bytes} bytes", cure=cure)
             return message
 
         content_length = dict(scope.get("headers", [])).get(b"content-length", b"0")
         if content_length.isdigit() and int(content_length) > self.max_bytes:
-            error = OversizedMedia(f"the request is larger than {self.max_bytes} bytes", cure=cure)
+            error = MediaTooLargeError(f"the request is larger than {self.max_bytes} bytes", cure=cure)
             await (await error_response(None, error))(scope, receive, send)
             return
         await self.app(scope, counted, send)

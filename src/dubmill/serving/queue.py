@@ -10,12 +10,12 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from dubmill.errors import ServiceUnavailable
+from dubmill.errors import ServiceUnavailableError
 
 Result = TypeVar("Result")
 
 
-class QueueFullError(ServiceUnavailable):
+class QueueFullError(ServiceUnavailableError):
     """Too many dubs are waiting; `retry_after_seconds` is when a place is likely to be free."""
 
     def __init__(self, what: str, *, where: str = "", cure: str = "", retry_after_seconds: int = 1) -> None:

@@ -68,7 +68,7 @@ class Fields(BaseModel):
     video: bytes
     language: str
     text: str
-    consent: str = ""  # required: `check_request` raises ConsentMissing, whose message says what to send
+    consent: str = ""  # required: `check_request` raises MissingConsentError, whose message says what to send
     seed: Seed = 0
     face: str = ""
 

@@ -13,7 +13,7 @@ from dubmill.artifacts.storage import clip_members
 from dubmill.artifacts.store import WHOLE, Adapter, Backbone, Draft, DubSet, Lineage, PairSet, Part
 from dubmill.config.params import DubParams
 from dubmill.dubbing.dubber import Dubber
-from dubmill.errors import BadArtifact
+from dubmill.errors import InvalidArtifactError
 from dubmill.generation.codec import round_trip, shape_of
 from dubmill.media.clips import Clip
 from dubmill.model.load import Modules
@@ -30,8 +30,8 @@ def dub(
     any voice could say, under the untouched picture. One part of several leaves its shards in the draft, unsealed.
 
     Raises:
-        BadArtifact: there is no held-out pair.
-        MismatchedBackbone: the adapter belongs to another backbone.
+        InvalidArtifactError: there is no held-out pair.
+        BackboneMismatchError: the adapter belongs to another backbone.
     """
     lineage = Lineage(
         step="dub",
@@ -47,7 +47,7 @@ def dub(
         return draft.seal()
     rows = pairs.split("heldout")
     if not rows:
-        raise BadArtifact("no held-out pair to dub", where=str(pairs.path), cure="raise prompts.num_heldout")
+        raise InvalidArtifactError("no held-out pair to dub", where=str(pairs.path), cure="raise prompts.num_heldout")
     shards = [(method, batch) for method in params.methods for batch in pairs.batches(rows, params.batch_size)]
     todo = draft.missing(len(shards), part)
     for method in params.methods:

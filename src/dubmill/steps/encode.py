@@ -12,7 +12,7 @@ from dubmill.artifacts.rows import PairRow
 from dubmill.artifacts.store import Backbone, LatentSet, Lineage, PairSet
 from dubmill.config.params import EncodeParams
 from dubmill.dubbing.dubber import SPEAKER
-from dubmill.errors import BadArtifact
+from dubmill.errors import InvalidArtifactError
 from dubmill.generation.codec import Latents, shape_of
 from dubmill.generation.codec import encode as encode_clips
 from dubmill.generation.masks import pixel_mask, token_mask, widen
@@ -30,7 +30,7 @@ def encode(backbone: Backbone, pairs: PairSet, params: EncodeParams, out: Path) 
     """Encode the accepted training pairs.
 
     Raises:
-        BadArtifact: the pairs never passed the gate, none was accepted, a clip is not like the others, or not every
+        InvalidArtifactError: the pairs never passed the gate, none was accepted, a clip is not like the others, or not every
             pair came out. No pair is left out silently: the count that goes in comes out.
     """
     lineage = Lineage(
@@ -67,15 +67,17 @@ def accepted(pairs: PairSet) -> list[PairRow]:
     """The training rows that the gate accepted.
 
     Raises:
-        BadArtifact: there are none, or the gate has not spoken.
+        InvalidArtifactError: there are none, or the gate has not spoken.
     """
     if not pairs.info.get("gated"):
-        raise BadArtifact(
+        raise InvalidArtifactError(
             "these pairs never passed the gate", where=str(pairs.path), cure="run the step gate on them first"
         )
     rows = [row for row in pairs.split("train") if row.accepted]
     if not rows:
-        raise BadArtifact("no training pair was accepted", where=str(pairs.path), cure="see gate.html for the reasons")
+        raise InvalidArtifactError(
+            "no training pair was accepted", where=str(pairs.path), cure="see gate.html for the reasons"
+        )
     return rows
 
 
@@ -126,16 +128,16 @@ def like(first: Clip, clip: Clip, where: str) -> Clip:
     """`clip`, which has the size and rates of `first` and sound for all of its picture.
 
     Raises:
-        BadArtifact: it has not; it would be cut, padded or left out without a word.
+        InvalidArtifactError: it has not; it would be cut, padded or left out without a word.
     """
     sizes = [(one.frames_FHWC.shape[:3], one.frame_rate, one.sample_rate_hz) for one in (first, clip)]
     if sizes[0] != sizes[1]:
         what = f"frames, sides and rates are {sizes[1]}, those of the first clip {sizes[0]}"
-        raise BadArtifact(what, where=where, cure="make the pairs anew, of one size")
+        raise InvalidArtifactError(what, where=where, cure="make the pairs anew, of one size")
     heard_seconds = clip.audio_CN.shape[1] / clip.sample_rate_hz
     if heard_seconds < clip.seconds - 1 / clip.frame_rate:
         what = f"the sound lasts {heard_seconds:.2f} s, the picture {clip.seconds:.2f} s"
-        raise BadArtifact(what, where=where, cure="make the pair anew")
+        raise InvalidArtifactError(what, where=where, cure="make the pair anew")
     return clip
 
 
@@ -143,7 +145,7 @@ def reconcile(tensors: dict[str, torch.Tensor], ids: list[str]) -> None:
     """Hold every column against the accepted pairs, so that a training never runs on fewer, or on broken ones.
 
     Raises:
-        BadArtifact: a column has another number of rows than there are pairs, or numbers that are not finite.
+        InvalidArtifactError: a column has another number of rows than there are pairs, or numbers that are not finite.
     """
     expected = {"video": len(ids), "audio": len(ids), "face": len(ids)}
     expected |= dict.fromkeys(("text_video", "text_audio", "text_mask"), 2 * len(ids) + 1)
@@ -152,11 +154,13 @@ def reconcile(tensors: dict[str, torch.Tensor], ids: list[str]) -> None:
         off = ", ".join(
             f"{name} {counts[name]} of {wanted}" for name, wanted in expected.items() if counts[name] != wanted
         )
-        raise BadArtifact(f"not every accepted pair was encoded ({off})", cure="this is a fault of dubmill: report it")
+        raise InvalidArtifactError(
+            f"not every accepted pair was encoded ({off})", cure="this is a fault of dubmill: report it"
+        )
     broken = [ids[row] for name in ("video", "audio") for row in _rows_not_finite(tensors[name])]
     if broken:
         what = f"{len(broken)} latents are not finite, the first of pair {broken[0]}"
-        raise BadArtifact(what, cure="look at that pair; a VAE in half precision may overflow")
+        raise InvalidArtifactError(what, cure="look at that pair; a VAE in half precision may overflow")
 
 
 def _rows_not_finite(column: torch.Tensor) -> list[int]:

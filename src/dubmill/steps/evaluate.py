@@ -16,7 +16,7 @@ from dubmill.artifacts.files import table_bytes
 from dubmill.artifacts.rows import DubRow, PairRow
 from dubmill.artifacts.store import Adapter, Backbone, DubSet, Lineage, PairSet, Report
 from dubmill.config.params import EvaluateParams
-from dubmill.errors import BadArtifact, MismatchedBackbone
+from dubmill.errors import BackboneMismatchError, InvalidArtifactError
 from dubmill.metrics.scorers import Scorers
 from dubmill.report.figures import DECISIVE, ORACLE, SUBJECT
 from dubmill.report.showcase import Show, Take, ranked, spread_ranks
@@ -34,8 +34,8 @@ def evaluate(
     """Measure the dubs of all held-out pairs and seal the figures, the rows behind them and the page at `out`.
 
     Raises:
-        MismatchedBackbone: the dubs or the adapter belong to another backbone.
-        BadArtifact: there is nothing to measure, or a dub is of a pair that is not held out here.
+        BackboneMismatchError: the dubs or the adapter belong to another backbone.
+        InvalidArtifactError: there is nothing to measure, or a dub is of a pair that is not held out here.
     """
     draft = Report.draft(out, _lineage(backbone, dubs, pairs, adapter, params))
     if draft.is_sealed:
@@ -86,7 +86,7 @@ def _lineage(backbone: Backbone, dubs: DubSet, pairs: PairSet, adapter: Adapter,
 def _require_kin(backbone: Backbone, dubs: DubSet, adapter: Adapter) -> None:
     for part in (dubs, adapter):
         if part.lineage.backbone != backbone.digest:
-            raise MismatchedBackbone(
+            raise BackboneMismatchError(
                 f"this {part.kind} was made with backbone {part.lineage.backbone[:12]}, not {backbone.digest[:12]}",
                 where=str(part.path),
                 cure="make it again with this backbone",
@@ -112,7 +112,7 @@ class _Judge:
         self.dubs_of: dict[str, list[DubRow]] = {name: [] for name in heldout}
         for dub in dubs.rows:
             if dub.pair_id not in heldout:
-                raise BadArtifact(
+                raise InvalidArtifactError(
                     f"dub {dub.id} is of pair {dub.pair_id}, which is not held out here",
                     where=str(dubs.path),
                     cure="evaluate against the pairs that were dubbed",
@@ -120,7 +120,7 @@ class _Judge:
             self.dubs_of[dub.pair_id].append(dub)
         self.rows = [row for name, row in heldout.items() if self.dubs_of[name]]
         if not self.rows:
-            raise BadArtifact("no dub of a held-out pair", where=str(dubs.path), cure="run dub again")
+            raise InvalidArtifactError("no dub of a held-out pair", where=str(dubs.path), cure="run dub again")
 
     def measured(self) -> Iterator[report.Measured]:
         """One row per pair and method, and one of the oracle where the pair has a truth."""

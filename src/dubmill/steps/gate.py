@@ -17,7 +17,7 @@ from dubmill.artifacts.files import table_bytes, tar_bytes
 from dubmill.artifacts.rows import PairRow
 from dubmill.artifacts.store import Backbone, Draft, Lineage, PairSet
 from dubmill.config.params import GateParams
-from dubmill.errors import GateFailed, MismatchedBackbone, UsageError
+from dubmill.errors import BackboneMismatchError, GateFailedError, UsageError
 from dubmill.metrics import measure_pair
 from dubmill.quality import Judgement, Player, Verdict, gate_page, judge, offline_pages
 from dubmill.worlds import world_of
@@ -39,8 +39,8 @@ def gate(backbone: Backbone, pairs: PairSet, params: GateParams, out: Path) -> P
 
     Raises:
         UsageError: `pairs` have been through the gate already.
-        MismatchedBackbone: `pairs` were made with another backbone.
-        GateFailed: too few passed; `gate.html` stays in `out`, nothing is sealed.
+        BackboneMismatchError: `pairs` were made with another backbone.
+        GateFailedError: too few passed; `gate.html` stays in `out`, nothing is sealed.
     """
     _check(backbone, pairs)
     lineage = Lineage(
@@ -79,7 +79,7 @@ def _check(backbone: Backbone, pairs: PairSet) -> None:
             cure="give the pairs that `dubmill step inpaint` made",
         )
     if pairs.lineage.backbone not in ("", backbone.digest):
-        raise MismatchedBackbone(
+        raise BackboneMismatchError(
             "these pairs were made with another backbone",
             where=str(pairs.path),
             cure="give the backbone that `dubmill step inpaint` had",
@@ -223,14 +223,14 @@ def _csv(rows: Sequence[Mapping[str, Any]]) -> bytes:
 def _require_enough(draft: Draft[PairSet], judgement: Judgement, params: GateParams) -> None:
     page = draft.path / "gate.html"
     if not judgement.verdicts:
-        raise GateFailed(
+        raise GateFailedError(
             "there is no training pair to judge", where=str(page), cure="see what `dubmill step inpaint` made"
         )
     if judgement.num_accepted and judgement.accepted_share >= params.min_accepted_share:
         return
     eaters = sorted(judgement.by_gate("strict").items(), key=lambda item: (-item[1], item[0]))
     eaten = ", ".join(f"{name} rejected {count}" for name, count in eaters if count) or "no gate rejected any"
-    raise GateFailed(
+    raise GateFailedError(
         f"only {judgement.num_accepted} of {len(judgement.verdicts)} pairs passed ({judgement.accepted_share:.0%}, the "
         f"floor is {params.min_accepted_share:.0%}): {eaten}",
         where=str(draft.path),

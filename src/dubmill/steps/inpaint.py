@@ -20,7 +20,7 @@ from dubmill.artifacts.rows import ClipRow, PairRow, Prompt
 from dubmill.artifacts.storage import clip_members
 from dubmill.artifacts.store import WHOLE, Backbone, ClipSet, Draft, Lineage, PairSet, Part
 from dubmill.config.params import InpaintParams, WorldParams
-from dubmill.errors import UnreadableMedia
+from dubmill.errors import UnreadableMediaError
 from dubmill.faces import mouth_boxes
 from dubmill.generation.codec import shape_of
 from dubmill.generation.masks import fine_mask, pixel_mask, widen
@@ -51,8 +51,8 @@ def inpaint(
     `info` tells of the clips that make no pair, by id and reason, lies beside the shard until then and after.
 
     Raises:
-        UnsayableText: lip augmentation was asked of prompts that have no words for it.
-        BadParams: world pairs were asked of a backbone or of prompts that have no world.
+        UnsupportedTextError: lip augmentation was asked of prompts that have no words for it.
+        InvalidParamsError: world pairs were asked of a backbone or of prompts that have no world.
     """
     lineage = Lineage(
         step="inpaint",
@@ -160,7 +160,7 @@ def _is_articulated(prompt: Prompt, params: InpaintParams) -> bool:
     """Whether the mouth of this clip is made a second time: drawn for each training clip on its own.
 
     Raises:
-        UnsayableText: it may be drawn, and the prompt has no words for it.
+        UnsupportedTextError: it may be drawn, and the prompt has no words for it.
     """
     if params.lip_augmentation_share == 0:
         return False
@@ -192,7 +192,7 @@ def _seen(clips: ClipSet, rows: Sequence[ClipRow], detector: FaceDetector) -> tu
         clip = clips.clip(row.id, "clip")
         try:
             seen.append((row, clip, mouth_boxes(clip, detector)))
-        except UnreadableMedia as error:
+        except UnreadableMediaError as error:
             left_out[row.id] = error.what
             logger.warning("clip %s makes no pair: %s", row.id, error.what)
     return seen, left_out

@@ -12,7 +12,7 @@ from dubmill import tracking
 from dubmill.artifacts.rows import PairRow
 from dubmill.artifacts.store import MANIFEST, Adapter, Backbone, Draft, Lineage, PairSet, Release, Report
 from dubmill.config.params import PromoteParams, RegisterParams
-from dubmill.errors import BadArtifact, MismatchedBackbone, PromotionRefused, UsageError
+from dubmill.errors import BackboneMismatchError, InvalidArtifactError, PromotionRefusedError, UsageError
 from dubmill.media.clips import Clip
 from dubmill.report import model_card
 from dubmill.tracking import rules
@@ -38,10 +38,10 @@ def promote(
     The order is Release, alias, ledger; each is a no-op where it was done, so a killed call is ended by the next one.
 
     Raises:
-        PromotionRefused: with every reason; the alias stays, and the ledger tells of it.
-        MismatchedBackbone: the adapter was trained on another backbone.
+        PromotionRefusedError: with every reason; the alias stays, and the ledger tells of it.
+        BackboneMismatchError: the adapter was trained on another backbone.
         UsageError: the things given do not belong together.
-        ServiceUnavailable: the MLflow server does not answer.
+        ServiceUnavailableError: the MLflow server does not answer.
     """
     _check_fit(backbone, adapter, report, pairs)
     case = _case(adapter, report, registered, register_params)
@@ -74,7 +74,7 @@ class Case:
 
 def _check_fit(backbone: Backbone, adapter: Adapter, report: Report, pairs: PairSet) -> None:
     if adapter.lineage.backbone != backbone.digest:
-        raise MismatchedBackbone(
+        raise BackboneMismatchError(
             "the adapter was trained on another backbone",
             where=str(adapter.path),
             cure="give the one it was trained on",
@@ -94,7 +94,7 @@ def _case(adapter: Adapter, report: Report, registered: Path, params: RegisterPa
         told = json.loads(path.read_bytes())
         name, number = told["name"], int(told["version"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BadArtifact(
+        raise InvalidArtifactError(
             "there is no registered version", where=str(path), cure="run `dubmill step register`"
         ) from error
     version = tracking.get_version(name, number)
@@ -125,7 +125,7 @@ def _judge(
     if reasons:
         entry = _entry(case.version, case.champion, case.version.tags["adapter_digest"], "refused", reasons, figures)
         tracking.record(case.version, ledger, entry, again=True)
-        raise PromotionRefused(f"not promoted: {'; '.join(reasons)}", where=case.version.uri, cure=cure)
+        raise PromotionRefusedError(f"not promoted: {'; '.join(reasons)}", where=case.version.uri, cure=cure)
 
 
 def _are_same_clips(case: Case, theirs: rules.Rows, report: Report, pairs: PairSet) -> bool:
@@ -224,7 +224,7 @@ def _geometry(clip: Clip) -> dict[str, Any]:
 def _selftest_row(pairs: PairSet) -> PairRow:
     rows = pairs.split("heldout")
     if not rows:
-        raise BadArtifact("no held-out pair to test the release with", where=str(pairs.path), cure="make some")
+        raise InvalidArtifactError("no held-out pair to test the release with", where=str(pairs.path), cure="make some")
     return rows[0]
 
 
@@ -237,7 +237,7 @@ def _how_sampled(adapter: Adapter, report: Report) -> dict[str, Any]:
         strength = info.get("strength", info.get("adapter_strength"))
         if "sampling" in info and strength is not None:
             return {"sampling": info["sampling"], "strength": strength}
-    raise BadArtifact(
+    raise InvalidArtifactError(
         "the report does not tell with which sampling and strength its clips were dubbed",
         where=str(report.path),
         cure="run `dubmill step evaluate` again",

@@ -18,9 +18,9 @@ def prompts(params: PromptsParams, out: Path) -> PromptSet:
     """Draw structured prompts and seal them at `out`, with `prompts.md` to look at; `info["dropped"]` names the refused.
 
     Raises:
-        UnsayableText: the source has no words in one of the languages.
-        BadParams: a language is named twice.
-        ServiceUnavailable: the language model did not answer, or gave nothing usable.
+        UnsupportedTextError: the source has no words in one of the languages.
+        InvalidParamsError: a language is named twice.
+        ServiceUnavailableError: the language model did not answer, or gave nothing usable.
     """
     draft = PromptSet.draft(out, Lineage(step="prompts", params=params.model_dump()))
     if draft.is_sealed:

@@ -24,7 +24,7 @@ def register(adapter: Adapter, report: Report, params: RegisterParams, out: Path
 
     Raises:
         UsageError: the report is about another adapter, or MLFLOW_RUN_ID names a run of other work.
-        ServiceUnavailable: the MLflow server does not answer.
+        ServiceUnavailableError: the MLflow server does not answer.
     """
     if report.lineage.inputs.get("Adapter", adapter.digest) != adapter.digest:
         raise UsageError(

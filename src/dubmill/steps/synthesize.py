@@ -25,7 +25,7 @@ def synthesize(
     One part of several leaves its shards in the draft, unsealed; the call for the whole that follows them seals it.
 
     Raises:
-        BadParams: the size does not fit the backbone, or has no halves on latent borders.
+        InvalidParamsError: the size does not fit the backbone, or has no halves on latent borders.
     """
     lineage = Lineage(
         step="synthesize",

@@ -10,7 +10,7 @@ from typing import Any
 from dubmill import adapters
 from dubmill.artifacts.store import Adapter, Backbone, Draft, LatentSet, Lineage
 from dubmill.config.params import TrainParams
-from dubmill.errors import MismatchedBackbone
+from dubmill.errors import BackboneMismatchError
 from dubmill.model.load import load
 from dubmill.report import model_card
 from dubmill.training.optimizer import held
@@ -25,17 +25,17 @@ def train(backbone: Backbone, latents: LatentSet, params: TrainParams, out: Path
     Started by torchrun or `accelerate launch`, all processes train the one adapter, and the first of them writes it.
 
     Raises:
-        Interrupted: the run was asked to end (SIGTERM); a checkpoint of its last step is kept.
-        MismatchedBackbone: `latents` were encoded by another backbone or text encoder.
+        InterruptedStepError: the run was asked to end (SIGTERM); a checkpoint of its last step is kept.
+        BackboneMismatchError: `latents` were encoded by another backbone or text encoder.
     """
     if latents.lineage.backbone != backbone.digest:
-        raise MismatchedBackbone(
+        raise BackboneMismatchError(
             f"the latents were encoded by backbone {latents.lineage.backbone[:12]}, this one is {backbone.digest[:12]}",
             where=str(latents.path),
             cure="run encode again with this backbone",
         )
     if latents.lineage.text_encoder != backbone.text_encoder_digest:
-        raise MismatchedBackbone(
+        raise BackboneMismatchError(
             f"the captions were read by text encoder {latents.lineage.text_encoder[:12]}, "
             f"this backbone has {backbone.text_encoder_digest[:12]}",
             where=str(latents.path),

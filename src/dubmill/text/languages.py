@@ -5,7 +5,7 @@ from __future__ import annotations
 import unicodedata
 from dataclasses import dataclass
 
-from dubmill.errors import UnsayableText
+from dubmill.errors import UnsupportedTextError
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,9 @@ def language(tag: str) -> Language:
     """The language of a BCP-47 tag.
 
     Raises:
-        UnsayableText: the tag is not in the table.
+        UnsupportedTextError: the tag is not in the table.
     """
     if tag not in LANGUAGES:
         known = ", ".join(f"{one.tag} ({one.name})" for one in LANGUAGES.values())
-        raise UnsayableText(f"unknown language {tag!r}", cure=f"use one of {known}")
+        raise UnsupportedTextError(f"unknown language {tag!r}", cure=f"use one of {known}")
     return LANGUAGES[tag]

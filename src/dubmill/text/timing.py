@@ -13,7 +13,7 @@ from itertools import accumulate, pairwise
 from math import ceil
 
 from dubmill.artifacts.rows import Line
-from dubmill.errors import UnsayableText
+from dubmill.errors import UnsupportedTextError
 from dubmill.text.languages import language
 
 PHRASE_PAUSE_SECONDS = 0.2  # chosen; the published rates leave out pauses over 0.15 s
@@ -45,7 +45,7 @@ def syllables(line: Line) -> int:
     """Syllables in a line, at least one a word, from its spelling.
 
     Raises:
-        UnsayableText: the language is not in the table.
+        UnsupportedTextError: the language is not in the table.
     """
     language(line.language)
     return sum(_of_word(word, line.language) for word in line.text.split())
@@ -75,7 +75,7 @@ def speaking_seconds(line: Line) -> float:
     """Seconds that an unhurried native speaker needs for a line.
 
     Raises:
-        UnsayableText: the language is not in the table.
+        UnsupportedTextError: the language is not in the table.
     """
     return syllables(line) / language(line.language).syllables_per_second + pauses_seconds(line.text)
 
@@ -131,11 +131,11 @@ class Fit:
         """What to warn of, if anything; a line that cannot be said in its time is refused.
 
         Raises:
-            UnsayableText: with the seconds, the limit and what to drop.
+            UnsupportedTextError: with the seconds, the limit and what to drop.
         """
         if self.verdict == "cannot":
             said, cure = self.told.rsplit(": ", 1)
-            raise UnsayableText(said, cure=cure)
+            raise UnsupportedTextError(said, cure=cure)
         return self.told
 
 
@@ -143,7 +143,7 @@ def fit(line: Line, room_seconds: float) -> Fit:
     """How a line fits `room_seconds`, by its language's usual rate.
 
     Raises:
-        UnsayableText: the language is not in the table.
+        UnsupportedTextError: the language is not in the table.
     """
     needed = speaking_seconds(line)
     return Fit(line, needed, needed / MAX_HURRY, room_seconds)
@@ -170,7 +170,7 @@ def share_out(line: Line, spans: Sequence[Span]) -> list[str]:
     """
     words = line.text.split()
     if not spans:
-        raise UnsayableText("there is no time to say anything in", cure="give at least one span")
+        raise UnsupportedTextError("there is no time to say anything in", cure="give at least one span")
     ends_W = [
         0.0,
         *accumulate(speaking_seconds(Line(language=line.language, text=word)) + _pause(word) for word in words),

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from dubmill.artifacts.files import sha256_of
 from dubmill.artifacts.store import MANIFEST, ROWS, Report, read_manifest
-from dubmill.errors import BadArtifact, UsageError
+from dubmill.errors import InvalidArtifactError, UsageError
 from dubmill.tracking.ledger import Entry, Ledger
 from dubmill.tracking.runs import log_figures, log_report, report_folder
 from dubmill.tracking.server import answering, client, is_missing, public_uri
@@ -194,7 +194,7 @@ def report_of(version: Version) -> list[dict]:
     """The rows of the report a version was registered with, held against their digest.
 
     Raises:
-        BadArtifact: the version's run has no such report, or another one.
+        InvalidArtifactError: the version's run has no such report, or another one.
     """
     from mlflow.exceptions import MlflowException
 
@@ -205,13 +205,15 @@ def report_of(version: Version) -> list[dict]:
             for name in (MANIFEST, ROWS):
                 client().download_artifacts(version.run_id, f"{report_folder(digest)}/{name}", folder)
         except (MlflowException, OSError) as error:
-            raise BadArtifact(
+            raise InvalidArtifactError(
                 f"the report of version {version.number} is gone", where=version.uri, cure=cure
             ) from error
         found = next(Path(folder).rglob(MANIFEST)).parent
         manifest = read_manifest(found)
         if manifest.with_digest().digest != digest or sha256_of(found / ROWS) != manifest.files.get(ROWS):
-            raise BadArtifact(f"the report of version {version.number} has changed", where=version.uri, cure=cure)
+            raise InvalidArtifactError(
+                f"the report of version {version.number} has changed", where=version.uri, cure=cure
+            )
         return pq.read_table(found / ROWS).to_pylist()
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from dubmill.artifacts.store import PairSet
 from dubmill.config.params import PromoteParams
-from dubmill.errors import BadArtifact, BadParams
+from dubmill.errors import InvalidArtifactError, InvalidParamsError
 from dubmill.metrics import METRICS
 
 METHOD = "adapter"
@@ -21,11 +21,13 @@ def dubs_of(rows: Sequence[Mapping[str, Any]], where: str) -> Rows:
     """The rows of the adapter's own dubs by pair id.
 
     Raises:
-        BadArtifact: the report measured none.
+        InvalidArtifactError: the report measured none.
     """
     dubs = {row["pair_id"]: row for row in rows if row.get("method") == METHOD}
     if not dubs:
-        raise BadArtifact("no dub by the adapter was measured", where=where, cure="put `adapter` into dub.methods")
+        raise InvalidArtifactError(
+            "no dub by the adapter was measured", where=where, cure="put `adapter` into dub.methods"
+        )
     return dubs
 
 
@@ -42,12 +44,12 @@ def directions(names: Sequence[str]) -> dict[str, str]:
     """`higher` or `lower` of each metric: which way is better.
 
     Raises:
-        BadParams: the table of metrics does not know one.
+        InvalidParamsError: the table of metrics does not know one.
     """
     unknown = [name for name in names if name not in METRICS]
     if unknown:
         known = ", ".join(sorted(METRICS))
-        raise BadParams(f"no metric is called {unknown[0]!r}", where="promote", cure=f"use one of {known}")
+        raise InvalidParamsError(f"no metric is called {unknown[0]!r}", where="promote", cure=f"use one of {known}")
     return {name: METRICS[name].better for name in names}
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dubmill.artifacts.store import MANIFEST, Adapter, Artifact, Report
-from dubmill.errors import BadArtifact, UsageError
+from dubmill.errors import InvalidArtifactError, UsageError
 from dubmill.tracking.server import answering, artifact_root, client, is_missing, public_uri
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def open_run(experiment: str, *, name: str, tags: Mapping[str, str]) -> tuple[Ru
 
     Raises:
         UsageError: MLFLOW_RUN_ID names no run.
-        ServiceUnavailable: the server does not answer.
+        ServiceUnavailableError: the server does not answer.
     """
     mlflow = client()
     with answering():
@@ -115,7 +115,7 @@ def log_losses(run: Run, path: Path) -> int:
     Points carry the run's start as their time, so logging them twice leaves them once.
 
     Raises:
-        BadArtifact: a line is not what `train` writes.
+        InvalidArtifactError: a line is not what `train` writes.
     """
     from mlflow.entities import Metric
 
@@ -128,7 +128,7 @@ def log_losses(run: Run, path: Path) -> int:
             if name in row and math.isfinite(float(row[name]))
         ]
     except (ValueError, KeyError, TypeError) as error:
-        raise BadArtifact(f"not a curve of losses ({error})", where=str(path), cure="train again") from error
+        raise InvalidArtifactError(f"not a curve of losses ({error})", where=str(path), cure="train again") from error
     _log_metrics(run, points)
     return len(rows)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from dubmill.errors import ServiceUnavailable
+from dubmill.errors import ServiceUnavailableError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -42,7 +42,7 @@ def client() -> MlflowClient:
     """A client of the tracking server and its registry.
 
     Raises:
-        ServiceUnavailable: nobody answers at the tracking URI. MLflow itself would try for minutes.
+        ServiceUnavailableError: nobody answers at the tracking URI. MLflow itself would try for minutes.
     """
     return _client(tracking_uri())
 
@@ -62,7 +62,9 @@ def _probe(uri: str) -> None:
     if uri.startswith(("http://", "https://")):
         _probe_http(uri)
     if uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).parent.is_dir():
-        raise ServiceUnavailable("there is no such folder for the SQLite file of MLflow", where=public_uri(), cure=CURE)
+        raise ServiceUnavailableError(
+            "there is no such folder for the SQLite file of MLflow", where=public_uri(), cure=CURE
+        )
 
 
 def _probe_http(uri: str) -> None:
@@ -78,7 +80,7 @@ def _probe_http(uri: str) -> None:
         reason = error.reason
     except (OSError, ValueError) as error:
         reason = error
-    raise ServiceUnavailable(f"the MLflow server does not answer ({reason})", where=public_uri(), cure=CURE)
+    raise ServiceUnavailableError(f"the MLflow server does not answer ({reason})", where=public_uri(), cure=CURE)
 
 
 @contextlib.contextmanager
@@ -86,7 +88,7 @@ def answering() -> Iterator[None]:
     """MLflow's own errors inside the block as one sentence.
 
     Raises:
-        ServiceUnavailable: the server refused, failed or went away.
+        ServiceUnavailableError: the server refused, failed or went away.
     """
     from mlflow.exceptions import MlflowException
 
@@ -94,7 +96,7 @@ def answering() -> Iterator[None]:
         yield
     except MlflowException as error:
         said = str(error).strip().splitlines()[0][:200]
-        raise ServiceUnavailable(f"MLflow could not do it ({said})", where=public_uri(), cure=CURE) from error
+        raise ServiceUnavailableError(f"MLflow could not do it ({said})", where=public_uri(), cure=CURE) from error
 
 
 def is_missing(error: Exception) -> bool:

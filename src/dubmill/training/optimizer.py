@@ -10,7 +10,7 @@ import torch
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from dubmill.config.params import TrainParams
-from dubmill.errors import BadParams
+from dubmill.errors import InvalidParamsError
 
 
 def optimizer(
@@ -19,7 +19,7 @@ def optimizer(
     """AdamW over named weights, one group for each different rate, which the group keeps as `full_rate`.
 
     Raises:
-        BadParams: its 8-bit form was asked for where it cannot run.
+        InvalidParamsError: its 8-bit form was asked for where it cannot run.
     """
     grouped = [
         {"params": [weights[name] for name in rates if rates[name] == rate], "full_rate": rate}
@@ -41,7 +41,7 @@ def _refuse_8bit(params: TrainParams, device: torch.device) -> None:
     }
     for reason, is_so in reasons.items():
         if is_so:
-            raise BadParams(f"adamw8bit {reason}", where="train.optimizer", cure="use adamw")
+            raise InvalidParamsError(f"adamw8bit {reason}", where="train.optimizer", cure="use adamw")
 
 
 def held(module: torch.nn.Module) -> tuple[int, int]:

@@ -29,7 +29,7 @@ from dubmill import adapters
 from dubmill.artifacts.files import write_atomically
 from dubmill.artifacts.store import LatentSet
 from dubmill.config.params import TrainParams
-from dubmill.errors import BadParams, Interrupted
+from dubmill.errors import InterruptedStepError, InvalidParamsError
 from dubmill.generation.codec import Latents
 from dubmill.model.conditioning import SequenceLayout, cache_reference, patched_attention, predict, sequence_layout
 from dubmill.model.diffusion import add_noise, weighted_loss
@@ -88,13 +88,13 @@ def build_accelerator(params: TrainParams) -> Accelerator:
     """This process's place among those that train together, as torchrun or accelerate started them; one alone is fine.
 
     Raises:
-        BadParams: the batch is too small to give each process a sample.
+        InvalidParamsError: the batch is too small to give each process a sample.
     """
     precision = "no" if params.mixed_precision == "none" else "bf16"
     patience = InitProcessGroupKwargs(timeout=PATIENCE)
     accelerator = Accelerator(mixed_precision=precision, cpu=not torch.cuda.is_available(), kwargs_handlers=[patience])
     if params.batch_size < accelerator.num_processes:
-        raise BadParams(
+        raise InvalidParamsError(
             f"a batch of {params.batch_size} cannot be split over {accelerator.num_processes} processes",
             where="train.batch_size",
             cure="raise it to a multiple of the processes, or start fewer",
@@ -161,7 +161,7 @@ class Trainer:
         """Train from where the last checkpoint left off to `num_steps`; `report` gets a row per optimizer step.
 
         Raises:
-            Interrupted: the process was asked to end (SIGTERM); a checkpoint of the last step was written first.
+            InterruptedStepError: the process was asked to end (SIGTERM); a checkpoint of the last step was written first.
         """
         first = self.num_done
         with patched_attention(self.modules.transformer, self.layout), _asked_to_end() as asked:
@@ -183,7 +183,7 @@ class Trainer:
         self._validate(step, asked)
         if self._is_any(asked.is_set()):
             self.save(step)
-            raise Interrupted(
+            raise InterruptedStepError(
                 f"asked to end after step {step} of {self.params.num_steps}, which is kept",
                 where=str(self.folder),
                 cure="run the step again to go on from there",
@@ -256,7 +256,7 @@ class Trainer:
         all gather.
 
         Raises:
-            OutOfRoom: the disk is full; the checkpoint before is still there.
+            DiskFullError: the disk is full; the checkpoint before is still there.
         """
         if step == self.num_kept:
             return

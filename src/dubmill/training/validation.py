@@ -20,7 +20,7 @@ import torch
 from dubmill import media
 from dubmill.artifacts.files import write_atomically
 from dubmill.config.params import TrainParams
-from dubmill.errors import BadParams
+from dubmill.errors import InvalidParamsError
 from dubmill.generation.codec import decode
 from dubmill.generation.sampling import call_of, pipeline, seeded
 from dubmill.media.clips import Clip
@@ -43,14 +43,14 @@ class Validation:
         """`shape` and `frame_rate`: those of every example.
 
         Raises:
-            BadParams: spatio-temporal guidance of blocks that the transformer does not have.
+            InvalidParamsError: spatio-temporal guidance of blocks that the transformer does not have.
         """
         self.modules, self.examples, self.shape, self.params = modules, examples, shape, params
         self.frame_rate = Fraction(frame_rate).limit_denominator(1001)
         self.pipeline = pipeline(modules)
         num_blocks = len(modules.transformer.transformer_blocks)
         if any(not 0 <= block < num_blocks for block in params.validation.sampling.stg_blocks):
-            raise BadParams(
+            raise InvalidParamsError(
                 f"the transformer has blocks 0 to {num_blocks - 1}",
                 where="train.validation.sampling.stg_blocks",
                 cure="name some of those",

@@ -51,7 +51,7 @@ class World(Protocol):
         """`line` in the spelling that the backbone was trained on.
 
         Raises:
-            UnsayableText: unknown language or word, or too many words; the message lists what is allowed.
+            UnsupportedTextError: unknown language or word, or too many words; the message lists what is allowed.
         """
         ...
 
@@ -59,7 +59,7 @@ class World(Protocol):
         """Seconds that a speaker needs to say a line at the usual rate.
 
         Raises:
-            UnsayableText: unknown language or word.
+            UnsupportedTextError: unknown language or word.
         """
         ...
 
@@ -71,7 +71,7 @@ class World(Protocol):
         """One half of a prompt rendered in both languages, and its mouth boxes (F, 4) in pixels.
 
         Raises:
-            BadParams: this world cannot render the prompt.
+            InvalidParamsError: this world cannot render the prompt.
         """
         ...
 
@@ -88,7 +88,7 @@ def fit_line(world: World, line: Line, room_seconds: float) -> Fit:
     """Whether a line can be spoken in `room_seconds` in this world, as a `Fit`.
 
     Raises:
-        UnsayableText: the backbone cannot say these words at all.
+        UnsupportedTextError: the backbone cannot say these words at all.
     """
     line = world.check_line(line)
     needed = world.speaking_seconds(line)

@@ -8,7 +8,7 @@ from pathlib import Path
 from dubmill.artifacts.files import digest_of, sha256_of
 from dubmill.artifacts.store import Backbone, Lineage
 from dubmill.config.params import BackboneParams
-from dubmill.errors import ServiceUnavailable
+from dubmill.errors import ServiceUnavailableError
 from dubmill.model.load import PIPELINE, load_folder
 
 
@@ -16,9 +16,9 @@ def materialize(params: BackboneParams, out: Path) -> Backbone:
     """Write the backbone's diffusers folder at `out` and seal it.
 
     Raises:
-        TamperedArtifact: a shipped nano weight file is not the one whose digest ships with it.
-        ServiceUnavailable: the hub does not answer.
-        BadArtifact: the folder is not an LTX-2 pipeline.
+        ChangedArtifactError: a shipped nano weight file is not the one whose digest ships with it.
+        ServiceUnavailableError: the hub does not answer.
+        InvalidArtifactError: the folder is not an LTX-2 pipeline.
     """
     draft = Backbone.draft(out, Lineage(step="backbone", params=params.model_dump(), licence=params.licence))
     if draft.is_sealed:
@@ -59,7 +59,7 @@ def _fetch(params: BackboneParams, folder: Path) -> None:
     try:
         snapshot_download(params.repo, revision=params.revision, local_dir=folder)
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise ServiceUnavailable(
+        raise ServiceUnavailableError(
             f"{params.repo}@{params.revision} could not be fetched ({type(error).__name__})",
             cure="check the network, the revision and HF_TOKEN, or use backbone.source: nano",
         ) from error

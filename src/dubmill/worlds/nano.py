@@ -10,7 +10,7 @@ import numpy as np
 from dubmill.artifacts.rows import Line, Prompt
 from dubmill.artifacts.store import Backbone
 from dubmill.config.params import WorldParams
-from dubmill.errors import BadParams
+from dubmill.errors import InvalidParamsError
 from dubmill.faces import FaceDetector, ScorerFaceDetector
 from dubmill.media.clips import Clip
 from dubmill.model.load import PIPELINE
@@ -44,7 +44,7 @@ class NanoWorld:
         """`line` with its numbers spelled as words of nano's lexicon.
 
         Raises:
-            UnsayableText: unknown language or word, or too many words.
+            UnsupportedTextError: unknown language or word, or too many words.
         """
         from dubmill.nano import world
 
@@ -54,7 +54,7 @@ class NanoWorld:
         """Seconds of the line's recorded words, the mean over nano's voices.
 
         Raises:
-            UnsayableText: unknown language or word.
+            UnsupportedTextError: unknown language or word.
         """
         from dubmill.nano.lexicon import VOICES, lexicon
         from dubmill.nano.world import check_text
@@ -71,12 +71,12 @@ class NanoWorld:
         """One half of the prompt's puppet rendered in both languages, and its mouth boxes (F, 4) in pixels.
 
         Raises:
-            BadParams: the prompt does not come from the grammar.
+            InvalidParamsError: the prompt does not come from the grammar.
         """
         from dubmill.nano import world
 
         if prompt.source != "grammar":
-            raise BadParams(
+            raise InvalidParamsError(
                 f"prompt {prompt.id} cannot be rendered in the nano world", cure="set prompts.source to grammar"
             )
         index = ("first", "second").index(half)

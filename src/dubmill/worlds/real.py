@@ -9,7 +9,7 @@ import numpy as np
 from dubmill.artifacts.rows import Line, Prompt
 from dubmill.artifacts.store import Backbone
 from dubmill.config.params import WorldParams
-from dubmill.errors import BadParams, DubmillError
+from dubmill.errors import DubmillError, InvalidParamsError
 from dubmill.faces import FaceDetector
 from dubmill.media.clips import Clip
 from dubmill.text import languages, timing
@@ -54,7 +54,7 @@ class RealWorld:
         """`line` unchanged, after a check of its language.
 
         Raises:
-            UnsayableText: unknown language.
+            UnsupportedTextError: unknown language.
         """
         languages.language(line.language)
         return line
@@ -63,7 +63,7 @@ class RealWorld:
         """Seconds estimated from the text's syllables and the language's rate.
 
         Raises:
-            UnsayableText: unknown language.
+            UnsupportedTextError: unknown language.
         """
         return timing.speaking_seconds(line)
 
@@ -75,8 +75,8 @@ class RealWorld:
         """Not available: nothing real is rendered with exact ground truth.
 
         Raises:
-            BadParams: always.
+            InvalidParamsError: always.
         """
-        raise BadParams(
+        raise InvalidParamsError(
             f"prompt {prompt.id} cannot be rendered: its world is real", cure="set inpaint.source to self-made"
         )

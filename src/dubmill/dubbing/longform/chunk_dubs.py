@@ -19,7 +19,7 @@ from dubmill.artifacts.rows import Line
 from dubmill.dubbing.clip_dubber import ClipDubber
 from dubmill.dubbing.longform.chunks import Chunk
 from dubmill.dubbing.longform.film import Film, level_dbfs, speech_spans
-from dubmill.errors import UnreadableMedia, UnsayableText, UsageError
+from dubmill.errors import UnreadableMediaError, UnsupportedTextError, UsageError
 from dubmill.faces import BlendMask, FaceMasker
 from dubmill.media.clips import Clip, fit
 from dubmill.text.timing import clock
@@ -72,24 +72,24 @@ def check_lines(film: Film, chunks: Sequence[Chunk], job: FilmJob) -> None:
     """Refuse lines that cannot be said, all of them at once and before anything is dubbed.
 
     Raises:
-        UnsayableText: the model cannot say the lines of some chunks, or not in their time; the message lists all times.
+        UnsupportedTextError: the model cannot say the lines of some chunks, or not in their time; the message lists all times.
     """
     faults: dict[tuple[str, str], list[str]] = {}
     for chunk in chunks:
         try:
             job.dubber.check(job.line(chunk), film.seconds_at(chunk.last - chunk.first))
-        except UnsayableText as error:
+        except UnsupportedTextError as error:
             faults.setdefault((error.what, error.cure), []).append(clock(chunk.cues[0][0]))
     if faults:
         sentences = [f"the words at {', '.join(times)}: {what}" for (what, _), times in faults.items()]
-        raise UnsayableText("; ".join(sentences), cure=", ".join(dict.fromkeys(cure for _, cure in faults)))
+        raise UnsupportedTextError("; ".join(sentences), cure=", ".join(dict.fromkeys(cure for _, cure in faults)))
 
 
 def chunk_masks(film: Film, chunks: Sequence[Chunk], job: FilmJob) -> list[BlendMask]:
     """The blend mask of each chunk; faces are detected in all of them before anything is dubbed.
 
     Raises:
-        UnreadableMedia: several faces are in a chunk and none was chosen.
+        UnreadableMediaError: several faces are in a chunk and none was chosen.
         UsageError: the choice matches nobody there.
     """
     if not job.masker.needs_frames(job.face):
@@ -99,7 +99,7 @@ def chunk_masks(film: Film, chunks: Sequence[Chunk], job: FilmJob) -> list[Blend
         clip = reader.clip(chunk.first, chunk.last)
         try:
             masks.append(job.masker.mask(clip, job.face, start_seconds=film.seconds_at(chunk.first)))
-        except (UnreadableMedia, UsageError) as error:
+        except (UnreadableMediaError, UsageError) as error:
             raise type(error)(error.what, where=_place(chunk), cure=error.cure) from error
     return masks
 
@@ -115,9 +115,9 @@ def dub_chunks(
     """The dub of every chunk; files found in `folder` are reused.
 
     Raises:
-        UnreadableMedia: the film is silent where a voice is to be dubbed, or the model returned another size.
-        UnsayableText: the model cannot say the words of a chunk.
-        OutOfRoom: the disk is full.
+        UnreadableMediaError: the film is silent where a voice is to be dubbed, or the model returned another size.
+        UnsupportedTextError: the model cannot say the words of a chunk.
+        DiskFullError: the disk is full.
     """
     reader, dubs = film.clip_reader(), []
     for index, (chunk, mask) in enumerate(zip(chunks, masks, strict=True)):
@@ -144,15 +144,15 @@ def _key(clip: Clip, chunk: Chunk, job: FilmJob) -> str:
 
 def _dub_clip(clip: Clip, chunk: Chunk, job: FilmJob, progress: Callable[[float], None]) -> Clip:
     if np.abs(clip.audio_CN).max(initial=0.0) < media.SILENCE:
-        raise UnreadableMedia(
+        raise UnreadableMediaError(
             "the film is silent there", where=_place(chunk), cure="give a script whose times are those of the film"
         )
     try:
         dubbed = job.dubber.dub(clip, line=job.line(chunk), seed=job.seed, progress=progress)
-    except UnsayableText as error:
-        raise UnsayableText(error.what, where=_place(chunk), cure=error.cure) from error
+    except UnsupportedTextError as error:
+        raise UnsupportedTextError(error.what, where=_place(chunk), cure=error.cure) from error
     if dubbed.frames_FHWC.shape != clip.frames_FHWC.shape:
-        raise UnreadableMedia(
+        raise UnreadableMediaError(
             "the model returned a dub of another size", where=_place(chunk), cure="promote another release"
         )
     return dubbed

@@ -16,7 +16,7 @@ import numpy as np
 from dubmill.artifacts.rows import Line
 from dubmill.dubbing.clip_size import SLACK_SECONDS, ClipSize
 from dubmill.dubbing.longform.film import Film, FilmAnalysis, speech_spans
-from dubmill.errors import UnreadableMedia, UnsayableText
+from dubmill.errors import UnreadableMediaError, UnsupportedTextError
 from dubmill.text.subtitles import Cue
 from dubmill.text.timing import clock, share_out
 
@@ -63,11 +63,11 @@ def plan_chunks(cues: Sequence[Cue], analysis: FilmAnalysis, size: ClipSize) -> 
     """The chunks that say `cues`, in order; frames between them are not dubbed.
 
     Raises:
-        UnsayableText: no words; a cue that lasts longer than the model's clip, or begins after the film's end.
+        UnsupportedTextError: no words; a cue that lasts longer than the model's clip, or begins after the film's end.
     """
     cues = sorted((cue for cue in cues if cue.text.strip()), key=lambda cue: cue.start_seconds)
     if not cues:
-        raise UnsayableText("there are no words in the script", cure="give at least one cue with text")
+        raise UnsupportedTextError("there are no words in the script", cure="give at least one cue with text")
     num_frames = len(analysis.levels_F)
     groups = _grouped([_single_cue([cue], size, num_frames) for cue in cues], analysis, size)
     contexts = [_context(index, groups, analysis.shots, size, num_frames) for index in range(len(groups))]
@@ -90,7 +90,7 @@ def cues_over_speech(line: Line, film: Film, analysis: FilmAnalysis) -> list[Cue
     """The words of `line` distributed over the speech in `film`, as cues of at most a clip's length.
 
     Raises:
-        UnreadableMedia: there is no speech in it.
+        UnreadableMediaError: there is no speech in it.
     """
     rate, step = film.size.frame_rate, film.size.num_frames
     spans = [
@@ -99,7 +99,9 @@ def cues_over_speech(line: Line, film: Film, analysis: FilmAnalysis) -> list[Cue
         for start in range(first, last, step)
     ]
     if not spans:
-        raise UnreadableMedia("no speech is heard in it", where=str(film.path), cure="give the words with --script")
+        raise UnreadableMediaError(
+            "no speech is heard in it", where=str(film.path), cure="give the words with --script"
+        )
     return [Cue(*span, words) for span, words in zip(spans, share_out(line, spans), strict=True) if words]
 
 
@@ -113,10 +115,10 @@ def _single_cue(cues: Sequence[Cue], size: ClipSize, num_frames: int) -> _Group:
     stop = min(num_frames, round(max(cue.end_seconds for cue in cues) * size.frame_rate))
     where = f"cue at {clock(cues[0].start_seconds)}"
     if start >= num_frames:
-        raise UnsayableText("it begins after the film's end", where=where, cure="give the script of this film")
+        raise UnsupportedTextError("it begins after the film's end", where=where, cure="give the script of this film")
     stop = max(stop, start + 1)
     if stop - start > size.num_frames + SLACK_SECONDS * size.frame_rate:
-        raise UnsayableText(
+        raise UnsupportedTextError(
             f"it lasts {float((stop - start) / size.frame_rate):.2f} s, and this model dubs {size.seconds:.2f} s at a time",
             where=where,
             cure="split it into shorter cues",

@@ -19,7 +19,7 @@ import numpy as np
 
 from dubmill import media
 from dubmill.dubbing.clip_size import ClipSize
-from dubmill.errors import UnreadableMedia
+from dubmill.errors import UnreadableMediaError
 from dubmill.media.clips import Clip, fit
 
 _SHOT_SIDE = 32  # pixels of the small picture in which shot changes are detected
@@ -45,11 +45,11 @@ class Film:
         """The film at `path`, decoded once to count its frames.
 
         Raises:
-            UnreadableMedia: as `media.probe`, or it has no sound.
+            UnreadableMediaError: as `media.probe`, or it has no sound.
         """
         info = media.probe(path, limits=limits)
         if not info.has_audio:
-            raise UnreadableMedia(
+            raise UnreadableMediaError(
                 "there is no sound in it", where=str(path), cure="give a video in which somebody speaks"
             )
         return cls(path, info, size, tone_map)

@@ -44,10 +44,10 @@ def dub_film(
     until the film is complete: a run that was killed continues from there.
 
     Raises:
-        UnsayableText: see `plan_chunks` and `check_lines`.
-        UnreadableMedia: nobody speaks; see `chunk_masks` and `dub_chunks`.
+        UnsupportedTextError: see `plan_chunks` and `check_lines`.
+        UnreadableMediaError: nobody speaks; see `chunk_masks` and `dub_chunks`.
         UsageError: see `chunk_masks`.
-        OutOfRoom: the disk is full; finished chunks stay.
+        DiskFullError: the disk is full; finished chunks stay.
     """
     analysis = film.analyze()
     cues = cues_over_speech(words, film, analysis) if isinstance(words, Line) else words
