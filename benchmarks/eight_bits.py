@@ -26,7 +26,7 @@ from dubmill.generation.sampling import generate
 from dubmill.media.clips import Clip
 from dubmill.metrics.picture import outside_psnr_db
 from dubmill.metrics.scorers import Scorers
-from dubmill.metrics.speech import hearing, words_right
+from dubmill.metrics.speech import scorer_audio, words_right
 from dubmill.model import quantization
 from dubmill.model.load import load
 from dubmill.prompting import generate_prompts
@@ -42,7 +42,7 @@ def right(clips: Iterable[Clip], prompts: Iterable[Prompt], scorers: Scorers) ->
     pairs = zip(clips, prompts, strict=True)
     return float(
         np.mean(
-            [words_right(f"{one.first.text} {one.second.text}", scorers.words(hearing(clip))) for clip, one in pairs]
+            [words_right(f"{one.first.text} {one.second.text}", scorers.words(scorer_audio(clip))) for clip, one in pairs]
         )
     )
 

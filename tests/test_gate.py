@@ -20,7 +20,7 @@ from dubmill.config.params import Thresholds
 from dubmill.errors import BackboneMismatchError, GateFailedError, UnsealedArtifactError, UsageError
 from dubmill.media.clips import Clip
 from dubmill.metrics import measure_pair
-from dubmill.quality import judge
+from dubmill.quality import apply_gates
 from dubmill.steps.gate import gate
 
 RATE_HZ, NUM_FRAMES, SIDE = 16_000, 13, 24
@@ -240,8 +240,8 @@ def test_the_gate_tells_what_it_did_in_its_info_and_its_figures(gated):
 
 def test_rejected_pairs_are_kept_to_look_at_with_their_reasons(gated):
     rejects = pq.read_table(gated.path / "rejects.parquet").to_pylist()
-    assert [(one["id"], one["reasons"]) for one in rejects] == [("wrong", "min_words_right: 0.5 is under 1")]
-    assert rejects[0]["heard_counterpart"] == "uno dos (es)"
+    assert [(one["id"], one["reasons"]) for one in rejects] == [("wrong", "min_words_right: 0.5 is below 1")]
+    assert rejects[0]["recognised_counterpart"] == "uno dos (es)"
     with tarfile.open(fileobj=io.BytesIO((gated.path / "rejects.tar").read_bytes())) as tar:
         assert tar.getnames() == ["wrong/counterpart.mp4", "wrong/original.mp4"]
         assert tar.extractfile("wrong/original.mp4").read() == b"mp4 of wrong original"
@@ -268,29 +268,29 @@ def test_every_page_reads_without_a_network(gated):
 def test_the_page_names_the_pair_source_first_and_the_reasons(gated):
     page = (gated.path / "gate.html").read_text()
     assert page.index("4 self-made training pairs") < page.index("<table>")
-    assert "min_words_right: 0.5 is under 1" in page
+    assert "min_words_right: 0.5 is below 1" in page
     assert page.count("<svg") == len(GATES)
     assert "oracle" in page
-    assert "Clips that made no pair (1)" in page
+    assert "Clips without a pair (1)" in page
     assert "no face is in it" in page
 
 
 def test_each_gate_rejects_its_own_fault_by_name():
     rows = [measure_pair(ORIGINAL, clip, row=row(name), scorers=ToneScorers()) for name, clip in FAULTS.items()]
     rows.append(measure_pair(ORIGINAL, DUBBED, row=row("good"), scorers=ToneScorers()))
-    verdicts = {one.id: one for one in judge(rows, PARAMS).verdicts}
+    verdicts = {one.id: one for one in apply_gates(rows, PARAMS).verdicts}
     assert set(FAULTS) == set(GATES)
     assert verdicts["good"].is_accepted, verdicts["good"].reasons
     for name in GATES:
-        assert name in {broken.gate.name for broken in verdicts[name].broken}, (name, verdicts[name].reasons)
+        assert name in {violation.gate.name for violation in verdicts[name].violations}, (name, verdicts[name].reasons)
 
 
 def test_a_column_outside_its_bound_breaks_exactly_its_gate():
     off = {name: GOOD | {column(name): beyond(name)} for name in GATES}
-    judgement = judge([{"id": name, **figures} for name, figures in off.items()], PARAMS)
-    for verdict in judgement.verdicts:
-        assert [one.gate.name for one in verdict.broken] == [verdict.id]
-    assert judgement.by_gate("strict") == dict.fromkeys(GATES, 1)
+    result = apply_gates([{"id": name, **figures} for name, figures in off.items()], PARAMS)
+    for verdict in result.verdicts:
+        assert [one.gate.name for one in verdict.violations] == [verdict.id]
+    assert result.by_gate("strict") == dict.fromkeys(GATES, 1)
 
 
 def column(name):
@@ -303,14 +303,14 @@ def beyond(name):
 
 def test_one_threshold_flips_a_verdict():
     rows = [{"id": "one", **GOOD, "voice_cosine": 0.5}]
-    assert judge(rows, PARAMS).verdicts[0].is_accepted
-    assert judge(rows, PARAMS).verdicts[0].warnings == "min_voice_cosine: 0.5 is under 0.6"
-    assert judge(rows, strict(min_voice_cosine=0.55)).verdicts[0].reasons == "min_voice_cosine: 0.5 is under 0.55"
-    assert judge(rows, strict(min_voice_cosine=0.5)).verdicts[0].is_accepted, "a bound itself is inside"
+    assert apply_gates(rows, PARAMS).verdicts[0].is_accepted
+    assert apply_gates(rows, PARAMS).verdicts[0].warning_reasons == "min_voice_cosine: 0.5 is below 0.6"
+    assert apply_gates(rows, strict(min_voice_cosine=0.55)).verdicts[0].reasons == "min_voice_cosine: 0.5 is below 0.55"
+    assert apply_gates(rows, strict(min_voice_cosine=0.5)).verdicts[0].is_accepted, "a bound itself is inside"
 
 
 def test_what_could_not_be_measured_is_rejected():
-    verdict = judge([{"id": "one", **GOOD, "outside_psnr_db": float("nan")}], PARAMS).verdicts[0]
+    verdict = apply_gates([{"id": "one", **GOOD, "outside_psnr_db": float("nan")}], PARAMS).verdicts[0]
     assert verdict.reasons == "min_outside_psnr_db: could not be measured"
 
 

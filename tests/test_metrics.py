@@ -1,54 +1,15 @@
 """The figures of a dub, each against a case whose answer is known without the code."""
 
-from fractions import Fraction
 from itertools import product
 
 import numpy as np
 import pytest
+from doubles.scorers import BOXES, PlainScorers, plain_clip, talking
 
 from dubmill.artifacts.rows import Line
 from dubmill.errors import UsageError
-from dubmill.media.clips import Clip
 from dubmill.metrics import METRICS, lipsync, measure, picture, speech, stats
-from dubmill.metrics.identity import cosine
-
-BOXES = np.tile([4.0, 4.0, 8.0, 8.0], (5, 1))
-
-
-def clip(frames_FHWC=None, audio_CN=None, *, rate=Fraction(25, 2), sample_rate_hz=16_000):
-    frames = np.zeros((5, 16, 16, 3), np.uint8) if frames_FHWC is None else frames_FHWC
-    silence = np.zeros((1, round(len(frames) / rate * sample_rate_hz)), np.float32)
-    return Clip(frames, rate, silence if audio_CN is None else audio_CN, sample_rate_hz)
-
-
-class PlainScorers:
-    """Judges that read pixels and samples: the mouth is as open as its box is bright, the voice is the mean sample."""
-
-    def words(self, audio_N):
-        return [("es", "uno"), ("en", "three")] if np.any(audio_N) else []
-
-    def voice(self, audio_N):
-        return np.array([np.mean(audio_N), 1.0])
-
-    def identity(self, frames_FHWC):
-        return frames_FHWC[:, 0].mean(axis=(0, 1)) + 1.0
-
-    def mouth(self, frames_FHWC):
-        opening = frames_FHWC[:, 4:8, 4:8].mean(axis=(1, 2, 3)) / 255
-        return np.column_stack([opening, np.tile(BOXES[0], (len(opening), 1))])
-
-    def speech_opening(self, audio_N, num_frames):
-        return np.array([np.abs(part).mean() for part in np.array_split(audio_N, num_frames)])
-
-    def sync_distances(self, frames_FHWC, audio_N):
-        return np.array([3.0, 1.0, 4.0])
-
-
-def talking(openings, gain=0.5):
-    frames = np.zeros((len(openings), 16, 16, 3), np.uint8)
-    frames[:, 4:8, 4:8] = (np.asarray(openings) * 255).astype(np.uint8)[:, None, None, None]
-    loudness = np.repeat(openings, 1280)
-    return clip(frames, (gain * loudness * np.sign(np.sin(np.arange(len(loudness))))).astype(np.float32)[None])
+from dubmill.metrics.likeness import cosine
 
 
 def test_every_metric_of_the_table_is_measured_and_none_besides():
@@ -107,16 +68,24 @@ def test_words_count_in_their_order(asked, heard, right, errors):
     assert speech.word_error_rate(speech.words_of(asked), heard.split()) == pytest.approx(errors)
 
 
-def test_language_is_counted_over_heard_words_and_regions_do_not_matter():
-    heard = [("es-MX", "no"), ("en", "no"), ("es", "uno"), ("es", "dos")]
-    assert speech.language_right("es", heard) == 0.75
-    assert speech.language_right("es-ES", heard[:1]) == 1
-    assert speech.language_right("es", []) == 0
+def test_language_is_counted_over_recognised_words_and_regions_do_not_matter():
+    recognised = [("es-MX", "no"), ("en", "no"), ("es", "uno"), ("es", "dos")]
+    assert speech.language_right(["es"], recognised) == 0.75
+    assert speech.language_right(["es-ES"], recognised[:1]) == 1
+    assert speech.language_right(["es"], []) == 0
+
+
+def test_the_language_of_a_clip_of_two_lines_changes_once_at_the_place_that_suits_it():
+    recognised = [("en", "one"), ("en", "two"), ("es", "tres"), ("es", "uno")]
+    assert speech.language_right(["en", "es"], recognised) == 1
+    assert speech.language_right(["es", "en"], recognised) == 0.5
+    assert speech.language_right(["en", "en"], recognised) == 0.5
+    assert speech.language_right(["en", "es"], [("es", "uno"), ("en", "one"), ("es", "dos")]) == pytest.approx(2 / 3)
 
 
 def test_sound_is_heard_mono_at_16_khz():
     stereo = np.stack([np.ones(48_000), -np.ones(48_000)]).astype(np.float32)
-    heard = speech.hearing(clip(audio_CN=stereo, sample_rate_hz=48_000))
+    heard = speech.scorer_audio(plain_clip(audio_CN=stereo, sample_rate_hz=48_000))
     assert heard.shape == (16_000,)
     assert heard.dtype == np.float32
     assert np.abs(heard).max() < 1e-6
@@ -125,14 +94,14 @@ def test_sound_is_heard_mono_at_16_khz():
 def test_loudness_clipping_and_length_of_known_sounds():
     seconds = 0.4
     sine = np.sin(2 * np.pi * 100 * np.arange(6400) / 16_000, dtype=np.float32)[None]
-    assert speech.loudness_dbfs(clip(audio_CN=sine)) == pytest.approx(-3.01, abs=0.01)
-    assert speech.loudness_dbfs(clip()) == speech.SILENCE_DBFS
-    assert speech.loudness_dbfs(clip(audio_CN=np.zeros((1, 0), np.float32))) == speech.SILENCE_DBFS
+    assert speech.loudness_dbfs(plain_clip(audio_CN=sine)) == pytest.approx(-3.01, abs=0.01)
+    assert speech.loudness_dbfs(plain_clip()) == speech.SILENCE_DBFS
+    assert speech.loudness_dbfs(plain_clip(audio_CN=np.zeros((1, 0), np.float32))) == speech.SILENCE_DBFS
     loud = np.array([[1.0, -1.0, 0.5, 0.0]], np.float32)
-    assert speech.clipped_share(clip(audio_CN=loud)) == 0.5
-    short = clip(audio_CN=np.zeros((1, round((seconds - 0.1) * 16_000)), np.float32))
-    assert speech.duration_gap_ms(short, clip()) == pytest.approx(100)
-    assert speech.duration_gap_ms(clip(), clip(np.zeros((4, 16, 16, 3), np.uint8))) == pytest.approx(80)
+    assert speech.clipped_share(plain_clip(audio_CN=loud)) == 0.5
+    short = plain_clip(audio_CN=np.zeros((1, round((seconds - 0.1) * 16_000)), np.float32))
+    assert speech.duration_gap_ms(short, plain_clip()) == pytest.approx(100)
+    assert speech.duration_gap_ms(plain_clip(), plain_clip(np.zeros((4, 16, 16, 3), np.uint8))) == pytest.approx(80)
 
 
 def test_correlation_is_pearsons_and_zero_where_nothing_moves():

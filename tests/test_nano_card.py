@@ -19,7 +19,7 @@ from dubmill.media.clips import Clip
 from dubmill.model.load import load
 from dubmill.nano import world
 from dubmill.nano_card import films, page, pictures, targets
-from dubmill.nano_card.pictures import Shown
+from dubmill.nano_card.pictures import LabelledClip
 from dubmill.steps.backbone import backbone
 from dubmill.worlds import world_of
 
@@ -44,7 +44,7 @@ def rows(values, tmp_path_factory) -> dict[str, list[dict[str, float]]]:
 
 def test_a_take_says_the_same_digits_in_the_other_language_in_one_half_only():
     for index in range(6):
-        one = films.take(index)
+        one = films.dub_case(index)
         kept, changed = 1 - one.half, one.half
         assert one.film.phrases[kept] == one.dubbed.phrases[kept]
         before, after = one.film.phrases[changed], one.dubbed.phrases[changed]
@@ -62,7 +62,7 @@ def test_every_kind_of_clip_is_measured(rows):
 
 
 def test_the_oracle_is_right_and_a_round_trip_is_near_its_source(rows):
-    assert all(row["words"] == 1 and row["lips_r"] > 0.9 for row in rows["world"])
+    assert all(row["words_right"] == 1 and row["sync_correlation"] > 0.9 for row in rows["world"])
     assert all(row["psnr_db"] > 20 for row in rows["round_trip"])
     for trip, made in zip(rows["source_round_trip"], rows["inpainted"], strict=True):
         assert made["outside_psnr_db"] > trip["outside_psnr_db"] - 6  # two steps make a poor mouth, and its edge bleeds
@@ -85,8 +85,8 @@ def test_the_command_writes_page_json_and_pictures(tmp_path):
     done = subprocess.run([*command, "--clips", "2"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     card = json.loads((tmp_path / "nano-card.json").read_text())
-    assert card["line"]["num_made"] == 4
-    assert card["figures"]["adapter"]["words"]["num_clips"] == 2
+    assert card["line"]["num_pairs"] == 4
+    assert card["figures"]["adapter"]["words_right"]["num_clips"] == 2
     assert "# What nano reaches" in (tmp_path / "nano-card.md").read_text()
     pictures_of_it = {path.name for path in (tmp_path / "images").iterdir()}
     assert pictures_of_it == {"nano-sheet.png", "nano-mels.png", "nano-curves.png", "nano-dub.mp4", "nano-dub.webp"}
@@ -102,18 +102,18 @@ def test_a_target_is_plain_a_share_or_a_gap():
 
 def test_the_adapter_is_held_against_each_other_method_clip_by_clip():
     rows = {"adapter": [{"x": 1.0}, {"x": 0.5}], "base": [{"x": 0.5}, {"x": 0.25}]}
-    assert targets.ahead(rows, "base")["x"] == {"mean": 0.375, "low": 0.25, "high": 0.5, "num_clips": 2}
+    assert targets.differences(rows, "base")["x"] == {"mean": 0.375, "low": 0.25, "high": 0.5, "num_clips": 2}
 
 
-def _told() -> dict:
-    kinds = {one.row for one in targets.TARGETS} | {one.of for one in targets.TARGETS if one.of} | {"base", "cascade"}
+def _card() -> dict:
+    kinds = {one.kind for one in targets.TARGETS} | {one.of for one in targets.TARGETS if one.of} | {"base", "cascade"}
     rows = {kind: [dict.fromkeys(page.MEANINGS, value) for value in (0.5, 0.7)] for kind in sorted(kinds)}
     training = {"base": {"steps": 10, "seconds": 60, "shown": ["words"], "curve": {"words": [[5, 0.1], [10, 0.9]]}}}
     facts = {
         "num_clips": 2,
         "num_cores": 2,
         "measured_seconds": 1,
-        "line": {"num_made": 4, "num_accepted": 3, "seconds": {}},
+        "line": {"num_pairs": 4, "num_accepted": 3, "seconds": {}},
         "seconds_per_clip": 2.0,
         "films_per_second": 30.0,
         "scorers": {"words": 1.0},
@@ -123,11 +123,11 @@ def _told() -> dict:
 
 
 def test_the_page_says_of_each_target_whether_it_is_reached(tmp_path):
-    told = _told()
+    card = _card()
     (tmp_path / "tried.md").write_text("## What was tried\n")
-    page.write(told, tmp_path / "tried.md", tmp_path)
+    page.write(card, tmp_path / "tried.md", tmp_path)
     text = (tmp_path / "nano-card.md").read_text()
-    assert json.loads((tmp_path / "nano-card.json").read_text()) == told
+    assert json.loads((tmp_path / "nano-card.json").read_text()) == card
     lines = [line for line in text.splitlines() if line.endswith("reached |") or line.endswith("**not reached** |")]
     assert len(lines) == len(targets.TARGETS) + 2
     assert any("a clip from text" in line and "not reached" in line for line in lines)
@@ -137,7 +137,7 @@ def test_the_page_says_of_each_target_whether_it_is_reached(tmp_path):
 def test_the_pictures_open_and_the_movie_has_sound_for_each_clip_that_is_heard(tmp_path):
     rng = np.random.default_rng(0)
     shown = [
-        Shown(name, Clip(rng.integers(0, 255, (5, 16, 16, 3), dtype=np.uint8), Fraction(25, 2), tone, 16000))
+        LabelledClip(name, Clip(rng.integers(0, 255, (5, 16, 16, 3), dtype=np.uint8), Fraction(25, 2), tone, 16000))
         for name, tone in (
             ("source", np.full((1, 6400), 0.1, np.float32)),
             ("dub", np.full((1, 6400), 0.2, np.float32)),
@@ -145,7 +145,7 @@ def test_the_pictures_open_and_the_movie_has_sound_for_each_clip_that_is_heard(t
     ]
     pictures.contact_sheet(shown, tmp_path / "sheet.png")
     pictures.spectrograms(shown, tmp_path / "mels.png")
-    pictures.curves(_told()["training"], tmp_path / "curves.png")
+    pictures.curves(_card()["training"], tmp_path / "curves.png")
     pictures.side_by_side(shown, [0, 1], tmp_path / "dub.mp4", tmp_path / "dub.webp")
     for name in ("sheet.png", "mels.png", "curves.png"):
         assert Image.open(tmp_path / name).size[0] > 300

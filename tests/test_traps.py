@@ -12,7 +12,7 @@ import pytest
 import torch
 from diffusers import LTX2VideoTransformer3DModel
 from doubles import miniature, noise_pairs
-from test_metrics import BOXES, PlainScorers, talking
+from doubles.scorers import BOXES, PlainScorers, talking
 
 from dubmill import adapters, media, metrics
 from dubmill.adapters.lora import file_metadata

@@ -1,7 +1,8 @@
-"""Does the mouth move with the sound, and with this sound rather than the old one?"""
+"""Lip sync: correlation of mouth openings, LSE by SyncNet's definition, and the spread of the opening."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,13 +19,13 @@ class LipSync:
     offset_frames: float
 
 
-def correlation(first: np.ndarray, second: np.ndarray) -> float:
-    """Pearson correlation of two series over their common length, frames without a number left out.
+def correlation(first: Sequence[float] | np.ndarray, second: Sequence[float] | np.ndarray) -> float:
+    """Returns the Pearson correlation of two series over their common length, without frames that are NaN in either.
 
-    Fewer than two frames, or a series that does not move, correlate with nothing: 0 by definition.
+    It is 0 by definition for fewer than two frames and for a series that does not move.
     """
     length = min(len(first), len(second))
-    a, b = (np.asarray(one[:length], dtype=np.float64) for one in (first, second))
+    a, b = (np.asarray(series[:length], dtype=np.float64) for series in (first, second))
     known = np.isfinite(a) & np.isfinite(b)
     a, b = a[known], b[known]
     if len(a) < 2 or min(a.std(), b.std()) < LEAST_SPREAD:
@@ -33,10 +34,10 @@ def correlation(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def lip_sync(distances: np.ndarray) -> LipSync:
-    """LSE by its published definition, from mean distances at offsets -K ... K frames (SyncNet, as Wav2Lip uses it).
+    """Returns LSE and offset from the mean distances (2K+1,) at offsets -K ... K frames (SyncNet, as Wav2Lip uses it).
 
-    LSE-D is the least distance, LSE-C the median minus the least, the offset where the least is. Offsets without a
-    number are left out; where none has one, all three are NaN.
+    LSE-D is the least distance, LSE-C the median minus the least; the offset is where the least is. NaN distances are
+    left out; where all are NaN, so are the results.
     """
     distances = np.asarray(distances, dtype=np.float64)
     known = np.isfinite(distances)
@@ -48,10 +49,10 @@ def lip_sync(distances: np.ndarray) -> LipSync:
 
 
 def lip_diversity(opening_F: np.ndarray) -> float:
-    """Standard deviation of the mouth opening over frames, NaN frames left out; a mouth never seen has 0.
+    """Returns the standard deviation of the mouth opening over frames, NaN frames left out; 0 without any frame.
 
-    The paper's LMD ("lip movement diversity") has no published formula: this stands in for it and is not it.
+    A stand-in for the paper's LMD ("lip movement diversity"), whose formula is not published.
     """
-    seen = np.asarray(opening_F, dtype=np.float64)
-    seen = seen[np.isfinite(seen)]
-    return float(seen.std()) if seen.size else 0.0
+    opening_F = np.asarray(opening_F, dtype=np.float64)
+    opening_F = opening_F[np.isfinite(opening_F)]
+    return float(opening_F.std()) if opening_F.size else 0.0

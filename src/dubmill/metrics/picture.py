@@ -1,6 +1,6 @@
-"""Did the mouth change, and nothing else?
+"""Picture metrics: PSNR outside the mouth box, and change inside it.
 
-Axes: F frames, H rows, W columns, C colours. A box is (x0, y0, x1, y1) in pixels, its far edges excluded.
+Axes: F frames, H rows, W columns, C colours. A box is (x0, y0, x1, y1) in pixels, the far edges excluded.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ import numpy as np
 from dubmill.errors import UsageError
 
 MARGIN = 0.25  # widening of the union mouth box, as a share of its size: a VAE smears a change over its neighbours
-CEILING_DB = 100.0  # stands for the infinity of equal pictures
+CEILING_DB = 100.0  # PSNR of equal pictures, instead of infinity
 
 
-def _common(first_FHWC: np.ndarray, second_FHWC: np.ndarray) -> int:
+def _num_common_frames(first_FHWC: np.ndarray, second_FHWC: np.ndarray) -> int:
     if first_FHWC.shape[1:] != second_FHWC.shape[1:]:
-        sizes = " and ".join(f"{one.shape[2]}x{one.shape[1]}" for one in (first_FHWC, second_FHWC))
-        raise UsageError(f"pictures of {sizes} pixels cannot be compared", cure="scale the one to the other's size")
+        sizes = " and ".join(f"{frames.shape[2]}x{frames.shape[1]}" for frames in (first_FHWC, second_FHWC))
+        raise UsageError(f"pictures of {sizes} pixels cannot be compared", cure="scale one to the size of the other")
     return min(len(first_FHWC), len(second_FHWC))
 
 
@@ -32,7 +32,7 @@ def _known(boxes_F4: np.ndarray) -> np.ndarray:
 
 
 def union_box(boxes_F4: np.ndarray, margin: float) -> np.ndarray:
-    """The box (4,) around all boxes, widened by `margin` of its size on each side; zeros where there are none."""
+    """Returns the box (4,) around all boxes, widened by `margin` of its size on each side; zeros without any box."""
     known = _known(boxes_F4)
     if not len(known):
         return np.zeros(4)
@@ -41,29 +41,37 @@ def union_box(boxes_F4: np.ndarray, margin: float) -> np.ndarray:
     return np.array([x0 - across, y0 - down, x1 + across, y1 + down])
 
 
-def outside_psnr_db(dub_FHWC: np.ndarray, source_FHWC: np.ndarray, boxes_F4: np.ndarray) -> float:
-    """PSNR of the frames both have, outside the widened union mouth box; equal pictures have 100 dB.
+def psnr_db(first_FHWC: np.ndarray, second_FHWC: np.ndarray, where_FHW: np.ndarray) -> float:
+    """Returns the PSNR of the selected pixels in the frames that both clips have; 100 dB for equal pictures.
 
-    NaN where the box covers the whole picture: there is no outside to compare.
+    `where_FHW` is boolean and broadcasts over frames. NaN where no pixel is selected.
 
     Raises:
         UsageError: the pictures differ in size.
     """
-    num_frames = _common(dub_FHWC, source_FHWC)
-    outside_HW = np.ones(dub_FHWC.shape[1:3], dtype=bool)
-    outside_HW[_slices(union_box(boxes_F4, MARGIN), *outside_HW.shape)] = False
-    if not num_frames or not outside_HW.any():
+    num_frames, total, count = _num_common_frames(first_FHWC, second_FHWC), 0.0, 0
+    for frame, where_HW in enumerate(np.broadcast_to(where_FHW, (num_frames, *first_FHWC.shape[1:3]))):
+        difference = first_FHWC[frame][where_HW].astype(np.float64) - second_FHWC[frame][where_HW]
+        total, count = total + float(np.square(difference).sum()), count + difference.size
+    if not count:
         return float("nan")
-    errors = [
-        np.mean(np.square(dub_FHWC[frame][outside_HW].astype(np.float64) - source_FHWC[frame][outside_HW]))
-        for frame in range(num_frames)
-    ]
-    error = float(np.mean(errors)) / 255**2
+    error = total / count / 255**2
     return min(CEILING_DB, -10 * float(np.log10(error))) if error > 0 else CEILING_DB
 
 
+def outside_psnr_db(dub_FHWC: np.ndarray, source_FHWC: np.ndarray, boxes_F4: np.ndarray) -> float:
+    """Returns the PSNR outside the widened union of the mouth boxes; NaN where that box covers the whole picture.
+
+    Raises:
+        UsageError: the pictures differ in size.
+    """
+    outside_HW = np.ones(dub_FHWC.shape[1:3], dtype=bool)
+    outside_HW[_slices(union_box(boxes_F4, MARGIN), *outside_HW.shape)] = False
+    return psnr_db(dub_FHWC, source_FHWC, outside_HW)
+
+
 def mouth_change(dub_FHWC: np.ndarray, source_FHWC: np.ndarray, boxes_F4: np.ndarray) -> float:
-    """Mean absolute difference 0..1 inside each frame's mouth box: 0 says that the mouth was copied.
+    """Returns the mean absolute difference 0..1 inside each frame's mouth box; 0 means that the mouth was copied.
 
     NaN where no frame has a box inside the picture.
 
@@ -71,7 +79,7 @@ def mouth_change(dub_FHWC: np.ndarray, source_FHWC: np.ndarray, boxes_F4: np.nda
         UsageError: the pictures differ in size.
     """
     boxes_F4 = np.asarray(boxes_F4, dtype=np.float64).reshape(-1, 4)
-    num_frames, total, count = min(_common(dub_FHWC, source_FHWC), len(boxes_F4)), 0.0, 0
+    num_frames, total, count = min(_num_common_frames(dub_FHWC, source_FHWC), len(boxes_F4)), 0.0, 0
     for frame in range(num_frames):
         if np.isfinite(boxes_F4[frame]).all():
             inside = _slices(boxes_F4[frame], *dub_FHWC.shape[1:3])

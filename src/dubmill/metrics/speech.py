@@ -1,9 +1,10 @@
-"""Are the asked words said, in order, in the asked language, loud and unclipped, for as long as the picture?"""
+"""Speech metrics: word error rate, language, loudness, clipping and duration."""
 
 from __future__ import annotations
 
 import unicodedata
 from collections.abc import Sequence
+from itertools import accumulate
 
 import numpy as np
 
@@ -11,11 +12,11 @@ from dubmill.media.clips import Clip
 from dubmill.metrics.scorers import SAMPLE_RATE_HZ
 
 FULL_SCALE = 0.999  # a sample at or above this magnitude counts as clipped: a decoder's limiter stops just below 1
-SILENCE_DBFS = -120.0  # stands for the minus infinity of digital silence, below what 16 bits can hold
+SILENCE_DBFS = -120.0  # level of digital silence, instead of minus infinity; below the noise of 16 bits
 
 
-def hearing(clip: Clip) -> np.ndarray:
-    """The clip's sound as scorers hear it: mono (N,) float32 at 16 kHz."""
+def scorer_audio(clip: Clip) -> np.ndarray:
+    """Returns the clip's sound as the scorers take it: mono (N,) float32 at 16 kHz."""
     mono_N = clip.mono_N.astype(np.float32) if clip.audio_CN.size else np.zeros(0, np.float32)
     if clip.sample_rate_hz == SAMPLE_RATE_HZ or not mono_N.size:
         return mono_N
@@ -24,44 +25,57 @@ def hearing(clip: Clip) -> np.ndarray:
     return resample_poly(mono_N, SAMPLE_RATE_HZ, clip.sample_rate_hz).astype(np.float32)
 
 
-def spelling(word: str) -> str:
-    """`word` as it is compared: composed, without case or punctuation."""
+def normalised(word: str) -> str:
+    """Returns `word` in Unicode NFC, without case and punctuation, as words are compared."""
     folded = unicodedata.normalize("NFC", word).casefold()
     return "".join(letter for letter in folded if unicodedata.category(letter)[0] in "LMN")
 
 
 def words_of(text: str) -> list[str]:
-    """The words of a line as they are compared; scripts without spaces are one word."""
-    return [word for word in map(spelling, text.split()) if word]
+    """Returns the normalised words of a text; a text in a script without spaces is one word."""
+    return [word for word in map(normalised, text.split()) if word]
 
 
-def edit_distance(asked: Sequence[str], heard: Sequence[str]) -> int:
-    """The least number of words inserted, dropped or replaced between the two (Levenshtein)."""
-    costs = list(range(len(heard) + 1))
-    for row, word in enumerate(asked, start=1):
+def edit_distance(reference: Sequence[str], hypothesis: Sequence[str]) -> int:
+    """Returns the least number of words inserted, dropped or replaced between the two (Levenshtein distance)."""
+    costs = list(range(len(hypothesis) + 1))
+    for row, word in enumerate(reference, start=1):
         diagonal, costs[0] = costs[0], row
-        for column, other in enumerate(heard, start=1):
+        for column, other in enumerate(hypothesis, start=1):
             best = min(costs[column] + 1, costs[column - 1] + 1, diagonal + (word != other))
             diagonal, costs[column] = costs[column], best
     return costs[-1]
 
 
-def word_error_rate(asked: Sequence[str], heard: Sequence[str]) -> float:
-    """Word errors per asked word, above 1 where many are inserted; with nothing asked: 0 for silence, else 1."""
-    asked, heard = list(map(spelling, asked)), list(map(spelling, heard))
-    return edit_distance(asked, heard) / len(asked) if asked else float(bool(heard))
+def word_error_rate(reference: Sequence[str], hypothesis: Sequence[str]) -> float:
+    """Returns word errors per reference word, above 1 where many are inserted.
+
+    For an empty reference it is 0 where nothing was recognised, else 1.
+    """
+    reference, hypothesis = list(map(normalised, reference)), list(map(normalised, hypothesis))
+    return edit_distance(reference, hypothesis) / len(reference) if reference else float(bool(hypothesis))
 
 
-def words_right(text: str, heard: Sequence[tuple[str, str]]) -> float:
-    """1 - word error rate, floored at 0: the share of asked words heard in their place; silence has 0."""
-    return max(0.0, 1.0 - word_error_rate(words_of(text), [word for _, word in heard])) if heard else 0.0
-
-
-def language_right(language: str, heard: Sequence[tuple[str, str]]) -> float:
-    """Share of heard words in `language`, regions aside (es-MX is es); silence has 0."""
-    if not heard:
+def words_right(text: str, recognised: Sequence[tuple[str, str]]) -> float:
+    """Returns 1 - word error rate, at least 0, of recognised (language, word)s against `text`; silence has 0."""
+    if not recognised:
         return 0.0
-    return sum(_primary(tag) == _primary(language) for tag, _ in heard) / len(heard)
+    return max(0.0, 1.0 - word_error_rate(words_of(text), [word for _, word in recognised]))
+
+
+def language_right(languages: Sequence[str], recognised: Sequence[tuple[str, str]]) -> float:
+    """Returns the share of recognised words in the requested language, regions aside (es-MX is es); silence has 0.
+
+    A clip of several lines has one entry of `languages` per line, in order. Its recognised words are divided into as
+    many parts, at the places that give the largest share.
+    """
+    if not recognised:
+        return 0.0
+    counts = [0] * len(languages)  # right words so far, where the current word belongs to this line
+    for tag, _ in recognised:
+        best = list(accumulate(counts, max))
+        counts = [best[at] + (_primary(tag) == _primary(language)) for at, language in enumerate(languages)]
+    return max(counts) / len(recognised)
 
 
 def _primary(tag: str) -> str:
@@ -69,17 +83,17 @@ def _primary(tag: str) -> str:
 
 
 def loudness_dbfs(clip: Clip) -> float:
-    """Root mean square of all samples in dB under full scale; digital silence and no sound have -120."""
+    """Returns the root mean square of all samples in dBFS; -120 for digital silence and for a clip without sound."""
     power = float(np.mean(np.square(clip.audio_CN, dtype=np.float64))) if clip.audio_CN.size else 0.0
     return max(SILENCE_DBFS, 10 * np.log10(power)) if power > 0 else SILENCE_DBFS
 
 
 def clipped_share(clip: Clip) -> float:
-    """Share of samples at full scale; no sound has none."""
+    """Returns the share of samples at full scale; 0 for a clip without sound."""
     return float(np.mean(np.abs(clip.audio_CN) >= FULL_SCALE)) if clip.audio_CN.size else 0.0
 
 
 def duration_gap_ms(clip: Clip, other: Clip) -> float:
-    """The largest of: picture against sound of either clip, picture against picture; in milliseconds."""
-    sounds = [abs(one.seconds - one.audio_CN.shape[1] / one.sample_rate_hz) for one in (clip, other)]
-    return 1000 * max(*sounds, abs(clip.seconds - other.seconds))
+    """Returns the largest gap in milliseconds: picture to sound of either clip, and picture to picture."""
+    gaps = [abs(each.seconds - each.audio_CN.shape[1] / each.sample_rate_hz) for each in (clip, other)]
+    return 1000 * max(*gaps, abs(clip.seconds - other.seconds))

@@ -1,1 +1,1 @@
-"""nano's card: what the shipped weights reach, measured anew by one command, with pictures to look at."""
+"""nano's model card: what the shipped weights reach, measured by one command, with pictures."""

@@ -1,4 +1,4 @@
-"""`python -m dubmill.nano_card`: measure the shipped weights, run the line on them, and write the card with its pictures."""
+"""`python -m dubmill.nano_card`: measures the shipped weights, runs the pipeline on them, and writes the card."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from dubmill.nano_card.measuring import write
 
 
 def main() -> None:
-    """Write the card."""
+    """Writes the card."""
     parser = argparse.ArgumentParser(prog="python -m dubmill.nano_card", description=__doc__)
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
     parser.add_argument("--docs", type=Path, default=Path("docs"))
-    parser.add_argument("--clips", type=int, default=200, help="of each kind")
+    parser.add_argument("--clips", type=int, default=200, help="clips of each kind")
     arguments = parser.parse_args()
     (arguments.docs / "images").mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:

@@ -1,4 +1,7 @@
-"""The world's own clips, and what the autoencoders, the base and inpainting make of them: unseen puppets, unseen words."""
+"""Measures the world's own clips, their round trips, clips from text, and inpainted halves, on unseen puppets.
+
+Axes: B clips, F frames, H rows, W columns, C colours or channels, N samples, S tokens.
+"""
 
 from __future__ import annotations
 
@@ -13,124 +16,145 @@ from dubmill.config.params import Params
 from dubmill.generation.codec import decode, encode, shape_of
 from dubmill.generation.sampling import Region, generate, inpaint
 from dubmill.media.clips import Clip
+from dubmill.metrics import observe
+from dubmill.metrics.picture import psnr_db
 from dubmill.model.load import Modules
 from dubmill.model.shapes import latent_of_frame
 from dubmill.nano import world
 from dubmill.nano.captions import caption
 from dubmill.nano.mel import log_mel
-from dubmill.nano.pretrain.data import HELD_OUT_SEED, mouth_mask
-from dubmill.nano.pretrain.data import Take as Filmed
+from dubmill.nano.pretrain.data import HELD_OUT_SEED, Take, mouth_mask
 from dubmill.nano.scorers import Scorers
-from dubmill.nano_card.figures import Row, against_source, against_truth, alone
+from dubmill.nano_card.figures import Row, lines_of, own_row, source_row, truth_row
 from dubmill.steps.inpaint import HALVES, half_region
 
-FIRST_PUPPET = HELD_OUT_SEED + 1000  # the ones before were looked at while training
+FIRST_PUPPET = HELD_OUT_SEED + 1000  # the puppets before it were measured during training
 _BATCH = 10
 
 
 @dataclass(frozen=True)
-class Take:
-    """One puppet's switch clip, and the half of it that is to be said in the other language."""
+class DubCase:
+    """One puppet's switch clip and the same take with one half's words in the other half's language."""
 
     puppet: world.Puppet
     film: world.Film
     half: int
-    dubbed: world.Film  # the same take with that half's words in the other half's language
+    dubbed: world.Film
 
     @property
     def source(self) -> world.Film:
-        """The half that is dubbed, as filmed."""
+        """Returns the half to be dubbed, as filmed."""
         return world.halves(self.film)[self.half]
 
     @property
     def truth(self) -> world.Film:
-        """The half that a perfect dub would give."""
+        """Returns the half that a perfect dub would give."""
         return world.halves(self.dubbed)[self.half]
 
 
-def take(index: int) -> Take:
-    """The `index`-th unseen take: two languages, and digits in an order drawn for it alone."""
+def dub_case(index: int) -> DubCase:
+    """Returns the `index`-th unseen case: two languages, and digits in an order drawn for this case alone."""
     seed = FIRST_PUPPET + index
     rng = np.random.default_rng([seed, 15])
-    who, half = world.puppet(seed), index % 2
+    puppet, half = world.puppet(seed), index % 2
     first, second = world.random_phrases(rng, switch_share=1.0)
     phrases = [first, second]
     digits = [world.LANGUAGES[phrases[half].language].index(word) for word in phrases[half].words]
     other = phrases[1 - half].language
     phrases[half] = world.Phrase(other, tuple(world.LANGUAGES[other][digit] for digit in digits))
-    films = [world.film(who, tuple(said), motion_seed=seed) for said in ((first, second), phrases)]
-    return Take(who, films[0], half, films[1])
+    film = world.film(puppet, (first, second), motion_seed=seed)
+    return DubCase(puppet, film, half, world.film(puppet, (phrases[0], phrases[1]), motion_seed=seed))
 
 
 def clip_of(film: world.Film) -> Clip:
-    """A film as a clip."""
+    """Returns a film as a clip."""
     return Clip(film.frames_FHWC, Fraction(world.FRAME_RATE), film.audio_N[None], world.SAMPLE_RATE_HZ)
 
 
-def measure(modules: Modules, judge: Scorers, params: Params, *, num_clips: int) -> dict[str, list[Row]]:
-    """A figure row per clip for each kind of clip."""
+def measure(modules: Modules, scorers: Scorers, params: Params, *, num_clips: int) -> dict[str, list[Row]]:
+    """Returns one row of figures per clip, for each kind of clip."""
     rows: dict[str, list[Row]] = {}
     for first in range(0, num_clips, _BATCH):
-        takes = [take(index) for index in range(first, min(first + _BATCH, num_clips))]
-        for name, row in _measured(takes, modules, judge, params):
-            rows.setdefault(name, []).append(row)
+        cases = [dub_case(index) for index in range(first, min(first + _BATCH, num_clips))]
+        for kind, row in _measured(cases, modules, scorers, params):
+            rows.setdefault(kind, []).append(row)
     return rows
 
 
-def _measured(takes: Sequence[Take], modules: Modules, judge: Scorers, params: Params) -> Iterator[tuple[str, Row]]:
-    filmed = [clip_of(one.film) for one in takes]
-    captions = [caption(one.puppet.describe(), one.film.phrases) for one in takes]
-    made = generate(
-        captions, [params.synthesize.seed + index for index in range(len(takes))], params.synthesize, modules
-    )
-    worn, spoken = round_trip(filmed, modules), _vocoded(filmed, modules)
-    for one, clip, trip, voice, new in zip(takes, filmed, worn, spoken, made, strict=True):
-        phrases = one.film.phrases
-        yield "world", alone(judge, clip, phrases) | against_truth(judge, clip, one.film)
-        yield "round_trip", alone(judge, trip, phrases) | against_truth(judge, trip, one.film) | _psnr(trip, one)
-        yield "vocoder", {"words": alone(judge, voice, phrases)["words"]}
-        yield "from_caption", alone(judge, new, phrases)
-    yield from _dubbed_halves(takes, filmed, modules, judge, params)
-
-
-def _dubbed_halves(
-    takes: Sequence[Take], filmed: Sequence[Clip], modules: Modules, judge: Scorers, params: Params
+def _measured(
+    cases: Sequence[DubCase], modules: Modules, scorers: Scorers, params: Params
 ) -> Iterator[tuple[str, Row]]:
-    for half, name in enumerate(HALVES):
-        chosen = [(one, clip) for one, clip in zip(takes, filmed, strict=True) if one.half == half]
-        if not chosen:
-            continue
-        ours, whole = [one for one, _ in chosen], [clip for _, clip in chosen]
-        boxes = [one.film.mouth_box_F4 for one in ours]
-        captions = [caption(one.puppet.describe(), one.dubbed.phrases) for one in ours]
-        region = half_region(whole, boxes, name, params.inpaint, modules)
-        seeds = [params.inpaint.seed + index for index in range(len(ours))]
-        made = inpaint(whole, captions, region, seeds, params.inpaint.sampling, params.inpaint.resamplings, modules)
-        start = half * (world.HALF_FRAMES - 1)
-        sources = [clip_of(one.source) for one in ours]
-        truths = [clip_of(one.truth) for one in ours]
-        worn, bounds, whole_worn = (round_trip(clips, modules) for clips in (sources, truths, whole))
-        kept_BFHW = _kept(region, whole, modules)
-        for one, source, trip, truth, bound, old, new, kept_FHW in zip(
-            ours, sources, worn, truths, bounds, whole_worn, made, kept_BFHW, strict=True
-        ):
-            box, half_F = one.source.mouth_box_F4, slice(start, start + world.HALF_FRAMES)
-            cut = new.cut(half_F.start, half_F.stop)
-            beside = [
-                {"unmasked_psnr_db": _psnr_db(clip.frames_FHWC[half_F], source.frames_FHWC, kept_FHW[half_F])}
-                for clip in (old, new)
-            ]
-            yield "source_round_trip", against_source(judge, trip, source, box) | beside[0]
-            yield (
-                "inpainted",
-                alone(judge, cut, one.truth.phrases) | against_source(judge, cut, source, box) | beside[1],
-            )
-            yield "true_dub", alone(judge, truth, one.truth.phrases) | against_source(judge, truth, source, box)
-            yield "true_dub_round_trip", against_source(judge, bound, source, box)
+    clips = [clip_of(case.film) for case in cases]
+    captions = [caption(case.puppet.describe(), case.film.phrases) for case in cases]
+    seeds = [params.synthesize.seed + index for index in range(len(cases))]
+    generated = generate(captions, seeds, params.synthesize, modules)
+    trips, vocoded = round_trip(clips, modules), _vocoded(clips, modules)
+    for case, clip, trip, resynthesis, new in zip(cases, clips, trips, vocoded, generated, strict=True):
+        lines = lines_of(case.film.phrases)
+        for kind, own in (("world", clip), ("round_trip", trip)):
+            observation = observe(own, scorers)
+            psnr = _psnr_row(trip, case) if kind == "round_trip" else {}
+            yield kind, own_row(observation, lines) | truth_row(observation, case.film) | psnr
+        yield "vocoder", {"words_right": own_row(observe(resynthesis, scorers), lines)["words_right"]}
+        yield "from_caption", own_row(observe(new, scorers), lines)
+    for half in range(len(HALVES)):
+        chosen = [(case, clip) for case, clip in zip(cases, clips, strict=True) if case.half == half]
+        if chosen:
+            cases_of_half, clips_of_half = [case for case, _ in chosen], [clip for _, clip in chosen]
+            yield from _inpainted_halves(half, cases_of_half, clips_of_half, modules, scorers, params)
 
 
-def _kept(region: Region, clips: Sequence[Clip], modules: Modules) -> np.ndarray:
-    """(B, F, H, W) whether a pixel lies in a token that was not made anew."""
+@dataclass(frozen=True)
+class _HalfClips:
+    """One case's clips around its inpainted half; `whole` ones are as long as the switch clip."""
+
+    frames: slice  # of the half in a whole clip
+    source: Clip
+    truth: Clip
+    source_trip: Clip
+    truth_trip: Clip
+    whole_trip: Clip
+    whole_inpainted: Clip
+    kept_FHW: np.ndarray  # of the whole clip: pixels in tokens that inpainting keeps
+
+    def unmasked_psnr_db(self, whole: Clip) -> float:
+        """Returns the PSNR of the half in `whole` against the source, in the kept pixels."""
+        return psnr_db(whole.frames_FHWC[self.frames], self.source.frames_FHWC, self.kept_FHW[self.frames])
+
+
+def _inpainted_halves(
+    half: int, cases: Sequence[DubCase], clips: Sequence[Clip], modules: Modules, scorers: Scorers, params: Params
+) -> Iterator[tuple[str, Row]]:
+    region = half_region(clips, [case.film.mouth_box_F4 for case in cases], HALVES[half], params.inpaint, modules)
+    captions = [caption(case.puppet.describe(), case.dubbed.phrases) for case in cases]
+    seeds = [params.inpaint.seed + index for index in range(len(cases))]
+    inpainted = inpaint(clips, captions, region, seeds, params.inpaint.sampling, params.inpaint.resamplings, modules)
+    sources, truths = [clip_of(case.source) for case in cases], [clip_of(case.truth) for case in cases]
+    trips = [round_trip(each, modules) for each in (sources, truths, clips)]
+    kept_BFHW = _kept_pixels(region, clips, modules)
+    first = half * (world.HALF_FRAMES - 1)
+    frames = slice(first, first + world.HALF_FRAMES)
+    for case, *each in zip(cases, sources, truths, *trips, inpainted, kept_BFHW, strict=True):
+        yield from _half_rows(case, _HalfClips(frames, *each), scorers)
+
+
+def _half_rows(case: DubCase, clips: _HalfClips, scorers: Scorers) -> Iterator[tuple[str, Row]]:
+    """Yields the rows of the inpainted half, of its source and of its truth, before and after a round trip."""
+    boxes_F4, lines = case.source.mouth_box_F4, lines_of(case.truth.phrases)
+    half = clips.whole_inpainted.cut(clips.frames.start, clips.frames.stop)
+    source, source_trip, truth, truth_trip, inpainted = (
+        observe(clip, scorers) for clip in (clips.source, clips.source_trip, clips.truth, clips.truth_trip, half)
+    )
+    unmasked = {"unmasked_psnr_db": clips.unmasked_psnr_db(clips.whole_trip)}
+    yield "source_round_trip", source_row(source_trip, source, boxes_F4) | unmasked
+    unmasked = {"unmasked_psnr_db": clips.unmasked_psnr_db(clips.whole_inpainted)}
+    yield "inpainted", own_row(inpainted, lines) | source_row(inpainted, source, boxes_F4) | unmasked
+    yield "true_dub", own_row(truth, lines) | source_row(truth, source, boxes_F4)
+    yield "true_dub_round_trip", source_row(truth_trip, source, boxes_F4)
+
+
+def _kept_pixels(region: Region, clips: Sequence[Clip], modules: Modules) -> np.ndarray:
+    """Returns (B, F, H, W): whether a pixel lies in a token that inpainting keeps."""
     shape, (num_frames, height, width, _) = shape_of(clips[0], modules), clips[0].frames_FHWC.shape
     tokens_BFHW = region.video_BS.cpu().numpy().reshape(-1, shape.frames, shape.height, shape.width)
     places = [latent_of_frame(frame, modules.geometry.temporal) for frame in range(num_frames)]
@@ -138,29 +162,22 @@ def _kept(region: Region, clips: Sequence[Clip], modules: Modules) -> np.ndarray
 
 
 def round_trip(clips: Sequence[Clip], modules: Modules) -> list[Clip]:
-    """The clips after both autoencoders and the vocoder."""
+    """Returns the clips after both autoencoders and the vocoder."""
     return decode(encode(clips, modules), shape_of(clips[0], modules), clips[0].frame_rate, modules)
 
 
 @torch.no_grad()
 def _vocoded(clips: Sequence[Clip], modules: Modules) -> list[Clip]:
-    """The clips with their sound made again from its true log-mel."""
+    """Returns the clips with their sound resynthesised by the vocoder from its true log-mel spectrogram."""
     audio_BN = torch.from_numpy(np.stack([clip.mono_N for clip in clips]))
-    made_BCN = modules.vocoder(log_mel(audio_BN)[:, None].to(modules.dtype)).float().cpu().numpy()
-    return [clip.with_audio(audio_CN) for clip, audio_CN in zip(clips, made_BCN, strict=True)]
+    vocoded_BCN = modules.vocoder(log_mel(audio_BN)[:, None].to(modules.dtype)).float().cpu().numpy()
+    return [clip.with_audio(audio_CN) for clip, audio_CN in zip(clips, vocoded_BCN, strict=True)]
 
 
-def _psnr(clip: Clip, one: Take) -> Row:
-    inside_FHW = mouth_mask([Filmed(one.puppet, one.film)])[0, 0].numpy().astype(bool)
-    made_FHWC, truth_FHWC = clip.frames_FHWC, one.film.frames_FHWC
-    everywhere_FHW = np.ones_like(inside_FHW)
+def _psnr_row(trip: Clip, case: DubCase) -> Row:
+    mouth_FHW = mouth_mask([Take(case.puppet, case.film)])[0, 0].numpy().astype(bool)
+    frames_FHWC, truth_FHWC = trip.frames_FHWC, case.film.frames_FHWC
     return {
-        "psnr_db": _psnr_db(made_FHWC, truth_FHWC, everywhere_FHW),
-        "mouth_psnr_db": _psnr_db(made_FHWC, truth_FHWC, inside_FHW),
+        "psnr_db": psnr_db(frames_FHWC, truth_FHWC, np.ones_like(mouth_FHW)),
+        "mouth_psnr_db": psnr_db(frames_FHWC, truth_FHWC, mouth_FHW),
     }
-
-
-def _psnr_db(made_FHWC: np.ndarray, truth_FHWC: np.ndarray, at_FHW: np.ndarray) -> float:
-    """PSNR of the pixels at which `at_FHW` is true."""
-    gap = (made_FHWC.astype(float) - truth_FHWC)[at_FHW] / 255
-    return float(-10 * np.log10(np.square(gap).mean()))

@@ -1,30 +1,48 @@
-"""The line itself: an adapter trained on self-made, gated pairs, and what it makes of unseen puppets."""
+"""The pipeline itself on nano: an adapter trained on self-made, gated pairs, and its dubs of unseen puppets."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
-from dubmill.artifacts.rows import Line
+import numpy as np
+
 from dubmill.artifacts.store import Adapter, Backbone, DubSet, PairSet
 from dubmill.config.params import Params
-from dubmill.nano.world import Phrase
-from dubmill.nano_card.figures import Row, against_source, alone
+from dubmill.metrics import observe
+from dubmill.nano_card.figures import Row, own_row, source_row
 from dubmill.worlds import world_of
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
-class Trained:
-    """How the line went as far as its adapter."""
+class TrainingRun:
+    """Counts and times of the steps up to `train`."""
 
-    num_made: int  # self-made pairs
+    num_pairs: int  # self-made training pairs
     num_accepted: int  # of them, by the gate
     seconds: dict[str, float]  # of each step
 
 
-def trained(backbone: Backbone, params: Params, work: Path) -> Trained:
-    """Run the steps `prompts` to `train` in `work`."""
+class _Stopwatch:
+    """Runs steps and keeps the seconds of each by its name."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    def run(self, word: str, step: Callable[[], Result]) -> Result:
+        started = time.monotonic()
+        result = step()
+        self.seconds[word] = round(time.monotonic() - started, 1)
+        return result
+
+
+def train_adapter(backbone: Backbone, params: Params, work: Path) -> TrainingRun:
+    """Runs the steps `prompts` to `train` in `work`."""
     from dubmill.steps.encode import encode
     from dubmill.steps.gate import gate
     from dubmill.steps.inpaint import inpaint
@@ -32,43 +50,35 @@ def trained(backbone: Backbone, params: Params, work: Path) -> Trained:
     from dubmill.steps.synthesize import synthesize
     from dubmill.steps.train import train
 
-    seconds: dict[str, float] = {}
-
-    def timed(step, *inputs):  # noqa: ANN001, ANN202 (any step)
-        started, word = time.monotonic(), step.__name__
-        made = step(*inputs, getattr(params, word), work / word)
-        seconds[word] = round(time.monotonic() - started, 1)
-        return made
-
-    clips = timed(synthesize, backbone, timed(prompts))
-    pairs = timed(inpaint, backbone, clips)
-    gated = timed(gate, backbone, pairs)
-    timed(train, backbone, timed(encode, backbone, gated))
-    made, accepted = ([row for row in some.rows if row.split == "train"] for some in (pairs, gated))
-    return Trained(len(made), sum(row.accepted for row in accepted), seconds)
+    watch = _Stopwatch()
+    prompt_set = watch.run("prompts", lambda: prompts(params.prompts, work / "prompts"))
+    clips = watch.run("synthesize", lambda: synthesize(backbone, prompt_set, params.synthesize, work / "synthesize"))
+    pairs = watch.run("inpaint", lambda: inpaint(backbone, clips, params.inpaint, work / "inpaint"))
+    gated = watch.run("gate", lambda: gate(backbone, pairs, params.gate, work / "gate"))
+    latents = watch.run("encode", lambda: encode(backbone, gated, params.encode, work / "encode"))
+    watch.run("train", lambda: train(backbone, latents, params.train, work / "train"))
+    return TrainingRun(len(pairs.split("train")), sum(row.accepted for row in gated.split("train")), watch.seconds)
 
 
-def dubbed(backbone: Backbone, params: Params, work: Path, method: str) -> dict[str, list[Row]]:
-    """Dub every held-out pair in `work` by one method; a figure row per pair, under the name of the method."""
+def dub_rows(backbone: Backbone, params: Params, work: Path, method: str) -> dict[str, list[Row]]:
+    """Dubs every held-out pair in `work` by one method; returns one row of figures per pair, under the method."""
     from dubmill.steps.dub import dub
 
     pairs, adapter = PairSet.open(work / "gate"), Adapter.open(work / "train")
-    how = params.dub.model_copy(update={"methods": [method]})
-    return _rows(backbone, pairs, dub(backbone, adapter, pairs, how, work / f"dub-{method}"))
+    dub_params = params.dub.model_copy(update={"methods": [method]})
+    dubs = dub(backbone, adapter, pairs, dub_params, work / f"dub-{method}")
+    assert isinstance(dubs, DubSet), "one process dubs every part"
+    return _rows(backbone, pairs, dubs)
 
 
 def _rows(backbone: Backbone, pairs: PairSet, dubs: DubSet) -> dict[str, list[Row]]:
-    judge = world_of(backbone).scorers()
+    scorers = world_of(backbone).scorers()
     rows: dict[str, list[Row]] = {}
     by_id = {row.id: row for row in pairs.split("heldout")}
-    for made in dubs.rows:
-        pair = by_id[made.pair_id]
-        source = pairs.clip(pair.id, "original")
-        clip = dubs.clip(made.id, "dub")
-        row = alone(judge, clip, (_phrase(made.line),)) | against_source(judge, clip, source, pair.mouth_boxes)
-        rows.setdefault(made.method, []).append(row)
+    for dub_row in dubs.rows:
+        pair = by_id[dub_row.pair_id]
+        source = observe(pairs.clip(pair.id, "original"), scorers)
+        dub = observe(dubs.clip(dub_row.id, "dub"), scorers)
+        figures = own_row(dub, [dub_row.line]) | source_row(dub, source, np.asarray(pair.mouth_boxes))
+        rows.setdefault(dub_row.method, []).append(figures)
     return rows
-
-
-def _phrase(line: Line) -> Phrase:
-    return Phrase(line.language, tuple(line.text.split()))

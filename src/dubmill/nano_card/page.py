@@ -1,122 +1,135 @@
-"""The card as a page and as JSON."""
+"""The card as a Markdown page and as JSON."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from dubmill.nano_card.figures import MEANINGS
-from dubmill.nano_card.targets import TARGETS, Rows, ahead, reached, summary
+from dubmill.nano_card.targets import TARGETS, Rows, differences, reached, summary
 
 KINDS = {
-    "world": "clean films of the world: the oracle",
-    "round_trip": "the same through both autoencoders and the vocoder",
-    "vocoder": "the same with their sound made again from its true log-mel",
-    "from_caption": "made by the base from the caption alone",
-    "true_dub": "a half filmed in the other language, against the half as it was: the oracle of dubbing",
-    "true_dub_round_trip": "the same through both autoencoders and the vocoder: the most that a dub by nano can reach",
-    "source_round_trip": "the half as it was, through both autoencoders and the vocoder",
-    "inpainted": "the half made new in the other language by inpainting",
-    "adapter": "held-out halves dubbed by the adapter that the line trained on self-made, gated pairs",
-    "base": "the same by the base alone, given the same references",
-    "cascade": "the true dub's sound under the untouched picture",
+    "world": "films of the world as they are: the oracle",
+    "round_trip": "the same films after both autoencoders and the vocoder",
+    "vocoder": "the same films with their sound resynthesised from its true log-mel spectrogram",
+    "from_caption": "clips that the base generates from the caption alone",
+    "true_dub": "a half filmed in the other language, compared with the original half: the oracle of dubbing",
+    "true_dub_round_trip": "the same after both autoencoders and the vocoder: the most that a dub by nano can reach",
+    "source_round_trip": "the original half after both autoencoders and the vocoder",
+    "inpainted": "the half inpainted into the other language",
+    "adapter": "held-out halves dubbed by the adapter that the pipeline trained on self-made, gated pairs",
+    "base": "the same halves dubbed by the base without an adapter, given the same references",
+    "cascade": "the true dub's sound with the unchanged picture",
 }
+MAX_SECONDS_PER_CLIP, MIN_FILMS_PER_SECOND = 1.5, 20.0
 
 
 def card(rows: Rows, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Everything that the page tells, as plain data."""
-    targets = [{"told": one.told, "least": one.least, "reached": round(reached(one, rows), 4)} for one in TARGETS]
+    """Returns everything that the page shows, as plain data."""
+    values = {target: round(reached(target, rows), 4) for target in TARGETS}
     return {
         **facts,
-        "targets": [{**one, "is_reached": one["reached"] >= one["least"]} for one in targets],
+        "targets": [
+            {
+                "description": target.description,
+                "least": target.least,
+                "reached": value,
+                "is_reached": value >= target.least,
+            }
+            for target, value in values.items()
+        ],
         "kinds": KINDS,
         "meanings": MEANINGS,
         "figures": summary(rows),
-        "adapter_less": {other: ahead(rows, other) for other in ("base", "cascade")},
+        "adapter_minus": {baseline: differences(rows, baseline) for baseline in ("base", "cascade")},
     }
 
 
-def page(told: Mapping[str, Any], tried: str) -> str:
-    """The Markdown page of a card; `tried` says what was tried where a figure is not reached."""
-    return "\n".join(
-        [*_head(told), *_targets(told), *_figures(told), *_ahead(told), *_scorers(told), *_training(told), tried]
-    )
+def page(card: Mapping[str, Any], tried: str) -> str:
+    """Returns the Markdown page of a card; `tried` is its section about targets that are not reached."""
+    sections = (_head, _targets, _figures, _differences, _scorers, _training)
+    return "\n".join([*(line for section in sections for line in section(card)), tried])
 
 
-def _head(told: Mapping[str, Any]) -> Iterator[str]:
-    line = told["line"]
+def _head(card: Mapping[str, Any]) -> Iterator[str]:
+    line = card["line"]
     yield "# What nano reaches\n"
     yield (
-        f"{told['num_clips']} clips of each kind, of puppets that no part was trained on, saying digits in orders drawn for\n"
-        "them; means with their 95 % bootstrap interval. These are nano's own figures and say nothing of LTX-2. Measured in\n"
-        f"{told['measured_seconds']} s on {told['num_cores']} cores by `make card` from the shipped weights, by scorers that hear\n"
-        "waveforms and see pixels and were used in no training loss."
+        f"{card['num_clips']} clips of each kind, of puppets that no part was trained on, saying digits in orders drawn\n"
+        "for this card; means with their 95 % bootstrap interval. These figures are nano's and say nothing about LTX-2.\n"
+        f"`make card` measured them from the shipped weights in {card['measured_seconds']} s on {card['num_cores']} cores. "
+        "The scorers read\npixels and waveforms and were used in no training loss."
     )
     yield (
-        f"\nThe adapter was trained by the line itself on {line['num_accepted']} self-made pairs that the gate accepted of "
-        f"{line['num_made']}.\n"
+        f"\nThe pipeline trained the adapter on {line['num_accepted']} self-made pairs that the gate accepted of "
+        f"{line['num_pairs']}.\n"
     )
     yield "![Clips frame by frame](images/nano-sheet.png)\n\n![Their sound](images/nano-mels.png)\n"
 
 
-def _targets(told: Mapping[str, Any]) -> Iterator[str]:
-    yield "## Targets\n\n| figure | wanted | reached | |\n|---|---|---|---|"
-    for one in told["targets"]:
-        verdict = "reached" if one["is_reached"] else "**not reached**"
-        yield f"| {one['told']} | {one['least']:g} | {one['reached']:.3g} | {verdict} |"
+def _targets(card: Mapping[str, Any]) -> Iterator[str]:
+    yield "## Targets\n\n| figure | target | measured | |\n|---|---|---|---|"
+    for target in card["targets"]:
+        yield f"| {target['description']} | {target['least']:g} | {target['reached']:.3g} | {_verdict(target['is_reached'])} |"
+    seconds, rate = card["seconds_per_clip"], card["films_per_second"]
     yield (
-        f"| a clip from text on {told['num_cores']} cores, in s (at most) | 1.5 | {told['seconds_per_clip']:.3g} | "
-        f"{'reached' if told['seconds_per_clip'] <= 1.5 else '**not reached**'} |"
+        f"| seconds to generate a clip from text on {card['num_cores']} cores, at most | {MAX_SECONDS_PER_CLIP:g} | "
+        f"{seconds:.3g} | {_verdict(seconds <= MAX_SECONDS_PER_CLIP)} |"
     )
     yield (
-        f"| films of the world a second, on one core | 20 | {told['films_per_second']:.3g} | "
-        f"{'reached' if told['films_per_second'] >= 20 else '**not reached**'} |\n"
+        f"| films of the world rendered per second on one core | {MIN_FILMS_PER_SECOND:g} | {rate:.3g} | "
+        f"{_verdict(rate >= MIN_FILMS_PER_SECOND)} |\n"
     )
 
 
-def _figures(told: Mapping[str, Any]) -> Iterator[str]:
+def _verdict(is_reached: bool) -> str:
+    return "reached" if is_reached else "**not reached**"
+
+
+def _figures(card: Mapping[str, Any]) -> Iterator[str]:
+    figures = card["figures"]
     yield "## Figures\n"
-    yield from (f"- `{name}`: {meaning}" for name, meaning in told["kinds"].items() if name in told["figures"])
-    yield f"\n| figure | {' | '.join(told['figures'])} | meaning |\n|---|{'---|' * (len(told['figures']) + 1)}"
-    for figure, meaning in told["meanings"].items():
-        cells = [_cell(row[figure]) if figure in row else "–" for row in told["figures"].values()]
-        yield f"| {figure} | {' | '.join(cells)} | {meaning} |"
+    yield from (f"- `{kind}`: {meaning}" for kind, meaning in card["kinds"].items() if kind in figures)
+    yield f"\n| figure | {' | '.join(figures)} | meaning |\n|---|{'---|' * (len(figures) + 1)}"
+    for name, meaning in card["meanings"].items():
+        cells = [_cell(row[name]) if name in row else "–" for row in figures.values()]
+        if set(cells) != {"–"}:
+            yield f"| {name} | {' | '.join(cells)} | {meaning} |"
     yield ""
 
 
-def _ahead(told: Mapping[str, Any]) -> Iterator[str]:
-    yield "## The adapter less the others, on the same clips\n\n| figure | less base | less cascade |\n|---|---|---|"
-    base, cascade = told["adapter_less"]["base"], told["adapter_less"]["cascade"]
+def _differences(card: Mapping[str, Any]) -> Iterator[str]:
+    yield "## The adapter minus the baselines, on the same clips\n\n| figure | minus base | minus cascade |\n|---|---|---|"
+    base, cascade = card["adapter_minus"]["base"], card["adapter_minus"]["cascade"]
     yield from (f"| {figure} | {_cell(base[figure])} | {_cell(cascade[figure])} |" for figure in base)
     yield ""
 
 
-def _cell(one: Mapping[str, float]) -> str:
-    return f"{one['mean']:.3g} ({one['low']:.3g} to {one['high']:.3g})"
+def _cell(interval: Mapping[str, float]) -> str:
+    return f"{interval['mean']:.3g} ({interval['low']:.3g} to {interval['high']:.3g})"
 
 
-def _scorers(told: Mapping[str, Any]) -> Iterator[str]:
+def _scorers(card: Mapping[str, Any]) -> Iterator[str]:
     yield "## The scorers themselves, on clean films of unseen puppets\n\n| figure | value |\n|---|---|"
-    yield from (f"| {name} | {value:.3g} |" for name, value in told["scorers"].items())
+    yield from (f"| {name} | {value:.3g} |" for name, value in card["scorers"].items())
     yield ""
 
 
-def _training(told: Mapping[str, Any]) -> Iterator[str]:
+def _training(card: Mapping[str, Any]) -> Iterator[str]:
     yield "## Training\n\n| part | steps | minutes | last held-out figures |\n|---|---|---|---|"
-    for part, one in told["training"].items():
-        last = ", ".join(f"{name} {values[-1][1]:.3g}" for name, values in one["curve"].items())
-        yield f"| {part} | {one['steps']:,} | {one['seconds'] / 60:.0f} | {last} |"
+    for part, log in card["training"].items():
+        last = ", ".join(f"{name} {values[-1][1]:.3g}" for name, values in log["curve"].items())
+        yield f"| {part} | {log['steps']:,} | {log['seconds'] / 60:.0f} | {last} |"
     yield (
-        "\n`python -m dubmill.nano pretrain all --out DIR` trains every part from its seeds, goes on where it was stopped, and\n"
-        "keeps curves and samples in DIR; `python -m dubmill.nano ship DIR` makes the shipped weights of it.\n"
+        "\n`python -m dubmill.nano pretrain all --out DIR` trains every part from its seeds, continues an interrupted run, "
+        "and keeps\ncurves and samples in DIR; `python -m dubmill.nano ship DIR` gathers the shipped weights from it.\n"
     )
     yield "![Curves](images/nano-curves.png)\n"
 
 
-def write(told: Mapping[str, Any], tried: Path, docs: Path) -> None:
-    """`nano-card.md` and `nano-card.json` in `docs`."""
-    import json
-
-    (docs / "nano-card.json").write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n")
-    (docs / "nano-card.md").write_text(page(told, tried.read_text()))
+def write(card: Mapping[str, Any], tried: Path, docs: Path) -> None:
+    """Writes `nano-card.md` and `nano-card.json` to `docs`."""
+    (docs / "nano-card.json").write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n")
+    (docs / "nano-card.md").write_text(page(card, tried.read_text()))

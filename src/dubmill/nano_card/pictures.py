@@ -1,4 +1,4 @@
-"""Pictures of the card: clips frame by frame, their sound, the curves of training, and a dub beside its source.
+"""Pictures of the card: contact sheet, spectrograms, training curves, and a film of a dub beside its source.
 
 Axes: F frames, H rows, W columns, C colours, N samples.
 """
@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -17,33 +18,37 @@ from dubmill.media import mp4_bytes
 from dubmill.media.clips import Clip
 from dubmill.report.stills import sampled
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
 _ZOOM = 4
-_BAND = 20  # pixels of text above a picture
+_LABEL_PIXELS = 20  # height of the label above a picture
 _GAP = 8
 
 
 @dataclass(frozen=True)
-class Shown:
-    """A clip and what is said of it."""
+class LabelledClip:
+    """A clip and its label in a picture."""
 
-    told: str
+    label: str
     clip: Clip
 
 
-def contact_sheet(rows: Sequence[Shown], path: Path) -> None:
-    """A row of frames per clip, its name on the left."""
+def contact_sheet(rows: Sequence[LabelledClip], path: Path) -> None:
+    """Draws a row of frames per clip, with the label on the left."""
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(len(rows), 1, figsize=(11, 0.95 * len(rows)))
     for axis, row in zip(axes, rows, strict=True):
         frames_FHWC = row.clip.frames_FHWC[sampled(row.clip.num_frames)]
         axis.imshow(np.concatenate(list(frames_FHWC), axis=1), interpolation="nearest")
-        _bare(axis, row.told)
+        _label_only(axis, row.label)
     _save(figure, path)
 
 
-def spectrograms(rows: Sequence[Shown], path: Path) -> None:
-    """A log-mel spectrogram per clip, low notes at the bottom, as the scorers hear it."""
+def spectrograms(rows: Sequence[LabelledClip], path: Path) -> None:
+    """Draws a log-mel spectrogram per clip as the scorers take it, low frequencies at the bottom."""
     import torch
     from matplotlib import pyplot
 
@@ -53,35 +58,35 @@ def spectrograms(rows: Sequence[Shown], path: Path) -> None:
     for axis, row in zip(axes, rows, strict=True):
         mel_TM = log_mel(torch.from_numpy(np.ascontiguousarray(row.clip.mono_N))[None])[0].numpy()
         axis.imshow(mel_TM.T, origin="lower", aspect="auto", cmap="magma", vmin=-9, vmax=0.5)
-        _bare(axis, row.told)
+        _label_only(axis, row.label)
     _save(figure, path)
 
 
-def curves(training: Mapping[str, Mapping], path: Path) -> None:
-    """What each part was measured at while it was trained, on held-out clips."""
+def curves(training: Mapping[str, Mapping[str, Any]], path: Path) -> None:
+    """Draws the held-out figures of each part over its training steps."""
     from matplotlib import pyplot
 
-    drawn = [(part, figure) for part, told in training.items() for figure in told["shown"]]
-    figure, axes = pyplot.subplots(2, -(-len(drawn) // 2), figsize=(13, 5))
-    for axis, (part, name) in zip(axes.flat, drawn, strict=False):
+    shown = [(part, name) for part, log in training.items() for name in log["shown"]]
+    figure, axes = pyplot.subplots(2, -(-len(shown) // 2), figsize=(13, 5))
+    for axis, (part, name) in zip(axes.flat, shown, strict=False):
         steps, values = zip(*training[part]["curve"][name], strict=True)
         axis.plot(steps, values, marker=".")
         axis.set_title(f"{part}: {name}", fontsize=8)
         axis.tick_params(labelsize=7)
-    for axis in axes.flat[len(drawn) :]:
+    for axis in axes.flat[len(shown) :]:
         axis.axis("off")
     _save(figure, path)
 
 
-def _bare(axis, told: str) -> None:  # noqa: ANN001 (matplotlib's)
+def _label_only(axis: Axes, label: str) -> None:
     axis.set_xticks([])
     axis.set_yticks([])
-    axis.set_ylabel(told, rotation=0, ha="right", va="center", fontsize=8)
+    axis.set_ylabel(label, rotation=0, ha="right", va="center", fontsize=8)
     for side in axis.spines.values():
         side.set_visible(False)
 
 
-def _save(figure, path: Path) -> None:  # noqa: ANN001 (matplotlib's)
+def _save(figure: Figure, path: Path) -> None:
     from matplotlib import pyplot
 
     figure.tight_layout(pad=0.4)
@@ -89,14 +94,14 @@ def _save(figure, path: Path) -> None:  # noqa: ANN001 (matplotlib's)
     pyplot.close(figure)
 
 
-def side_by_side(shown: Sequence[Shown], heard: Sequence[int], movie: Path, preview: Path) -> None:
-    """The clips beside each other, played once for each of `heard` with the sound of that one, its name lit.
+def side_by_side(clips: Sequence[LabelledClip], audible: Sequence[int], movie: Path, preview: Path) -> None:
+    """Writes a film of the clips beside each other, played once for each of `audible` with that clip's sound.
 
-    `movie` is an MP4 with sound, `preview` an animated WebP without.
+    The label of the audible clip is black. `movie` is an MP4 with sound, `preview` an animated WebP without.
     """
-    frames = [frame for sounding in heard for frame in _panels(shown, sounding)]
-    audio_CN = np.concatenate([shown[sounding].clip.audio_CN for sounding in heard], axis=1)
-    first = shown[0].clip
+    frames = [frame for index in audible for frame in _panels(clips, index)]
+    audio_CN = np.concatenate([clips[index].clip.audio_CN for index in audible], axis=1)
+    first = clips[0].clip
     movie.write_bytes(mp4_bytes(Clip(np.stack(frames), Fraction(first.frame_rate), audio_CN, first.sample_rate_hz)))
     pictures = [Image.fromarray(frame) for frame in frames]
     pictures[0].save(
@@ -109,19 +114,19 @@ def side_by_side(shown: Sequence[Shown], heard: Sequence[int], movie: Path, prev
     )
 
 
-def _panels(shown: Sequence[Shown], sounding: int) -> list[np.ndarray]:
-    _, height, width, _ = shown[0].clip.frames_FHWC.shape
+def _panels(clips: Sequence[LabelledClip], audible: int) -> list[np.ndarray]:
+    """One picture per frame with all clips beside each other, each under its label."""
+    _, height, width, _ = clips[0].clip.frames_FHWC.shape
     side = width * _ZOOM + _GAP
     frames = []
-    for index in range(shown[0].clip.num_frames):
-        canvas = Image.new("RGB", (side * len(shown) - _GAP, height * _ZOOM + _BAND), "white")
+    for frame in range(clips[0].clip.num_frames):
+        canvas = Image.new("RGB", (side * len(clips) - _GAP, height * _ZOOM + _LABEL_PIXELS), "white")
         pen = ImageDraw.Draw(canvas)
-        for place, one in enumerate(shown):
-            picture = Image.fromarray(one.clip.frames_FHWC[index])
-            canvas.paste(
-                picture.resize((width * _ZOOM, height * _ZOOM), Image.Resampling.NEAREST), (place * side, _BAND)
-            )
-            sign = "> " if place == sounding else ""
-            pen.text((place * side + 4, 4), sign + one.told, fill="black" if place == sounding else "grey")
+        for place, labelled in enumerate(clips):
+            picture = Image.fromarray(labelled.clip.frames_FHWC[frame])
+            enlarged = picture.resize((width * _ZOOM, height * _ZOOM), Image.Resampling.NEAREST)
+            canvas.paste(enlarged, (place * side, _LABEL_PIXELS))
+            mark, colour = ("> ", "black") if place == audible else ("", "grey")
+            pen.text((place * side + 4, 4), mark + labelled.label, fill=colour)
         frames.append(np.asarray(canvas))
     return frames

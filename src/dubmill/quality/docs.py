@@ -1,7 +1,7 @@
-"""Great Expectations' Data Docs, made readable without a network and equal for equal results.
+"""Makes Great Expectations' Data Docs readable offline, with equal bytes for equal results.
 
-Its pages ask eight CDNs for their looks and carry random identities: scripts and far links are taken out, one small
-style is put in, identities are numbered in the order they appear, and times give way to the words `this-run`.
+Its pages load styles and scripts from eight CDNs and contain random ids and times. Scripts and remote links are removed,
+one small style is added, ids are numbered in order of appearance, and times are replaced by `this-run`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ REMOVED = (
 
 
 def offline(page: str) -> str:
-    """`page` without scripts, images and far links, with our style, its random identities numbered."""
+    """Returns an HTML page without scripts, images and remote links, with our style and with numbered ids."""
     for pattern in REMOVED:
         page = pattern.sub("", page)
     page = re.sub(r'<a\b[^>]*href="https?://[^"]*"[^>]*>(.*?)</a>', r"\1", page, flags=re.DOTALL)
@@ -45,12 +45,12 @@ def offline(page: str) -> str:
 
 
 def offline_pages(site: Path) -> dict[str, bytes]:
-    """Relative path -> bytes of every page of a built Data Docs site, readable offline.
+    """Returns relative path -> bytes of every page of a Data Docs site, readable offline.
 
-    The index is ours: Great Expectations' own is an empty page where scripts do not run.
+    The index page is written here: Great Expectations' own is empty without scripts.
     """
-    built = {STAMP.sub("this-run", page.relative_to(site).as_posix()): page for page in sorted(site.rglob("*.html"))}
-    pages = {name: offline(page.read_text()).encode() for name, page in built.items() if name != "index.html"}
+    paths = {STAMP.sub("this-run", page.relative_to(site).as_posix()): page for page in sorted(site.rglob("*.html"))}
+    pages = {name: offline(page.read_text()).encode() for name, page in paths.items() if name != "index.html"}
     return {**pages, "index.html": _index(sorted(pages, reverse=True)).encode()}
 
 
@@ -58,6 +58,6 @@ def _index(names: list[str]) -> str:
     links = "".join(f'<li><a href="{name}">{name.removesuffix(".html")}</a></li>' for name in names)
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Data Docs of the gate</title>{STYLE}</head>'
-        "<body><h1>Data Docs of the gate</h1><p>What Great Expectations found, level by level, and the expectations "
-        f'themselves. The summary for people is <a href="../gate.html">gate.html</a>.</p><ul>{links}</ul></body></html>'
+        "<body><h1>Data Docs of the gate</h1><p>The validation results of Great Expectations for each level, and the "
+        f'expectations. A summary is in <a href="../gate.html">gate.html</a>.</p><ul>{links}</ul></body></html>'
     )

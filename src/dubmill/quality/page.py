@@ -1,4 +1,4 @@
-"""gate.html: one page without a network that says how many pairs passed, which gate ate the rest, and lets one look."""
+"""Writes gate.html: how many pairs passed, which gates rejected the others, and players of examples; works offline."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from dubmill.config.params import GateParams
-from dubmill.quality.suite import LEVELS, Gate, Judgement, Verdict, gates
+from dubmill.quality.suite import LEVELS, Gate, GateResult, Verdict, gates
 
 NUM_BINS = 24
 MAX_LISTED = 200  # rejected pairs in the table; all of them are in rejects.parquet
@@ -34,8 +34,8 @@ svg{width:100%;height:auto;display:block}
 
 
 @dataclass(frozen=True)
-class Player:
-    """One pair to look at: its MP4s, and what is to be seen; too large ones come without bytes."""
+class PairPlayer:
+    """One pair to play: title, note and the MP4s of both clips; an MP4 too large for the page is empty."""
 
     title: str
     note: str
@@ -45,36 +45,36 @@ class Player:
 
 def gate_page(
     rows: Sequence[Mapping[str, Any]],
-    judgement: Judgement,
+    result: GateResult,
     params: GateParams,
     *,
     pair_source: str,
     heldout: Sequence[Mapping[str, Any]],
     left_out: Mapping[str, str],
-    worst: Sequence[Player],
-    rejected: Sequence[Player],
+    worst: Sequence[PairPlayer],
+    rejected: Sequence[PairPlayer],
 ) -> str:
-    """The page for measured and judged `rows`, with the held-out rows' figures beside them.
+    """Returns the page for the measured `rows` and the gate's result, with the held-out rows' figures.
 
-    `left_out` says by id why a clip made no pair that could be measured.
+    `left_out` gives, by clip id, the reason why a clip gave no pair.
     """
-    verdicts = {verdict.id: verdict for verdict in judgement.verdicts}
-    share = judgement.accepted_share
+    verdicts = {verdict.id: verdict for verdict in result.verdicts}
+    share = result.accepted_share
     passed = bool(rows) and share >= params.min_accepted_share
     parts = [
         f"<h1>Gate: {len(rows)} {escape(pair_source)} training pairs</h1>",
-        "<p>Gates and thresholds are our own design; the paper publishes none. Of each figure, the worse of a pair's "
-        "two clips counts. The whole table: <code>measurements.parquet</code>; Great Expectations' own pages: "
+        "<p>Gates and thresholds are this project's own; the paper publishes none. Each figure is the worse one of the "
+        "pair's two clips. All figures: <code>measurements.parquet</code>; the pages of Great Expectations: "
         '<a href="docs/index.html">docs/</a>.</p>',
-        _cards(judgement, share, params.min_accepted_share, passed),
-        "<h2>Pairs by gate</h2>",
-        _gate_table(judgement, params),
-        "<h2>Every figure against its thresholds</h2>",
-        "<p>Solid line: outside it a pair is rejected. Dashed: outside it a pair is kept and reported. Red bars were "
-        "rejected, by whichever gate.</p>",
+        _cards(result, share, params.min_accepted_share, passed),
+        "<h2>Rejected pairs by gate</h2>",
+        _gate_table(result, params),
+        "<h2>Figures and thresholds</h2>",
+        "<p>Solid line: the strict bound; pairs outside it are rejected. Dashed line: the warning bound; pairs outside it "
+        "are kept and reported. Red bars: rejected pairs, by any gate.</p>",
         f'<div class="grid">{"".join(_histograms(rows, verdicts, params))}</div>',
-        _players("Accepted, but the least convincing", worst),
-        _players("Rejected", rejected),
+        _players("Accepted pairs with the most warnings", worst),
+        _players("Rejected pairs", rejected),
         _rejects_table(rows, verdicts),
         _left_out(left_out),
         _heldout(heldout, params),
@@ -86,21 +86,21 @@ def gate_page(
     )
 
 
-def _cards(judgement: Judgement, share: float, floor: float, passed: bool) -> str:
-    num_warned = sum(bool(verdict.warned) for verdict in judgement.verdicts if verdict.is_accepted)
-    num_rejected = len(judgement.verdicts) - judgement.num_accepted
+def _cards(result: GateResult, share: float, floor: float, passed: bool) -> str:
+    num_warned = sum(bool(verdict.warnings) for verdict in result.verdicts if verdict.is_accepted)
+    num_rejected = len(result.verdicts) - result.num_accepted
     cards = (
-        (f"{judgement.num_accepted}", "accepted", "good"),
+        (f"{result.num_accepted}", "accepted", "good"),
         (f"{num_rejected}", "rejected", "bad" if num_rejected else "good"),
         (f"{num_warned}", "accepted with a warning", "warn" if num_warned else "good"),
-        (f"{share:.0%}", f"accepted share; the floor is {floor:.0%}", "good" if passed else "bad"),
+        (f"{share:.0%}", f"accepted share; the minimum is {floor:.0%}", "good" if passed else "bad"),
     )
     inner = "".join(f'<div class="card"><div class="big {tone}">{n}</div>{what}</div>' for n, what, tone in cards)
     return f'<div class="grid">{inner}</div>'
 
 
-def _gate_table(judgement: Judgement, params: GateParams) -> str:
-    counts = {level: judgement.by_gate(level) for level in LEVELS}
+def _gate_table(result: GateResult, params: GateParams) -> str:
+    counts = {level: result.by_gate(level) for level in LEVELS}
     lines = "".join(
         f"<tr><td><code>{gate.name}</code></td><td>{gate.bound:g}</td><td>{getattr(params.warning, gate.name):g}</td>"
         f'<td class="{"bad" if counts["strict"][gate.name] else ""}">{counts["strict"][gate.name]}</td>'
@@ -109,8 +109,8 @@ def _gate_table(judgement: Judgement, params: GateParams) -> str:
         if gate.level == "strict"
     )
     return (
-        '<div class="wide"><table><tr><th>gate</th><th>strict bound</th><th>warning bound</th><th>pairs it rejects'
-        f"</th><th>pairs it warns of</th></tr>{lines}</table></div><p>A pair may break several gates.</p>"
+        '<div class="wide"><table><tr><th>gate</th><th>strict bound</th><th>warning bound</th><th>rejected'
+        f"</th><th>with a warning</th></tr>{lines}</table></div><p>A pair may violate several gates.</p>"
     )
 
 
@@ -165,15 +165,15 @@ def _line(bound: float, edges: np.ndarray, tone: str, dash: int) -> str:
     )
 
 
-def _players(title: str, players: Sequence[Player]) -> str:
+def _players(title: str, players: Sequence[PairPlayer]) -> str:
     if not players:
         return ""
     cards = "".join(
-        f'<div class="card"><b>{escape(one.title)}</b><div>{_video(one.original)} {_video(one.counterpart)}</div>'
-        f"<small>{escape(one.note)}</small></div>"
-        for one in players
+        f'<div class="card"><b>{escape(player.title)}</b><div>{_video(player.original)} {_video(player.counterpart)}</div>'
+        f"<small>{escape(player.note)}</small></div>"
+        for player in players
     )
-    return f'<h2>{title}</h2><p>Left the original, right the counterpart.</p><div class="grid">{cards}</div>'
+    return f'<h2>{title}</h2><p>Left: original. Right: counterpart.</p><div class="grid">{cards}</div>'
 
 
 def _video(mp4: bytes) -> str:
@@ -185,34 +185,34 @@ def _video(mp4: bytes) -> str:
 def _rejects_table(rows: Sequence[Mapping[str, Any]], verdicts: Mapping[str, Verdict]) -> str:
     rejects = [row for row in rows if not verdicts[row["id"]].is_accepted]
     if not rejects:
-        return "<h2>Rejected</h2><p>None.</p>"
+        return "<h2>Reasons for rejection</h2><p>No pair was rejected.</p>"
     lines = "".join(
         f"<tr><td><code>{escape(row['id'])}</code></td><td>{escape(verdicts[row['id']].reasons)}</td>"
-        f"<td>{_said(row, 'original')}<br>{_said(row, 'counterpart')}</td></tr>"
+        f"<td>{_words(row, 'original')}<br>{_words(row, 'counterpart')}</td></tr>"
         for row in rejects[:MAX_LISTED]
     )
     more = f"<p>And {len(rejects) - MAX_LISTED} more.</p>" if len(rejects) > MAX_LISTED else ""
     return (
-        '<h2>Why each was rejected</h2><div class="wide"><table><tr><th>pair</th><th>reasons</th><th>asked → heard</th>'
+        '<h2>Reasons for rejection</h2><div class="wide"><table><tr><th>pair</th><th>reasons</th><th>requested → recognised</th>'
         f"</tr>{lines}</table></div>{more}"
     )
 
 
-def _said(row: Mapping[str, Any], which: str) -> str:
-    return f"{escape(str(row[f'asked_{which}']))} → {escape(str(row[f'heard_{which}']))}"
+def _words(row: Mapping[str, Any], side: str) -> str:
+    return f"{escape(str(row[f'requested_{side}']))} → {escape(str(row[f'recognised_{side}']))}"
 
 
 def _left_out(clips: Mapping[str, str]) -> str:
     if not clips:
         return ""
     lines = "".join(
-        f"<tr><td><code>{escape(row_id)}</code></td><td>{escape(why)}</td></tr>"
-        for row_id, why in list(clips.items())[:MAX_LISTED]
+        f"<tr><td><code>{escape(row_id)}</code></td><td>{escape(reason)}</td></tr>"
+        for row_id, reason in list(clips.items())[:MAX_LISTED]
     )
     more = f"<p>And {len(clips) - MAX_LISTED} more.</p>" if len(clips) > MAX_LISTED else ""
     return (
-        f"<h2>Clips that made no pair ({len(clips)})</h2><p>They show no one clear speaker throughout, so no mouth could "
-        f'be inpainted; they are in no other count.</p><div class="wide"><table><tr><th>clip</th><th>why</th></tr>'
+        f"<h2>Clips without a pair ({len(clips)})</h2><p>They do not show one clear speaker throughout, so no mouth could "
+        f'be inpainted. They are not part of any other count.</p><div class="wide"><table><tr><th>clip</th><th>reason</th></tr>'
         f"{lines}</table></div>{more}"
     )
 
@@ -221,15 +221,11 @@ def _heldout(rows: Sequence[Mapping[str, Any]], params: GateParams) -> str:
     if not rows:
         return ""
     true = all(row["source"] == "world" for row in rows)
-    what = (
-        "They are the world's true pairs, so their figures are the oracle: no dub can be asked for more."
-        if true
-        else "They are self-made."
-    )
+    what = "They are true pairs of the world, so their figures are the oracle." if true else "They are self-made."
     columns = [gate.column for gate in gates(params) if gate.level == "strict"]
     lines = "".join(f"<tr><td>{name}</td><td>{_mean([row[name] for row in rows])}</td></tr>" for name in columns)
     return (
-        f"<h2>Held-out pairs ({len(rows)})</h2><p>Measured, never judged: filtering the test set by the scorers would "
+        f"<h2>Held-out pairs ({len(rows)})</h2><p>Measured, but not gated: filtering the test set by the scorers would "
         f"bias it. {what}</p><table><tr><th>figure</th><th>mean</th></tr>{lines}</table>"
     )
 

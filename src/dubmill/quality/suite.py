@@ -1,7 +1,7 @@
-"""Gates as a Great Expectations suite per level; its results are the verdicts, so what the docs show is what was decided.
+"""Applies the gates as one Great Expectations suite per level; its results are the verdicts, so its pages show them.
 
-A gate is one field of `params.Thresholds`: `min_words_right` holds the column `words_right` of a measurement row
-against its bound. A figure that could not be had breaks its gate: nothing unmeasured trains an adapter.
+A gate is one field of `params.Thresholds`: `min_words_right` bounds the column `words_right` of a measurement row. A
+figure that could not be measured violates its gate.
 """
 
 from __future__ import annotations
@@ -23,13 +23,12 @@ if TYPE_CHECKING:
 
 Level = Literal["strict", "warning"]
 LEVELS: tuple[Level, ...] = ("strict", "warning")
-SEVERITY = {"strict": "critical", "warning": "warning"}  # Great Expectations' words for our levels
 SITE = "docs"
 
 
 @dataclass(frozen=True)
 class Gate:
-    """One bound on one column; `name` is the parameter's, such as `min_words_right`."""
+    """One bound on one column; `name` is the parameter, such as `min_words_right`."""
 
     name: str
     level: Level
@@ -37,83 +36,83 @@ class Gate:
 
     @property
     def column(self) -> str:
-        """The column of a measurement row that it holds."""
+        """Returns the column of a measurement row that it bounds."""
         return self.name.removeprefix("min_").removeprefix("max_")
 
     @property
     def is_minimum(self) -> bool:
-        """Whether the bound is a least, else it is a most."""
+        """Returns whether the bound is a minimum; otherwise it is a maximum."""
         return self.name.startswith("min_")
 
 
 @dataclass(frozen=True)
-class Broken:
-    """A gate that a pair broke, and the value it had."""
+class Violation:
+    """A gate that a pair violates, and the pair's value."""
 
     gate: Gate
     value: float
 
     @property
     def reason(self) -> str:
-        """`min_words_right: 0.50 is under 1.00`."""
+        """Returns a sentence such as `min_words_right: 0.50 is below 1.00`."""
         if not np.isfinite(self.value):
             return f"{self.gate.name}: could not be measured"
-        side = "under" if self.gate.is_minimum else "over"
+        side = "below" if self.gate.is_minimum else "above"
         return f"{self.gate.name}: {self.value:.4g} is {side} {self.gate.bound:.4g}"
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the gates say of one pair."""
+    """The violations of one pair, by level."""
 
     id: str
-    broken: tuple[Broken, ...]
-    warned: tuple[Broken, ...]
+    violations: tuple[Violation, ...]  # of strict gates
+    warnings: tuple[Violation, ...]  # of warning gates
 
     @property
     def is_accepted(self) -> bool:
-        """No strict gate is broken."""
-        return not self.broken
+        """Returns whether no strict gate is violated."""
+        return not self.violations
 
     @property
     def reasons(self) -> str:
-        """The strict gates it broke, for a person; empty where accepted."""
-        return "; ".join(one.reason for one in self.broken)
+        """Returns the violations of strict gates as text; empty where accepted."""
+        return "; ".join(violation.reason for violation in self.violations)
 
     @property
-    def warnings(self) -> str:
-        """The warning gates it broke, for a person."""
-        return "; ".join(one.reason for one in self.warned)
+    def warning_reasons(self) -> str:
+        """Returns the violations of warning gates as text."""
+        return "; ".join(violation.reason for violation in self.warnings)
 
 
 @dataclass(frozen=True)
-class Judgement:
+class GateResult:
     """The verdicts in the order of the rows."""
 
     verdicts: tuple[Verdict, ...]
 
     @property
     def num_accepted(self) -> int:
-        """Pairs that may train."""
+        """Returns the number of pairs that may train."""
         return sum(verdict.is_accepted for verdict in self.verdicts)
 
     @property
     def accepted_share(self) -> float:
-        """Accepted pairs of all judged; none judged is 0."""
+        """Returns the share of accepted pairs; 0 without pairs."""
         return self.num_accepted / len(self.verdicts) if self.verdicts else 0.0
 
     def by_gate(self, level: Level) -> dict[str, int]:
-        """How many pairs broke each gate of a level; a pair may break several."""
-        broken = Counter(
-            one.gate.name
+        """Returns the number of pairs that violate each gate of a level; a pair may violate several."""
+        counts = Counter(
+            violation.gate.name
             for verdict in self.verdicts
-            for one in (verdict.broken if level == "strict" else verdict.warned)
+            for violation in (verdict.violations if level == "strict" else verdict.warnings)
         )
-        return {name: broken[name] for name in Thresholds.model_fields}
+        return {name: counts[name] for name in Thresholds.model_fields}
 
 
 def gates(params: GateParams) -> list[Gate]:
-    """Every gate of both levels, strict first, in the order of the parameters."""
+    """Returns the gates of both levels, strict ones first, in the order of the parameters."""
     return [
         Gate(name, level, float(bound))
         for level in LEVELS
@@ -121,24 +120,24 @@ def gates(params: GateParams) -> list[Gate]:
     ]
 
 
-def judge(rows: Sequence[Mapping[str, Any]], params: GateParams, site: Path | None = None) -> Judgement:
-    """Hold measurement rows against both levels of gates; Data Docs are built in `site` where one is given.
+def apply_gates(rows: Sequence[Mapping[str, Any]], params: GateParams, site: Path | None = None) -> GateResult:
+    """Returns the verdicts of both levels of gates on measurement rows; builds Data Docs in the folder `site`, if given.
 
-    No rows make no verdicts and no docs.
+    Without rows there are no verdicts and no docs.
     """
     if not rows:
-        return Judgement(())
-    wanted = gates(params)
-    found: dict[tuple[str, str], list[Broken]] = {}
-    values = {row["id"]: row for row in rows}
-    for gate, row_id in _broken(_run(rows, wanted, site), wanted):
-        found.setdefault((row_id, gate.level), []).append(Broken(gate, float(values[row_id][gate.column])))
-    order = {gate: index for index, gate in enumerate(wanted)}
+        return GateResult(())
+    all_gates = gates(params)
+    violated = set(_violated(_run(rows, all_gates, site), all_gates))
 
-    def of(row_id: str, level: Level) -> tuple[Broken, ...]:
-        return tuple(sorted(found.get((row_id, level), []), key=lambda one: order[one.gate]))
+    def violations(row: Mapping[str, Any], level: Level) -> tuple[Violation, ...]:
+        return tuple(
+            Violation(gate, float(row[gate.column]))
+            for gate in all_gates
+            if gate.level == level and (gate, row["id"]) in violated
+        )
 
-    return Judgement(tuple(Verdict(row_id, of(row_id, "strict"), of(row_id, "warning")) for row_id in values))
+    return GateResult(tuple(Verdict(row["id"], violations(row, "strict"), violations(row, "warning")) for row in rows))
 
 
 def _context(site: Path | None) -> EphemeralDataContext:
@@ -156,8 +155,8 @@ def _context(site: Path | None) -> EphemeralDataContext:
     return context
 
 
-def _run(rows: Sequence[Mapping[str, Any]], wanted: Sequence[Gate], site: Path | None) -> CheckpointResult:
-    """Validate the rows by one suite per level, at a fixed time: equal rows make equal pages."""
+def _run(rows: Sequence[Mapping[str, Any]], all_gates: Sequence[Gate], site: Path | None) -> CheckpointResult:
+    """Validates the rows by one suite per level. The run's time is fixed, so that equal rows give equal pages."""
     context = _context(site)
     import great_expectations as gx
     import pandas as pd
@@ -168,7 +167,7 @@ def _run(rows: Sequence[Mapping[str, Any]], wanted: Sequence[Gate], site: Path |
     batch = asset.add_batch_definition_whole_dataframe("train")
     definitions = [
         context.validation_definitions.add(
-            gx.ValidationDefinition(name=level, data=batch, suite=_suite(context, level, wanted))
+            gx.ValidationDefinition(name=level, data=batch, suite=_suite(context, level, all_gates))
         )
         for level in LEVELS
     ]
@@ -177,37 +176,47 @@ def _run(rows: Sequence[Mapping[str, Any]], wanted: Sequence[Gate], site: Path |
     checkpoint = context.checkpoints.add(
         gx.Checkpoint(name="gate", validation_definitions=definitions, result_format=complete, actions=actions)
     )
-    columns = ["id", *dict.fromkeys(gate.column for gate in wanted)]
+    columns = ["id", *dict.fromkeys(gate.column for gate in all_gates)]
     table = pd.DataFrame([{name: row[name] for name in columns} for row in rows])
     return checkpoint.run(
         batch_parameters={"dataframe": table}, run_id=RunIdentifier("gate", "2000-01-01T00:00:00+00:00")
     )
 
 
-def _suite(context: EphemeralDataContext, level: Level, wanted: Sequence[Gate]) -> Any:
+def _suite(context: EphemeralDataContext, level: Level, all_gates: Sequence[Gate]) -> Any:
     import great_expectations as gx
     from great_expectations import expectations as expect
+    from great_expectations.expectations.metadata_types import FailureSeverity
 
     suite = context.suites.add(gx.ExpectationSuite(level))
-    for gate in wanted:
+    severity = FailureSeverity.CRITICAL if level == "strict" else FailureSeverity.WARNING
+    for gate in all_gates:
         if gate.level == level:
-            bound = {"min_value" if gate.is_minimum else "max_value": gate.bound}
-            shared = {"column": gate.column, "severity": SEVERITY[level], "meta": {"gate": gate.name, "level": level}}
-            suite.add_expectation(expect.ExpectColumnValuesToBeBetween(**bound, **shared))
-            suite.add_expectation(expect.ExpectColumnValuesToNotBeNull(**shared))
+            least, most = (gate.bound, None) if gate.is_minimum else (None, gate.bound)
+            meta = {"gate": gate.name, "level": level}
+            suite.add_expectation(
+                expect.ExpectColumnValuesToBeBetween(
+                    column=gate.column, min_value=least, max_value=most, severity=severity, meta=meta
+                )
+            )
+            suite.add_expectation(
+                expect.ExpectColumnValuesToNotBeNull(column=gate.column, severity=severity, meta=meta)
+            )
     return suite
 
 
-def _broken(result: CheckpointResult, wanted: Sequence[Gate]) -> Iterator[tuple[Gate, str]]:
-    """Each (gate, row id) that an expectation found outside its bound or without a figure."""
-    known = {(gate.name, gate.level): gate for gate in wanted}
+def _violated(result: CheckpointResult, all_gates: Sequence[Gate]) -> Iterator[tuple[Gate, str]]:
+    """Yields each (gate, row id) that an expectation found outside its bound or without a figure."""
+    known = {(gate.name, gate.level): gate for gate in all_gates}
     num_expectations = 0
     for validation in result.run_results.values():
-        for one in validation.results:
-            trouble = one.exception_info or {}
-            assert not trouble.get("raised_exception"), f"an expectation could not be evaluated: {trouble}"
-            meta = one.expectation_config.meta
+        for outcome in validation.results:
+            error = outcome.exception_info or {}
+            assert not error.get("raised_exception"), f"an expectation could not be evaluated: {error}"
+            config = outcome.expectation_config
+            assert config is not None, "an expectation result names no expectation"
+            assert config.meta is not None, "every expectation of the suite has a meta"
             num_expectations += 1
-            for row in one.result.get("unexpected_index_list") or []:
-                yield known[meta["gate"], meta["level"]], row["id"]
-    assert num_expectations == 2 * len(wanted), "an expectation was dropped from its suite"
+            for row in outcome.result.get("unexpected_index_list") or []:
+                yield known[config.meta["gate"], config.meta["level"]], row["id"]
+    assert num_expectations == 2 * len(all_gates), "an expectation was dropped from its suite"

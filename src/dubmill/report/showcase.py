@@ -13,7 +13,7 @@ import numpy as np
 from dubmill.artifacts.rows import Line
 from dubmill.metrics import Observation
 from dubmill.metrics.scorers import SAMPLE_RATE_HZ
-from dubmill.metrics.speech import hearing, spelling
+from dubmill.metrics.speech import normalised, scorer_audio
 from dubmill.report.stills import contact_sheet, data_uri, poster, spectrogram
 
 TITLES = {
@@ -48,8 +48,8 @@ class Take:
     @cached_property
     def heard(self) -> list[tuple[str, str, bool]]:
         """(word, language, whether it was asked for at this place) of what was recognised."""
-        asked = [spelling(word) for word in self.line.text.split()]
-        matcher = SequenceMatcher(None, asked, [spelling(word) for _, word in self.seen.words], autojunk=False)
+        asked = [normalised(word) for word in self.line.text.split()]
+        matcher = SequenceMatcher(None, asked, [normalised(word) for _, word in self.seen.words], autojunk=False)
         right = {at for block in matcher.get_matching_blocks() for at in range(block.b, block.b + block.size)}
         return [(word, language, at in right) for at, (language, word) in enumerate(self.seen.words)]
 
@@ -78,7 +78,7 @@ class Take:
     @cached_property
     def spectrogram(self) -> str:
         """What is heard, on the strip's time axis."""
-        return spectrogram(hearing(self.seen.clip), SAMPLE_RATE_HZ)
+        return spectrogram(scorer_audio(self.seen.clip), SAMPLE_RATE_HZ)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from dubmill.artifacts.store import Backbone, Draft, Lineage, PairSet
 from dubmill.config.params import GateParams
 from dubmill.errors import BackboneMismatchError, GateFailedError, UsageError
 from dubmill.metrics import measure_pair
-from dubmill.quality import Judgement, Player, Verdict, gate_page, judge, offline_pages
+from dubmill.quality import GateResult, PairPlayer, Verdict, apply_gates, gate_page, offline_pages
 from dubmill.worlds import world_of
 
 if TYPE_CHECKING:
@@ -57,18 +57,18 @@ def gate(backbone: Backbone, pairs: PairSet, params: GateParams, out: Path) -> P
     if draft.is_sealed:
         return draft.seal()
     measured = _measure(draft, pairs, world_of(backbone).scorers())
-    judged = [row for row in measured if row["split"] == "train"]
+    train_rows = [row for row in measured if row["split"] == "train"]
     with tempfile.TemporaryDirectory() as site:
-        judgement = judge(judged, params, Path(site))
+        result = apply_gates(train_rows, params, Path(site))
         for name, page in offline_pages(Path(site)).items():
             draft.write(f"docs/{name}", page)
-    _write_findings(draft, pairs, measured, judgement, params)
-    _require_enough(draft, judgement, params)
-    accepted = {verdict.id for verdict in judgement.verdicts if verdict.is_accepted}
+    _write_findings(draft, pairs, measured, result, params)
+    _require_enough(draft, result, params)
+    accepted = {verdict.id for verdict in result.verdicts if verdict.is_accepted}
     _write_pairs(draft, pairs, accepted)
     for part in sorted(draft.path.glob("measured-*.json")):
         part.unlink()
-    return draft.seal({**pairs.info, **_info(pairs, judgement)})
+    return draft.seal({**pairs.info, **_info(pairs, result)})
 
 
 def _check(backbone: Backbone, pairs: PairSet) -> None:
@@ -108,23 +108,23 @@ def _write_findings(
     draft: Draft[PairSet],
     pairs: PairSet,
     measured: Sequence[Measurement],
-    judgement: Judgement,
+    result: GateResult,
     params: GateParams,
 ) -> None:
     """Everything a person needs to understand the verdict, whether the step goes on or fails."""
-    verdicts = {verdict.id: verdict for verdict in judgement.verdicts}
+    verdicts = {verdict.id: verdict for verdict in result.verdicts}
     rows = [_with_verdict(row, verdicts.get(row["id"])) for row in measured]
     rejects = [row for row in rows if row["verdict"] == "rejected"]
     draft.write("measurements.parquet", table_bytes(rows))
     if rejects:
         draft.write("rejects.parquet", table_bytes(rejects))
         draft.write("rejects.tar", tar_bytes(_mp4s(pairs, [row["id"] for row in rejects])))
-    draft.write("gate.json", json.dumps(_figures(pairs, judgement), indent=1, sort_keys=True).encode())
-    draft.write("plots/by_gate.csv", _csv(_by_gate_rows(judgement)))
+    draft.write("gate.json", json.dumps(_figures(pairs, result), indent=1, sort_keys=True).encode())
+    draft.write("plots/by_gate.csv", _csv(_by_gate_rows(result)))
     draft.write("plots/measurements.csv", _csv(rows))
     page = gate_page(
         [row for row in measured if row["id"] in verdicts],
-        judgement,
+        result,
         params,
         pair_source=pairs.lineage.pair_source or "unnamed",
         heldout=[row for row in measured if row["id"] not in verdicts],
@@ -139,7 +139,7 @@ def _with_verdict(row: Measurement, verdict: Verdict | None) -> Measurement:
     if verdict is None:
         return {**row, "verdict": "held out", "reasons": "", "warnings": ""}
     said = "accepted" if verdict.is_accepted else "rejected"
-    return {**row, "verdict": said, "reasons": verdict.reasons, "warnings": verdict.warnings}
+    return {**row, "verdict": said, "reasons": verdict.reasons, "warnings": verdict.warning_reasons}
 
 
 def _least_convincing(rows: Sequence[Measurement]) -> list[Measurement]:
@@ -159,7 +159,7 @@ def _one_of_each(rejects: Sequence[Measurement]) -> list[Measurement]:
     return [row for _, row in sorted(zip(ranks, rejects, strict=True), key=lambda ranked: ranked[0])]
 
 
-def _players(pairs: PairSet, rows: Sequence[Measurement], note: str) -> list[Player]:
+def _players(pairs: PairSet, rows: Sequence[Measurement], note: str) -> list[PairPlayer]:
     """The first few of `rows` to look at."""
 
     def light(row_id: str, name: str) -> bytes:
@@ -167,7 +167,7 @@ def _players(pairs: PairSet, rows: Sequence[Measurement], note: str) -> list[Pla
         return mp4 if len(mp4) <= MAX_PLAYER_BYTES else b""
 
     return [
-        Player(row["id"], row[note] or "no warning", light(row["id"], "original"), light(row["id"], "counterpart"))
+        PairPlayer(row["id"], row[note] or "no warning", light(row["id"], "original"), light(row["id"], "counterpart"))
         for row in rows[:MAX_PLAYERS]
     ]
 
@@ -177,34 +177,34 @@ def _mp4s(pairs: PairSet, ids: Sequence[str]) -> dict[str, bytes]:
     return {f"{row_id}/{side}.mp4": pairs.mp4(row_id, side) for row_id in ids for side in ("original", "counterpart")}
 
 
-def _figures(pairs: PairSet, judgement: Judgement) -> dict[str, Any]:
+def _figures(pairs: PairSet, result: GateResult) -> dict[str, Any]:
     """What `dvc metrics` compares between runs."""
-    info = _info(pairs, judgement)
+    info = _info(pairs, result)
     kept = ("num_accepted", "num_rejected", "num_heldout", "by_gate")
     return {
-        "accepted_share": round(judgement.accepted_share, 6),
+        "accepted_share": round(result.accepted_share, 6),
         "num_left_out_clips": len(pairs.info.get("left_out_clips", {})),
         **{name: info[name] for name in kept},
-        "by_gate_warning": judgement.by_gate("warning"),
+        "by_gate_warning": result.by_gate("warning"),
     }
 
 
-def _info(pairs: PairSet, judgement: Judgement) -> dict[str, Any]:
+def _info(pairs: PairSet, result: GateResult) -> dict[str, Any]:
     return {
         "gated": True,
-        "num_accepted": judgement.num_accepted,
-        "num_rejected": len(judgement.verdicts) - judgement.num_accepted,
+        "num_accepted": result.num_accepted,
+        "num_rejected": len(result.verdicts) - result.num_accepted,
         "num_heldout": len(pairs.split("heldout")),
-        "by_gate": judgement.by_gate("strict"),
+        "by_gate": result.by_gate("strict"),
         "pair_source": pairs.lineage.pair_source,
     }
 
 
-def _by_gate_rows(judgement: Judgement) -> list[Measurement]:
+def _by_gate_rows(result: GateResult) -> list[Measurement]:
     return [
         {"gate": name, "level": level, "pairs": count}
         for level in ("strict", "warning")
-        for name, count in judgement.by_gate(level).items()
+        for name, count in result.by_gate(level).items()
     ]
 
 
@@ -220,18 +220,18 @@ def _csv(rows: Sequence[Mapping[str, Any]]) -> bytes:
     return stream.getvalue().encode()
 
 
-def _require_enough(draft: Draft[PairSet], judgement: Judgement, params: GateParams) -> None:
+def _require_enough(draft: Draft[PairSet], result: GateResult, params: GateParams) -> None:
     page = draft.path / "gate.html"
-    if not judgement.verdicts:
+    if not result.verdicts:
         raise GateFailedError(
             "there is no training pair to judge", where=str(page), cure="see what `dubmill step inpaint` made"
         )
-    if judgement.num_accepted and judgement.accepted_share >= params.min_accepted_share:
+    if result.num_accepted and result.accepted_share >= params.min_accepted_share:
         return
-    eaters = sorted(judgement.by_gate("strict").items(), key=lambda item: (-item[1], item[0]))
+    eaters = sorted(result.by_gate("strict").items(), key=lambda item: (-item[1], item[0]))
     eaten = ", ".join(f"{name} rejected {count}" for name, count in eaters if count) or "no gate rejected any"
     raise GateFailedError(
-        f"only {judgement.num_accepted} of {len(judgement.verdicts)} pairs passed ({judgement.accepted_share:.0%}, the "
+        f"only {result.num_accepted} of {len(result.verdicts)} pairs passed ({result.accepted_share:.0%}, the "
         f"floor is {params.min_accepted_share:.0%}): {eaten}",
         where=str(draft.path),
         cure=f"open {page} to see why, then make better pairs or loosen gate.strict",
