@@ -42,7 +42,10 @@ def right(clips: Iterable[Clip], prompts: Iterable[Prompt], scorers: Scorers) ->
     pairs = zip(clips, prompts, strict=True)
     return float(
         np.mean(
-            [words_right(f"{one.first.text} {one.second.text}", scorers.words(scorer_audio(clip))) for clip, one in pairs]
+            [
+                words_right(f"{one.first.text} {one.second.text}", scorers.words(scorer_audio(clip)))
+                for clip, one in pairs
+            ]
         )
     )
 
