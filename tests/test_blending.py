@@ -1,21 +1,14 @@
 """How much of a dub's picture is kept: around whom, where nobody is, and what is told of it."""
 
 import sys
-from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
 import pytest
-from doubles.dubbers import ToneDubber, tone_hz
 from doubles.faces import FixedDetector, face
-from doubles.releases import CONSENT, small_clip, tiny_backbone, tiny_release
 
-from dubmill import media
-from dubmill.artifacts.rows import Line
 from dubmill.artifacts.store import Backbone, Lineage
 from dubmill.dubbing import open as opening
-from dubmill.dubbing.consent import ConsentLedger
-from dubmill.dubbing.service import DubbingService, DubRequest
 from dubmill.errors import UnreadableMediaError, UsageError
 from dubmill.faces import NO_DETECTION, FaceMasker, check_face_choice, timed_sentences
 from dubmill.media.clips import Clip
@@ -154,28 +147,3 @@ def test_a_missing_detector_does_not_keep_a_dub_from_being_made(tmp_path, monkey
     monkeypatch.setitem(sys.modules, "cv2", None)
     masker = opening.open_face_masker(backbone_of_source(tmp_path, "hub").path)
     assert (masker.detector, masker.cure) == (None, "pip install 'dubmill[faces]'")
-
-
-def test_a_clip_at_the_desk_is_dubbed_on_the_chosen_face_alone(tmp_path):
-    class Grey(ToneDubber):
-        def dub(self, clip, **how):
-            return replace(super().dub(clip, **how), frames_FHWC=np.full_like(clip.frames_FHWC, DUB))
-
-    source = replace(small_clip(), frames_FHWC=np.full((13, 64, 64, 3), SOURCE, np.uint8))
-    seen = [[face(14, y=32, side=20), face(50, y=32, side=20)]] * 13
-    release = tiny_release(tmp_path / "release", tiny_backbone(tmp_path / "backbone"))
-    ledger = tmp_path / "consent.jsonl"
-    service = DubbingService(
-        "dubmill", release, Grey(), FaceMasker(FixedDetector(seen), ""), ConsentLedger(ledger), media.Limits()
-    )
-    asked = DubRequest(media.mp4_bytes(source), Line(language="es", text="uno"), CONSENT, 1, "right")
-    made = service.dub(asked)
-    frames = media.read(made.mp4, frame_rate=None, sample_rate_hz=16_000).frames_FHWC.astype(int)
-    assert abs(frames[:, 22:42, 40:60].mean() - DUB) < 8
-    assert abs(frames[:, :, :24].mean() - SOURCE) < 8
-    assert made.notes == ("1 other face left unchanged (0:00:00.0 to 0:00:01.0)",)
-    assert tone_hz(made.mp4) == pytest.approx(400, abs=2)
-    ledger.unlink()
-    with pytest.raises(UnreadableMediaError, match="2 faces are in it"):
-        service.dub(replace(asked, face=""))
-    assert not ledger.exists(), "consent to a dub that is not made is not recorded"

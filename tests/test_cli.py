@@ -77,7 +77,7 @@ def test_a_persons_dub_has_no_option_of_the_step(monkeypatch, capsys):
     assert call(monkeypatch, "dub", "--help") == 0
     options = capsys.readouterr().out
     assert "--script" in options
-    assert not [name for name in ("--pairs", "--params", "--shard", "--again") if name in options]
+    assert not [name for name in ("--pairs", "--shard", "--again") if name in options]
 
 
 @pytest.mark.parametrize("word", list(Params.model_fields))

@@ -3,7 +3,6 @@
 import dataclasses
 import os
 import subprocess
-import sys
 import tracemalloc
 from fractions import Fraction
 from itertools import pairwise
@@ -15,21 +14,16 @@ from doubles import miniature
 from doubles.dubbers import EchoDubber
 from doubles.films import BEAT_FRAMES, NTSC, beat_film, open_film
 from doubles.films import FILM_SIZE as SIZE
-from doubles.releases import tiny_backbone, tiny_release
 
 from dubmill import media
-from dubmill.cli import main as cli
 from dubmill.config import params
 from dubmill.dubbing import longform
-from dubmill.dubbing import open as opening
 from dubmill.dubbing.clip_size import ClipSize
 from dubmill.dubbing.longform import Film, FilmAnalysis, FilmJob, plan_chunks
-from dubmill.dubbing.service import FilmRequest
-from dubmill.errors import DubmillError, MissingConsentError, UnreadableMediaError, UnsupportedTextError
+from dubmill.errors import DubmillError, UnreadableMediaError, UnsupportedTextError
 from dubmill.faces import NO_DETECTION
 from dubmill.media.clips import Clip
 from dubmill.nano import world
-from dubmill.text import subtitles
 from dubmill.text.subtitles import Cue
 
 ROOT = Path(__file__).parents[1]
@@ -289,101 +283,6 @@ def test_a_dub_of_another_size_is_no_dub(tmp_path):
     source = beat_film(tmp_path / "in.mov", seconds=8)
     with pytest.raises(UnreadableMediaError, match="another size"):
         dubbed(source, [Cue(2.0, 4.0, "hola")], tmp_path / "out.mp4", Cutter())
-
-
-def script(path, *cues):
-    lines = [f"00:00:{start:06.3f} --> 00:00:{end:06.3f}\n{text}\n" for start, end, text in cues]
-    path.write_text("WEBVTT\n\n" + "\n".join(lines))
-    return path
-
-
-@pytest.fixture
-def places(tmp_path, monkeypatch):
-    """A release and its backbone, with the stand-in for its model."""
-    monkeypatch.setattr(opening, "open_dubber", lambda backbone, release: EchoDubber())
-    monkeypatch.setattr(opening, "open_face_masker", lambda backbone: NO_DETECTION)
-    backbone = tiny_backbone(tmp_path / "backbone")
-    return {"release": tiny_release(tmp_path / "release", backbone).path, "backbone": backbone.path}
-
-
-def test_the_command_dubs_a_video_of_any_length_and_marks_it(tmp_path, places, monkeypatch, capsys):
-    beat_film(tmp_path / "in.mov", seconds=6)
-    script(tmp_path / "in.vtt", (1.0, 2.0, "uno dos"), (4.0, 4.9, "tres"))
-    asked = ["--to", "es", "--script", "in.vtt", "--out", "new/out.mp4", "--consent", "Ana Ruiz agrees"]
-    where = [part for name, path in places.items() for part in (f"--{name}", str(path))]
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["dubmill", "dub", "in.mov", *asked, *where])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    assert not ended.value.code
-    assert "2 chunk(s)" in capsys.readouterr().err
-    assert "machine-generated dub" in media.metadata("new/out.mp4")["comment"]
-    assert "Ana Ruiz" in Path("consent.jsonl").read_text()
-    assert media.probe("new/out.mp4").num_frames == media.probe("in.mov").num_frames
-
-
-def test_a_text_alone_is_shared_out_over_the_speech_of_a_film_and_written_as_captions(
-    tmp_path, places, monkeypatch, capsys
-):
-    seconds_N = np.arange(8 * 16000) / 16000
-    is_said_N = ((seconds_N > 1) & (seconds_N < 2)) | ((seconds_N > 5) & (seconds_N < 6))
-    sound_N = np.random.default_rng(0).normal(0, 0.2, len(seconds_N)).astype(np.float32) * (is_said_N + 0.001)
-    film = Clip(np.full((100, 64, 64, 3), 90, np.uint8), Fraction(25, 2), sound_N[None].astype(np.float32), 16000)
-    (tmp_path / "in.mp4").write_bytes(media.mp4_bytes(film))
-    asked = ["--to", "es", "--text", "uno, dos.", "--out", "out.mp4", "--consent", "Ana Ruiz agrees"]
-    where = [part for name, path in places.items() for part in (f"--{name}", str(path))]
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["dubmill", "dub", "in.mp4", *asked, "--captions", "out.srt", *where])
-    opened, looked, open_film, analysis = [], [], Film.open, Film.analyze
-    monkeypatch.setattr(Film, "open", lambda *what, **how: opened.append(what) or open_film(*what, **how))
-    monkeypatch.setattr(Film, "analyze", lambda film: looked.append(film) or analysis(film))
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    assert not ended.value.code, capsys.readouterr().err
-    cues = subtitles.read(Path("out.srt"))
-    assert [cue.text for cue in cues] == ["uno,", "dos."]
-    assert cues[0].start_seconds == pytest.approx(1, abs=0.3)
-    assert cues[1].start_seconds == pytest.approx(5, abs=0.3)
-    assert media.probe("out.mp4").num_frames == 100
-    assert (len(opened), len(looked)) == (1, 1)
-
-
-def test_a_text_for_a_film_in_which_nobody_speaks_is_refused(tmp_path, places, monkeypatch):
-    film = Clip(np.full((100, 64, 64, 3), 90, np.uint8), Fraction(25, 2), np.zeros((1, 8 * 16000), np.float32), 16000)
-    (tmp_path / "in.mp4").write_bytes(media.mp4_bytes(film))
-    monkeypatch.chdir(tmp_path)
-    request = FilmRequest(Path("in.mp4"), "uno", "es", consent="Ana Ruiz agrees", seed=0, tone_map=False, face="")
-    with pytest.raises(UnreadableMediaError, match="in.mp4: no speech is heard in it; give the words with --script"):
-        opening.dub_film_file(request, tmp_path / "out.mp4", **places, progress=print)
-
-
-def test_no_film_is_dubbed_without_consent_or_beside_a_single_text(tmp_path, places, monkeypatch, capsys):
-    request = FilmRequest(tmp_path / "in.mov", [], "es", consent="", seed=0, tone_map=False, face="")
-    with pytest.raises(MissingConsentError):
-        opening.dub_film_file(request, tmp_path / "out.mp4", **places, progress=print)
-    script(tmp_path / "in.vtt", (1.0, 2.0, "uno dos"))
-    monkeypatch.setattr(
-        sys, "argv", ["dubmill", "dub", "x.mp4", "--script", "in.vtt", "--text", "uno", "--out", "o.mp4"]
-    )
-    with pytest.raises(SystemExit):
-        cli.main()
-    assert "--text beside --script" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("seconds", [1, 3])
-def test_a_face_that_is_none_is_refused_before_weights_are_loaded(tmp_path, places, monkeypatch, capsys, seconds):
-    """A clip and a film: the release of this file's stand-in dubs 1.04 seconds."""
-    monkeypatch.setattr(opening, "open_dubber", lambda backbone, release: pytest.fail("weights were loaded"))
-    beat_film(tmp_path / "in.mov", seconds=seconds)
-    asked = ["--to", "es", "--text", "uno", "--out", "out.mp4", "--consent", "Ana Ruiz agrees", "--face", "middle"]
-    where = [part for name, path in places.items() for part in (f"--{name}", str(path))]
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["dubmill", "dub", "in.mov", *asked, *where])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    assert ended.value.code == 2
-    assert "'middle' is no face; choose left, right, all or a number" in capsys.readouterr().err
-    assert not Path("consent.jsonl").exists()
 
 
 def test_a_puppet_that_speaks_three_times_is_dubbed_by_the_base_model(tmp_path):

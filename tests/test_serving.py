@@ -14,28 +14,20 @@ import httpx
 import numpy as np
 import pytest
 from doubles import dubbing_server
-from doubles.dubbers import SilentDubber, ToneDubber, tone_hz
-from doubles.releases import CLIP_RATE, CONSENT, miniature_release, small_clip, tiny_backbone, tiny_release
+from doubles.dubbers import tone_hz
+from doubles.releases import CONSENT, small_clip, tiny_backbone, tiny_release
 
 from dubmill import media
-from dubmill.artifacts.rows import Line
-from dubmill.artifacts.store import Lineage, Release
+from dubmill.artifacts.store import Release
 from dubmill.client import DubClient
 from dubmill.dubbing import open as opening
-from dubmill.dubbing.clip_size import ClipSize, read_clip
-from dubmill.dubbing.consent import ConsentLedger
-from dubmill.dubbing.open import dub_file
-from dubmill.dubbing.service import DubbingService, DubRequest
 from dubmill.errors import (
     BackboneMismatchError,
     DubmillError,
-    InvalidArtifactError,
     MissingConsentError,
     ServiceUnavailableError,
     UnreadableMediaError,
-    UnsupportedTextError,
 )
-from dubmill.faces import NO_DETECTION
 from dubmill.serving import server
 from dubmill.serving.queue import Queue, QueueFullError
 
@@ -320,27 +312,6 @@ def said(url):
         return ""
 
 
-def test_a_self_test_dub_must_be_heard_and_have_the_right_size(tmp_path):
-    class Cutter(ToneDubber):
-        def dub(self, clip, **how):
-            return super().dub(clip, **how).cut(0, 5)
-
-    class Nan(ToneDubber):
-        def dub(self, clip, **how):
-            return clip.with_audio(np.full_like(clip.audio_CN, np.nan))
-
-    release = tiny_release(tmp_path / "release", tiny_backbone(tmp_path / "backbone"))
-    DubbingService(
-        "dubmill", release, ToneDubber(), NO_DETECTION, ConsentLedger(tmp_path / "consent.jsonl"), media.Limits()
-    ).selftest()
-    for broken, trouble in ((SilentDubber, "is silent"), (Nan, "is silent"), (Cutter, "another size")):
-        service = DubbingService(
-            "dubmill", release, broken(), NO_DETECTION, ConsentLedger(tmp_path / "consent.jsonl"), media.Limits()
-        )
-        with pytest.raises(InvalidArtifactError, match=trouble):
-            service.selftest()
-
-
 def test_a_release_of_another_backbone_is_refused_before_anything_starts(tmp_path, capsys):
     release = tiny_release(tmp_path / "release", tiny_backbone(tmp_path / "one"))
     other = tiny_backbone(tmp_path / "other", name="other")
@@ -348,37 +319,6 @@ def test_a_release_of_another_backbone_is_refused_before_anything_starts(tmp_pat
         opening.open_release(other.path, release.path)
     assert server.main(["--backbone", str(other.path), "--release", str(release.path)]) == 2
     assert "was trained on backbone" in capsys.readouterr().err
-
-
-def test_a_release_that_does_not_tell_its_clip_size_is_refused(tmp_path):
-    silent = Release.draft(tmp_path, Lineage(step="promote", params={})).seal({})
-    with pytest.raises(InvalidArtifactError, match="'clip'"):
-        ClipSize.of(silent)
-
-
-def test_a_short_clip_is_held_on_its_last_frame():
-    size = ClipSize(num_frames=13, height=64, width=64, frame_rate=CLIP_RATE, sample_rate_hz=16000)
-    clip, notes = read_clip(media.mp4_bytes(small_clip(num_frames=11)), size, media.Limits())
-    assert clip.num_frames == 13
-    assert clip.audio_CN.shape == (1, 16640)
-    assert notes == ("2 frame(s), 0.16 s, were added by holding the last frame",)
-
-
-def test_nothing_is_dubbed_that_cannot_be_recorded(tmp_path):
-    """The ledger's folder is a file: consent cannot be written, so the dubber must not be asked."""
-
-    class Never:
-        def dub(self, *_, **__):
-            pytest.fail("dubbed without a record")
-
-    (tmp_path / "file").touch()
-    release = tiny_release(tmp_path / "release", tiny_backbone(tmp_path / "backbone"))
-    service = DubbingService(
-        "dubmill", release, Never(), NO_DETECTION, ConsentLedger(tmp_path / "file" / "consent.jsonl"), media.Limits()
-    )
-    asked = DubRequest(media.mp4_bytes(small_clip()), Line(language="es", text="uno"), CONSENT, 1, "")
-    with pytest.raises(ServiceUnavailableError, match="consent cannot be recorded"):
-        service.dub(asked)
 
 
 def test_a_cancelled_caller_keeps_its_place_until_its_dub_is_over():
@@ -397,55 +337,6 @@ def test_a_cancelled_caller_keeps_its_place_until_its_dub_is_over():
         return await queue.run(lambda: queue.num_pending)
 
     assert asyncio.run(story()) == 1
-
-
-def test_a_file_is_dubbed_without_a_server_by_the_same_rules(tmp_path, mp4, monkeypatch):
-    monkeypatch.setattr(opening, "open_dubber", lambda backbone, release: ToneDubber())
-    monkeypatch.setattr(opening, "open_face_masker", lambda backbone: NO_DETECTION)
-    backbone = tiny_backbone(tmp_path / "backbone")
-    places = {"release": tiny_release(tmp_path / "release", backbone).path, "backbone": backbone.path}
-    asked = {"to": "es", "text": "uno", "seed": 2, "face": "", "ledger": tmp_path / "consent.jsonl", **places}
-    assert dub_file(mp4, tmp_path / "new" / "out.mp4", consent=CONSENT, **asked) == ()
-    assert tone_hz((tmp_path / "new" / "out.mp4").read_bytes()) == pytest.approx(500, abs=2)
-    assert CONSENT in (tmp_path / "consent.jsonl").read_text()
-    with pytest.raises(MissingConsentError):
-        dub_file(mp4, tmp_path / "no.mp4", consent="", **asked)
-    with pytest.raises(UnreadableMediaError, match="no such file"):
-        dub_file(tmp_path / "gone.mp4", tmp_path / "no.mp4", consent=CONSENT, **asked)
-    assert not (tmp_path / "no.mp4").exists()
-
-
-def test_words_that_cannot_fit_are_refused_before_weights_are_loaded_and_hurried_ones_are_told(
-    tmp_path, mp4, monkeypatch
-):
-    monkeypatch.setattr(opening, "open_dubber", lambda backbone, release: ToneDubber())
-    monkeypatch.setattr(opening, "open_face_masker", lambda backbone: NO_DETECTION)
-    backbone = tiny_backbone(tmp_path / "backbone")
-    places = {"release": tiny_release(tmp_path / "release", backbone).path, "backbone": backbone.path}
-    asked = {"to": "es", "consent": CONSENT, "seed": 2, "face": "", "ledger": tmp_path / "consent.jsonl", **places}
-    (note,) = dub_file(mp4, tmp_path / "out.mp4", text="Tenemos tiempo para cenar", **asked)
-    assert "will sound hurried" in note
-    monkeypatch.setattr(opening, "open_dubber", lambda backbone, release: pytest.fail("weights were loaded"))
-    with pytest.raises(UnsupportedTextError, match=r"there are 1\.0 s; drop about"):
-        dub_file(mp4, tmp_path / "no.mp4", text="El último tren sale a las nueve de la noche", **asked)
-
-
-def test_a_release_of_a_real_model_opens_proves_itself_and_dubs(mini_backbone, tmp_path):
-    """The only stand-in of this file taken away: nothing between the release's folder and the MP4 is fake."""
-    from doubles import miniature
-
-    release = miniature_release(tmp_path / "release", mini_backbone)
-    dubber = opening.open_dubber(mini_backbone.path, release)
-    DubbingService(
-        "dubmill", release, dubber, NO_DETECTION, ConsentLedger(tmp_path / "consent.jsonl"), media.Limits()
-    ).selftest()
-    (tmp_path / "in.mp4").write_bytes(media.mp4_bytes(miniature.clip()))
-    places = {"release": release.path, "backbone": mini_backbone.path, "ledger": tmp_path / "consent.jsonl"}
-    asked = {"to": "es", "text": "uno dos", "consent": CONSENT, "seed": 1, "face": "all"}
-    dub_file(tmp_path / "in.mp4", tmp_path / "out.mp4", **asked, **places)
-    told = media.probe(tmp_path / "out.mp4")
-    assert (told.num_frames, told.height, told.width, told.frame_rate) == (17, 64, 96, 25)
-    assert told.has_audio
 
 
 def test_the_arguments_are_plain_and_typed():

@@ -35,6 +35,6 @@ def start(folder, *, has_selftest=True):
 
 
 if __name__ == "__main__":
-    opening.open_dubber = lambda backbone, release: ToneDubber()
+    opening.open_dubber = lambda backbone, source: ToneDubber()
     opening.open_face_masker = lambda backbone: NO_DETECTION
     sys.exit(server.main())

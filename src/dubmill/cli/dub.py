@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dubmill.errors import MediaTooLongError, UsageError
+from dubmill.errors import UsageError
 
 if TYPE_CHECKING:
-    from dubmill.text.subtitles import Cue
+    from dubmill.dubbing.model_source import ModelSource
+    from dubmill.dubbing.service import FileDubResult
+
+PARAMS = Path("params.yaml")
+NO_OVERLAYS: list[Path] = []
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +32,12 @@ class DubOptions:
     consent: str
     seed: int
     face: str
+    captions: Path | None
+    force: bool
     release: Path
+    adapter: Path | None
+    params: Path
+    overlays: list[Path]
     backbone: Path
 
 
@@ -44,12 +52,21 @@ def dub(
     captions: Annotated[
         Path | None, typer.Option(help="write the dubbed words here, as SRT or WebVTT", show_default=False)
     ] = None,
-    tone_map: Annotated[bool, typer.Option("--tone-map", help="convert an HDR film to standard range")] = False,
+    tone_map: Annotated[bool, typer.Option("--tone-map", help="convert an HDR video to standard range")] = False,
     consent: Annotated[str, typer.Option(help="who agreed to be dubbed, in one sentence")] = "",
     face: Annotated[
         str, typer.Option(help="of several: left, right or a number from the left; all: generate the whole picture")
     ] = "",
+    force: Annotated[bool, typer.Option("--force", help="overwrite existing output files")] = False,
     release: Annotated[Path, typer.Option(help="the promoted release to dub with")] = Path("work/release"),
+    adapter: Annotated[
+        Path | None,
+        typer.Option(help="instead of a release: a sealed adapter, trained or imported", show_default=False),
+    ] = None,
+    params: Annotated[Path, typer.Option(help="with --adapter: values of the sections dub and synthesize")] = PARAMS,
+    overlay: Annotated[
+        list[Path], typer.Option(help="with --adapter: preset or file over --params; may be repeated")
+    ] = NO_OVERLAYS,
     backbone: Annotated[Path, typer.Option(help="sealed backbone")] = Path("work/backbone"),
     seed: Annotated[int, typer.Option(help="seed of the dub")] = 0,
 ) -> None:
@@ -64,21 +81,29 @@ def dub(
         consent=consent,
         seed=seed,
         face=face,
+        captions=captions,
+        force=force,
         release=release,
+        adapter=adapter,
+        params=params,
+        overlays=overlay,
         backbone=backbone,
     )
     _check(options)
-    notes, cues = _dub_film(options) if script is not None or _is_film(options) else _dub_clip(options)
+    result = _dub(options)
     if captions is not None:
         from dubmill.text import subtitles
 
-        subtitles.write(captions, subtitles.captions(cues, to))
-    for note in notes:
+        subtitles.write(captions, subtitles.captions(result.cues, to))
+    for note in result.notes:
         typer.echo(note, err=True)
     typer.echo(f"dub: {out} (machine-generated, and marked so in the file)")
 
 
 def _check(options: DubOptions) -> None:
+    """Refuse options that do not fit together and files that cannot be written, before any work."""
+    from dubmill.dubbing.output import check_outputs
+
     if options.text and options.script is not None:
         raise UsageError("--text beside --script", where="dubmill dub", cure="give the words in the script")
     required = (("--to", options.to), ("--text or --script", options.text or options.script))
@@ -86,51 +111,22 @@ def _check(options: DubOptions) -> None:
     if missing:
         what = f"{' and '.join(missing)} missing"
         raise UsageError(what, where="dubmill dub", cure="name the language and the words to say")
-
-
-def _is_film(options: DubOptions) -> bool:
-    """Whether the video is longer than one clip of the release; a missing file is reported later, by the dub itself."""
-    from dubmill import media
-    from dubmill.artifacts.store import MANIFEST, Release, read_manifest
-    from dubmill.dubbing.clip_size import SLACK_SECONDS, ClipSize
-
-    if not options.video.is_file() or not (options.release / MANIFEST).is_file():
-        return False
-    size = ClipSize.of(Release(options.release, read_manifest(options.release)))
-    try:
-        media.probe(options.video, limits=media.Limits(max_seconds=size.seconds + SLACK_SECONDS))  # reads no further
-    except MediaTooLongError:
-        return True
-    return False
-
-
-def _dub_clip(options: DubOptions) -> tuple[Sequence[str], Sequence[Cue]]:
-    """Dub one clip; returns what was changed in it, and one cue of the words."""
-    from dubmill import media
-    from dubmill.dubbing.open import dub_file
-    from dubmill.text.subtitles import Cue
-
-    notes = dub_file(
-        options.video,
-        options.out,
-        to=options.to,
-        text=options.text,
-        consent=options.consent,
-        seed=options.seed,
-        face=options.face,
-        release=options.release,
-        backbone=options.backbone,
+    check_outputs(
+        source=options.video,
+        out=options.out,
+        captions=options.captions,
+        script=options.script,
+        force=options.force,
     )
-    return notes, [Cue(0.0, media.probe(options.out).seconds, options.text)]
 
 
-def _dub_film(options: DubOptions) -> tuple[Sequence[str], Sequence[Cue]]:
-    """Dub a video of any length; a killed run goes on with its next chunk. Returns notes and the cues as dubbed."""
-    from dubmill.dubbing.open import dub_film_file
-    from dubmill.dubbing.service import FilmRequest
+def _dub(options: DubOptions) -> FileDubResult:
+    """Dub the video as a film where it is longer than one clip of the model or has a script, else as one clip."""
+    from dubmill.dubbing.open import dub_clip_file, dub_film_file, is_film
+    from dubmill.dubbing.service import FileDubRequest, check_file_request
     from dubmill.text.subtitles import read
 
-    request = FilmRequest(
+    request = FileDubRequest(
         path=options.video,
         words=options.text if options.script is None else read(options.script),
         language=options.to,
@@ -139,12 +135,27 @@ def _dub_film(options: DubOptions) -> tuple[Sequence[str], Sequence[Cue]]:
         tone_map=options.tone_map,
         face=options.face,
     )
+    check_file_request(request)
+    source = _source(options)
+    has_chunks = is_film(request, source.size)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    if not has_chunks:
+        return dub_clip_file(request, options.out, source=source, backbone=options.backbone)
     with typer.progressbar(length=1000, label="dub", file=sys.stderr) as bar:
-        film = dub_film_file(
+        return dub_film_file(
             request,
             options.out,
-            release=options.release,
+            source=source,
             backbone=options.backbone,
             progress=lambda share: bar.update(int(1000 * share) - bar.pos),
         )
-    return film.notes, film.cues
+
+
+def _source(options: DubOptions) -> ModelSource:
+    """The model of the release, or of the adapter where one is given."""
+    from dubmill.config.params import load
+    from dubmill.dubbing.open import open_adapter, open_release
+
+    if options.adapter is None:
+        return open_release(options.backbone, options.release)[1]
+    return open_adapter(options.backbone, options.adapter, load(options.params, *options.overlays))

@@ -11,7 +11,9 @@ from typing import Annotated
 import typer
 
 from dubmill.cli import adapter, dub, plan, script, step
-from dubmill.errors import DiskFullError, DubmillError
+from dubmill.errors import DiskFullError, DubmillError, UsageError
+
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
 app.command()(dub.dub)
@@ -109,12 +111,19 @@ def main() -> None:
         typer.echo(error.sentence, err=True)
         sys.exit(error.exit_code)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if not error.filename and error.errno not in FULL_DISK:
             raise
-        where = str(error.filename or "")
-        full = DiskFullError("the disk is full", where=where, cure="free room and run the step again")
-        typer.echo(full.sentence, err=True)
-        sys.exit(full.exit_code)
+        failure = _file_error(error)
+        typer.echo(failure.sentence, err=True)
+        sys.exit(failure.exit_code)
+
+
+def _file_error(error: OSError) -> DubmillError:
+    """The error of a file operation as a sentence with the file's name."""
+    where = str(error.filename or "")[:200]
+    if error.errno in FULL_DISK:
+        return DiskFullError("the disk is full", where=where, cure="free room and run the step again")
+    return UsageError(f"the file cannot be used ({error.strerror})", where=where, cure="check its place and rights")
 
 
 if __name__ == "__main__":

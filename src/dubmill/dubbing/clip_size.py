@@ -1,7 +1,8 @@
-"""The fixed clip size that a release dubs, and reading a video at that size."""
+"""The fixed clip size that an adapter dubs, and reading a video at that size."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -12,12 +13,13 @@ from dubmill.errors import InvalidArtifactError, MediaTooLongError, UnreadableMe
 from dubmill.media.clips import Clip
 
 SLACK_SECONDS = 0.25  # a clip this much too long is cut, this much too short is padded, with a note
+TONE_MAP_NOTE = "the picture was converted from HDR ({hdr}) to standard range"
 FILM_HINT = "dub it as a film, `dubmill dub FILM --script`, which no server does"
 
 
 @dataclass(frozen=True)
 class ClipSize:
-    """The one clip size that a release dubs."""
+    """The one clip size that an adapter dubs."""
 
     num_frames: int
     height: int
@@ -26,24 +28,23 @@ class ClipSize:
     sample_rate_hz: int
 
     @classmethod
-    def of(cls, release: Release) -> ClipSize:
-        """The clip size that `release` was trained on.
+    def from_info(cls, info: Mapping[str, Any], where: str) -> ClipSize:
+        """The clip size in the entry `clip` of an adapter's or release's info; `where` names the artifact.
 
         Raises:
-            InvalidArtifactError: the release does not state it.
+            InvalidArtifactError: it cannot be read.
         """
-        clip = release_info(release, "clip")
         try:
             return cls(
-                num_frames=int(clip["num_frames"]),
-                height=int(clip["height"]),
-                width=int(clip["width"]),
-                frame_rate=Fraction(str(clip["frame_rate"])).limit_denominator(1001),
-                sample_rate_hz=int(clip["sample_rate_hz"]),
+                num_frames=int(info["num_frames"]),
+                height=int(info["height"]),
+                width=int(info["width"]),
+                frame_rate=Fraction(str(info["frame_rate"])).limit_denominator(1001),
+                sample_rate_hz=int(info["sample_rate_hz"]),
             )
-        except (KeyError, ValueError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise InvalidArtifactError(
-                f"its clip size cannot be read ({error})", where=str(release.path), cure="promote again"
+                f"its clip size cannot be read ({error})", where=where, cure="make the artifact again"
             ) from error
 
     @property
@@ -65,7 +66,7 @@ def release_info(release: Release, name: str) -> Any:
     return release.info[name]
 
 
-def read_clip(video: bytes, size: ClipSize, limits: media.Limits) -> tuple[Clip, tuple[str, ...]]:
+def read_clip(video: bytes, size: ClipSize, limits: media.Limits, *, tone_map: bool) -> tuple[Clip, tuple[str, ...]]:
     """The video as a clip of exactly `size`, and a sentence for each change that was needed.
 
     Raises:
@@ -89,12 +90,13 @@ def read_clip(video: bytes, size: ClipSize, limits: media.Limits) -> tuple[Clip,
         height=size.height,
         width=size.width,
         channels=min(info.channels, 2) or 1,  # a video without sound is refused by `read`
+        tone_map=tone_map,
         limits=limits,
     )
-    return clip.lasting(size.num_frames), (*_resampling_notes(info, size), *_length_notes(clip, size))
+    return clip.lasting(size.num_frames), (*_conversion_notes(info, size), *_length_notes(clip, size))
 
 
-def _resampling_notes(info: media.MediaInfo, size: ClipSize) -> list[str]:
+def _conversion_notes(info: media.MediaInfo, size: ClipSize) -> list[str]:
     notes = []
     if (info.width, info.height) != (size.width, size.height):
         notes.append(
@@ -105,6 +107,8 @@ def _resampling_notes(info: media.MediaInfo, size: ClipSize) -> list[str]:
         notes.append(f"the picture was resampled from {rates} frames a second")
     if info.sample_rate_hz != size.sample_rate_hz:
         notes.append(f"the sound was resampled from {info.sample_rate_hz} to {size.sample_rate_hz} Hz")
+    if info.hdr:
+        notes.append(TONE_MAP_NOTE.format(hdr=info.hdr))
     return notes
 
 

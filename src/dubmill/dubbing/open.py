@@ -1,4 +1,4 @@
-"""Opens releases for dubbing, and dubs a clip or film file without a server."""
+"""Opens releases and adapters for dubbing, and dubs a clip or film file without a server."""
 
 from __future__ import annotations
 
@@ -9,45 +9,64 @@ from dubmill import media
 from dubmill.artifacts.files import write_atomically
 from dubmill.artifacts.rows import Line
 from dubmill.artifacts.store import Adapter, Backbone, Release, read_manifest
-from dubmill.config.params import DubSamplingParams, validate
+from dubmill.config.params import DubSamplingParams, Params, validate
 from dubmill.dubbing.clip_dubber import ClipDubber
-from dubmill.dubbing.clip_size import ClipSize, release_info
-from dubmill.dubbing.consent import LEDGER, ConsentLedger, check_statement
-from dubmill.dubbing.service import DubbingService, DubRequest, FilmRequest, FilmResult, check_request
-from dubmill.errors import BackboneMismatchError, UnreadableMediaError, UsageError
-from dubmill.faces import NO_DETECTION, FaceMasker, check_face_choice
+from dubmill.dubbing.clip_size import SLACK_SECONDS, ClipSize
+from dubmill.dubbing.consent import LEDGER, ConsentLedger
+from dubmill.dubbing.model_source import ModelSource
+from dubmill.dubbing.service import (
+    DubbingService,
+    DubRequest,
+    FileDubRequest,
+    FileDubResult,
+    check_file_request,
+    check_request,
+)
+from dubmill.errors import MediaTooLongError, UnreadableMediaError, UsageError
+from dubmill.faces import NO_DETECTION, FaceMasker
+from dubmill.text.subtitles import Cue
 from dubmill.worlds import fit_line, world_of
 
 FILM_LIMITS = media.Limits(max_seconds=24 * 3600.0)  # a film is read in sliding windows: length costs time, not memory
 
 
-def open_release(backbone: Path, release: Path) -> Release:
-    """The release at `release`, after a check that it was trained on this backbone.
+def open_release(backbone: Path, release: Path) -> tuple[Release, ModelSource]:
+    """The release at `release` and its model, after a check that it was trained on this backbone.
 
     Raises:
-        InvalidArtifactError: one of the folders is something else.
+        InvalidArtifactError: one of the folders is something else, or the release lacks something that a dub needs.
         BackboneMismatchError: the release was trained on another backbone.
     """
     opened = Release.open(release)
-    digest = read_manifest(backbone).digest  # the backbone's files are checked when it is loaded
-    expected = opened.info.get("backbone") or opened.lineage.backbone
-    if expected != digest:
-        raise BackboneMismatchError(
-            f"the release was trained on backbone {expected[:12]}, this is {digest[:12]}",
-            where=str(release),
-            cure="give the backbone it was trained on",
-        )
-    return opened
+    source = ModelSource.of_release(opened)
+    source.check_backbone(_manifest_only(backbone))
+    return opened, source
 
 
-def open_dubber(backbone: Path, release: Release) -> ClipDubber:
-    """The release's adapter on its backbone, with the sampling parameters it was evaluated with."""
+def open_adapter(backbone: Path, adapter: Path, params: Params) -> ModelSource:
+    """The model of an adapter that was never released, sampled as `params.dub` says.
+
+    Raises:
+        InvalidArtifactError: one of the folders is something else.
+        BackboneMismatchError: the adapter was trained on another backbone.
+    """
+    opened = _manifest_only(backbone)
+    source = ModelSource.of_adapter(Adapter.open(adapter), params, opened)
+    source.check_backbone(opened)
+    return source
+
+
+def open_dubber(backbone: Path, source: ModelSource) -> ClipDubber:
+    """The source's adapter on its backbone.
+
+    Raises:
+        InvalidParamsError: the sampling parameters are not those of this version.
+    """
     from dubmill.dubbing.dubber import Dubber
 
-    sampling = validate(DubSamplingParams, release_info(release, "sampling"), str(release.path))
-    strength = float(release_info(release, "strength"))
-    adapter = Adapter.open(release.path / "adapter")
-    return Dubber.load(Backbone.open(backbone), adapter, strength=strength, sampling=sampling)
+    sampling = validate(DubSamplingParams, source.sampling, str(source.adapter))
+    adapter = Adapter.open(source.adapter)
+    return Dubber.load(Backbone.open(backbone), adapter, strength=source.strength, sampling=sampling)
 
 
 def open_face_masker(backbone: Path) -> FaceMasker:
@@ -61,60 +80,74 @@ def open_face_masker(backbone: Path) -> FaceMasker:
         return FaceMasker(None, error.cure)
 
 
-def dub_file(
-    clip: Path,
-    out: Path,
-    *,
-    to: str,
-    text: str,
-    consent: str,
-    release: Path,
-    backbone: Path,
-    seed: int,
-    face: str,
-    ledger: Path = LEDGER,
-) -> tuple[str, ...]:
-    """Dub one file without a server, into `out`; returns sentences on what was changed in the given clip.
+def is_film(request: FileDubRequest, size: ClipSize) -> bool:
+    """Whether a video has to be dubbed chunk by chunk: it has a script, or is longer than one clip.
 
     Raises:
-        DubmillError: see `open_release`, `open_dubber` and `DubbingService.dub`.
+        UnreadableMediaError: it is not there or not media.
     """
-    if not clip.is_file():
-        raise UnreadableMediaError("there is no such file", where=str(clip), cure="give the path of a video")
-    line = Line(language=to, text=text)
-    request = DubRequest(video=clip.read_bytes(), line=line, consent=consent, seed=seed, face=face)
-    check_request(request)  # before the weights are loaded
-    media.probe(clip, limits=media.Limits())
-    opened = open_release(backbone, release)
-    world = world_of(_manifest_only(backbone))
-    warning = fit_line(world, request.line, ClipSize.of(opened).seconds).check()
-    result = _service(backbone, opened, ledger, media.Limits()).dub(request)
-    out.parent.mkdir(parents=True, exist_ok=True)
+    if not isinstance(request.words, str):
+        return True
+    try:
+        media.probe(request.path, limits=media.Limits(max_seconds=size.seconds + SLACK_SECONDS))  # reads no further
+    except MediaTooLongError:
+        return True
+    return False
+
+
+def dub_clip_file(
+    request: FileDubRequest, out: Path, *, source: ModelSource, backbone: Path, ledger: Path = LEDGER
+) -> FileDubResult:
+    """Dub a file of one clip without a server, into `out`.
+
+    Raises:
+        DubmillError: see `open_dubber` and `DubbingService.dub`.
+    """
+    assert isinstance(request.words, str), "a clip has one text; cues belong to a film"
+    line = Line(language=request.language, text=request.words)
+    clip_request = DubRequest(
+        video=_file_bytes(request.path),
+        line=line,
+        consent=request.consent,
+        seed=request.seed,
+        face=request.face,
+        tone_map=request.tone_map,
+    )
+    check_request(clip_request)  # before the weights are loaded
+    info = media.probe(request.path, limits=media.Limits())
+    warning = fit_line(world_of(_manifest_only(backbone)), line, source.size.seconds).check()
+    result = _service(backbone, source, ledger, media.Limits()).dub(clip_request)
     write_atomically(out, result.mp4)
-    return (*result.notes, warning) if warning else result.notes
+    notes = (*result.notes, warning) if warning else result.notes
+    return FileDubResult(notes, [Cue(0.0, info.seconds, request.words)])
 
 
 def dub_film_file(
-    request: FilmRequest,
+    request: FileDubRequest,
     out: Path,
     *,
-    release: Path,
+    source: ModelSource,
     backbone: Path,
     progress: Callable[[float], None],
     ledger: Path = LEDGER,
-) -> FilmResult:
+) -> FileDubResult:
     """Dub a video of any length without a server, into `out`.
 
     Raises:
-        DubmillError: see `open_release`, `open_dubber` and `DubbingService.dub_film`.
+        DubmillError: see `open_dubber` and `DubbingService.dub_film`.
     """
-    check_statement(request.consent)  # before the weights are loaded
-    check_face_choice(request.face)
-    if not request.path.is_file():
-        raise UnreadableMediaError("there is no such file", where=str(request.path), cure="give the path of a video")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    service = _service(backbone, open_release(backbone, release), ledger, FILM_LIMITS)
-    return service.dub_film(request, out, progress)
+    check_file_request(request)  # before the weights are loaded
+    return _service(backbone, source, ledger, FILM_LIMITS).dub_film(request, out, progress)
+
+
+def _file_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        trouble = (
+            "there is no such file" if isinstance(error, FileNotFoundError) else f"cannot read it ({error.strerror})"
+        )
+        raise UnreadableMediaError(trouble, where=str(path), cure="give the path of a video") from error
 
 
 def _manifest_only(backbone: Path) -> Backbone:
@@ -122,7 +155,6 @@ def _manifest_only(backbone: Path) -> Backbone:
     return Backbone(backbone, read_manifest(backbone))
 
 
-def _service(backbone: Path, release: Release, ledger: Path, limits: media.Limits) -> DubbingService:
+def _service(backbone: Path, source: ModelSource, ledger: Path, limits: media.Limits) -> DubbingService:
     masker = open_face_masker(backbone)
-    dubber = open_dubber(backbone, release)
-    return DubbingService("dubmill", release, dubber, masker, ConsentLedger(ledger), limits)
+    return DubbingService(source, open_dubber(backbone, source), masker, ConsentLedger(ledger), limits)

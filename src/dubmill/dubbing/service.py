@@ -12,11 +12,12 @@ import numpy as np
 from dubmill import __version__, media
 from dubmill.artifacts.files import sha256_of
 from dubmill.artifacts.rows import Line
-from dubmill.artifacts.store import Release, read_manifest
+from dubmill.artifacts.store import Release
 from dubmill.dubbing.clip_dubber import ClipDubber
-from dubmill.dubbing.clip_size import ClipSize, read_clip, release_info
+from dubmill.dubbing.clip_size import TONE_MAP_NOTE, read_clip, release_info
 from dubmill.dubbing.consent import ConsentLedger, check_statement
 from dubmill.dubbing.longform import Chunk, Film, FilmJob, dub_film
+from dubmill.dubbing.model_source import ModelSource
 from dubmill.errors import InvalidArtifactError, UnreadableMediaError
 from dubmill.faces import FaceMasker, check_face_choice, timed_sentences
 from dubmill.media.clips import Clip
@@ -35,6 +36,7 @@ class DubRequest:
     consent: str
     seed: int
     face: str
+    tone_map: bool = False
 
 
 @dataclass(frozen=True)
@@ -49,10 +51,10 @@ class DubResult:
 
 
 @dataclass(frozen=True)
-class FilmRequest:
-    """A video of any length to be dubbed, and who agreed; `face` as in `faces.check_face_choice`.
+class FileDubRequest:
+    """A video file of any length to be dubbed, and who agreed; `face` as in `faces.check_face_choice`.
 
-    `words` are cues, or one text to be distributed over the speech of the film.
+    `words` are cues, or one text for a clip or to be distributed over the speech of a film.
     """
 
     path: Path
@@ -65,8 +67,8 @@ class FilmRequest:
 
 
 @dataclass(frozen=True)
-class FilmResult:
-    """Sentences for the user on a film's dub, and the cues that it says now."""
+class FileDubResult:
+    """Sentences for the user on the dub of a file, and the cues that it says now."""
 
     notes: tuple[str, ...]
     cues: Sequence[Cue]
@@ -74,34 +76,26 @@ class FilmResult:
 
 @dataclass(frozen=True)
 class DubbingService:
-    """A loaded dubber with its release, a face masker, and the consent ledger."""
+    """A loaded dubber with the source of its model, a face masker, and the consent ledger."""
 
-    name: str
-    release: Release
+    source: ModelSource
     dubber: ClipDubber
     masker: FaceMasker
     ledger: ConsentLedger
     limits: media.Limits
 
-    @property
-    def version(self) -> str:
-        """The release's version in the registry, else the first digits of its digest."""
-        return release_version(self.release)
-
-    def selftest(self) -> None:
+    def selftest(self, release: Release) -> None:
         """Dub the clip that the release was sealed with.
 
         Raises:
             InvalidArtifactError: there is none, or its dub has another size, or is silent.
         """
-        clip, line = selftest_clip(self.release)
+        clip, line = selftest_clip(release)
         dubbed = self.dubber.dub(clip, line=line, seed=SELFTEST_SEED)
         peak = np.abs(dubbed.audio_CN).max(initial=0.0)
         if dubbed.frames_FHWC.shape != clip.frames_FHWC.shape or not peak > media.SILENCE:  # `not >`: NaN fails too
             trouble = "is silent" if dubbed.frames_FHWC.shape == clip.frames_FHWC.shape else "has another size"
-            raise InvalidArtifactError(
-                f"its self-test dub {trouble}", where=str(self.release.path), cure="promote another"
-            )
+            raise InvalidArtifactError(f"its self-test dub {trouble}", where=str(release.path), cure="promote another")
         media.mp4_bytes(dubbed)
 
     def dub(self, request: DubRequest, progress: Callable[[float], None] | None = None) -> DubResult:
@@ -111,7 +105,7 @@ class DubbingService:
             DubmillError: consent, language, words, media, faces or ledger are not in order.
         """
         check_request(request)
-        clip, notes = read_clip(request.video, ClipSize.of(self.release), self.limits)
+        clip, notes = read_clip(request.video, self.source.size, self.limits, tone_map=request.tone_map)
         mask = self.masker.mask(clip, request.face, start_seconds=0.0)
         metadata = self._record_consent(
             hashlib.sha256(request.video).hexdigest(), request.consent, request.line.language
@@ -121,37 +115,41 @@ class DubbingService:
             mp4=media.mp4_bytes(mask.composite(clip, dubbed), metadata),
             seconds=dubbed.seconds,
             seed=request.seed,
-            model_version=self.version,
-            notes=(*notes, *timed_sentences(mask.notes)),
+            model_version=self.source.version,
+            notes=(*notes, *timed_sentences(mask.notes), *self._release_notes()),
         )
 
-    def dub_film(self, request: FilmRequest, out: Path, progress: Callable[[float], None]) -> FilmResult:
+    def dub_film(self, request: FileDubRequest, out: Path, progress: Callable[[float], None]) -> FileDubResult:
         """Write the dub of a video of any length to `out`; its consent is recorded before the model runs.
 
         Raises:
             DubmillError: consent, language, words, media, faces or ledger are not in order.
         """
-        check_statement(request.consent)
-        language_of(request.language)
-        check_face_choice(request.face)
-        film = Film.open(request.path, ClipSize.of(self.release), limits=self.limits, tone_map=request.tone_map)
+        check_file_request(request)
+        film = Film.open(request.path, self.source.size, limits=self.limits, tone_map=request.tone_map)
         metadata = self._record_consent(sha256_of(request.path), request.consent, request.language)
         words = request.words
         if isinstance(words, str):
             words = Line(language=request.language, text=words)
-        job = FilmJob(self.dubber, request.language, request.seed, self.release.digest, self.masker, request.face)
+        job = FilmJob(self.dubber, request.language, request.seed, self.source.digest, self.masker, request.face)
         dubbed = dub_film(film, words, job, out, metadata=metadata, progress=progress)
-        return FilmResult((*_film_notes(film, dubbed.chunks), *dubbed.notes), dubbed.cues)
+        notes = (*_film_notes(film, dubbed.chunks), *dubbed.notes, *self._release_notes())
+        return FileDubResult(notes, dubbed.cues)
 
     def _record_consent(self, source_sha256: str, consent: str, language: str) -> Mapping[str, str]:
         """Record the consent, and return the metadata that marks the dub as machine-generated."""
-        release = self.release.digest
-        self.ledger.record(source_sha256=source_sha256, statement=consent, language=language, release=release)
-        model = self.release.info.get("name", self.name)  # as registered; `self.name` is only part of a URL
+        source = self.source
+        self.ledger.record(source_sha256=source_sha256, statement=consent, language=language, release=source.digest)
+        kind = "release" if source.is_released else "unreleased model"
         return {
-            "comment": f"machine-generated dub by dubmill {__version__}, model {model} {self.version}, "
-            f"release sha256 {release}, source sha256 {source_sha256}, language {language}"
+            "comment": f"machine-generated dub by dubmill {__version__}, model {source.name} {source.version}, "
+            f"{kind} sha256 {source.digest}, source sha256 {source_sha256}, language {language}"
         }
+
+    def _release_notes(self) -> tuple[str, ...]:
+        if self.source.is_released:
+            return ()
+        return (f"the adapter {self.source.name} was never released: nobody has measured how well it dubs",)
 
 
 def check_request(request: DubRequest) -> None:
@@ -170,6 +168,19 @@ def check_request(request: DubRequest) -> None:
         raise UnreadableMediaError("the request holds no clip", cure="send the bytes of a video")
 
 
+def check_file_request(request: FileDubRequest) -> None:
+    """Refuse what can be refused without decoding the video.
+
+    Raises:
+        MissingConsentError: the statement names nobody.
+        UsageError: the face choice is none.
+        UnsupportedTextError: the language is unknown.
+    """
+    check_statement(request.consent)
+    language_of(request.language)
+    check_face_choice(request.face)
+
+
 def _film_notes(film: Film, chunks: Sequence[Chunk]) -> tuple[str, ...]:
     size, info = film.size, film.info
     num_frames = sum(chunk.fade_out[1] - chunk.fade_in[0] for chunk in chunks)
@@ -182,18 +193,8 @@ def _film_notes(film: Film, chunks: Sequence[Chunk]) -> tuple[str, ...]:
     if info.channels > film.channels:
         notes.append(f"{info.channels} channels of sound were mixed down to {film.channels}")
     if info.hdr:
-        notes.append(f"the picture was brought from HDR ({info.hdr}) to standard range")
+        notes.append(TONE_MAP_NOTE.format(hdr=info.hdr))
     return tuple(notes)
-
-
-def release_version(release: Release) -> str:
-    """The release's version in the registry, else the first digits of its digest."""
-    return str(release.info.get("version") or release.digest[:12])
-
-
-def release_languages(release: Release) -> list[str]:
-    """The tags of the languages that the release's adapter was trained on."""
-    return list(read_manifest(release.path / "adapter").info["languages"])
 
 
 def selftest_clip(release: Release) -> tuple[Clip, Line]:

@@ -18,8 +18,8 @@ from kserve.protocol.model_repository_extension import ModelRepositoryExtension
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dubmill import __version__, media
-from dubmill.dubbing.clip_size import FILM_HINT, ClipSize
-from dubmill.dubbing.service import release_languages, release_version, selftest_clip
+from dubmill.dubbing.clip_size import FILM_HINT
+from dubmill.dubbing.service import selftest_clip
 from dubmill.errors import (
     DiskFullError,
     DubmillError,
@@ -179,11 +179,11 @@ def add_routes(app: FastAPI, model: DubModel) -> None:
 
 def describe(model: DubModel) -> dict[str, Any]:
     """What a page or a client must know to request a dub."""
-    release, size = model.release, ClipSize.of(model.release)
-    tags = release_languages(release)
+    release, source = model.release, model.source
+    size, tags = source.size, source.languages
     return {
         "name": model.name,
-        "version": release_version(release),
+        "version": source.version,
         "dubmill": __version__,
         "licence": release.lineage.licence,
         "ready": model.ready,

@@ -17,6 +17,7 @@ from dubmill import media
 from dubmill.artifacts.store import Release
 from dubmill.dubbing.clip_dubber import ClipDubber
 from dubmill.dubbing.consent import ConsentLedger
+from dubmill.dubbing.model_source import ModelSource
 from dubmill.dubbing.service import DubbingService, DubRequest, DubResult, check_request, selftest_clip
 from dubmill.errors import DubmillError
 from dubmill.faces import FaceMasker
@@ -43,6 +44,7 @@ class DubModel(Model):
         self,
         name: str,
         release: Release,
+        source: ModelSource,
         *,
         open_dubber: Callable[[], ClipDubber],
         open_masker: Callable[[], FaceMasker],
@@ -51,7 +53,8 @@ class DubModel(Model):
         limits: media.Limits,
     ) -> None:
         super().__init__(name)
-        self.release, self.limits, self.ledger = release, limits, ConsentLedger(ledger)
+        self.release, self.source = release, source
+        self.limits, self.ledger = limits, ConsentLedger(ledger)
         self.queue, self.progress = Queue(max_waiting), 0.0
         self.unready_reason = LOADING
         self._open_dubber, self._open_masker = open_dubber, open_masker
@@ -83,11 +86,11 @@ class DubModel(Model):
         self.ledger.check_writable()
         selftest_clip(self.release)  # before the weights: a release without one fails at once
         masker = self._open_masker()
-        service = DubbingService(self.name, self.release, self._open_dubber(), masker, self.ledger, self.limits)
+        service = DubbingService(self.source, self._open_dubber(), masker, self.ledger, self.limits)
         started = time.monotonic()
-        service.selftest()
+        service.selftest(self.release)
         seconds = time.monotonic() - started
-        log.info("%s %s is ready; its self-test dub took %.1f s", self.name, service.version, seconds)
+        log.info("%s %s is ready; its self-test dub took %.1f s", self.name, self.source.version, seconds)
         return service
 
     async def healthy(self) -> bool:

@@ -12,7 +12,7 @@ from pathlib import Path
 from dubmill.artifacts.store import Release
 from dubmill.dubbing import open as opening
 from dubmill.dubbing.consent import LEDGER
-from dubmill.dubbing.service import ClipSize
+from dubmill.dubbing.model_source import ModelSource
 from dubmill.errors import DubmillError
 from dubmill.media import Limits
 
@@ -27,9 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = arguments().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", stream=sys.stderr)
     try:
-        release = opening.open_release(options.backbone, options.release)
-        ClipSize.of(release)
-        run(options, release)
+        release, source = opening.open_release(options.backbone, options.release)
+        run(options, release, source)
     except DubmillError as error:
         sys.stderr.write(f"{error.sentence}\n")
         return 2
@@ -55,7 +54,7 @@ def arguments() -> argparse.ArgumentParser:
     return parser
 
 
-def run(options: argparse.Namespace, release: Release) -> None:
+def run(options: argparse.Namespace, release: Release, source: ModelSource) -> None:
     """Start the server and return when a signal ends it."""
     with _hidden_arguments():
         from dubmill.serving.app import DubServer, mount_model
@@ -63,7 +62,8 @@ def run(options: argparse.Namespace, release: Release) -> None:
     model = DubModel(
         options.name,
         release,
-        open_dubber=lambda: opening.open_dubber(options.backbone, release),
+        source,
+        open_dubber=lambda: opening.open_dubber(options.backbone, source),
         open_masker=lambda: opening.open_face_masker(options.backbone),
         ledger=options.ledger,
         max_waiting=options.max_waiting,

@@ -3,7 +3,7 @@
 V1  {"instances": [{"video": base64, "language": "es", "text": "uno tres seis", "consent": "…", "seed": 1}]}
 V2  inputs of the same names: video as UINT8 [N] or as BYTES [1] (base64, or the file's bytes), the texts as BYTES [1],
     seed as any integer type [1]; without a seed it is 0.
-In both, `face` says which of several faces is dubbed: left, right, a number counted from the left, or all.
+In both, `tone_map` converts HDR to standard range, and `face` says which of several faces is dubbed: left, right, a number counted from the left, or all.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ INPUTS = (
     TensorType("consent", "BYTES"),
     TensorType("seed", "INT64"),
     TensorType("face", "BYTES"),
+    TensorType("tone_map", "BOOL"),
 )
 OUTPUTS = (
     TensorType("video", "UINT8", (-1,)),
@@ -71,6 +72,7 @@ class Fields(BaseModel):
     consent: str = ""  # required: `check_request` raises MissingConsentError, whose message says what to send
     seed: Seed = 0
     face: str = ""
+    tone_map: bool = False
 
 
 def parse_request(fields: Mapping[str, Any], where: str) -> DubRequest:
@@ -86,7 +88,14 @@ def parse_request(fields: Mapping[str, Any], where: str) -> DubRequest:
         name = ".".join(str(part) for part in fault["loc"])
         raise UsageError(f"{name}: {fault['msg']}", where=where, cure=EXAMPLE) from error
     line = Line(language=values.language, text=values.text)
-    return DubRequest(video=values.video, line=line, consent=values.consent, seed=values.seed, face=values.face)
+    return DubRequest(
+        video=values.video,
+        line=line,
+        consent=values.consent,
+        seed=values.seed,
+        face=values.face,
+        tone_map=values.tone_map,
+    )
 
 
 def from_v1(payload: Any) -> list[DubRequest]:
