@@ -21,9 +21,9 @@ from dubmill.model import quantization
 from dubmill.model.conditioning import encode_captions
 from dubmill.model.load import load
 from dubmill.model.quantization import Int8Linear
-from dubmill.plan.architecture import named
+from dubmill.plan.architecture import load_architecture
 from dubmill.plan.layers import Tokens
-from dubmill.plan.memory import FP32, UNPACKED, weight_bytes
+from dubmill.plan.memory import FP32, NOT_QUANTIZED, weight_bytes
 from dubmill.steps.train import train
 from dubmill.training import trainer as training
 from dubmill.worlds.materialize import materialize
@@ -207,11 +207,11 @@ def nano(tmp_path_factory):
 
 
 def test_the_bytes_of_nanos_weights_are_those_that_the_plan_counts(nano):
-    architecture = named("nano")
+    architecture = load_architecture("nano")
     for modules, in_8_bits in zip(nano, (False, True), strict=True):
         for part in PARTS:
             held = sum(value.nbytes for value in getattr(modules, part).parameters())
-            packed = architecture.packed[part] if in_8_bits else UNPACKED
+            packed = architecture.int8_layers[part] if in_8_bits else NOT_QUANTIZED
             assert held == weight_bytes(architecture.parameters[part], packed, FP32), part
 
 

@@ -17,7 +17,7 @@ from dubmill import adapters
 from dubmill.config.params import load
 from dubmill.model import quantization
 from dubmill.plan import sizes
-from dubmill.plan.architecture import named
+from dubmill.plan.architecture import load_architecture
 from dubmill.plan.layers import Tokens, transformer
 
 ROOT = Path(__file__).parent.parent
@@ -30,10 +30,10 @@ published = pytest.mark.parametrize("name", PUBLISHED)
 
 def few_blocks(name: str, num_blocks: int):
     """An architecture with its blocks cut to `num_blocks`, and its transformer in bf16 on the meta device."""
-    whole = named(name)
+    whole = load_architecture(name)
     config = {**whole.modules["transformer"], "num_layers": num_blocks}
     cut = replace(whole, modules={**whole.modules, "transformer": config})
-    return cut, sizes.on_meta(cut, "transformer").to(torch.bfloat16).requires_grad_(False)
+    return cut, sizes.on_meta_device(cut, "transformer").to(torch.bfloat16).requires_grad_(False)
 
 
 def with_lora(model, *, is_checkpointed: bool = False):
@@ -49,35 +49,35 @@ def with_lora(model, *, is_checkpointed: bool = False):
 @cache
 def whole_lora(name: str):
     """The transformer with all its blocks and a LoRA."""
-    return with_lora(sizes.on_meta(named(name), "transformer").requires_grad_(False))
+    return with_lora(sizes.on_meta_device(load_architecture(name), "transformer").requires_grad_(False))
 
 
 @published
 def test_the_modules_at_full_size_have_the_parameters_that_the_plan_counts(name):
-    assert sizes.counted(named(name)) == named(name).parameters
+    assert sizes.count_parameters(load_architecture(name)) == load_architecture(name).parameters
 
 
 @published
 def test_the_layers_that_may_lie_in_8_bits_are_those_that_the_plan_counts(name):
-    for part, packed in named(name).packed.items():
-        layers = quantization.block_linear_layers(sizes.on_meta(named(name), part)).values()
+    for part, int8_layers in load_architecture(name).int8_layers.items():
+        layers = quantization.block_linear_layers(sizes.on_meta_device(load_architecture(name), part)).values()
         weights, rows = (sum(one.weight.numel() for one in layers), sum(one.out_features for one in layers))
-        assert (weights, rows) == (packed.weights, packed.rows)
-        assert weights > 0.88 * named(name).parameters[part]
+        assert (weights, rows) == (int8_layers.weights, int8_layers.rows)
+        assert weights > 0.88 * load_architecture(name).parameters[part]
 
 
 def test_the_parameters_are_those_the_names_promise():
-    assert named("ltx-2-19b").parameters["transformer"] == 18_876_174_592
-    larger = named("ltx-2.3-22b").parameters
+    assert load_architecture("ltx-2-19b").parameters["transformer"] == 18_876_174_592
+    larger = load_architecture("ltx-2.3-22b").parameters
     assert larger["transformer"] + larger["connectors"] == pytest.approx(22e9, rel=0.01)
-    assert named("ltx-2-19b").parameters["text_encoder"] == pytest.approx(12e9, rel=0.02)
+    assert load_architecture("ltx-2-19b").parameters["text_encoder"] == pytest.approx(12e9, rel=0.02)
 
 
 @published
 def test_the_lora_has_the_published_size_on_the_modules_and_in_the_plan(name):
     weights = adapters.lora_parameters(whole_lora(name))
     count = sum(weight.numel() for weight in weights.values())
-    assert count == named(name).transformer.lora_parameters(128, TARGETS) == 1_233_125_376
+    assert count == load_architecture(name).transformer.num_lora_parameters(128, TARGETS) == 1_233_125_376
     assert len(weights) == 2 * 1344
     assert count * 2 / 2**20 == 2352
 
@@ -121,7 +121,7 @@ def test_a_real_small_model_takes_the_counted_operations(source, tmp_path):
     else:
         from diffusers import LTX2VideoTransformer3DModel
 
-        model = LTX2VideoTransformer3DModel.from_config(named("nano").modules["transformer"])
+        model = LTX2VideoTransformer3DModel.from_config(load_architecture("nano").modules["transformer"])
     tokens = Tokens(video=2 * 3 * 4, audio=34, text=16)
     inputs = meta_memory.arguments(model, tokens, dtype=torch.float32, device="cpu")
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
@@ -147,7 +147,7 @@ def bytes_alive(name: str, num_blocks: int, monkeypatch, *, is_trained: bool = T
 
 def units_of(name: str):
     """The architecture's units, bytes of one of them for all tokens, and bytes that a block keeps."""
-    units, model = named(name).activations, named(name).transformer
+    units, model = load_architecture(name).activations, load_architecture(name).transformer
     video, audio = 2 * PAIR.video * model.video_width, 2 * PAIR.audio * model.audio_width
     return units, video + audio, units.block_video * video + units.block_audio * audio
 
@@ -156,7 +156,9 @@ def units_of(name: str):
 def test_the_memory_of_training_is_what_the_modules_keep(name, monkeypatch):
     (kept_1, peak_1), (kept_2, _) = (bytes_alive(name, count, monkeypatch) for count in (1, 2))
     units, one, block = units_of(name)
-    copies = 2 * named(name).transformer.lora_parameters(128, TARGETS) / 48  # in bf16: the plan counts them as LoRA
+    copies = (
+        2 * load_architecture(name).transformer.num_lora_parameters(128, TARGETS) / 48
+    )  # in bf16: the plan counts them as LoRA
     assert kept_2 - kept_1 - copies == pytest.approx(block, rel=0.01)
     around = peak_1 - (kept_2 - kept_1)
     assert around == pytest.approx(units.around * one, rel=0.12)
@@ -168,7 +170,7 @@ def test_checkpointing_keeps_one_block_and_the_inputs_of_all(name, monkeypatch):
     (_, peak_2), (_, peak_3) = (bytes_alive(name, count, monkeypatch, is_checkpointed=True) for count in (2, 3))
     units, one, block = units_of(name)
     assert peak_2 == pytest.approx(units.around * one + block + 2 * one, rel=0.03)
-    gradients = 4 * named(name).transformer.lora_parameters(128, TARGETS) / 48
+    gradients = 4 * load_architecture(name).transformer.num_lora_parameters(128, TARGETS) / 48
     assert peak_3 - peak_2 <= one + gradients
 
 
@@ -181,8 +183,8 @@ def test_the_memory_of_a_forward_pass_is_counted(name, monkeypatch):
 
 @published
 def test_the_video_vae_takes_the_counted_bytes_and_operations(name):
-    vae = sizes.on_meta(named(name), "vae").to(torch.bfloat16).eval()
-    counted_of = named(name).video_vae
+    vae = sizes.on_meta_device(load_architecture(name), "vae").to(torch.bfloat16).eval()
+    counted_of = load_architecture(name).video_vae
     latents = torch.empty(1, 128, 16, 11, 20, dtype=torch.bfloat16, device="meta")
     frames = torch.empty(1, 3, 121, 352, 640, dtype=torch.bfloat16, device="meta")
     num_pixels = 121 * 352 * 640

@@ -1,61 +1,71 @@
-"""The commands `dubmill plan` and `dubmill presets`: what a run will take, and what can be run, before it is."""
+"""The commands `dubmill plan` (what a run will take) and `dubmill presets` (what can be run)."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dubmill.errors import UsageError
 
+if TYPE_CHECKING:
+    from dubmill.plan.architecture import Architecture
+
 
 def plan(
-    gpu: Annotated[str, typer.Option(help="kind of GPU, as H100-80GB; empty: parameters and disk alone")] = "",
-    gpus: Annotated[int, typer.Option(min=1, help="how many of them")] = 1,
-    price: Annotated[float, typer.Option(min=0, help="US dollars of one GPU and hour; 0: the table's example")] = 0.0,
-    as_json: Annotated[bool, typer.Option("--json", help="for machines")] = False,
-    check: Annotated[bool, typer.Option("--check", help="hold the counts against the modules (needs torch)")] = False,
+    gpu: Annotated[
+        str, typer.Option(help="kind of GPU, such as H100-80GB; empty: parameters, CPU memory and disk only")
+    ] = "",
+    gpus: Annotated[int, typer.Option(min=1, help="number of GPUs")] = 1,
+    price: Annotated[
+        float, typer.Option(min=0, help="US dollars for one GPU and hour; 0: the example in the table")
+    ] = 0.0,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+    check: Annotated[bool, typer.Option("--check", help="compare the counts with the modules (needs torch)")] = False,
     params: Annotated[Path, typer.Option("--params", help="values of every section")] = Path("params.yaml"),
     overlay: Annotated[
         list[Path], typer.Option("--overlay", help="preset, or file of what differs; may be repeated")
     ] = [],  # noqa: B006 (typer reads it, nothing changes it)
 ) -> None:
-    """Memory, time, disk and cost of a run, before a GPU is paid for; refuses what cannot fit and says what would."""
+    """Predicts memory, time, disk and cost of a run; refuses what cannot fit a GPU and says what would."""
     from rich.console import Console
 
     from dubmill.config.params import load
-    from dubmill.plan import choosing, showing
-    from dubmill.plan.architecture import named
+    from dubmill.plan import fit, tables
+    from dubmill.plan.architecture import load_architecture
     from dubmill.plan.disk import disk_of
-    from dubmill.plan.gpus import gpu as known
+    from dubmill.plan.gpus import gpu_named
+    from dubmill.plan.host import host_needs
 
     values = load(params, *overlay)
-    architecture = named(values.backbone.architecture)
+    architecture = load_architecture(values.backbone.architecture)
     if check:
-        _check(architecture.parameters, architecture)
+        _check_parameters(architecture)
     if not gpu:
-        disk = disk_of(values, architecture)
+        has_gpu = architecture.dtype == "bfloat16"
+        disk, host = disk_of(values, architecture), host_needs(values, architecture, has_gpu=has_gpu)
         if as_json:
-            typer.echo(json.dumps({"parameters": architecture.parameters, "disk_bytes": disk}, indent=1))
+            counts = {"parameters": architecture.parameters, "host": tables.host_data(host), "disk_bytes": disk}
+            typer.echo(json.dumps(counts, indent=1))
         else:
-            showing.show_needs(values, architecture, disk, Console())
+            tables.show_without_gpu(values, architecture, host, disk, Console())
         return
-    kind = known(gpu)
-    made = choosing.plan(choosing.Asked(values, architecture, kind, gpus, price or kind.price))
+    kind = gpu_named(gpu)
+    plan = fit.make_plan(fit.PlanRequest(values, architecture, kind, gpus, price or kind.price))
     if as_json:
-        typer.echo(json.dumps(showing.as_data(made), indent=1))
+        typer.echo(json.dumps(tables.as_data(plan), indent=1))
     else:
-        showing.show(made, Console())
+        tables.show(plan, Console())
 
 
-def _check(expected: dict[str, int], architecture: object) -> None:
-    from dubmill.plan.sizes import counted
+def _check_parameters(architecture: Architecture) -> None:
+    from dubmill.plan.sizes import count_parameters
 
-    found = counted(architecture)
-    if found != expected:
-        wrong = [part for part in expected if found[part] != expected[part]]
+    found = count_parameters(architecture)
+    if found != architecture.parameters:
+        wrong = [part for part, count in architecture.parameters.items() if found[part] != count]
         raise UsageError(
             f"the modules have other sizes than the plan counts with ({', '.join(wrong)})",
             where="dubmill plan --check",
@@ -65,7 +75,7 @@ def _check(expected: dict[str, int], architecture: object) -> None:
 
 
 def presets() -> None:
-    """The presets: what each is, and what it stands on."""
+    """Lists the presets: what each is, and which backbone it uses."""
     from rich.console import Console
     from rich.table import Table
 
@@ -76,6 +86,8 @@ def presets() -> None:
         table.add_column(name, overflow="fold")
     for name in preset_names():
         what, backbone = preset_values(name, "backbone")
-        stands_on = f"{backbone['repo']}\n{backbone['revision']}"
-        table.add_row(name, what, stands_on, backbone["licence"], backbone["text_encoder"], f"{backbone['vram_gb']} GB")
+        backbone_of = f"{backbone['repo']}\n{backbone['revision']}"
+        table.add_row(
+            name, what, backbone_of, backbone["licence"], backbone["text_encoder"], f"{backbone['vram_gb']} GB"
+        )
     Console().print(table)

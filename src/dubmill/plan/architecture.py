@@ -1,4 +1,4 @@
-"""The sizes of a backbone's modules, from the YAML beside this file; nano's from the weights that ship."""
+"""Loads the sizes of a backbone's modules, from the YAML files beside this one; nano's from its embedded weights."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from dubmill.config.overlays import read_yaml
 from dubmill.model.shapes import Geometry
-from dubmill.plan.layers import Packed, Transformer, transformer
+from dubmill.plan.layers import Int8Layers, Transformer, transformer
 
 HERE = Path(__file__).parent
 PARTS = ("transformer", "connectors", "vae", "audio_vae", "vocoder", "text_encoder")
@@ -21,7 +21,7 @@ PARTS = ("transformer", "connectors", "vae", "audio_vae", "vocoder", "text_encod
 
 @dataclass(frozen=True)
 class Text:
-    """Text features of one caption: tokens, and numbers for each."""
+    """Text features of one caption: tokens, and numbers per token."""
 
     tokens: int
     video_width: int
@@ -30,7 +30,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Activations:
-    """Memory of the transformer's work, in numbers per channel and token."""
+    """Activation memory of the transformer, in numbers per channel and token."""
 
     block_video: float
     block_audio: float
@@ -50,11 +50,12 @@ class VideoVae:
 
 @dataclass(frozen=True)
 class Architecture:
-    """One backbone: the configs of its modules and what was counted of them."""
+    """One backbone: the configs of its modules, and sizes counted from them."""
 
     name: str
+    dtype: Literal["bfloat16", "float32"]  # in which its weights are held and computed
     modules: dict[str, dict[str, Any]]
-    counted: dict[str, int]  # parameters of each part but the transformer
+    other_parameters: dict[str, int]  # of each part but the transformer
     text: Text
     activations: Activations
     video_vae: VideoVae
@@ -65,22 +66,27 @@ class Architecture:
         return transformer(self.modules["transformer"])
 
     @property
-    def parameters(self) -> dict[str, int]:
-        """Parameters of each part."""
-        return {part: self.transformer.parameters if part == "transformer" else self.counted[part] for part in PARTS}
+    def number_bytes(self) -> int:
+        """Bytes of one number of its weights and activations."""
+        return 4 if self.dtype == "float32" else 2
 
     @property
-    def packed(self) -> dict[str, Packed]:
-        """What may lie in 8 bits, of each part that can."""
-        block, count = self.transformer.packed_block, self.transformer.num_blocks
+    def parameters(self) -> dict[str, int]:
+        """Number of parameters of each part."""
+        return {"transformer": self.transformer.parameters, **{part: self.other_parameters[part] for part in PARTS[1:]}}
+
+    @property
+    def int8_layers(self) -> dict[str, Int8Layers]:
+        """What int8 weight-only quantization covers, for each part that supports it."""
+        block, count = self.transformer.int8_block, self.transformer.num_blocks
         return {
-            "transformer": Packed(count * block.weights, count * block.rows),
-            "text_encoder": _packed_gemma(self.modules["text_encoder"]["text_config"]),
+            "transformer": Int8Layers(count * block.weights, count * block.rows),
+            "text_encoder": _gemma_int8_layers(self.modules["text_encoder"]["text_config"]),
         }
 
     @property
     def geometry(self) -> Geometry:
-        """Ratios and widths, as the configs declare them."""
+        """Compression ratios and channel counts, as declared by the configs."""
         config, audio = self.modules["transformer"], self.modules["audio_vae"]
         return Geometry(
             temporal=config["vae_scale_factors"][0],
@@ -95,37 +101,38 @@ class Architecture:
         )
 
 
-def named(name: str) -> Architecture:
-    """The architecture that `backbone.architecture` names."""
+def load_architecture(name: str) -> Architecture:
+    """Returns the architecture of that name (`backbone.architecture`)."""
     values = read_yaml(HERE / f"{name}.yaml")
     if "folder" in values:
         folder = HERE.parent / values["folder"]
         modules = {part: json.loads((folder / part / "config.json").read_text()) for part in PARTS}
-        counted = {part: _stored_parameters(folder / part) for part in PARTS[1:]}
+        parameters = {part: _stored_parameters(folder / part) for part in PARTS[1:]}
     else:
-        modules, counted = values["modules"], values["parameters"]
+        modules, parameters = values["modules"], values["parameters"]
     return Architecture(
         name=name,
+        dtype=values["dtype"],
         modules=modules,
-        counted=counted,
+        other_parameters=parameters,
         text=Text(**values["text"]),
         activations=Activations(**values["activations"]),
         video_vae=VideoVae(**values["video_vae"]),
     )
 
 
-def _packed_gemma(config: Mapping[str, Any]) -> Packed:
-    """The linear layers of Gemma's blocks, which have no biases."""
+def _gemma_int8_layers(config: Mapping[str, Any]) -> Int8Layers:
+    """Returns the linear layers of Gemma's blocks, which have no biases."""
     width, wide = config["hidden_size"], config["intermediate_size"]
     queries = config["num_attention_heads"] * config["head_dim"]
     keys = config["num_key_value_heads"] * config["head_dim"]
-    rows = queries + 2 * keys + width + 2 * wide + width  # attention's in and out, the gated layers' in and out
+    rows = queries + 2 * keys + width + 2 * wide + width  # attention projections, then the gated feed-forward layers
     weights = 2 * width * (queries + keys) + 3 * width * wide
-    return Packed(config["num_hidden_layers"] * weights, config["num_hidden_layers"] * rows)
+    return Int8Layers(config["num_hidden_layers"] * weights, config["num_hidden_layers"] * rows)
 
 
 def _stored_parameters(folder: Path) -> int:
-    """Numbers in the safetensors files of a folder, by their headers alone."""
+    """Returns how many numbers the safetensors files of a folder hold, read from their headers only."""
     total = 0
     for path in folder.glob("*.safetensors"):
         with path.open("rb") as stream:

@@ -1,4 +1,4 @@
-"""Memory of the GPU that a step takes at its peak, in bytes, under given measures against running out of it."""
+"""Counts the GPU memory that a step takes at its peak, in bytes, for a given set of memory savings."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ from dataclasses import astuple, dataclass
 
 from dubmill.config.params import Params
 from dubmill.plan.architecture import Architecture
-from dubmill.plan.layers import Packed
+from dubmill.plan.layers import Int8Layers
 from dubmill.plan.work import Work
 
 BF16, FP32 = 2, 4
 ADAMW, ADAMW_8BIT = 8, 2  # bytes of the two moments of one parameter
-UNPACKED = Packed(0, 0)
+NOT_QUANTIZED = Int8Layers(0, 0)
 
 
 @dataclass(frozen=True)
-class Measures:
-    """How a step is made to fit; all false is as fast as it can be."""
+class MemorySavings:
+    """Which memory savings a step uses; with all of them off it is as fast as it can be."""
 
-    checkpointing: bool  # blocks are computed again in the backward pass
+    gradient_checkpointing: bool
     adamw_8bit: bool
-    one_by_one: bool  # batches of one clip
-    text_encoder_off: bool  # on the CPU
-    text_encoder_8bit: bool
-    fsdp: bool  # weights and what is trained are spread over the GPUs
-    base_8bit: bool  # the transformer's frozen weights
+    batch_of_one: bool
+    text_encoder_on_cpu: bool
+    text_encoder_int8: bool
+    fsdp: bool  # weights, gradients and moments are sharded over the GPUs
+    transformer_int8: bool
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Memory:
     lora: float
     gradients: float
     moments: float
-    activations: float  # the transformer's, or the video VAE's, whichever is more: they work in turn
+    activations: float  # largest of those of the transformer, the video VAE and the optimizer, which work in turn
     reserve: float
 
     @property
@@ -45,88 +45,103 @@ class Memory:
 
 
 @dataclass(frozen=True)
-class Machine:
-    """What memory is counted for: how many GPUs, and what must stay free on each."""
+class GpuSetup:
+    """The GPUs that memory is counted for, and what must stay free on each."""
 
     num_gpus: int
     context_bytes: float
     margin: float  # factor on activations
 
 
-def memory_of(work: Work, params: Params, architecture: Architecture, measures: Measures, machine: Machine) -> Memory:
-    """The peak of one step on one GPU."""
-    wide = FP32 / BF16 if architecture.name == "nano" else 1  # nano runs in float32
-    share = 1 / work.batch_size if measures.one_by_one else 1
-    denoising = wide * _activations(work, architecture, measures) + _masks(work, params, architecture, measures)
+def savings_in_params(params: Params) -> MemorySavings:
+    """Returns the memory savings that the parameters turn on already."""
+    return MemorySavings(
+        gradient_checkpointing=params.train.gradient_checkpointing,
+        adamw_8bit=params.train.optimizer == "adamw8bit",
+        batch_of_one=False,
+        text_encoder_on_cpu=False,
+        text_encoder_int8=params.backbone.text_encoder_bits == 8,
+        fsdp=params.train.parallel == "fsdp",
+        transformer_int8=params.backbone.transformer_bits == 8,
+    )
+
+
+def memory_of(
+    work: Work, params: Params, architecture: Architecture, savings: MemorySavings, setup: GpuSetup
+) -> Memory:
+    """Returns the peak of one step on one GPU."""
+    precision = architecture.number_bytes / BF16
+    share = 1 / work.batch_size if savings.batch_of_one else 1
+    denoising = precision * _activations(work, architecture, savings) + _masks(work, params, architecture, savings)
     vae = architecture.video_vae
-    coding = wide * work.pixels * (vae.encode_bytes if work.step == "encode" else vae.decode_bytes)
-    busy = share * max(denoising, coding)
-    lora, gradients, moments = _trained(work, params, architecture, measures, machine)
+    coding = precision * work.num_pixels * (vae.encode_bytes if work.step == "encode" else vae.decode_bytes)
+    lora, gradients, moments = _trained(work, params, architecture, savings, setup)
+    stepping = 0.0 if savings.adamw_8bit else gradients  # AdamW with foreach: one temporary as large as the gradients
+    busy = max(share * denoising, share * coding, stepping)
     return Memory(
-        weights=_weights(work, architecture, measures, machine, wide * BF16),
+        weights=_weights(work, architecture, savings, setup),
         lora=lora,
         gradients=gradients,
         moments=moments,
         activations=busy,
-        reserve=machine.context_bytes + (machine.margin - 1) * busy,
+        reserve=setup.context_bytes + (setup.margin - 1) * busy,
     )
 
 
-def weight_bytes(count: int, packed: Packed, number_bytes: float) -> float:
-    """Bytes of `count` frozen weights of which the packed ones take one each, and four for the scale of their row."""
-    return number_bytes * (count - packed.weights) + packed.weights + FP32 * packed.rows
+def weight_bytes(count: int, int8_layers: Int8Layers, number_bytes: float) -> float:
+    """Returns the bytes of `count` frozen weights; int8 ones take one byte each, and each of their rows a scale of four."""
+    return number_bytes * (count - int8_layers.weights) + int8_layers.weights + FP32 * int8_layers.rows
 
 
-def _weights(
-    work: Work, architecture: Architecture, measures: Measures, machine: Machine, number_bytes: float
-) -> float:
-    """Bytes of the frozen weights on the GPU."""
-    is_packed = {"transformer": measures.base_8bit, "text_encoder": measures.text_encoder_8bit}
-    packed = {part: one for part, one in architecture.packed.items() if is_packed[part]}
+def _weights(work: Work, architecture: Architecture, savings: MemorySavings, setup: GpuSetup) -> float:
+    """Returns the bytes of the frozen weights on the GPU."""
+    number_bytes, model = architecture.number_bytes, architecture.transformer
+    is_int8 = {"transformer": savings.transformer_int8, "text_encoder": savings.text_encoder_int8}
+    int8_layers = {part: layers for part, layers in architecture.int8_layers.items() if is_int8[part]}
     parts = {
-        part: weight_bytes(architecture.parameters[part], packed.get(part, UNPACKED), number_bytes)
+        part: weight_bytes(architecture.parameters[part], int8_layers.get(part, NOT_QUANTIZED), number_bytes)
         for part in work.parts
-        if not (part == "text_encoder" and measures.text_encoder_off)
+        if not (part == "text_encoder" and savings.text_encoder_on_cpu)
     }
-    if measures.fsdp and work.step == "train":
-        model = architecture.transformer
-        block = model.packed_block if measures.base_8bit else UNPACKED
-        gathered = 2 * weight_bytes(model.block_parameters, block, number_bytes)  # one block at work, one on its way
-        parts["transformer"] = parts["transformer"] / machine.num_gpus + gathered
+    if savings.fsdp and work.step == "train":
+        block = model.int8_block if savings.transformer_int8 else NOT_QUANTIZED
+        gathered = 2 * weight_bytes(model.block_parameters, block, number_bytes)  # one in use, the next prefetched
+        parts["transformer"] = parts["transformer"] / setup.num_gpus + gathered
     return sum(parts.values())
 
 
 def _trained(
-    work: Work, params: Params, architecture: Architecture, measures: Measures, machine: Machine
+    work: Work, params: Params, architecture: Architecture, savings: MemorySavings, setup: GpuSetup
 ) -> tuple[float, float, float]:
-    """Bytes of the LoRA in float32 with its bf16 copies under mixed precision, of its gradients and moments."""
-    count = architecture.transformer.lora_parameters(params.train.rank, params.train.targets)
+    """Returns bytes of the LoRA (float32, and bf16 copies under mixed precision), its gradients and moments."""
+    count = architecture.transformer.num_lora_parameters(params.train.rank, params.train.targets)
     if work.step == "dub":
         return float(FP32 * count), 0.0, 0.0
     if work.step != "train":
         return 0.0, 0.0, 0.0
-    shares = machine.num_gpus if measures.fsdp else 1
+    num_shards = setup.num_gpus if savings.fsdp else 1
     copies = BF16 * count if params.train.mixed_precision == "bf16" else 0
-    moments = count * (ADAMW_8BIT if measures.adamw_8bit else ADAMW)
-    return FP32 * count / shares + copies, FP32 * count / shares, moments / shares
+    moments = count * (ADAMW_8BIT if savings.adamw_8bit else ADAMW)
+    return FP32 * count / num_shards + copies, FP32 * count / num_shards, moments / num_shards
 
 
-def _activations(work: Work, architecture: Architecture, measures: Measures) -> float:
-    """Bytes of the transformer's work in bf16."""
+def _activations(work: Work, architecture: Architecture, savings: MemorySavings) -> float:
+    """Returns the bytes of the transformer's activations in bf16."""
     units, model, tokens = architecture.activations, architecture.transformer, work.tokens
     video, audio = BF16 * tokens.video * model.video_width, BF16 * tokens.audio * model.audio_width
     if work.step != "train":
-        return work.samples * units.inference * (video + audio)
+        return work.num_samples * units.inference * (video + audio)
     block = units.block_video * video + units.block_audio * audio
     around = units.around * (video + audio)
-    kept = block + model.num_blocks * (video + audio) if measures.checkpointing else model.num_blocks * block
-    return work.samples * (around + kept)
+    inputs = model.num_blocks * (video + audio)
+    kept = block + inputs if savings.gradient_checkpointing else model.num_blocks * block
+    return work.num_samples * (around + kept)
 
 
-def _masks(work: Work, params: Params, architecture: Architecture, measures: Measures) -> float:
-    """Bytes of the masks that keep a reference from the other modality's target, one for every head, both ways."""
+def _masks(work: Work, params: Params, architecture: Architecture, savings: MemorySavings) -> float:
+    """Returns the bytes of the masks that isolate a reference from the other modality: per head, in both directions."""
     if work.step not in ("train", "dub") or not params.train.isolate_modalities:
         return 0.0
     model = architecture.transformer
-    one = 2 * BF16 * model.audio_heads * work.tokens.video * work.tokens.audio * work.samples
-    return float(one * (model.num_blocks if work.step == "train" and not measures.checkpointing else 1))
+    mask = 2 * BF16 * model.audio_heads * work.tokens.video * work.tokens.audio * work.num_samples
+    return float(mask * (model.num_blocks if work.step == "train" and not savings.gradient_checkpointing else 1))

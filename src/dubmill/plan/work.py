@@ -1,4 +1,4 @@
-"""What each step that wants a GPU has to compute: how often, over how many tokens and pixels, with which modules."""
+"""Counts what each GPU step computes: number of samples, tokens, pixels and FLOPs, and which modules it runs."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ GPU_STEPS = ("synthesize", "inpaint", "encode", "train", "dub")
 
 @dataclass(frozen=True)
 class Work:
-    """One step's computation."""
+    """The computation of one step."""
 
     step: str
     amount: str  # for a person: how many of what
-    tokens: Tokens  # of one sample of the largest forward pass; no video tokens where there is none
+    tokens: Tokens  # of one sample in the largest forward pass of the transformer; no video tokens if it does not run
     batch_size: int
-    samples: int  # that go through the transformer at once, guidance among them
-    pixels: int  # of the clips that go through the video VAE at once; 0 where none do
+    num_samples: int  # that go through the transformer at once, including those of guidance
+    num_pixels: int  # of the clips that go through the video VAE at once; 0 if it does not run
     flops: float  # of the whole step
-    parts: tuple[str, ...]  # modules that it runs
-    num_shares: int  # in how many parts GPUs can share it
+    parts: tuple[str, ...]  # modules that the step runs
+    num_parts: int  # into how many parts it can be divided over GPUs
 
 
 @dataclass(frozen=True)
-class Clips:
-    """The clips of a run: the switch clip, and its halves, which are trained on and dubbed."""
+class ClipShapes:
+    """Sizes of a run's clips: the switch clip, and its halves, which are used for training and dubbing."""
 
     whole: LatentShape
     half: LatentShape
@@ -40,55 +40,61 @@ class Clips:
 
     @property
     def whole_pixels(self) -> int:
-        """Pixels of a switch clip."""
+        """Number of pixels of a switch clip."""
         return self.num_frames * self.frame_pixels
 
     @property
     def half_pixels(self) -> int:
-        """Pixels of a half."""
+        """Number of pixels of a half."""
         return self.half_frames * self.frame_pixels
 
 
-def clips_of(params: Params, architecture: Architecture) -> Clips:
-    """The sizes that `synthesize` asks for.
+def clip_shapes(params: Params, architecture: Architecture) -> ClipShapes:
+    """Returns the sizes that `synthesize` generates.
 
     Raises:
         InvalidParamsError: the size does not fit the backbone.
     """
-    asked, geometry = params.synthesize, architecture.geometry
-    half = half_frames(asked.num_frames, geometry.temporal)
-    shapes = [
+    section, geometry = params.synthesize, architecture.geometry
+    num_half_frames = half_frames(section.num_frames, geometry.temporal)
+    whole, half = (
         latent_shape(
-            num_frames=frames,
-            height=asked.height,
-            width=asked.width,
-            frame_rate=asked.frame_rate,
+            num_frames=num_frames,
+            height=section.height,
+            width=section.width,
+            frame_rate=section.frame_rate,
             geometry=geometry,
         )
-        for frames in (asked.num_frames, half)
-    ]
-    return Clips(*shapes, asked.num_frames, half, asked.height * asked.width, asked.frame_rate)
+        for num_frames in (section.num_frames, num_half_frames)
+    )
+    return ClipShapes(
+        whole=whole,
+        half=half,
+        num_frames=section.num_frames,
+        half_frames=num_half_frames,
+        frame_pixels=section.height * section.width,
+        frame_rate=section.frame_rate,
+    )
 
 
 def work_of(params: Params, architecture: Architecture) -> list[Work]:
-    """The work of every GPU step, in the order of the line; all pairs are taken to pass the gate."""
-    clips = clips_of(params, architecture)
-    makers = (_synthesize, _inpaint, _encode, _train, _dub)
-    return [make(params, architecture, clips) for make in makers]
+    """Returns the work of every GPU step, in the order of the pipeline; all pairs are assumed to pass the gate."""
+    clips = clip_shapes(params, architecture)
+    return [count(params, architecture, clips) for count in (_synthesize, _inpaint, _encode, _train, _dub)]
 
 
 def _tokens(shape: LatentShape, architecture: Architecture, *, times: int = 1) -> Tokens:
-    """Tokens of one sample: `times` 2 where a reference of the same size is appended."""
+    """Returns the tokens of one sample; `times` is 2 where a reference of the same size is appended."""
     return Tokens(times * shape.video_tokens, times * shape.audio, architecture.text.tokens)
 
 
 def _num_at_once(sampling: SamplingParams, batch_size: int) -> int:
-    """Samples of the largest forward pass: captioned and uncaptioned go together."""
+    """Returns the samples of the largest forward pass: with guidance, captioned and uncaptioned run together."""
     return batch_size * (2 if _is_guided(sampling.video_guidance, sampling.audio_guidance) else 1)
 
 
 def _num_forwards(sampling: SamplingParams) -> int:
-    """Forward passes of a sample over all steps, with each guidance that is on."""
+    """Returns the forward passes of a sample over all sampling steps, one more per step for each guidance in use."""
     guidances = (
         _is_guided(sampling.video_guidance, sampling.audio_guidance),
         bool(sampling.video_stg or sampling.audio_stg),
@@ -102,50 +108,50 @@ def _is_guided(*scales: float) -> bool:
 
 
 def _caption_flops(architecture: Architecture) -> float:
-    """Operations of one caption through the text encoder: two for each parameter and token."""
+    """Returns the FLOPs of one caption through the text encoder: two per parameter and token."""
     return 2.0 * architecture.parameters["text_encoder"] * architecture.text.tokens
 
 
-def _synthesize(params: Params, architecture: Architecture, clips: Clips) -> Work:
-    asked, vae = params.synthesize, architecture.video_vae
+def _synthesize(params: Params, architecture: Architecture, clips: ClipShapes) -> Work:
+    section, vae = params.synthesize, architecture.video_vae
     num_clips = params.prompts.num_train + params.prompts.num_heldout
     tokens = _tokens(clips.whole, architecture)
-    denoising = _num_forwards(asked.sampling) * architecture.transformer.forward_flops(tokens)
+    denoising = _num_forwards(section.sampling) * architecture.transformer.forward_flops(tokens)
     one = denoising + clips.whole_pixels * vae.decode_flops + 2 * _caption_flops(architecture)
     return Work(
         step="synthesize",
         amount=f"{num_clips} clips",
         tokens=tokens,
-        batch_size=asked.batch_size,
-        samples=_num_at_once(asked.sampling, asked.batch_size),
-        pixels=asked.batch_size * clips.whole_pixels,
+        batch_size=section.batch_size,
+        num_samples=_num_at_once(section.sampling, section.batch_size),
+        num_pixels=section.batch_size * clips.whole_pixels,
         flops=num_clips * one,
         parts=PARTS,
-        num_shares=_num_batches(num_clips, asked.batch_size),
+        num_parts=_num_batches(num_clips, section.batch_size),
     )
 
 
-def _inpaint(params: Params, architecture: Architecture, clips: Clips) -> Work:
-    asked, vae = params.inpaint, architecture.video_vae
+def _inpaint(params: Params, architecture: Architecture, clips: ClipShapes) -> Work:
+    section, vae = params.inpaint, architecture.video_vae
     num_clips = params.prompts.num_train + params.prompts.num_heldout
-    passes = 2 * num_clips * (1 + asked.lip_augmentation_share)
+    passes = 2 * num_clips * (1 + section.lip_augmentation_share)
     tokens = _tokens(clips.whole, architecture)
-    denoising = asked.resamplings * _num_forwards(asked.sampling) * architecture.transformer.forward_flops(tokens)
+    denoising = section.resamplings * _num_forwards(section.sampling) * architecture.transformer.forward_flops(tokens)
     coding = clips.whole_pixels * (3 * vae.encode_flops + vae.decode_flops)  # the clip, and twice for its mask
     return Work(
         step="inpaint",
         amount=f"{2 * num_clips} halves",
         tokens=tokens,
-        batch_size=asked.batch_size,
-        samples=_num_at_once(asked.sampling, asked.batch_size),
-        pixels=asked.batch_size * clips.whole_pixels,
+        batch_size=section.batch_size,
+        num_samples=_num_at_once(section.sampling, section.batch_size),
+        num_pixels=section.batch_size * clips.whole_pixels,
         flops=passes * (denoising + coding + 2 * _caption_flops(architecture)),
         parts=PARTS,
-        num_shares=_num_batches(num_clips, asked.batch_size),
+        num_parts=_num_batches(num_clips, section.batch_size),
     )
 
 
-def _encode(params: Params, architecture: Architecture, clips: Clips) -> Work:
+def _encode(params: Params, architecture: Architecture, clips: ClipShapes) -> Work:
     num_sides = 4 * params.prompts.num_train  # two pairs of a clip, two sides of a pair
     one = clips.half_pixels * architecture.video_vae.encode_flops + _caption_flops(architecture)
     return Work(
@@ -153,67 +159,71 @@ def _encode(params: Params, architecture: Architecture, clips: Clips) -> Work:
         amount=f"{num_sides} clips",
         tokens=Tokens(0, 0, architecture.text.tokens),
         batch_size=params.encode.batch_size,
-        samples=0,
-        pixels=params.encode.batch_size * clips.half_pixels,
+        num_samples=0,
+        num_pixels=params.encode.batch_size * clips.half_pixels,
         flops=num_sides * one,
         parts=tuple(part for part in PARTS if part not in ("transformer", "vocoder")),
-        num_shares=1,
+        num_parts=1,
     )
 
 
-def _train(params: Params, architecture: Architecture, clips: Clips) -> Work:
-    asked = params.train
+def _train(params: Params, architecture: Architecture, clips: ClipShapes) -> Work:
+    section = params.train
     tokens = _tokens(clips.half, architecture, times=2)
     one = architecture.transformer.train_flops(
-        tokens, asked.rank, asked.targets, checkpointing=asked.gradient_checkpointing
+        tokens, section.rank, section.targets, checkpointing=section.gradient_checkpointing
     )
     return Work(
         step="train",
-        amount=f"{asked.num_steps} steps",
+        amount=f"{section.num_steps} steps",
         tokens=tokens,
-        batch_size=asked.batch_size,
-        samples=asked.batch_size,
-        pixels=0,
-        flops=asked.num_steps * asked.accumulate * asked.batch_size * one
+        batch_size=section.batch_size,
+        num_samples=section.batch_size,
+        num_pixels=0,
+        flops=section.num_steps * section.accumulate * section.batch_size * one
         + _validation_flops(params, architecture, clips),
         parts=("transformer",),
-        num_shares=asked.batch_size,
+        num_parts=section.batch_size,
     )
 
 
-def _validation_flops(params: Params, architecture: Architecture, clips: Clips) -> float:
-    """Operations of the pairs that training dubs to be looked at: each sampled, it and its reference decoded."""
-    asked = params.train.validation
-    if not asked.every_steps:
+def _validation_flops(params: Params, architecture: Architecture, clips: ClipShapes) -> float:
+    """Returns the FLOPs of the validation dubs: each is sampled, and it and its reference are decoded."""
+    section = params.train.validation
+    if not section.every_steps:
         return 0.0
     tokens = _tokens(clips.half, architecture, times=2)
-    denoising = _num_forwards(asked.sampling) * architecture.transformer.forward_flops(tokens)
+    denoising = _num_forwards(section.sampling) * architecture.transformer.forward_flops(tokens)
     one = denoising + 2 * clips.half_pixels * architecture.video_vae.decode_flops
-    return params.train.num_steps // asked.every_steps * min(asked.num_clips, 2 * params.prompts.num_train) * one
+    return params.train.num_steps // section.every_steps * min(section.num_clips, 2 * params.prompts.num_train) * one
 
 
-def _dub(params: Params, architecture: Architecture, clips: Clips) -> Work:
-    asked, vae, model = params.dub, architecture.video_vae, architecture.transformer
-    made = [method for method in asked.methods if method != "cascade"]
+def _dub(params: Params, architecture: Architecture, clips: ClipShapes) -> Work:
+    section, vae, model = params.dub, architecture.video_vae, architecture.transformer
+    generated = [method for method in section.methods if method != "cascade"]
     num_clips = 2 * params.prompts.num_heldout
     tokens = _tokens(clips.half, architecture, times=2)
-    flops = float(_num_forwards(asked.sampling) * model.forward_flops(tokens))
-    pixels, samples = clips.half_pixels, _num_at_once(asked.sampling, asked.batch_size)
-    second = asked.sampling.second_stage.sigmas
+    flops = float(_num_forwards(section.sampling) * model.forward_flops(tokens))
+    num_pixels, num_samples = clips.half_pixels, _num_at_once(section.sampling, section.batch_size)
+    second = section.sampling.second_stage.sigmas
     if second:  # twice the height and width, without guidance
-        tokens, pixels, samples = Tokens(4 * tokens.video, tokens.audio, tokens.text), 4 * pixels, asked.batch_size
+        tokens, num_pixels, num_samples = (
+            Tokens(4 * tokens.video, tokens.audio, tokens.text),
+            4 * num_pixels,
+            section.batch_size,
+        )
         flops += len(second) * model.forward_flops(tokens)
-    coding = pixels * (vae.encode_flops + vae.decode_flops) + 2 * _caption_flops(architecture)
+    coding = num_pixels * (vae.encode_flops + vae.decode_flops) + 2 * _caption_flops(architecture)
     return Work(
         step="dub",
-        amount=f"{num_clips * len(made)} clips",
+        amount=f"{num_clips * len(generated)} clips",
         tokens=tokens,
-        batch_size=asked.batch_size,
-        samples=samples,
-        pixels=asked.batch_size * pixels,
-        flops=num_clips * len(made) * (flops + coding),
+        batch_size=section.batch_size,
+        num_samples=num_samples,
+        num_pixels=section.batch_size * num_pixels,
+        flops=num_clips * len(generated) * (flops + coding),
         parts=PARTS,
-        num_shares=len(made) * _num_batches(num_clips, asked.batch_size),
+        num_parts=len(generated) * _num_batches(num_clips, section.batch_size),
     )
 
 
