@@ -20,7 +20,9 @@ def on_meta_device(architecture: Architecture, part: str) -> Any:
         with torch.device("meta"):
             return _build(part, architecture.modules[part])
     except (TypeError, ValueError) as error:
-        raise InvalidParamsError(f"{architecture.name}: {part} cannot be built ({error})", cure="correct its config") from error
+        raise InvalidParamsError(
+            f"{architecture.name}: {part} cannot be built ({error})", cure="correct its config"
+        ) from error
 
 
 def _build(part: str, config: dict[str, Any]) -> Any:
