@@ -126,10 +126,10 @@ def make_report(out, adapter, pairs, *, words=0.5, sync=0.5, gap_ms=10.0, salt=0
     ]
     draft.write("rows.parquet", table_bytes(rows))
     means = {name: {"mean": value, "num_clips": 2} for name, value in figures.items()}
-    told = {"adapter": means, "summary": figures, "about": {"pair_source": "world", "is_nano": True}}
+    told = {"adapter": means, "summary": figures, "about": {"pair_source": "world", "is_toy": True}}
     draft.write("metrics.json", json.dumps(told).encode())
     draft.write("report.html", b"<p>look</p>")
-    return draft.seal({"is_nano": True, "dub": {"sampling": SAMPLING, "adapter_strength": 1.0}})
+    return draft.seal({"is_toy": True, "dub": {"sampling": SAMPLING, "adapter_strength": 1.0}})
 
 
 def names(root):
@@ -269,7 +269,7 @@ def test_the_first_challenger_over_the_floors_becomes_champion_with_a_release(tm
 
 
 def test_the_first_challenger_under_a_floor_is_refused(tmp_path, store, backbone, pairs):
-    with pytest.raises(PromotionRefusedError, match=r"words_right is 0.2, under its floor 0.3; duration_gap_ms is 120"):
+    with pytest.raises(PromotionRefusedError, match=r"words_right is 0.2, below its floor 0.3; duration_gap_ms is 120"):
         Candidate(tmp_path, backbone, pairs, words=0.2, gap_ms=120.0).promote()
     assert number(tmp_path) is None
     assert not (tmp_path / "promote").exists()
@@ -281,7 +281,7 @@ def test_a_worse_challenger_is_refused_with_all_reasons_and_nothing_moves(tmp_pa
     for _ in range(2):
         with pytest.raises(PromotionRefusedError) as caught:
             worse.promote()
-    for reason in ("words_right is worse", "duration_gap_ms is worse", "nothing that should improve"):
+    for reason in ("words_right is worse", "duration_gap_ms is worse", "no metric of promote.improve"):
         assert reason in caught.value.sentence
     assert number(tmp_path) == 1
     assert Release.open(tmp_path / "promote").digest == release.digest

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from dubmill.artifacts.store import Adapter, Backbone, DubSet, PairSet
+from dubmill.artifacts.store import Adapter, Backbone, ClipSet, DubSet, PairSet
 from dubmill.config.params import Params
 from dubmill.metrics import observe
 from dubmill.nano_card.figures import Row, own_row, source_row
@@ -52,8 +52,10 @@ def train_adapter(backbone: Backbone, params: Params, work: Path) -> TrainingRun
 
     watch = _Stopwatch()
     prompt_set = watch.run("prompts", lambda: prompts(params.prompts, work / "prompts"))
-    clips = watch.run("synthesize", lambda: synthesize(backbone, prompt_set, params.synthesize, work / "synthesize"))
-    pairs = watch.run("inpaint", lambda: inpaint(backbone, clips, params.inpaint, work / "inpaint"))
+    watch.run("synthesize", lambda: synthesize(backbone, prompt_set, params.synthesize, work / "synthesize"))
+    clips = ClipSet.open(work / "synthesize")
+    watch.run("inpaint", lambda: inpaint(backbone, clips, params.inpaint, work / "inpaint"))
+    pairs = PairSet.open(work / "inpaint")
     gated = watch.run("gate", lambda: gate(backbone, pairs, params.gate, work / "gate"))
     latents = watch.run("encode", lambda: encode(backbone, gated, params.encode, work / "encode"))
     watch.run("train", lambda: train(backbone, latents, params.train, work / "train"))
@@ -66,9 +68,8 @@ def dub_rows(backbone: Backbone, params: Params, work: Path, method: str) -> dic
 
     pairs, adapter = PairSet.open(work / "gate"), Adapter.open(work / "train")
     dub_params = params.dub.model_copy(update={"methods": [method]})
-    dubs = dub(backbone, adapter, pairs, dub_params, work / f"dub-{method}")
-    assert isinstance(dubs, DubSet), "one process dubs every part"
-    return _rows(backbone, pairs, dubs)
+    dub(backbone, adapter, pairs, dub_params, work / f"dub-{method}")
+    return _rows(backbone, pairs, DubSet.open(work / f"dub-{method}"))
 
 
 def _rows(backbone: Backbone, pairs: PairSet, dubs: DubSet) -> dict[str, list[Row]]:

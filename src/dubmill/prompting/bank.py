@@ -151,7 +151,7 @@ def _prompt(slot: Slot, people: np.ndarray, phrases: Sequence[dict[str, str]]) -
 
 
 def _pick(rng: np.random.Generator, bank: Sequence[str]) -> str:
-    return bank[rng.integers(len(bank))]
+    return bank[int(rng.integers(len(bank)))]
 
 
 def _line(tag: str, phrase: dict[str, str]) -> Line:

@@ -130,7 +130,7 @@ def _histogram(values: np.ndarray, accepted: np.ndarray, gate: Gate, warning: fl
     pad = 0.04 * (high - low) or 0.5
     edges = np.linspace(low - pad, high + pad, NUM_BINS + 1)
     stacks = [np.histogram(values[known & group], edges)[0] for group in (accepted, ~accepted)]
-    tallest = max(1, int(sum(stacks).max()))
+    tallest = max(1, int(np.sum(stacks, axis=0).max()))
     lines = _line(gate.bound, edges, "var(--ink)", 0) + _line(warning, edges, "var(--warn)", 3)
     missing = f" · {int((~known).sum())} could not be measured" if not known.all() else ""
     middle = f"median {np.median(values[known]):.3g}" if known.any() else "no figures"

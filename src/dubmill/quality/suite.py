@@ -18,7 +18,7 @@ import numpy as np
 from dubmill.config.params import GateParams, Thresholds
 
 if TYPE_CHECKING:
-    from great_expectations.checkpoint import CheckpointResult
+    from great_expectations.checkpoint.checkpoint import CheckpointResult
     from great_expectations.data_context import EphemeralDataContext
 
 Level = Literal["strict", "warning"]

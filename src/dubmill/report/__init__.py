@@ -1,7 +1,7 @@
-"""A report one would rather look at than read: figures with their doubts, players side by side, strips of one take."""
+"""Reports: figures with intervals and tests, players side by side, frame strips, model cards."""
 
 from dubmill.report.figures import Measured, Scores, metrics_json, score
 from dubmill.report.page import About, render, write
-from dubmill.report.showcase import Take
+from dubmill.report.showcase import ShowcaseClip, ShowcasePair
 
-__all__ = ["About", "Measured", "Scores", "Take", "metrics_json", "render", "score", "write"]
+__all__ = ["About", "Measured", "Scores", "ShowcaseClip", "ShowcasePair", "metrics_json", "render", "score", "write"]

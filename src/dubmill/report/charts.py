@@ -1,7 +1,7 @@
-"""Charts as inline SVG that takes its colours and its font from the page, so that it reads in light and in dark.
+"""Draws charts as inline SVG with the page's colours and font, readable in light and dark mode.
 
-matplotlib draws them in sentinel colours that are swapped for CSS variables; ids are hashed with a fixed salt and made
-the chart's own, and no date is written, so equal figures give equal bytes.
+matplotlib draws in sentinel colours, which are replaced by CSS variables. Ids are hashed with a fixed salt and prefixed
+with the chart's name, and no date is written, so equal figures give equal bytes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _METHODS = {"adapter": "#030301", "base": "#030302", "cascade": "#030303", "orac
 _SENTINELS = {_INK: "var(--ink-2)", _FAINT: "var(--line)"} | {
     colour: f"var(--{method})" for method, colour in _METHODS.items()
 }
-_SETTINGS = {
+_SETTINGS: dict[Any, Any] = {  # keys are matplotlib's names of settings
     "svg.hashsalt": "dubmill",
     "svg.fonttype": "none",
     "path.simplify": False,
@@ -39,20 +39,20 @@ _SETTINGS = {
     "axes.unicode_minus": True,
 }
 MAX_POINTS = 400  # of a loss curve
-MAX_DOTS = 100  # per method: more of them are only a smear
+MAX_DOTS = 100  # per method; more dots cannot be told apart
 
 
 def loss_curves(losses: Sequence[Mapping[str, float]]) -> str:
-    """Training losses of video and audio, each on its own axes: every step faint, a running median over it."""
+    """Returns a chart of the video and audio training loss: every step faint, with a running median."""
     from matplotlib import rc_context
 
     with rc_context(_SETTINGS):
         figure = _figure(7.6, 2.5)
         for axes, name in zip(figure.subplots(1, 2), ("video", "audio"), strict=True):
             steps, values = (np.array([row[key] for row in losses]) for key in ("step", name))
-            few = np.unique(np.linspace(0, len(steps) - 1, min(len(steps), MAX_POINTS)).round().astype(int))
-            axes.plot(steps[few], values[few], color=_METHODS["adapter"], alpha=0.25, linewidth=1)
-            axes.plot(steps[few], _running_median(values)[few], color=_METHODS["adapter"], linewidth=2)
+            shown = np.unique(np.linspace(0, len(steps) - 1, min(len(steps), MAX_POINTS)).round().astype(int))
+            axes.plot(steps[shown], values[shown], color=_METHODS["adapter"], alpha=0.25, linewidth=1)
+            axes.plot(steps[shown], _running_median(values)[shown], color=_METHODS["adapter"], linewidth=2)
             axes.set(title=f"{name} loss", xlabel="optimizer step")
             axes.set_ylim(bottom=0)
             axes.grid(axis="y", linewidth=0.6)
@@ -60,14 +60,14 @@ def loss_curves(losses: Sequence[Mapping[str, float]]) -> str:
 
 
 def dot_plot(name: str, unit: str, values: Mapping[str, Sequence[float]], intervals: Mapping[str, Any]) -> str:
-    """One dot per clip and a row per method; the thick tick is the mean, the bar its interval."""
+    """Returns a chart with a row per method: a dot per clip, a tick at the mean, a bar over its interval."""
     from matplotlib import rc_context
 
     with rc_context(_SETTINGS):
         figure = _figure(2.9, 0.5 + 0.36 * len(values))
         axes = figure.subplots()
-        for row, (method, own) in enumerate(values.items()):
-            _dots(axes, row, np.asarray(own, dtype=float), _METHODS.get(method, _METHODS["other"]))
+        for row, (method, per_clip) in enumerate(values.items()):
+            _dots(axes, row, np.asarray(per_clip, dtype=float), _METHODS.get(method, _METHODS["other"]))
             if method in intervals:
                 _mean_mark(axes, row, intervals[method])
         axes.set_yticks(range(len(values)), list(values))
@@ -84,11 +84,11 @@ def dot_plot(name: str, unit: str, values: Mapping[str, Sequence[float]], interv
 
 
 def _widen(axes: Axes) -> None:
-    """Keep rounding noise from filling the chart: at least a fiftieth of the values' size is shown."""
+    """Widens the axis to at least 2 % of the values' size, so that rounding noise does not fill the chart."""
     low, high = axes.get_xlim()
-    short = 0.02 * max(abs(low), abs(high), 0.5) - (high - low)
-    if short > 0:
-        axes.set_xlim(low - short / 2, high + short / 2)
+    missing = 0.02 * max(abs(low), abs(high), 0.5) - (high - low)
+    if missing > 0:
+        axes.set_xlim(low - missing / 2, high + missing / 2)
 
 
 def _dots(axes: Axes, row: int, values: np.ndarray, colour: str) -> None:
@@ -97,7 +97,9 @@ def _dots(axes: Axes, row: int, values: np.ndarray, colour: str) -> None:
         values = values[np.linspace(0, len(values) - 1, MAX_DOTS).round().astype(int)]
     spread = 0.3 * ((np.arange(len(values)) * 0.618034) % 1 - 0.5) * 2  # the golden ratio spreads ties evenly
     points = np.column_stack([values, row + spread]) if len(values) else np.zeros((0, 2))
-    strokes = np.repeat(points, 3, axis=0)  # each dot is a stroke of no length with round caps: a tenth of the bytes
+    strokes = np.repeat(
+        points, 3, axis=0
+    )  # a dot is a line of no length with round ends: a tenth of the bytes of a marker
     strokes[2::3] = np.nan
     axes.plot(*strokes.T, color=colour, linewidth=4.2, alpha=0.5, solid_capstyle="round")
 
@@ -119,7 +121,7 @@ def _figure(width: float, height: float) -> Figure:
 
 
 def _svg(figure: Figure, name: str, title: str) -> str:
-    """The figure as an `<svg>` element with a title, in the page's colours, its ids its own."""
+    """Returns the figure as an `<svg>` element with a title, in the page's colours and with unique ids."""
     stream = io.StringIO()
     figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     svg = stream.getvalue()

@@ -1,7 +1,7 @@
-"""What is inside an artifact, for a person: a page of Markdown, a few figures, a contact sheet.
+"""Shows the contents of an artifact: a Markdown page, its numbers, a contact sheet.
 
-`log` puts these where a pipeline's interface shows them; it takes whatever has `.path`, `.metadata` and `.log_metric`,
-so that this module knows no orchestrator.
+`log` writes these where a pipeline's interface shows them. It takes any object with `.path`, `.metadata` and
+`.log_metric`, so that this module depends on no orchestrator.
 """
 
 from __future__ import annotations
@@ -28,31 +28,31 @@ REPORT_PAGES = ("report_light.html", "report.html")
 
 
 class Wire(Protocol):
-    """What an orchestrator hands to a step as the place of an output."""
+    """An output of a step in an orchestrator."""
 
     path: str
     metadata: dict[str, Any]
 
 
 class Board(Protocol):
-    """Where an orchestrator shows numbers."""
+    """A metrics output of a step in an orchestrator."""
 
     path: str
 
     def log_metric(self, metric: str, value: float) -> None:
-        """Show one number."""
+        """Shows one number."""
 
 
 def markdown(artifact: Artifact) -> str:
-    """A page about `artifact`: kind, digest, counts, lineage, files."""
+    """Returns a page about `artifact`: kind, digest, counts, lineage, files."""
     manifest, lineage = artifact.manifest, artifact.lineage
-    facts = {"digest": f"`{artifact.digest}`", "made by": f"`{lineage.step}`", "licence": lineage.licence}
-    facts |= {f"made from {name}": f"`{digest[:12]}`" for name, digest in lineage.inputs.items()}
-    facts |= {"pairs that trained it": lineage.pair_source, "consent": lineage.consent}
+    facts = {"digest": f"`{artifact.digest}`", "written by step": f"`{lineage.step}`", "licence": lineage.licence}
+    facts |= {f"input {name}": f"`{digest[:12]}`" for name, digest in lineage.inputs.items()}
+    facts |= {"source of the pairs": lineage.pair_source, "consent": lineage.consent}
     facts |= {name: str(value) for name, value in counts(artifact).items()}
     sections = [f"# {manifest.kind}", _table(("", ""), facts.items())]
     if artifact.info:
-        sections += ["## What a reader needs", _table(("name", "value"), _leaves(artifact.info))]
+        sections += ["## Facts", _table(("name", "value"), _leaves(artifact.info))]
     sections += ["## Parameters", _table(("name", "value"), _leaves(lineage.params))]
     sizes = ((name, f"{(artifact.path / name).stat().st_size:,} bytes") for name in sorted(manifest.files)[:40])
     sections += [f"## Files ({len(manifest.files)})", _table(("file", "size"), sizes)]
@@ -60,7 +60,7 @@ def markdown(artifact: Artifact) -> str:
 
 
 def counts(artifact: Artifact) -> dict[str, int]:
-    """Rows of a set: all, by split, and the accepted ones of gated pairs."""
+    """Returns the number of rows of a set: all, by split, and accepted ones of gated pairs."""
     if not isinstance(artifact, RowSet):
         return {}
     rows = artifact.rows
@@ -72,7 +72,7 @@ def counts(artifact: Artifact) -> dict[str, int]:
 
 
 def figures(artifact: Artifact) -> dict[str, float]:
-    """Every finite number worth a line in a table of metrics: counts, and what the step sealed as info."""
+    """Returns every finite number of an artifact: counts, its info, and its metrics.json."""
     numbers = {name.replace(" ", "_"): float(value) for name, value in counts(artifact).items()}
     numbers |= dict(_numbers(artifact.info))
     metrics = artifact.path / "metrics.json"
@@ -80,7 +80,7 @@ def figures(artifact: Artifact) -> dict[str, float]:
 
 
 def log(artifact: Artifact, wire: Wire, metrics: Board, look: Wire) -> None:
-    """Show `artifact` in a pipeline's interface: its figures, its page, and its digest on the wire."""
+    """Shows `artifact` in a pipeline's interface: its numbers, its page, and its digest as metadata."""
     wire.metadata.update(kind=artifact.manifest.kind, digest=artifact.digest, step=artifact.lineage.step)
     shown = figures(artifact)
     for name, value in shown.items():
@@ -90,19 +90,18 @@ def log(artifact: Artifact, wire: Wire, metrics: Board, look: Wire) -> None:
 
 
 def page(artifact: Artifact, out: Path | str) -> None:
-    """Write what is best looked at as one HTML file: the report, the data docs' page, or a contact sheet."""
-    made = [artifact.path / name for name in (*REPORT_PAGES, "gate.html") if (artifact.path / name).is_file()]
-    if made:
-        Path(out).write_bytes(made[0].read_bytes())
+    """Writes one HTML file about `artifact`: its report page, its gate page, or a contact sheet."""
+    pages = [artifact.path / name for name in (*REPORT_PAGES, "gate.html") if (artifact.path / name).is_file()]
+    if pages:
+        Path(out).write_bytes(pages[0].read_bytes())
     else:
         Path(out).write_text(contact_sheet(artifact))
 
 
 def contact_sheet(artifact: Artifact, num_rows: int = NUM_SHOWN) -> str:
-    """HTML that shows a few frames of the first clips of a set, and what each says."""
+    """Returns HTML with a few frames and the words of the first clips of a set."""
     names = CLIP_NAMES.get(artifact.manifest.kind, ())
-    rows = [row for row in artifact.rows if getattr(row, "has_clip", True)] if isinstance(artifact, RowSet) else []
-    cells = (_cell(artifact, row.id, name, _words(row)) for row in rows[:num_rows] for name in names)
+    cells = _cells(artifact, names, num_rows) if isinstance(artifact, RowSet) else []
     title = f"{artifact.manifest.kind} {artifact.digest[:12]}"
     style = "body{font:14px sans-serif;margin:1em}figure{margin:0 0 1em}img{image-rendering:pixelated;max-width:100%}"
     return f"<!doctype html><meta charset=utf-8><title>{title}</title><style>{style}</style><h1>{title}</h1>" + "".join(
@@ -110,14 +109,19 @@ def contact_sheet(artifact: Artifact, num_rows: int = NUM_SHOWN) -> str:
     )
 
 
-def _cell(artifact: RowSet, row_id: str, name: str, words: str) -> str:
+def _cells(artifact: RowSet[Any], names: Sequence[str], num_rows: int) -> list[str]:
+    rows = [row for row in artifact.rows if getattr(row, "has_clip", True)][:num_rows]
+    return [_cell(artifact, row.id, name, _words(row)) for row in rows for name in names]
+
+
+def _cell(artifact: RowSet[Any], row_id: str, name: str, words: str) -> str:
     image = base64.b64encode(strip_png(artifact.clip(row_id, name))).decode()
     caption = html.escape(f"{row_id} · {name} · {words}")
     return f'<figure><img src="data:image/png;base64,{image}" alt=""><figcaption>{caption}</figcaption></figure>'
 
 
 def strip_png(clip: Clip, num_frames: int = STRIP_FRAMES, width: int = 128) -> bytes:
-    """Evenly spread frames of `clip` side by side as a PNG, each about `width` pixels wide."""
+    """Returns evenly spaced frames of `clip` side by side as a PNG, each about `width` pixels wide."""
     import numpy as np
     from PIL import Image
 
@@ -160,7 +164,7 @@ def _table(head: Sequence[str], rows: Any) -> str:
 
 
 def log_version(registered: Path, wire: Wire, look: Wire) -> None:
-    """Show the model version that `registered` (its folder, or the file itself) tells of."""
+    """Shows the model version in `registered`: model_version.json, or the folder that contains it."""
     path = registered / "model_version.json" if registered.is_dir() else registered
     version = json.loads(path.read_bytes())
     wire.metadata.update({name: str(value) for name, value in version.items()})
@@ -168,7 +172,7 @@ def log_version(registered: Path, wire: Wire, look: Wire) -> None:
 
 
 def params_markdown(params: Params) -> str:
-    """Every section's values with their bounds and meaning, as Markdown."""
+    """Returns every section's values with bounds and meaning, as Markdown."""
     pages = [f"# Parameters\n\n{PARAMS_HEAD}"]
     for word, field in type(params).model_fields.items():
         section = field.annotation
@@ -195,11 +199,11 @@ def _fields(section: type[Section], value: Section, prefix: str = "") -> Iterato
             yield f"`{prefix}{name}`", f"`{json.dumps(inner)}`", _takes(field), meaning
 
 
-MEANINGS = {"seed": "seed of every draw"}
+MEANINGS = {"seed": "seed of the random numbers"}
 
 
 def _takes(field: FieldInfo) -> str:
-    """The type and bounds of a field, in words."""
+    """Returns the type and bounds of a field as text."""
     kind = field.annotation
     choices = get_args(kind) if get_origin(kind) is Literal else ()
     named = " or ".join(map(str, choices)) if choices else getattr(kind, "__name__", str(kind))

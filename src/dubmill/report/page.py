@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from dubmill.metrics import METRICS, Metric
 from dubmill.report.charts import dot_plot, loss_curves
 from dubmill.report.figures import ORACLE, SUBJECT, Figure, Measured, Scores, Test, headline, shown, shown_p
-from dubmill.report.showcase import Show
+from dubmill.report.showcase import ShowcasePair
 
 MAX_BYTES, MAX_LIGHT_BYTES = 6_000_000, 1_500_000
 FULL, LIGHT, SUMMARY = "report.html", "report_light.html", "summary.md"
@@ -22,7 +22,7 @@ class About:
     """Whose figures these are."""
 
     pair_source: str  # self-made | world: what trained the adapter
-    is_nano: bool
+    is_toy: bool
     backbone: str  # digest
     adapter: str  # digest
     licence: str
@@ -35,9 +35,7 @@ class About:
             "world": "the world's own true pairs, not self-made ones",
         }.get(self.pair_source, "pairs of unknown source")
         whose = (
-            " All figures are those of nano, the small embedded model, and say nothing of LTX-2."
-            if self.is_nano
-            else ""
+            " All figures are those of nano, the small embedded model, and say nothing of LTX-2." if self.is_toy else ""
         )
         return f"The adapter was trained on {pairs}.{whose}"
 
@@ -77,7 +75,7 @@ class View:
     first_dots: list[tuple[Metric, str]]
     other_dots: list[tuple[Metric, str]]
     losses: str
-    shows: list[Show]
+    shows: list[ShowcasePair]
     num_asked_shows: int
     has_videos: bool
 
@@ -87,7 +85,7 @@ def render(
     *,
     scores: Scores,
     rows: Sequence[Measured],
-    shows: Sequence[Show],
+    shows: Sequence[ShowcasePair],
     losses: Sequence[Mapping[str, float]],
 ) -> dict[str, bytes]:
     """Name -> bytes: report.html (at most about 6 MB: clips are left out, least first), summary.md, plots/*.json, and
@@ -119,7 +117,7 @@ def _view(
     about: About,
     scores: Scores,
     rows: Sequence[Measured],
-    shows: Sequence[Show],
+    shows: Sequence[ShowcasePair],
     losses: Sequence[Mapping[str, float]],
 ) -> View:
     dots = [

@@ -1,4 +1,4 @@
-"""One held-out clip in all its takes: source, every method, and the true dub."""
+"""One held-out pair as the report shows it: the source, the dub of every method, and the true dub."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 
@@ -16,115 +17,117 @@ from dubmill.metrics.scorers import SAMPLE_RATE_HZ
 from dubmill.metrics.speech import normalised, scorer_audio
 from dubmill.report.stills import contact_sheet, data_uri, poster, spectrogram
 
+Modality = Literal["picture", "sound"]
 TITLES = {
     "source": "source",
     "adapter": "dub by the adapter",
-    "base": "dub by the base alone",
-    "cascade": "cascade: new speech, old picture",
-    "truth": "truth: the same take in the other language",
+    "base": "dub by the base without adapter",
+    "cascade": "cascade: new speech, unchanged picture",
+    "truth": "true dub: the same clip rendered in the other language",
 }
 
 
 @dataclass(frozen=True)
-class Take:
-    """One clip as it was seen and heard; `line` is what it should say."""
+class ShowcaseClip:
+    """One clip with its observation; it should say `line`."""
 
     key: str  # source | a method | truth
     line: Line
     mp4: bytes
-    seen: Observation
+    observation: Observation
     mouth_boxes_F4: np.ndarray
 
     @property
     def title(self) -> str:
-        """What it is, for a person."""
+        """Returns the title on the page."""
         return TITLES.get(self.key, self.key)
 
     @property
     def colour(self) -> str:
-        """The name of its CSS variable."""
+        """Returns the name of its CSS variable."""
         return {"truth": "oracle"}.get(self.key, self.key if self.key in TITLES else "other")
 
     @cached_property
-    def heard(self) -> list[tuple[str, str, bool]]:
-        """(word, language, whether it was asked for at this place) of what was recognised."""
-        asked = [normalised(word) for word in self.line.text.split()]
-        matcher = SequenceMatcher(None, asked, [normalised(word) for _, word in self.seen.words], autojunk=False)
+    def recognised(self) -> list[tuple[str, str, bool]]:
+        """Returns (word, language, whether it is right) of every recognised word."""
+        requested, words = [normalised(word) for word in self.line.text.split()], self.observation.words
+        matcher = SequenceMatcher(None, requested, [normalised(word) for _, word in words], autojunk=False)
         right = {at for block in matcher.get_matching_blocks() for at in range(block.b, block.b + block.size)}
-        return [(word, language, at in right) for at, (language, word) in enumerate(self.seen.words)]
+        return [(word, language, at in right) for at, (language, word) in enumerate(words)]
 
     @cached_property
     def video(self) -> str:
-        """The MP4 as a data URI."""
+        """Returns the MP4 as a data URI."""
         return data_uri(self.mp4, "video/mp4")
 
     @cached_property
     def captions(self) -> str:
-        """WebVTT with the words that the clip should say, as a data URI."""
-        seconds = self.seen.clip.seconds
+        """Returns WebVTT with the words that the clip should say, as a data URI."""
+        seconds = self.observation.clip.seconds
         text = f"WEBVTT\n\n00:00.000 --> {int(seconds // 60):02d}:{seconds % 60:06.3f}\n{self.line.text}\n"
         return "data:text/vtt;base64," + base64.b64encode(text.encode()).decode()
 
     @cached_property
     def poster(self) -> str:
-        """The middle frame."""
-        return poster(self.seen.clip)
+        """Returns the middle frame as a data URI."""
+        return poster(self.observation.clip)
 
     @cached_property
     def sheet(self) -> str:
-        """Frames over mouths."""
-        return contact_sheet(self.seen.clip, self.mouth_boxes_F4)
+        """Returns frames in a row over mouth close-ups, as a data URI."""
+        return contact_sheet(self.observation.clip, self.mouth_boxes_F4)
 
     @cached_property
     def spectrogram(self) -> str:
-        """What is heard, on the strip's time axis."""
-        return spectrogram(scorer_audio(self.seen.clip), SAMPLE_RATE_HZ)
+        """Returns the spectrogram on the time axis of the frames, as a data URI."""
+        return spectrogram(scorer_audio(self.observation.clip), SAMPLE_RATE_HZ)
 
 
 @dataclass(frozen=True)
-class Show:
-    """All takes of one pair, and where it stands among the others."""
+class ShowcasePair:
+    """All clips of one pair, and its rank among the held-out pairs."""
 
     pair_id: str
-    rank: int  # 1 is the clip that the adapter did best
+    rank: int  # 1: the adapter's best dub
     num_ranked: int
-    takes: list[Take]
+    clips: list[ShowcaseClip]  # source, dubs, truth where there is one
 
     @property
-    def source(self) -> Take:
-        """The clip that was to be dubbed."""
-        return self.takes[0]
+    def source(self) -> ShowcaseClip:
+        """Returns the clip to be dubbed."""
+        return self.clips[0]
 
     @property
-    def asked(self) -> Line:
-        """The words that every dub should say."""
-        return self.takes[-1].line
+    def requested(self) -> Line:
+        """Returns the words that every dub should say."""
+        return self.clips[-1].line
 
-    def curve(self, take: Take, which: str) -> str:
-        """SVG points of the mouth opening, `seen` or `heard`, in a box of 1000 x 100; one scale for all takes."""
-        tracks = [_track(one, which) for one in self.takes]
+    def curve(self, clip: ShowcaseClip, modality: Modality) -> str:
+        """Returns SVG points of the mouth opening in picture or sound, in 1000 x 100; one scale for all clips."""
+        tracks = [_track(each, modality) for each in self.clips]
         top = max((float(np.nanmax(track)) for track in tracks if np.isfinite(track).any()), default=1.0)
-        return _points(_track(take, which) / max(top, 1e-6))
+        return _points(_track(clip, modality) / max(top, 1e-6))
 
 
-def _track(take: Take, which: str) -> np.ndarray:
-    return np.asarray(take.seen.opening_F if which == "seen" else take.seen.speech_opening_F, dtype=np.float64)
+def _track(clip: ShowcaseClip, modality: Modality) -> np.ndarray:
+    openings = {"picture": clip.observation.opening_F, "sound": clip.observation.speech_opening_F}
+    return np.asarray(openings[modality], dtype=np.float64)
 
 
 def _points(track_F: np.ndarray) -> str:
-    """The track as polyline points, each over the middle of its frame; frames without a mouth are left out."""
+    """Returns the track as polyline points, one at the middle of each frame that has a mouth."""
     width = 1000 / max(1, len(track_F))
     known = [(at, value) for at, value in enumerate(track_F) if np.isfinite(value)]
     return " ".join(f"{(at + 0.5) * width:.0f},{96 - 90 * min(1.0, max(0.0, value)):.0f}" for at, value in known)
 
 
 def spread_ranks(num_ranked: int, num_shown: int) -> list[int]:
-    """Ranks from 1 to `num_ranked`, evenly spaced, the best and the worst among them."""
+    """Returns evenly spaced ranks from 1 to `num_ranked`; the best and the worst are among them."""
     return sorted({int(rank) for rank in np.linspace(1, num_ranked, min(num_shown, num_ranked)).round()})
 
 
 def ranked(values: Sequence[tuple[str, Sequence[float]]]) -> list[str]:
-    """Ids from best to worst by their values in order of weight (higher is better, NaN worst); ties keep their order."""
+    """Returns ids from best to worst by their values, the first value first (higher is better, NaN is worst)."""
     return [
-        name for name, _ in sorted(values, key=lambda one: [-value if value == value else np.inf for value in one[1]])
+        name for name, _ in sorted(values, key=lambda item: [-value if value == value else np.inf for value in item[1]])
     ]

@@ -19,7 +19,7 @@ from dubmill.config.params import EvaluateParams
 from dubmill.errors import BackboneMismatchError, InvalidArtifactError
 from dubmill.metrics.scorers import Scorers
 from dubmill.report.figures import DECISIVE, ORACLE, SUBJECT
-from dubmill.report.showcase import Show, Take, ranked, spread_ranks
+from dubmill.report.showcase import ShowcaseClip, ShowcasePair, ranked, spread_ranks
 from dubmill.worlds import world_of
 
 logger = logging.getLogger(__name__)
@@ -46,8 +46,8 @@ def evaluate(
     scores = report.score(rows, params)
     about = _about(backbone, adapter, pairs)
     draft.write("rows.parquet", table_bytes([_plain(row) for row in rows]))
-    told = {"pair_source": about.pair_source, "is_nano": about.is_nano, "num_pairs": scores.num_pairs}
-    draft.write("metrics.json", _json_bytes(report.metrics_json(scores, told)))
+    facts = {"pair_source": about.pair_source, "is_toy": about.is_toy, "num_pairs": scores.num_pairs}
+    draft.write("metrics.json", _json_bytes(report.metrics_json(scores, facts)))
     files = report.render(
         about,
         scores=scores,
@@ -60,7 +60,8 @@ def evaluate(
     means = {name: figure.mean for name, figure in scores.figures.get(SUBJECT, {}).items()}
     return draft.seal(
         {
-            **told,
+            **facts,
+            "base_model": backbone.info["repo"],
             "dub": dubs.lineage.params,
             "methods": scores.methods,
             "html": "report.html",
@@ -96,7 +97,7 @@ def _require_kin(backbone: Backbone, dubs: DubSet, adapter: Adapter) -> None:
 def _about(backbone: Backbone, adapter: Adapter, pairs: PairSet) -> report.About:
     return report.About(
         pair_source=adapter.lineage.pair_source,
-        is_nano=world_of(backbone).is_toy,
+        is_toy=world_of(backbone).is_toy,
         backbone=backbone.digest,
         adapter=adapter.digest,
         licence=adapter.lineage.licence or pairs.lineage.licence,
@@ -129,22 +130,22 @@ class _Judge:
             truth = next((take for take in others if take.key == "truth"), None)
             for take in others:
                 values = metrics.compare(
-                    take.seen,
-                    source=source.seen,
-                    truth=truth.seen if truth else None,
+                    take.observation,
+                    source=source.observation,
+                    truth=truth.observation if truth else None,
                     trip_FHWC=self.trip(row),
                     line=take.line,
                     mouth_boxes_F4=source.mouth_boxes_F4,
                 )
                 yield report.Measured(row.id, ORACLE if take is truth else take.key, take.line, values)
 
-    def takes(self, row: PairRow) -> list[Take]:
+    def takes(self, row: PairRow) -> list[ShowcaseClip]:
         """Source, dubs in the DubSet's order, truth: each seen and heard."""
         boxes_F4 = np.asarray(row.mouth_boxes, dtype=np.float64).reshape(-1, 4)
 
-        def take(key: str, line: Any, where: DubSet | PairSet, row_id: str, name: str) -> Take:
+        def take(key: str, line: Any, where: DubSet | PairSet, row_id: str, name: str) -> ShowcaseClip:
             seen = metrics.observe(where.clip(row_id, name), self.scorers)
-            return Take(key, line, where.mp4(row_id, name), seen, boxes_F4)
+            return ShowcaseClip(key, line, where.mp4(row_id, name), seen, boxes_F4)
 
         takes = [take("source", row.original, self.pairs, row.id, "original")]
         takes += [take(dub.method, dub.line, self.dubs, dub.id, "dub") for dub in self.dubs_of[row.id]]
@@ -159,7 +160,7 @@ class _Judge:
             return None
         return self.dubs.clip(keeper.id, "round-trip").frames_FHWC
 
-    def shows(self, rows: list[report.Measured], num_shown: int) -> Iterator[Show]:
+    def shows(self, rows: list[report.Measured], num_shown: int) -> Iterator[ShowcasePair]:
         """Clips from the one that the adapter did best to the one it did worst, evenly spaced between."""
         order = [metric for metric, _ in DECISIVE]
         first = SUBJECT if any(row.method == SUBJECT for row in rows) else rows[0].method
@@ -167,7 +168,7 @@ class _Judge:
         by_id = {row.id: row for row in self.rows}
         for rank in spread_ranks(len(names), num_shown):
             name = names[rank - 1]
-            yield Show(name, rank, len(names), self.takes(by_id[name]))
+            yield ShowcasePair(name, rank, len(names), self.takes(by_id[name]))
 
 
 def _plain(row: report.Measured) -> dict[str, Any]:

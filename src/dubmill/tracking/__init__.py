@@ -1,12 +1,13 @@
-"""MLflow as the line uses it: runs, the model registry with its aliases, model cards, and our own promotion ledger.
+"""MLflow runs, the model registry with its aliases, the promotion ledger, and the manifest of a release.
 
-server    which tracking server, and one sentence when it does not answer
-runs      what a run holds: params, figures, loss curves, files
-registry  model versions found by the adapter's digest; the aliases challenger, champion and previous
-ledger    who was champion, since when and why: a file that only grows (MLflow keeps no such history)
-rules     when a challenger becomes champion
+server      the tracking server, and one error where it does not answer
+runs        params, figures, loss curves and files of a run
+registry    model versions by the adapter's digest; the aliases challenger, champion and previous
+ledger      the history of promotions, an append-only file (MLflow keeps no such history)
+rules       conditions under which a challenger becomes champion
+deployment  the KServe manifest of a release
 
-MLflow is imported when the first call needs it (1.8 s), with its telemetry switched off.
+MLflow is imported by the first call that needs it (1.8 s), with its telemetry disabled.
 """
 
 from dubmill.tracking.ledger import Entry, Ledger

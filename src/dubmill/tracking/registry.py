@@ -1,6 +1,7 @@
-"""Model versions, found by the digest of the adapter they hold, and the aliases that say what they are for.
+"""Model versions, found by the digest of their adapter, and the aliases challenger, champion and previous.
 
-Stages are gone from MLflow; `challenger` is the newest candidate, `champion` what is served, `previous` the way back.
+Aliases replace MLflow's former stages: `challenger` is the newest candidate, `champion` the served version, `previous`
+the target of a rollback.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
 
@@ -28,7 +29,7 @@ CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
 
 @dataclass(frozen=True)
 class Version:
-    """One version of a registered model; `tags` hold its lineage."""
+    """One version of a registered model; its lineage is in `tags`."""
 
     name: str
     number: int
@@ -38,7 +39,7 @@ class Version:
 
     @property
     def uri(self) -> str:
-        """How MLflow names it."""
+        """Returns MLflow's URI of the version."""
         return f"models:/{self.name}/{self.number}"
 
 
@@ -47,7 +48,7 @@ def _version(found: ModelVersion) -> Version:
 
 
 def create_version(name: str, *, source: str, run_id: str, tags: Mapping[str, str], description: str) -> Version:
-    """A new version of model `name` (made where it is missing) with all its tags at once."""
+    """Creates a version of model `name` with all its tags, and the model itself where it is missing."""
     from mlflow.exceptions import MlflowException
 
     mlflow = client()
@@ -66,14 +67,14 @@ def create_version(name: str, *, source: str, run_id: str, tags: Mapping[str, st
 
 
 def find_version(name: str, adapter_digest: str) -> Version | None:
-    """The version that holds this adapter, or None."""
+    """Returns the version of this adapter, or None."""
     with answering():
         found = client().search_model_versions(f"name = '{name}' and tags.adapter_digest = '{adapter_digest}'")
-    return _version(min(found, key=lambda one: int(one.version))) if found else None
+    return _version(min(found, key=lambda version: int(version.version))) if found else None
 
 
 def get_version(name: str, number: int) -> Version:
-    """Version `number` of model `name`.
+    """Returns version `number` of model `name`.
 
     Raises:
         UsageError: the registry has no such version.
@@ -95,7 +96,7 @@ def get_version(name: str, number: int) -> Version:
 
 
 def aliased(name: str, alias: str) -> Version | None:
-    """The version that carries `alias`, or None."""
+    """Returns the version with `alias`, or None."""
     from mlflow.exceptions import MlflowException
 
     mlflow = client()
@@ -109,13 +110,13 @@ def aliased(name: str, alias: str) -> Version | None:
 
 
 def move_alias(alias: str, version: Version) -> None:
-    """Let `alias` point at `version`."""
+    """Moves `alias` to `version`."""
     with answering():
         client().set_registered_model_alias(version.name, alias, str(version.number))
 
 
 def tag_version(version: Version, tags: Mapping[str, str]) -> None:
-    """Set tags of a version; equal ones are left alone."""
+    """Sets those tags of a version that differ."""
     for key, value in tags.items():
         if version.tags.get(key) != value:
             with answering():
@@ -123,12 +124,12 @@ def tag_version(version: Version, tags: Mapping[str, str]) -> None:
 
 
 def report_tags(report: Report) -> dict[str, str]:
-    """The tags that say by which report a version is judged, and on which pairs that was made."""
+    """Returns the tags that name the report of a version and the pairs it was measured on."""
     return {"report_digest": report.digest, "report_pairs": report.lineage.inputs.get("PairSet", "")}
 
 
 def add_report(version: Version, report: Report) -> Version:
-    """The version judged by `report`: measured again, on other clips, it keeps its number and its run."""
+    """Adds a newer report to a version, which keeps its number and its run; returns the version with its new tags."""
     if version.tags.get("report_digest") == report.digest:
         return version
     with answering():
@@ -140,12 +141,12 @@ def add_report(version: Version, report: Report) -> Version:
 
 
 def record(version: Version, ledger: Ledger, entry: Entry, *, again: bool) -> Entry:
-    """Note a decision in the ledger and as a tag of the version; `again`: it may have been noted before a kill.
+    """Writes a decision to the ledger and to the version's tags; `again`: an interrupted call may have written it.
 
-    The tags are the history where the ledger's folder does not outlive the task.
+    The tags keep the history where the ledger's folder does not outlive the task.
     """
-    told = [value for key, value in sorted(version.tags.items()) if key.startswith("promotion.")]
-    newest = Entry.model_validate_json(told[-1]) if told else entry
+    decisions = [value for key, value in sorted(version.tags.items()) if key.startswith("promotion.")]
+    newest = Entry.model_validate_json(decisions[-1]) if decisions else entry
     entry = ledger.append(newest if again and newest.is_same(entry) else entry)
     tags = {f"promotion.{entry.time}": entry.model_dump_json(), "promotion": entry.decision}
     tag_version(version, tags | ({"release_digest": entry.digest} if entry.decision == "promoted" else {}))
@@ -153,9 +154,9 @@ def record(version: Version, ledger: Ledger, entry: Entry, *, again: bool) -> En
 
 
 def promote_alias(version: Version) -> Version | None:
-    """Make `version` the champion; gives the one it replaces, or None.
+    """Makes `version` the champion; returns the version it replaces, or None.
 
-    `previous` moves first: a kill in between leaves the old champion in place, and the same call ends the work.
+    `previous` moves first: a kill in between leaves the old champion in place, and the same call completes the work.
     """
     old = aliased(version.name, CHAMPION)
     if old is not None and old.number == version.number:
@@ -167,9 +168,10 @@ def promote_alias(version: Version) -> Version | None:
 
 
 def rollback(name: str, ledger: Ledger) -> Version:
-    """Make the previous version of `name` champion again, note it in the ledger, and hand the version back.
+    """Makes the previous version of `name` champion again, writes that to the ledger, and returns the version.
 
-    `champion` moves first, then the ledger is written, then `previous` goes: repeated after a kill, it ends the same.
+    `champion` moves first, then the ledger is written, then `previous` is deleted: repeated after a kill, the result is
+    the same.
 
     Raises:
         UsageError: there is no previous version.
@@ -190,8 +192,8 @@ def rollback(name: str, ledger: Ledger) -> Version:
     return previous
 
 
-def report_of(version: Version) -> list[dict]:
-    """The rows of the report a version was registered with, held against their digest.
+def report_of(version: Version) -> list[dict[str, Any]]:
+    """Returns the rows of a version's report, after checking their digest.
 
     Raises:
         InvalidArtifactError: the version's run has no such report, or another one.
@@ -217,6 +219,6 @@ def report_of(version: Version) -> list[dict]:
         return pq.read_table(found / ROWS).to_pylist()
 
 
-def report_rows(report: Report) -> list[dict]:
-    """The rows of a report at hand: one per dub, with its pair_id, its method and a column per metric."""
+def report_rows(report: Report) -> list[dict[str, Any]]:
+    """Returns the rows of a local report: one per dub, with pair_id, method and a column per metric."""
     return pq.read_table(report.path / ROWS).to_pylist()

@@ -1,4 +1,4 @@
-"""When a challenger becomes champion: floors, no regression, and something better, on the same held-out clips."""
+"""Conditions for promotion: floors, no regression, and an improvement, on the same held-out clips."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 from dubmill.artifacts.store import PairSet
 from dubmill.config.params import PromoteParams
@@ -18,7 +18,7 @@ Rows = Mapping[str, Mapping[str, Any]]  # pair id -> its figures
 
 
 def dubs_of(rows: Sequence[Mapping[str, Any]], where: str) -> Rows:
-    """The rows of the adapter's own dubs by pair id.
+    """Returns the rows of the adapter's dubs by pair id.
 
     Raises:
         InvalidArtifactError: the report measured none.
@@ -32,16 +32,16 @@ def dubs_of(rows: Sequence[Mapping[str, Any]], where: str) -> Rows:
 
 
 def heldout_digest(pairs: PairSet) -> str:
-    """The identity of the held-out clips themselves: pairs made anew for training do not change it."""
-    together = hashlib.sha256()
+    """Returns a digest of the held-out clips and their lines; training pairs do not change it."""
+    digest = hashlib.sha256()
     for row in pairs.split("heldout"):
-        together.update(json.dumps([row.id, row.counterpart.model_dump()], sort_keys=True).encode())
-        together.update(hashlib.sha256(pairs.data(row.id, "original.clip")).digest())
-    return together.hexdigest()
+        digest.update(json.dumps([row.id, row.counterpart.model_dump()], sort_keys=True).encode())
+        digest.update(hashlib.sha256(pairs.data(row.id, "original.clip")).digest())
+    return digest.hexdigest()
 
 
 def directions(names: Sequence[str]) -> dict[str, str]:
-    """`higher` or `lower` of each metric: which way is better.
+    """Returns the better direction of each metric, `higher` or `lower`.
 
     Raises:
         InvalidParamsError: the table of metrics does not know one.
@@ -59,46 +59,46 @@ def names_in(params: PromoteParams) -> list[str]:
 
 
 def means(dubs: Rows, names: Sequence[str]) -> dict[str, float]:
-    """The mean of each metric over the clips that have it; what no clip has is left out."""
+    """Returns the mean of each metric over the clips that have it; metrics that no clip has are left out."""
     values = {name: [row[name] for row in dubs.values() if _is_number(row.get(name))] for name in names}
     return {name: math.fsum(found) / len(found) for name, found in values.items() if found}
 
 
-def _is_number(value: object) -> bool:
+def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
 def below_floors(dubs: Rows, floors: Mapping[str, float], better: Mapping[str, str]) -> Iterator[str]:
-    """A reason for each floor (ceiling, where lower is better) that the mean breaks."""
+    """Yields a reason for each mean below its floor (above it, where lower is better)."""
     found = means(dubs, list(floors))
     for name, floor in floors.items():
         if name not in found:
             yield f"{name} was not measured on any clip"
         elif better[name] == "higher" and found[name] < floor:
-            yield f"{name} is {found[name]:.4g}, under its floor {floor:g}"
+            yield f"{name} is {found[name]:.4g}, below its floor {floor:g}"
         elif better[name] == "lower" and found[name] > floor:
-            yield f"{name} is {found[name]:.4g}, over its ceiling {floor:g}"
+            yield f"{name} is {found[name]:.4g}, above its ceiling {floor:g}"
 
 
 def gain(ours: Rows, theirs: Rows, name: str, better: str) -> float | None:
-    """Mean paired gain over the champion in the metric's unit, positive where ours is better; None: never both there."""
+    """Returns the mean paired gain over the champion, positive where ours is better; None where no clip has both."""
     sign = 1.0 if better == "higher" else -1.0
-    both = [(row.get(name), theirs[pair_id].get(name)) for pair_id, row in ours.items()]
+    both = ((row.get(name), theirs[pair_id].get(name)) for pair_id, row in ours.items())
     gains = [sign * (mine - other) for mine, other in both if _is_number(mine) and _is_number(other)]
     return math.fsum(gains) / len(gains) if gains else None
 
 
 def against(ours: Rows, theirs: Rows, params: PromoteParams, better: Mapping[str, str]) -> Iterator[str]:
-    """A reason for each regression that goes too far, and one where nothing is better."""
+    """Yields a reason for each regression beyond its limit, and one where no metric is better."""
     for name, most in params.max_regression.items():
         found = gain(ours, theirs, name, better[name])
         if found is None:
-            yield f"{name} was measured on no clip of both"
+            yield f"{name} was not measured on any common clip"
         elif found < -most:
             yield f"{name} is worse than the champion's by {-found:.4g} (at most {most:g} allowed)"
     gains = {name: gain(ours, theirs, name, better[name]) for name in params.improve}
     if not any(found is not None and found > 0 for found in gains.values()):
-        told = ", ".join(
+        gain_texts = ", ".join(
             f"{name} {'not measured' if found is None else f'{found:+.4g}'}" for name, found in gains.items()
         )
-        yield f"nothing that should improve is better than the champion's ({told})"
+        yield f"no metric of promote.improve is better than the champion's ({gain_texts})"

@@ -1,4 +1,4 @@
-"""What an MLflow run holds of an adapter: its params, figures, loss curves and files."""
+"""Logs an adapter to an MLflow run: params, figures, loss curves and files."""
 
 from __future__ import annotations
 
@@ -26,9 +26,10 @@ PARAM_NAME = re.compile(r"[\w\-./ :]+")
 
 
 def open_run(experiment: str, *, name: str, tags: Mapping[str, str]) -> tuple[Run, bool]:
-    """The run to log into, and whether it is ours to close.
+    """Returns the run to log into, and whether the caller closes it.
 
-    That is the run of MLFLOW_RUN_ID; else the one that an interrupted call with the same tags left; else a new one.
+    It is the run of MLFLOW_RUN_ID, which stays open; else the run of an interrupted call with the same tags; else a new
+    run.
 
     Raises:
         UsageError: MLFLOW_RUN_ID names no run.
@@ -54,7 +55,9 @@ def _given_run(run_id: str, tags: Mapping[str, str]) -> Run:
     except MlflowException as error:
         if not is_missing(error):
             raise
-        raise UsageError(f"MLFLOW_RUN_ID={run_id} is no run", where=public_uri(), cure="unset it or mend it") from error
+        raise UsageError(
+            f"there is no MLflow run {run_id} (MLFLOW_RUN_ID)", where=public_uri(), cure="unset or correct it"
+        ) from error
     for key, value in tags.items():
         mlflow.set_tag(run_id, key, value)
     return run
@@ -70,14 +73,14 @@ def _experiment_id(name: str) -> str:
     try:
         return mlflow.create_experiment(name, artifact_location=artifact_root())
     except MlflowException:
-        found = mlflow.get_experiment_by_name(name)  # another process may have been quicker
+        found = mlflow.get_experiment_by_name(name)  # another process may have created it meanwhile
         if found is None:
             raise
         return found.experiment_id
 
 
 def flatten(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every leaf of nested maps as `a.b.c`, value; a map whose names MLflow refuses stays whole."""
+    """Yields every leaf of nested maps as (`a.b.c`, value); a map with names that MLflow refuses is one leaf."""
     for name, inner in value.items():
         path = f"{prefix}{name}"
         if isinstance(inner, Mapping) and inner and all(PARAM_NAME.fullmatch(str(key)) for key in inner):
@@ -87,7 +90,7 @@ def flatten(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
 
 
 def log_params(run: Run, params: Mapping[str, Any], *, prefix: str) -> None:
-    """Log `params` as `<prefix>.<name>`; those that the run already holds must be equal.
+    """Logs `params` as `<prefix>.<name>`; those that the run already holds must be equal.
 
     Raises:
         UsageError: the run holds other values (a run of MLFLOW_RUN_ID that belongs to other work).
@@ -110,9 +113,9 @@ def log_params(run: Run, params: Mapping[str, Any], *, prefix: str) -> None:
 
 
 def log_losses(run: Run, path: Path) -> int:
-    """Log the curves of a losses.jsonl as `loss.video`, `loss.audio`, `loss.total` and `lr`; gives the number of steps.
+    """Logs the curves of a losses.jsonl as `loss.video`, `loss.audio`, `loss.total` and `lr`; returns the number of steps.
 
-    Points carry the run's start as their time, so logging them twice leaves them once.
+    All points have the run's start as their time, so that logging them twice stores them once.
 
     Raises:
         InvalidArtifactError: a line is not what `train` writes.
@@ -134,7 +137,7 @@ def log_losses(run: Run, path: Path) -> int:
 
 
 def log_figures(run: Run, report: Report) -> None:
-    """Log every finite number of the report's metrics.json as `<path.of.names>`."""
+    """Logs every finite number of the report's metrics.json as `<path.of.names>`."""
     from mlflow.entities import Metric
 
     leaves = flatten(json.loads((report.path / METRICS_JSON).read_bytes()))
@@ -151,31 +154,32 @@ def _log_metrics(run: Run, points: list[Metric]) -> None:
 
 
 def log_adapter(run: Run, adapter: Adapter, card: str) -> str:
-    """Put the sealed adapter under `adapter/` of the run, its card beside it; gives the folder's URI.
+    """Logs the sealed adapter under `adapter/` of the run with its card beside it; returns the folder's URI.
 
-    Through a server's proxy only small files travel safely: a larger adapter is logged by reference, that is its
-    manifest with the digest of every file, and where it lies.
+    Large uploads through a server's proxy time out, so a large adapter is logged by reference: its manifest with the
+    digest of every file, and its path.
     """
     mlflow, run_id = client(), run.info.run_id
     size = sum((adapter.path / name).stat().st_size for name in adapter.manifest.files)
-    by_reference = run.info.artifact_uri.startswith("mlflow-artifacts:") and size > MAX_PROXIED_BYTES
+    artifact_uri = run.info.artifact_uri or ""
+    by_reference = artifact_uri.startswith("mlflow-artifacts:") and size > MAX_PROXIED_BYTES
     with answering():
         _log_files(run, adapter, "adapter", () if by_reference else tuple(adapter.manifest.files))
         if by_reference:
             reference = {"uri": adapter.path.resolve().as_uri(), "digest": adapter.digest, "bytes": size}
             mlflow.log_dict(run_id, reference, "adapter/reference.json")
-        mlflow.log_text(run_id, card, "card.md")  # with figures; the README sealed with the adapter has none
-    return f"{run.info.artifact_uri}/adapter"
+        mlflow.log_text(run_id, card, "card.md")  # with figures, unlike the README sealed with the adapter
+    return f"{artifact_uri}/adapter"
 
 
 def log_report(run: Run, report: Report) -> None:
-    """Put the sealed report under `reports/<digest>/` of the run: a version may be measured again, on other clips."""
+    """Logs the sealed report under `reports/<digest>/` of the run; a run may have several."""
     with answering():
         _log_files(run, report, report_folder(report.digest), tuple(report.manifest.files))
 
 
 def report_folder(digest: str) -> str:
-    """Where in a run the report of this digest lies."""
+    """Returns the folder, inside a run, of the report with this digest."""
     return f"reports/{digest[:12]}"
 
 
@@ -186,6 +190,6 @@ def _log_files(run: Run, artifact: Artifact, folder: str, names: tuple[str, ...]
 
 
 def close_run(run: Run) -> None:
-    """Mark a run of ours as finished."""
+    """Marks a run as finished."""
     with answering():
         client().set_terminated(run.info.run_id)

@@ -1,4 +1,4 @@
-"""Which MLflow server is used, and one sentence when it does not answer."""
+"""The MLflow tracking server in use, and one error where it does not answer."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ CURE = "start the server (`make mlflow`), or set MLFLOW_TRACKING_URI to one that
 
 
 def tracking_uri() -> str:
-    """MLFLOW_TRACKING_URI, or a SQLite file in the working directory; the path of a SQLite file is made absolute.
+    """Returns MLFLOW_TRACKING_URI, or a SQLite file in the working directory; paths of SQLite files become absolute.
 
-    MLflow keeps one open store per URI, so a relative path would follow the first working directory for ever.
+    MLflow keeps one open store per URI, so a relative path would stay bound to the first working directory.
     """
     uri = os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
     return f"{SQLITE}{Path(uri.removeprefix(SQLITE)).absolute()}" if uri.startswith(SQLITE) else uri
 
 
 def public_uri() -> str:
-    """The tracking URI without a user name and password, fit for files and messages."""
+    """Returns the tracking URI without user name and password, for files and messages."""
     parts = urlsplit(tracking_uri())
     return tracking_uri() if "@" not in parts.netloc else parts._replace(netloc=parts.netloc.split("@")[-1]).geturl()
 
 
 def client() -> MlflowClient:
-    """A client of the tracking server and its registry.
+    """Returns a client of the tracking server and its registry.
 
     Raises:
-        ServiceUnavailableError: nobody answers at the tracking URI. MLflow itself would try for minutes.
+        ServiceUnavailableError: nothing answers at the tracking URI. MLflow itself would retry for minutes.
     """
     return _client(tracking_uri())
 
@@ -51,7 +51,7 @@ def client() -> MlflowClient:
 def _client(uri: str) -> MlflowClient:
     _probe(uri)
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")  # its own 7 keep one waiting for four minutes
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")  # the default of 7 retries takes four minutes
     from mlflow import MlflowClient
 
     with answering():
@@ -85,7 +85,7 @@ def _probe_http(uri: str) -> None:
 
 @contextlib.contextmanager
 def answering() -> Iterator[None]:
-    """MLflow's own errors inside the block as one sentence.
+    """Turns MLflow's errors inside the block into one sentence.
 
     Raises:
         ServiceUnavailableError: the server refused, failed or went away.
@@ -95,18 +95,18 @@ def answering() -> Iterator[None]:
     try:
         yield
     except MlflowException as error:
-        said = str(error).strip().splitlines()[0][:200]
-        raise ServiceUnavailableError(f"MLflow could not do it ({said})", where=public_uri(), cure=CURE) from error
+        reason = str(error).strip().splitlines()[0][:200]
+        raise ServiceUnavailableError(f"MLflow failed ({reason})", where=public_uri(), cure=CURE) from error
 
 
 def is_missing(error: Exception) -> bool:
-    """Whether an MLflow error only says that something does not exist."""
+    """Returns whether an MLflow error means that something does not exist."""
     code = getattr(error, "error_code", "")
     return code == "RESOURCE_DOES_NOT_EXIST" or (code == "INVALID_PARAMETER_VALUE" and "not found" in str(error))
 
 
 def artifact_root() -> str | None:
-    """Where a SQLite store keeps its files: `mlartifacts` beside the database; None where a server decides."""
+    """Returns the artifact folder of a SQLite store, `mlartifacts` beside the database; None for a server."""
     uri = tracking_uri()
     if not uri.startswith(SQLITE):
         return None
