@@ -65,8 +65,8 @@ def outside_psnr_db(dub_FHWC: np.ndarray, source_FHWC: np.ndarray, boxes_F4: np.
     Raises:
         UsageError: the pictures differ in size.
     """
-    outside_HW = np.ones(dub_FHWC.shape[1:3], dtype=bool)
-    height, width = outside_HW.shape
+    _, height, width, _ = dub_FHWC.shape
+    outside_HW = np.ones((height, width), dtype=bool)
     outside_HW[_slices(union_box(boxes_F4, MARGIN), height, width)] = False
     return psnr_db(dub_FHWC, source_FHWC, outside_HW)
 

@@ -19,7 +19,7 @@ from dubmill.config.params import GateParams, Thresholds
 
 if TYPE_CHECKING:
     from great_expectations.checkpoint.checkpoint import CheckpointResult
-    from great_expectations.data_context import EphemeralDataContext
+    from great_expectations.data_context.data_context.ephemeral_data_context import EphemeralDataContext
 
 Level = Literal["strict", "warning"]
 LEVELS: tuple[Level, ...] = ("strict", "warning")
@@ -143,9 +143,10 @@ def apply_gates(rows: Sequence[Mapping[str, Any]], params: GateParams, site: Pat
 def _context(site: Path | None) -> EphemeralDataContext:
     os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
     import great_expectations as gx
+    from great_expectations.data_context.types.base import ProgressBarsConfig
 
     context = gx.get_context(mode="ephemeral")
-    context.variables.progress_bars = {"globally": False, "metric_calculations": False}
+    context.variables.progress_bars = ProgressBarsConfig(globally=False, metric_calculations=False)
     if site is not None:
         store = {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(site)}
         index = {"class_name": "DefaultSiteIndexBuilder"}
@@ -160,7 +161,7 @@ def _run(rows: Sequence[Mapping[str, Any]], all_gates: Sequence[Gate], site: Pat
     context = _context(site)
     import great_expectations as gx
     import pandas as pd
-    from great_expectations.checkpoint import UpdateDataDocsAction
+    from great_expectations.checkpoint.actions import UpdateDataDocsAction, ValidationAction
     from great_expectations.core.run_identifier import RunIdentifier
 
     asset = context.data_sources.add_pandas("measurements").add_dataframe_asset("pairs")
@@ -171,7 +172,9 @@ def _run(rows: Sequence[Mapping[str, Any]], all_gates: Sequence[Gate], site: Pat
         )
         for level in LEVELS
     ]
-    actions = [UpdateDataDocsAction(name=SITE, site_names=[SITE])] if site is not None else []
+    actions: list[ValidationAction] = []
+    if site is not None:
+        actions.append(UpdateDataDocsAction(name=SITE, site_names=[SITE]))
     complete = {"result_format": "COMPLETE", "unexpected_index_column_names": ["id"]}
     checkpoint = context.checkpoints.add(
         gx.Checkpoint(name="gate", validation_definitions=definitions, result_format=complete, actions=actions)
@@ -185,7 +188,8 @@ def _run(rows: Sequence[Mapping[str, Any]], all_gates: Sequence[Gate], site: Pat
 
 def _suite(context: EphemeralDataContext, level: Level, all_gates: Sequence[Gate]) -> Any:
     import great_expectations as gx
-    from great_expectations import expectations as expect
+    from great_expectations.expectations.core.expect_column_values_to_be_between import ExpectColumnValuesToBeBetween
+    from great_expectations.expectations.core.expect_column_values_to_not_be_null import ExpectColumnValuesToNotBeNull
     from great_expectations.expectations.metadata_types import FailureSeverity
 
     suite = context.suites.add(gx.ExpectationSuite(level))
@@ -195,13 +199,11 @@ def _suite(context: EphemeralDataContext, level: Level, all_gates: Sequence[Gate
             least, most = (gate.bound, None) if gate.is_minimum else (None, gate.bound)
             meta = {"gate": gate.name, "level": level}
             suite.add_expectation(
-                expect.ExpectColumnValuesToBeBetween(
+                ExpectColumnValuesToBeBetween(
                     column=gate.column, min_value=least, max_value=most, severity=severity, meta=meta
                 )
             )
-            suite.add_expectation(
-                expect.ExpectColumnValuesToNotBeNull(column=gate.column, severity=severity, meta=meta)
-            )
+            suite.add_expectation(ExpectColumnValuesToNotBeNull(column=gate.column, severity=severity, meta=meta))
     return suite
 
 
