@@ -26,6 +26,7 @@ from dubmill.artifacts.rows import Line
 from dubmill.config import params
 from dubmill.dubbing.dubber import Dubber
 from dubmill.media.clips import Clip
+from dubmill.model.conditioning import ReferenceMode
 from dubmill.model.load import Modules, load
 from dubmill.nano import world
 from dubmill.worlds.materialize import materialize
@@ -84,8 +85,8 @@ def main() -> None:
         backbone = materialize(values.backbone, Path(scratch) / "backbone")
         modules, watch = load(backbone), Stopwatch()
         watch.put_on(modules)
-        how = {"reference": "negative", "isolate": True, "attention": "full", "worn": {}}
-        dubber = Dubber(backbone, modules, values.dub.sampling, **how)
+        mode = ReferenceMode(positions="negative", attention="full", isolate_modalities=True)
+        dubber = Dubber(backbone, modules, values.dub.sampling, mode=mode, active_adapters={})
         dubber.dub(clip, line=line, seed=0)
         ratios, wholes = [], []
         for seed in range(rounds):

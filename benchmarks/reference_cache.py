@@ -27,6 +27,7 @@ from dubmill.config import params
 from dubmill.dubbing.dubber import Dubber
 from dubmill.media.clips import Clip
 from dubmill.model import conditioning, denoising
+from dubmill.model.conditioning import ReferenceMode
 from dubmill.model.load import load
 from dubmill.nano import world
 from dubmill.worlds.materialize import materialize
@@ -60,13 +61,13 @@ def afresh(work: Any) -> Any:
         return predict(*args, **more)
 
     def run() -> None:
-        from dubmill.model import pipeline
+        from dubmill.model import inputs
 
-        pipeline.cache_reference, denoising.predict = cache_reference, predict_afresh
+        inputs.cache_reference, denoising.predict = cache_reference, predict_afresh
         try:
             work()
         finally:
-            pipeline.cache_reference, denoising.predict = conditioning.cache_reference, predict
+            inputs.cache_reference, denoising.predict = conditioning.cache_reference, predict
 
     return run
 
@@ -84,8 +85,8 @@ def main() -> None:
         modules = load(backbone)
 
         def dub(attention: str) -> Any:
-            how = {"reference": "negative", "isolate": True, "attention": attention, "worn": {}}
-            dubber = Dubber(backbone, modules, values.dub.sampling, **how)
+            mode = ReferenceMode(positions="negative", attention=attention, isolate_modalities=True)
+            dubber = Dubber(backbone, modules, values.dub.sampling, mode=mode, active_adapters={})
             return lambda: dubber.dub_batch(clips, lines, range(asked.batch))
 
         full, cached, again = dub("full"), dub("self"), afresh(dub("self"))

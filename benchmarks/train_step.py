@@ -22,9 +22,10 @@ import torch
 from dubmill.adapters import lora_parameters
 from dubmill.artifacts.store import LatentSet, Lineage
 from dubmill.config import params
-from dubmill.model.conditioning import encode_captions, patched_attention
+from dubmill.model.conditioning import patched_attention
 from dubmill.model.load import Modules, load
 from dubmill.model.shapes import half_frames, latent_shape
+from dubmill.model.text import encode_captions
 from dubmill.prompting import generate_prompts
 from dubmill.training import trainer as training
 from dubmill.training.batches import LATENTS

@@ -1,1 +1,1 @@
-"""The steps as a Kubeflow pipeline: `python -m pipelines compile | run | submit`."""
+"""The line as a Kubeflow pipeline: `python -m pipelines compile | run | submit`."""

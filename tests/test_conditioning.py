@@ -4,9 +4,11 @@ import pytest
 import torch
 from doubles import miniature
 
-from dubmill.generation.codec import Latents, encode, shape_of
+from dubmill.generation.codec import encode_clips, shape_of
 from dubmill.model.attention import isolation_mask
-from dubmill.model.conditioning import cache_reference, encode_captions, patched_attention, predict, sequence_layout
+from dubmill.model.conditioning import cache_reference, patched_attention, predict, sequence_layout
+from dubmill.model.latents import Latents
+from dubmill.model.text import encode_captions
 
 CAPTION = 'A person is speaking Spanish, saying: "uno dos"'
 
@@ -20,12 +22,12 @@ def scene(mini):
         torch.randn(1, shape.video_tokens, 128, generator=generator),
         torch.randn(1, shape.audio, 128, generator=generator),
     )
-    return shape, noise, encode([miniature.clip(seed=5)], mini), encode_captions([CAPTION], mini)
+    return shape, noise, encode_clips([miniature.clip(seed=5)], mini), encode_captions([CAPTION], mini)
 
 
 def _velocity(mini, scene, *, positions="shared", isolate=True, reference=None, sigma=0.8):
     shape, noise, default, text = scene
-    layout = sequence_layout(shape, 25.0, mini, reference=positions, isolate=isolate)
+    layout = sequence_layout(shape, 25.0, mini.transformer, reference=positions, isolate=isolate)
     sigmas = torch.full((1, shape.video_tokens), sigma), torch.full((1, shape.audio), sigma)
     with patched_attention(mini.transformer, layout), torch.no_grad():
         return predict(mini.transformer, noise, reference or default, *sigmas, text, layout)
@@ -33,17 +35,17 @@ def _velocity(mini, scene, *, positions="shared", isolate=True, reference=None, 
 
 def test_shared_positions_repeat_and_negative_audio_positions_end_before_zero(mini, scene):
     shape = scene[0]
-    shared = sequence_layout(shape, 25.0, mini, reference="shared")
+    shared = sequence_layout(shape, 25.0, mini.transformer, reference="shared")
     assert torch.equal(shared.audio_coords, shared.reference_audio_coords)
     assert torch.equal(shared.video_coords, shared.reference_video_coords)
-    negative = sequence_layout(shape, 25.0, mini, reference="negative")
+    negative = sequence_layout(shape, 25.0, mini.transformer, reference="negative")
     assert negative.reference_audio_coords.max() == pytest.approx(-0.04)
     assert torch.equal(negative.audio_coords, shared.audio_coords)
     assert torch.equal(negative.reference_video_coords, shared.reference_video_coords)
 
 
 def test_a_layout_without_a_reference_has_no_reference_tokens(mini, scene):
-    assert not sequence_layout(scene[0], 25.0, mini).has_reference
+    assert not sequence_layout(scene[0], 25.0, mini.transformer).has_reference
 
 
 @pytest.mark.parametrize(("isolate", "is_deaf"), [(True, True), (False, False)])
@@ -55,7 +57,9 @@ def test_only_under_isolation_is_the_new_picture_deaf_to_the_sources_sound(mini,
     other = audio.clone()
     other[:, shape.audio :] += 1
     with (
-        patched_attention(mini.transformer, sequence_layout(shape, 25.0, mini, reference="shared", isolate=isolate)),
+        patched_attention(
+            mini.transformer, sequence_layout(shape, 25.0, mini.transformer, reference="shared", isolate=isolate)
+        ),
         torch.no_grad(),
     ):
         heard, changed = (attention(video, encoder_hidden_states=one, attention_mask=None) for one in (audio, other))
@@ -67,7 +71,7 @@ def test_the_rows_of_reference_queries_are_zero_and_nothing_is_nan(mini, scene):
     """Trap: a fully masked row is NaN in some kernels, and uniform attention under a -10000 mask."""
     shape = scene[0]
     outputs = []
-    layout = sequence_layout(shape, 25.0, mini, reference="shared", isolate=True)
+    layout = sequence_layout(shape, 25.0, mini.transformer, reference="shared", isolate=True)
     with patched_attention(mini.transformer, layout):
         attention = mini.transformer.transformer_blocks[1].video_to_audio_attn
         hook = attention.register_forward_hook(lambda module, args, output: outputs.append(output))
@@ -80,16 +84,17 @@ def test_the_rows_of_reference_queries_are_zero_and_nothing_is_nan(mini, scene):
 
 def test_the_mask_hides_reference_keys_from_target_queries_only():
     mask = isolation_mask(2, 3, 4, 6)
-    assert torch.isinf(mask[0, :2, 3:]).all()
-    assert torch.count_nonzero(mask[0, :2, :3]) == 0
-    assert torch.count_nonzero(mask[0, 2:]) == 0
+    assert torch.isinf(mask[0, 0, :2, 3:]).all()
+    assert torch.count_nonzero(mask[0, 0, :2, :3]) == 0
+    assert torch.count_nonzero(mask[0, 0, 2:]) == 0
 
 
 def test_no_hook_and_no_processor_is_left_behind(mini, scene):
     before, processors = _velocity(mini, scene, isolate=False), dict(mini.transformer.attn_processors)
     _velocity(mini, scene, isolate=True)
     with patched_attention(
-        mini.transformer, sequence_layout(scene[0], 25.0, mini, reference="shared", isolate=True, attention="self")
+        mini.transformer,
+        sequence_layout(scene[0], 25.0, mini.transformer, reference="shared", isolate=True, attention="self"),
     ):
         assert dict(mini.transformer.attn_processors) != processors
     after = _velocity(mini, scene, isolate=False)
@@ -98,7 +103,7 @@ def test_no_hook_and_no_processor_is_left_behind(mini, scene):
 
 
 def test_the_reference_changes_what_is_made(mini, scene):
-    other = encode([miniature.clip(seed=9)], mini)
+    other = encode_clips([miniature.clip(seed=9)], mini)
     assert not torch.equal(_velocity(mini, scene).video_BSD, _velocity(mini, scene, reference=other).video_BSD)
 
 
@@ -110,7 +115,7 @@ def test_text_features_pick_rows(mini):
 def _by_itself(mini, scene, *, sigma=0.8, positions="negative", text=None, reference=None):
     """The target's velocity with a reference that attends to itself alone."""
     shape, noise, default, asked = scene
-    layout = sequence_layout(shape, 25.0, mini, reference=positions, isolate=True, attention="self")
+    layout = sequence_layout(shape, 25.0, mini.transformer, reference=positions, isolate=True, attention="self")
     sigmas = torch.full((1, shape.video_tokens), sigma), torch.full((1, shape.audio), sigma)
     with patched_attention(mini.transformer, layout), torch.no_grad():
         cache_reference(mini.transformer, reference or default, encode_captions([""], mini), layout)
@@ -134,7 +139,7 @@ def test_a_remembered_reference_is_one_long_sequence_under_a_mask(mini, scene, p
     """The definition, computed the slow way: one sequence, masked, everything under the empty caption."""
     shape, noise, reference, _ = scene
     empty = encode_captions([""], mini)
-    layout = sequence_layout(shape, 25.0, mini, reference=positions, isolate=True)
+    layout = sequence_layout(shape, 25.0, mini.transformer, reference=positions, isolate=True)
     sigmas = torch.full((1, shape.video_tokens), 0.8), torch.full((1, shape.audio), 0.8)
     hooks = [
         attention.register_forward_pre_hook(_mask_references(count), with_kwargs=True)
@@ -155,7 +160,7 @@ def test_what_is_remembered_does_not_depend_on_the_step_and_serves_every_half_of
     """Remembered once: the next steps, and a batch of two halves, give what remembering afresh gives."""
     shape, noise, reference, text = scene
     empty = encode_captions([""], mini)
-    layout = sequence_layout(shape, 25.0, mini, reference="negative", isolate=True, attention="self")
+    layout = sequence_layout(shape, 25.0, mini.transformer, reference="negative", isolate=True, attention="self")
     with patched_attention(mini.transformer, layout), torch.no_grad():
         cache_reference(mini.transformer, reference, empty, layout)
         for sigma in (1.0, 0.5, 0.1):
@@ -168,7 +173,7 @@ def test_what_is_remembered_does_not_depend_on_the_step_and_serves_every_half_of
 
 
 def test_a_remembered_reference_is_heard_and_seen(mini, scene):
-    other = encode([miniature.clip(seed=9)], mini)
+    other = encode_clips([miniature.clip(seed=9)], mini)
     silent = Latents(scene[2].video_BSD, torch.zeros_like(scene[2].audio_BLD))
     plain = _by_itself(mini, scene)
     assert not torch.allclose(plain.video_BSD, _by_itself(mini, scene, reference=other).video_BSD, atol=1e-4)

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from dubmill.model.diffusion import (
+    GuidanceScales,
     Predictions,
-    Scales,
     add_noise,
     guide,
     renoise,
@@ -53,27 +53,29 @@ def _velocities(count=4):
 
 
 def test_guidance_is_the_published_sum():
-    """cond + (cfg - 1)(cond - uncond) + stg (cond - perturbed) + (mod - 1)(cond - mute)."""
-    asked, uncaptioned, perturbed, mute = _velocities()
-    made = Predictions(asked, uncaptioned, perturbed, mute)
-    guided = guide(made, Scales(3.0, 1.5, 4.0, 0.0), torch.zeros(2, 6, 8), torch.ones(2, 6))
-    expected = asked + 2 * (asked - uncaptioned) + 1.5 * (asked - perturbed) + 3 * (asked - mute)
+    """cond + (cfg - 1)(cond - uncond) + stg (cond - perturbed) + (mod - 1)(cond - unimodal)."""
+    conditional, unconditional, perturbed, unimodal = _velocities()
+    made = Predictions(conditional, unconditional, perturbed, unimodal)
+    guided = guide(made, GuidanceScales(3.0, 1.5, 4.0, 0.0), torch.zeros(2, 6, 8), torch.ones(2, 6))
+    expected = (
+        conditional + 2 * (conditional - unconditional) + 1.5 * (conditional - perturbed) + 3 * (conditional - unimodal)
+    )
     assert torch.allclose(guided, expected, atol=1e-5)
 
 
 def test_guidance_by_captions_alone_steers_from_the_uncaptioned_to_the_asked():
-    asked, uncaptioned, _, _ = _velocities()
-    made = Predictions(asked, uncaptioned, None, None)
-    guided = guide(made, Scales(2.5, 0.0, 1.0, 0.0), torch.zeros(2, 6, 8), torch.ones(2, 6))
-    assert torch.allclose(guided, uncaptioned + 2.5 * (asked - uncaptioned), atol=1e-5)
+    conditional, unconditional, _, _ = _velocities()
+    made = Predictions(conditional, unconditional, None, None)
+    guided = guide(made, GuidanceScales(2.5, 0.0, 1.0, 0.0), torch.zeros(2, 6, 8), torch.ones(2, 6))
+    assert torch.allclose(guided, unconditional + 2.5 * (conditional - unconditional), atol=1e-5)
 
 
 def test_rescaled_guidance_points_at_a_clean_clip_of_the_unguided_spread():
-    asked, uncaptioned, noisy, _ = _velocities()
-    made, sigma = Predictions(asked, uncaptioned, None, None), torch.full((2, 6), 0.7)
-    plain = noisy - 0.7 * asked
+    conditional, unconditional, noisy, _ = _velocities()
+    made, sigma = Predictions(conditional, unconditional, None, None), torch.full((2, 6), 0.7)
+    plain = noisy - 0.7 * conditional
     spread = [
-        (noisy - 0.7 * guide(made, Scales(5.0, 0.0, 1.0, rescale), noisy, sigma)).std(dim=(1, 2))
+        (noisy - 0.7 * guide(made, GuidanceScales(5.0, 0.0, 1.0, rescale), noisy, sigma)).std(dim=(1, 2))
         for rescale in (0.0, 0.5, 1.0)
     ]
     assert torch.allclose(spread[2], plain.std(dim=(1, 2)), atol=1e-4)
@@ -82,10 +84,12 @@ def test_rescaled_guidance_points_at_a_clean_clip_of_the_unguided_spread():
 
 
 def test_rescaling_leaves_a_given_token_where_it_is():
-    asked, uncaptioned, noisy, _ = _velocities()
+    conditional, unconditional, noisy, _ = _velocities()
     sigma = torch.full((2, 6), 0.7)
     sigma[:, 0] = 0
-    guided = guide(Predictions(asked, uncaptioned, None, None), Scales(5.0, 0.0, 1.0, 0.7), noisy, sigma)
+    guided = guide(
+        Predictions(conditional, unconditional, None, None), GuidanceScales(5.0, 0.0, 1.0, 0.7), noisy, sigma
+    )
     assert torch.count_nonzero(guided[:, 0]) == 0
     assert torch.isfinite(guided).all()
 

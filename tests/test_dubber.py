@@ -12,7 +12,8 @@ from dubmill.artifacts.rows import Line
 from dubmill.artifacts.store import Adapter, Lineage
 from dubmill.dubbing.dubber import SECOND_STAGE, Dubber, half_size
 from dubmill.errors import InvalidArtifactError, InvalidParamsError
-from dubmill.generation.codec import encode
+from dubmill.generation.codec import encode_clips
+from dubmill.model.conditioning import ReferenceMode
 from dubmill.model.load import load
 
 LINE = Line(language="es", text="uno dos")
@@ -51,7 +52,7 @@ def adapter(doubling, tmp_path_factory):
 
 def test_a_dub_reads_its_reference_as_the_adapter_was_trained_to(doubling, adapter):
     dubber = Dubber.load(doubling, adapter, sampling=miniature.sampling(video_guidance=2.0))
-    assert (dubber.reference, dubber.attention, dubber.isolate) == ("negative", "self", True)
+    assert dubber.mode == ReferenceMode("negative", "self", isolate_modalities=True)
     seen = []
     block = dubber.modules.transformer.transformer_blocks[0]
     hook = block.register_forward_hook(
@@ -89,7 +90,7 @@ def test_the_sources_first_frame_is_the_dubs_where_asked(doubling, is_asked):
     )
     dubber.dub(clip, line=LINE, seed=1)
     (timesteps, tokens), first = sigmas[0], 2 * 3  # rows and columns of latents in 64 x 96 pixels
-    source = encode([clip], dubber.modules).video_BSD[0]
+    source = encode_clips([clip], dubber.modules).video_BSD[0]
     assert (timesteps[:first] == 0).all() == is_asked
     assert torch.equal(tokens[:first], source[:first]) == is_asked
     assert (timesteps[first : len(source)] > 0).all()
@@ -118,18 +119,23 @@ def test_the_second_stage_doubles_the_picture_and_leaves_the_sound_as_the_first_
     assert (first["height"], first["width"], second["height"], second["width"]) == (64, 96, 128, 192)
     assert torch.equal(fine[1], rough[1])
     assert torch.equal(second["reference_audio_latents"], rough[1])
-    assert torch.equal(second["reference_latents"], encode([clip], dubber.modules).video_BSD)
-    assert torch.equal(first["reference_latents"], encode([half_size(clip)], dubber.modules).video_BSD)
+    assert torch.equal(second["reference_latents"], encode_clips([clip], dubber.modules).video_BSD)
+    assert torch.equal(first["reference_latents"], encode_clips([half_size(clip)], dubber.modules).video_BSD)
     assert second["guidance_scale"] == 1
     assert dubbed.frames_FHWC.shape == clip.frames_FHWC.shape
 
 
 def watched(pipeline, call):
     """The pipeline, called through `call`."""
-    kind = type("Watched", (), {"__call__": lambda self, *args, **asked: call(*args, **asked)})
-    made = kind()
-    made.pack = pipeline.pack
-    return made
+    kind = type(
+        "Watched",
+        (),
+        {
+            "__call__": lambda self, *args, **options: call(*args, **options),
+            "__getattr__": lambda self, name: getattr(pipeline, name),
+        },
+    )
+    return kind()
 
 
 @pytest.mark.parametrize(

@@ -10,13 +10,17 @@ from diffusers import LTX2Pipeline, LTX2VideoTransformer3DModel
 from doubles import miniature
 
 from dubmill.config import params
-from dubmill.generation.codec import Latents, encode, shape_of
-from dubmill.generation.sampling import call_of, pipeline, seeded, size_of
+from dubmill.generation.codec import encode_clips, shape_of
+from dubmill.generation.sampling import build_pipeline, encode_prompts, sample
+from dubmill.generation.seeds import generators
 from dubmill.media.clips import Clip
-from dubmill.model.conditioning import cache_reference, encode_captions, patched_attention, predict, sequence_layout
+from dubmill.model.conditioning import ReferenceMode, cache_reference, patched_attention, predict, sequence_layout
 from dubmill.model.diffusion import schedule
+from dubmill.model.inputs import NO_EMBEDS
+from dubmill.model.latents import Latents
 from dubmill.model.load import PIPELINE, load
 from dubmill.model.pipeline import LTX2DubPipeline
+from dubmill.model.text import encode_captions
 from dubmill.nano import world
 from dubmill.worlds.materialize import materialize
 
@@ -28,13 +32,13 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.fixture(scope="module")
 def pipe(mini):
-    return pipeline(mini)
+    return build_pipeline(mini)
 
 
 @pytest.fixture(scope="module")
 def source(mini):
     """Reference latents of a clip, as the pipeline is given them."""
-    tokens = encode([miniature.clip(seed=5)], mini)
+    tokens = encode_clips([miniature.clip(seed=5)], mini)
     return {"reference_latents": tokens.video_BSD, "reference_audio_latents": tokens.audio_BLD}
 
 
@@ -77,7 +81,7 @@ def test_it_opens_the_folder_of_any_ltx2_pipeline_and_dubs_frames_and_a_waveform
 
 def test_frames_and_a_waveform_give_the_latents_that_are_trained_on(pipe, mini):
     clip = miniature.clip(seed=5)
-    tokens = encode([clip], mini)
+    tokens = encode_clips([clip], mini)
     frames = clip.frames_FHWC[None] / 255
     assert torch.allclose(pipe.encode_video(frames, 64, 96, 17), tokens.video_BSD, atol=1e-4)
     sound = pipe.encode_audio(torch.from_numpy(clip.audio_CN), None, tokens.audio_BLD.shape[1])
@@ -85,8 +89,7 @@ def test_frames_and_a_waveform_give_the_latents_that_are_trained_on(pipe, mini):
 
 
 def test_its_text_features_are_those_that_are_trained_on(pipe, mini):
-    given = {"do_classifier_free_guidance": True, "negative_prompt": "", **TEXT}
-    ours = pipe.encode_text([PROMPT], device=mini.device, **given)
+    ours = pipe.encode_text([PROMPT], "", NO_EMBEDS, miniature.TEXT_TOKENS, has_negative=True)
     both = encode_captions(["", PROMPT], mini)
     assert torch.allclose(ours.video_BTD, both.video_BTD, atol=1e-5)
     assert torch.allclose(ours.audio_BTD, both.audio_BTD, atol=1e-5)
@@ -97,8 +100,13 @@ def test_text_features_made_before_give_the_dub_of_their_prompt(pipe, mini, sour
     more = {"guidance_scale": 2.0, "reference_attention": attention, **source}
     generator = [torch.Generator().manual_seed(1)]
     plain = {"num_inference_steps": 2, "output_type": "packed", "return_dict": False}
-    features = encode_captions([PROMPT, ""], mini)
-    made = Latents(*pipe(text_features=features, generator=generator, **SIZE, **TEXT, **plain, **more))
+    text = encode_prompts([PROMPT], mini)
+    features = {
+        "text_features": text.captions,
+        "negative_text_features": text.negative,
+        "empty_text_features": text.empty,
+    }
+    made = Latents(*pipe(**features, generator=generator, **SIZE, **TEXT, **plain, **more))
     assert same(made, run(pipe, 1, **more))
 
 
@@ -127,7 +135,7 @@ def test_without_a_reference_it_makes_what_the_pipeline_of_diffusers_makes(pipe,
     ours = newer if is_newer else pipe
     stock = LTX2Pipeline(**ours.components)
     stock.set_progress_bar_config(disable=True)
-    shape, generator = ours._shape(64, 96, 17, 25.0), torch.Generator().manual_seed(0)
+    shape, generator = ours.latent_shape(64, 96, 17, 25.0), torch.Generator().manual_seed(0)
     scales = {
         "guidance_scale": 3.0,
         "modality_scale": 3.0,
@@ -153,10 +161,15 @@ def test_without_a_reference_it_makes_what_the_pipeline_of_diffusers_makes(pipe,
 def test_a_remembered_reference_works_with_gates_and_prompt_modulation(newer, source):
     """Prompt modulation makes the text depend on sigma: the reference has sigma 0 at every step, so it still waits."""
     layout = sequence_layout(
-        newer._shape(64, 96, 17, 25.0), 25.0, newer, reference="shared", isolate=True, attention="self"
+        newer.latent_shape(64, 96, 17, 25.0),
+        25.0,
+        newer.transformer,
+        reference="shared",
+        isolate=True,
+        attention="self",
     )
     tokens = Latents(source["reference_latents"], source["reference_audio_latents"])
-    text = newer.encode_text([""], device=newer.device, do_classifier_free_guidance=False, **TEXT)
+    text = newer.encode_text([""], None, NO_EMBEDS, miniature.TEXT_TOKENS, has_negative=False)
     shape = layout.num_video, layout.num_audio
     noise = Latents(torch.randn(1, shape[0], 128), torch.randn(1, shape[1], 128))
     velocities = []
@@ -213,19 +226,21 @@ def test_on_nano_guidance_by_captions_is_the_sampler_that_it_was(nano):
     phrases = tuple(world.random_phrases(np.random.default_rng(1)))
     film = world.halves(world.film(world.puppet(1), phrases, motion_seed=1))[0]
     clip = Clip(film.frames_FHWC, Fraction(world.FRAME_RATE), film.audio_N[None], world.SAMPLE_RATE_HZ)
-    source, captions, seeds = encode([clip, clip], modules), ["one", "dos"], [3, 4]
+    source, captions, seeds = encode_clips([clip, clip], modules), ["one", "dos"], [3, 4]
     rate = float(clip.frame_rate)
-    layout = sequence_layout(shape_of(clip, modules), rate, modules, reference="negative", isolate=True)
+    layout = sequence_layout(shape_of(clip, modules), rate, modules.transformer, reference="negative", isolate=True)
     expected = euler(source, captions, seeds, layout, sampling, modules)
-    made = pipeline(modules)(
-        captions,
-        reference_latents=source.video_BSD,
-        reference_audio_latents=source.audio_BLD,
-        reference_positions="negative",
-        **size_of(clip),
-        **call_of(sampling, seeded(seeds), modules),
+    made = sample(
+        build_pipeline(modules),
+        sampling,
+        encode_prompts(captions, modules),
+        generators(seeds),
+        shape_of(clip, modules),
+        rate,
+        reference=source,
+        mode=ReferenceMode(positions="negative", attention="full", isolate_modalities=True),
     )
-    assert same(Latents(*made), expected, atol=2e-3)
+    assert same(made, expected, atol=2e-3)
 
 
 @pytest.mark.parametrize("attention", ["full", "self"])
@@ -318,7 +333,7 @@ def test_the_first_frame_is_given_as_an_image(pipe, source, mini):
 
 
 def test_kept_tokens_come_out_untouched_and_the_rest_is_made_new(pipe, mini):
-    context = encode([miniature.clip(seed=3)], mini)
+    context = encode_clips([miniature.clip(seed=3)], mini)
     keep = torch.arange(context.video_BSD.shape[1])[None] % 2 == 0
     made = run(
         pipe,
@@ -336,7 +351,7 @@ def test_kept_tokens_come_out_untouched_and_the_rest_is_made_new(pipe, mini):
 
 
 def test_latents_go_out_and_in_again_packed_or_not(pipe):
-    packed, plain = run(pipe), pipe.pack(*run_latent(pipe))
+    packed, plain = run(pipe), pipe.pack_latents(*run_latent(pipe))
     assert same(packed, plain, atol=1e-4)
 
 
@@ -373,7 +388,7 @@ HEARD = {"reference_audio_latents": torch.zeros(2, 17, 128)}
         ({"sigmas": [0.4, 0.9]}, "fall within"),
         ({"sigmas": [1.0, 0.0]}, "fall within"),
         ({"stg_scale": 1.0}, "spatio_temporal_guidance_blocks"),
-        ({"reference_latents": torch.zeros(1, 24, 128)}, "picture and its sound"),
+        ({"reference_latents": torch.zeros(1, 24, 128)}, "a video and an audio"),
         ({"stg_scale": 1.0, "spatio_temporal_guidance_blocks": [2]}, "of blocks 0 to 1"),
         ({"reference_positions": "before"}, "shared"),
         ({"reference_attention": "own"}, "full"),

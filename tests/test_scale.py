@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ import torch
 import yaml
 from accelerate.state import AcceleratorState
 from doubles import miniature, noise_pairs
+from doubles.deaths import dying_at
 from safetensors.torch import load_file
 
 from dubmill import adapters, media
@@ -87,22 +88,6 @@ def same_dubs(one, other):
         for adapter in (one, other)
     ]
     assert np.abs(frames[0] - frames[1]).mean() < 1
-
-
-@contextmanager
-def dying_at(num_steps):
-    """While open, a training ends as if killed once it has made `num_steps`."""
-    step = training.Trainer.step
-
-    def until(self, index):
-        if index == num_steps:
-            raise KeyboardInterrupt
-        return step(self, index)
-
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(training.Trainer, "step", until)
-        with pytest.raises(KeyboardInterrupt):
-            yield
 
 
 def test_two_processes_that_share_batches_make_what_one_makes(mini_backbone, latents, alone, tmp_path, capfd):
@@ -203,15 +188,15 @@ def test_the_8_bit_optimizer_is_refused_where_it_cannot_run(mini_backbone, laten
         train(mini_backbone, latents, params, tmp_path / "adapter")
     monkeypatch.setattr(optimizing, "find_spec", lambda name: None)
     with pytest.raises(InvalidParamsError, match="bitsandbytes, which is not installed"):
-        optimizing.optimizer({}, {}, params, torch.device("cuda"))
+        optimizing.build_optimizer({}, {}, params, torch.device("cuda"))
 
 
 def test_weights_of_one_rate_share_a_group(mini_backbone, latents, tmp_path):
     """Trap: a group for every tensor costs a call of the optimizer for each."""
     params = PARAMS.model_copy(update={"learning_rate_groups": {r".*\.audio_(attn1|attn2|ff)\..*": 1e-6}})
     trainer = training.Trainer(load(mini_backbone), latents, params, tmp_path, training.build_accelerator(params))
-    assert sorted(group["full_rate"] for group in training.optimizer.param_groups) == [1e-6, 1e-2]
-    assert sum(len(group["params"]) for group in training.optimizer.param_groups) == len(trainer.lora)
+    assert sorted(group["full_rate"] for group in trainer.optimizer.param_groups) == [1e-6, 1e-2]
+    assert sum(len(group["params"]) for group in trainer.optimizer.param_groups) == len(trainer.lora)
 
 
 TRAIN = (

@@ -12,8 +12,7 @@ from dubmill.artifacts.store import Backbone, ClipSet, PairSet, Part
 from dubmill.config import overlays
 from dubmill.config import params as parameters
 from dubmill.errors import InvalidArtifactError, InvalidParamsError, UnsealedArtifactError
-from dubmill.generation.codec import decode, shape_of
-from dubmill.generation.codec import encode as encode_clips
+from dubmill.generation.codec import decode_clips, encode_clips, shape_of
 from dubmill.model.load import load
 from dubmill.steps import inpaint as inpaint_module
 from dubmill.steps import synthesize as synthesize_module
@@ -133,7 +132,7 @@ def test_what_lies_outside_the_region_comes_out_as_from_a_round_trip(nano, clips
     from dubmill.generation.sampling import inpaint as inpaint_clips
 
     made = inpaint_clips([clip], [""], region, [1], values.inpaint.sampling, 1, modules)[0]
-    trip = decode(encode_clips([clip], modules), shape, clip.frame_rate, modules)[0]
+    trip = decode_clips(encode_clips([clip], modules), shape, clip.frame_rate, modules)[0]
     late = slice(28, 33)  # frames whose decoding sees no changed latent's far side as strongly as the border's
     before = np.abs(trip.frames_FHWC[late].astype(int) - made.frames_FHWC[late].astype(int)).mean()
     inside = np.abs(trip.frames_FHWC[:10].astype(int) - made.frames_FHWC[:10].astype(int)).mean()

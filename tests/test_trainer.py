@@ -23,8 +23,8 @@ from dubmill.errors import (
     UnsealedArtifactError,
     UsageError,
 )
-from dubmill.generation.codec import Latents
 from dubmill.model.conditioning import patched_attention, sequence_layout
+from dubmill.model.latents import Latents
 from dubmill.model.load import load
 from dubmill.steps.train import train
 from dubmill.training import trainer as training
@@ -233,7 +233,7 @@ def test_an_adapter_with_missing_tensors_is_refused(mini_backbone, adapter):
 def test_a_dub_keeps_length_and_size_and_the_adapter_changes_it(mini_backbone, adapter):
     clip, line = miniature.clip(), Line(language="es", text="uno dos")
     ours = Dubber.load(mini_backbone, adapter, sampling=SAMPLING)
-    assert (ours.reference, ours.isolate) == ("negative", True)
+    assert (ours.mode.positions, ours.mode.isolate_modalities) == ("negative", True)
     dubbed = ours.dub(clip, line=line, seed=1)
     assert dubbed.frames_FHWC.shape == clip.frames_FHWC.shape
     assert dubbed.audio_CN.shape == (2, round(clip.seconds * 24000))
@@ -255,7 +255,9 @@ def test_negative_and_shared_positions_give_other_predictions(mini, latents):
     pairs, shape = training.Pairs.open(latents), training.LatentShape(**latents.info["latent_shape"])
     batch = training.sample_batch(pairs, shape, PARAMS, torch.Generator().manual_seed(1))
     results = [
-        training.dubbing_losses(mini.transformer, batch, sequence_layout(shape, 25.0, mini, reference=scheme))[1].item()
+        training.dubbing_losses(
+            mini.transformer, batch, sequence_layout(shape, 25.0, mini.transformer, reference=scheme)
+        )[1].item()
         for scheme in ("shared", "negative")
     ]
     assert results[0] != results[1]
@@ -295,6 +297,6 @@ def test_how_a_reference_is_read_is_told_by_the_adapter_and_by_its_weights(mini_
     params = PARAMS.model_copy(update={"reference_attention": "self", "num_steps": 2})
     trained = train(mini_backbone, latents, params, tmp_path / "adapter")
     dubber = Dubber.load(mini_backbone, trained, sampling=SAMPLING)
-    assert (dubber.attention, dubber.reference) == ("self", "negative")
+    assert (dubber.mode.attention, dubber.mode.positions) == ("self", "negative")
     with safe_open(trained.path / adapters.WEIGHTS, framework="pt") as file:
         assert json.loads(file.metadata()["dubmill"])["reference_attention"] == "self"

@@ -91,7 +91,7 @@ def test_2_an_adapter_is_not_used_at_positions_it_was_not_trained_at(said, mini_
     params = PAPER.model_copy(update={"reference_positions": "negative", "num_steps": 1})
     made = train(mini_backbone, latents, params, tmp_path / "adapter")
     sampling = miniature.sampling(num_steps=1)
-    assert Dubber.load(mini_backbone, made, sampling=sampling).reference == "negative"
+    assert Dubber.load(mini_backbone, made, sampling=sampling).mode.positions == "negative"
     liar = Adapter(made.path, made.manifest.model_copy(update={"info": {**made.info, "reference_positions": said}}))
     with pytest.raises(InvalidArtifactError, match="reference_positions"):
         Dubber.load(mini_backbone, liar, sampling=sampling)
@@ -154,7 +154,7 @@ def test_5_rate_groups_catch_what_they_name_and_the_table_shows_it():
     table = adapters.learning_rate_table(lora, rates).splitlines()
     assert [line.split()[:2] for line in table if "video_to_audio" in line] == [["video_to_audio_attn", "1e-06"]]
     assert len(table) == 8
-    with pytest.raises(InvalidParamsError, match="'audio_attn' is the whole name of no parameter"):
+    with pytest.raises(InvalidParamsError, match="'audio_attn'"):
         slow_share({"audio_attn": 1e-6})
 
 
@@ -195,7 +195,7 @@ def test_7_text_features_of_another_encoder_are_never_used(mini_backbone, latent
 def test_8_a_reference_row_gives_nothing_rather_than_the_mean_of_what_it_must_not_see(side, mini):
     """Trap 8: a row masked throughout is NaN in some kernels; under a mask of -10000 it attends to everything alike."""
     shape = shape_of(miniature.clip(), mini)
-    layout = sequence_layout(shape, 25.0, mini, reference="shared", isolate=True)
+    layout = sequence_layout(shape, 25.0, mini.transformer, reference="shared", isolate=True)
     counts = (shape.video_tokens, shape.audio) if side == "audio_to_video_attn" else (shape.audio, shape.video_tokens)
     mask = isolation_mask(*counts, 2 * counts[0], 2 * counts[1])
     assert (mask == 0).any(dim=-1).all()  # no row is masked throughout
@@ -299,7 +299,7 @@ def test_13_the_optimizer_holds_two_numbers_for_each_lora_parameter_and_none_for
     trainer.step(0)
     moments = [
         tensor
-        for state in training.optimizer.state.values()
+        for state in trainer.optimizer.state.values()
         for name, tensor in state.items()
         if name in ("exp_avg", "exp_avg_sq")
     ]

@@ -7,14 +7,14 @@ from fractions import Fraction
 import pytest
 import torch
 from doubles import miniature, noise_pairs
+from doubles.deaths import dying_at
 from doubles.noise_pairs import PARAMS
-from test_scale import dying_at
 
 from dubmill import adapters, media
 from dubmill.artifacts.store import Adapter
 from dubmill.config.params import ValidationParams
 from dubmill.errors import InterruptedStepError, InvalidParamsError, UnsealedArtifactError
-from dubmill.model import pipeline as ltx2_dub
+from dubmill.model import pipeline as model_pipeline
 from dubmill.model.conditioning import patched_attention
 from dubmill.model.load import load
 from dubmill.steps.train import train
@@ -88,14 +88,14 @@ def test_looking_leaves_draws_modes_gradients_and_remembered_references_as_they_
             "hooks": sum(len(module._forward_hooks) for module in transformer.modules()),
         }
 
-    make = trainer.validation.make
+    make = trainer.validation.dub_examples
 
     def watched(*args, **options):
         before = state()
         make(*args, **options)
         seen.update(before=before, after=state())
 
-    trainer.validation.make = watched
+    trainer.validation.dub_examples = watched
     trainer.run(lambda row: None)
     assert any(seen["before"]["modes"])
     assert seen["before"] == seen["after"]
@@ -127,7 +127,7 @@ def test_a_run_killed_between_two_looks_has_the_same_dubs_when_it_is_done(mini_b
 def test_a_run_asked_to_end_while_it_looks_keeps_its_step_at_once_and_looks_when_it_goes_on(
     mini_backbone, latents, adapter, tmp_path, monkeypatch
 ):
-    step, steps = ltx2_dub.step, []
+    step, steps = model_pipeline.denoising_step, []
 
     def asked_at_the_third(*args):
         steps.append(args)
@@ -135,14 +135,14 @@ def test_a_run_asked_to_end_while_it_looks_keeps_its_step_at_once_and_looks_when
             os.kill(os.getpid(), signal.SIGTERM)
         return step(*args)
 
-    monkeypatch.setattr(ltx2_dub, "step", asked_at_the_third)
-    with pytest.raises(InterruptedStepError, match="asked to end after step 2 of 6, which is kept"):
+    monkeypatch.setattr(model_pipeline, "denoising_step", asked_at_the_third)
+    with pytest.raises(InterruptedStepError, match="after step 2 of 6"):
         train(mini_backbone, latents, OFTEN, tmp_path / "adapter")
     assert len(steps) == 3
     assert of(tmp_path / "adapter") == NAMES[:1]
     with pytest.raises(UnsealedArtifactError):
         Adapter.open(tmp_path / "adapter")
-    monkeypatch.setattr(ltx2_dub, "step", step)
+    monkeypatch.setattr(model_pipeline, "denoising_step", step)
     assert train(mini_backbone, latents, OFTEN, tmp_path / "adapter").digest == adapter.digest
 
 

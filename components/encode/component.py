@@ -1,11 +1,11 @@
-"""KFP component of the step `encode`."""
+"""Task `encode` for Kubeflow Pipelines: opens, validates, calls the step, logs."""
 
 from kfp import dsl
 
-from components import step_component
+from components import IMAGE
 
 
-@step_component
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
 def encode(
     backbone: dsl.Input[dsl.Model],
     pairs: dsl.Input[dsl.Dataset],
@@ -32,5 +32,6 @@ def encode(
     from dubmill.steps.encode import encode as step
 
     section = validate(EncodeParams, params, "encode")
-    sealed = step(Backbone.open(backbone.path), PairSet.open(pairs.path), section, Path(latents.path))
+    opened = [Backbone.open(backbone.path), PairSet.open(pairs.path)]
+    sealed = step(*opened, section, Path(latents.path))
     look.log(sealed, latents, metrics, summary)

@@ -1,11 +1,11 @@
-"""KFP component of the step `evaluate`."""
+"""Task `evaluate` for Kubeflow Pipelines: opens, validates, calls the step, logs."""
 
 from kfp import dsl
 
-from components import step_component
+from components import IMAGE
 
 
-@step_component
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
 def evaluate(
     backbone: dsl.Input[dsl.Model],
     dubs: dsl.Input[dsl.Dataset],
@@ -38,13 +38,12 @@ def evaluate(
     from dubmill.steps.evaluate import evaluate as step
 
     section = validate(EvaluateParams, params, "evaluate")
-    sealed = step(
+    opened = [
         Backbone.open(backbone.path),
         DubSet.open(dubs.path),
         PairSet.open(pairs.path),
         Adapter.open(adapter.path),
-        section,
-        Path(report.path),
-    )
+    ]
+    sealed = step(*opened, section, Path(report.path))
     look.log(sealed, report, metrics, summary)
     look.page(sealed, page.path)

@@ -1,11 +1,11 @@
-"""KFP component of the step `gate`."""
+"""Task `gate` for Kubeflow Pipelines: opens, validates, calls the step, logs."""
 
 from kfp import dsl
 
-from components import step_component
+from components import IMAGE
 
 
-@step_component
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
 def gate(
     backbone: dsl.Input[dsl.Model],
     pairs: dsl.Input[dsl.Dataset],
@@ -34,6 +34,7 @@ def gate(
     from dubmill.steps.gate import gate as step
 
     section = validate(GateParams, params, "gate")
-    sealed = step(Backbone.open(backbone.path), PairSet.open(pairs.path), section, Path(accepted.path))
+    opened = [Backbone.open(backbone.path), PairSet.open(pairs.path)]
+    sealed = step(*opened, section, Path(accepted.path))
     look.log(sealed, accepted, metrics, summary)
     look.page(sealed, page.path)

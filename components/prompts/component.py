@@ -1,11 +1,11 @@
-"""KFP component of the step `prompts`."""
+"""Task `prompts` for Kubeflow Pipelines: opens, validates, calls the step, logs."""
 
 from kfp import dsl
 
-from components import step_component
+from components import IMAGE
 
 
-@step_component
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
 def prompts(
     params: dict,
     prompts: dsl.Output[dsl.Dataset],

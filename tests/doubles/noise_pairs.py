@@ -10,9 +10,9 @@ from safetensors.torch import save
 from doubles import miniature
 from dubmill.artifacts.store import Backbone, LatentSet, Lineage
 from dubmill.config.params import SigmaSamplerParams, TrainParams, ValidationParams
-from dubmill.generation.codec import encode, shape_of
-from dubmill.model.conditioning import encode_captions
+from dubmill.generation.codec import encode_clips, shape_of
 from dubmill.model.load import Modules
+from dubmill.model.text import encode_captions
 from dubmill.training.batches import LATENTS
 
 PARAMS = TrainParams(
@@ -61,7 +61,7 @@ PARAMS = TrainParams(
 def latents(backbone: Backbone, modules: Modules, out: Path) -> LatentSet:
     """The pairs, sealed at `out`."""
     clips = [miniature.clip(seed=seed) for seed in range(4)]
-    shape, tokens = shape_of(clips[0], modules), encode(clips, modules)
+    shape, tokens = shape_of(clips[0], modules), encode_clips(clips, modules)
     text = encode_captions(["A person is speaking Spanish", "A person is speaking English"] * 2 + [""], modules)
     tensors = {
         "video": tokens.video_BSD.unflatten(0, (2, 2)),

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,21 +22,13 @@ from dubmill.adapters.naming import DIFFUSERS_PREFIX
 from dubmill.artifacts.store import Adapter, Backbone, Lineage
 from dubmill.config.params import TrainParams
 from dubmill.errors import BackboneMismatchError, InvalidArtifactError, InvalidParamsError
+from dubmill.model.conditioning import ReferenceMode
 from dubmill.model.load import Modules
 
 ADAPTER_NAME = "dub"
 WEIGHTS = "pytorch_lora_weights.safetensors"
 METADATA_KEY = "dubmill"  # our key in a file's metadata: what a user of the LoRA must know, as JSON
 REFERENCE_POSITIONS, REFERENCE_ATTENTIONS = ("shared", "negative"), ("full", "self")
-
-
-@dataclass(frozen=True)
-class ReferenceMode:
-    """How an adapter's reference tokens are placed and attended to; dubbing must use what training used."""
-
-    positions: str  # of REFERENCE_POSITIONS
-    attention: str  # of REFERENCE_ATTENTIONS
-    isolate_modalities: bool
 
 
 def add_lora(transformer: Any, *, rank: int, alpha: float, dropout: float, targets: list[str]) -> None:

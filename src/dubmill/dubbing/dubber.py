@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,11 +17,22 @@ from dubmill.artifacts.rows import Line
 from dubmill.artifacts.store import Adapter, Backbone
 from dubmill.config.params import DubSamplingParams
 from dubmill.errors import InvalidArtifactError, UsageError
-from dubmill.generation.codec import decode, encode, shape_of
-from dubmill.generation.sampling import Progress, call_of, pipeline, seeded, size_of, telling
+from dubmill.generation.codec import decode_clips, encode_clips, shape_of
+from dubmill.generation.sampling import (
+    Progress,
+    PromptFeatures,
+    build_pipeline,
+    encode_prompts,
+    progress_callback,
+    sample,
+)
+from dubmill.generation.seeds import generators
 from dubmill.media.clips import Clip
+from dubmill.model.conditioning import ReferenceMode
 from dubmill.model.latents import Latents
 from dubmill.model.load import Modules, load, load_upsampler
+from dubmill.model.pipeline import StepCallback
+from dubmill.model.shapes import LatentShape, pixel_frames
 from dubmill.prompting import dub_caption
 from dubmill.worlds import fit_line, world_of
 
@@ -30,6 +40,7 @@ logger = logging.getLogger(__name__)
 
 SPEAKER = "A person"
 SECOND_STAGE = "second_stage"
+BASE_MODE = ReferenceMode(positions="shared", attention="full", isolate_modalities=False)  # without an adapter
 UNGUIDED = {  # every published recipe runs the second stage without guidance
     "video_guidance": 1.0,
     "audio_guidance": 1.0,
@@ -51,16 +62,14 @@ class Dubber:
         modules: Modules,
         sampling: DubSamplingParams,
         *,
-        reference: str,
-        isolate: bool,
-        attention: str,
+        mode: ReferenceMode,
         active_adapters: dict[str, float],
     ) -> None:
         """Use `load` instead. `active_adapters`: names and weights of the adapters on the transformer."""
         self.backbone, self.modules, self.sampling = backbone, modules, sampling
-        self.reference, self.isolate, self.attention = reference, isolate, attention
+        self.mode = mode
         self.world = world_of(backbone)
-        self.pipeline = pipeline(modules)
+        self.pipeline = build_pipeline(modules)
         self.active_adapters = self.second_stage_adapters = active_adapters
         if sampling.second_stage.sigmas:
             self.upsampler = LTX2LatentUpsamplePipeline(modules.vae, load_upsampler(backbone))
@@ -79,19 +88,9 @@ class Dubber:
         """
         modules = load(backbone)
         if adapter is None:
-            return cls(
-                backbone, modules, sampling, reference="shared", isolate=False, attention="full", active_adapters={}
-            )
+            return cls(backbone, modules, sampling, mode=BASE_MODE, active_adapters={})
         mode = adapters.attach_adapter(modules, backbone, adapter, strength)
-        return cls(
-            backbone,
-            modules,
-            sampling,
-            reference=mode.positions,
-            isolate=mode.isolate_modalities,
-            attention=mode.attention,
-            active_adapters={adapters.ADAPTER_NAME: strength},
-        )
+        return cls(backbone, modules, sampling, mode=mode, active_adapters={adapters.ADAPTER_NAME: strength})
 
     def dub(self, clip: Clip, *, line: Line, seed: int, progress: Progress | None = None) -> Clip:
         """`clip` with the same person saying `line`; same length and size.
@@ -127,85 +126,87 @@ class Dubber:
         if len({(clip.frames_FHWC.shape, clip.frame_rate) for clip in clips}) != 1:
             raise UsageError("clips of several sizes cannot be dubbed in one batch", cure="dub them one by one")
         shape = shape_of(clips[0], self.modules)
-        captions = [dub_caption(SPEAKER, line) for line in lines]
-        generators = seeded(seeds)
-        second_sigmas = self.sampling.second_stage.sigmas
-        tell = telling(progress, (len(self.sampling.sigmas) or self.sampling.num_steps) + len(second_sigmas))
+        text = encode_prompts([dub_caption(SPEAKER, line) for line in lines], self.modules)
+        noise, second_sigmas = generators(seeds), self.sampling.second_stage.sigmas
+        num_steps = (len(self.sampling.sigmas) or self.sampling.num_steps) + len(second_sigmas)
+        on_step = progress_callback(progress, num_steps)
         if second_sigmas:
             small = [half_size(clip) for clip in clips]
-            shape_of(small[0], self.modules)  # refuse a wrong size before the first stage runs
-            first = self._first_stage(small, captions, generators, tell)
-            latents = self._second_stage(clips, small[0], first, captions, generators, tell)
+            small_shape = shape_of(small[0], self.modules)  # refuse a wrong size before the first stage runs
+            first = self._first_stage(small, text, noise, on_step)
+            latents = self._second_stage(clips, small_shape, first, text, noise, on_step)
         else:
-            latents = self._first_stage(clips, captions, generators, tell)
-        return decode(latents, shape, clips[0].frame_rate, self.modules)
+            latents = self._first_stage(clips, text, noise, on_step)
+        return decode_clips(latents, shape, clips[0].frame_rate, self.modules)
 
     def _first_stage(
-        self, clips: Sequence[Clip], captions: list[str], generators: list[torch.Generator], tell: Any
+        self,
+        clips: Sequence[Clip],
+        text: PromptFeatures,
+        noise: Sequence[torch.Generator],
+        on_step: StepCallback | None,
     ) -> Latents:
-        reference = encode(clips, self.modules)
-        return Latents(
-            *self.pipeline(
-                captions,
-                **self._references(reference, clips[0]),
-                latents=reference.video_BSD,
-                **call_of(self.sampling, generators, self.modules),
-                callback_on_step_end=tell,
-            )
+        reference, shape = encode_clips(clips, self.modules), shape_of(clips[0], self.modules)
+        return sample(
+            self.pipeline,
+            self.sampling,
+            text,
+            noise,
+            shape,
+            float(clips[0].frame_rate),
+            reference=reference,
+            mode=self.mode,
+            video_BSD=reference.video_BSD,
+            keep_video_BS=self._first_frame(shape, len(reference)),
+            on_step=on_step,
         )
 
     def _second_stage(
         self,
         clips: Sequence[Clip],
-        small: Clip,
+        small_shape: LatentShape,
         first: Latents,
-        captions: list[str],
-        generators: list[torch.Generator],
-        tell: Any,
+        text: PromptFeatures,
+        noise: Sequence[torch.Generator],
+        on_step: StepCallback | None,
     ) -> Latents:
         """The first stage's latents at twice the size: the video is upsampled and denoised again, the audio kept."""
-        size = size_of(small)
+        spatial, temporal = self.modules.geometry.spatial, self.modules.geometry.temporal
         upsampled = self.upsampler(
             latents=first.video_BSD,
             latents_normalized=True,
-            height=size["height"],
-            width=size["width"],
-            num_frames=size["num_frames"],
+            height=small_shape.height * spatial,
+            width=small_shape.width * spatial,
+            num_frames=pixel_frames(small_shape.frames, temporal),
             output_type="latent",
             return_dict=False,
         )[0]
-        reference = Latents(encode(clips, self.modules).video_BSD, first.audio_BLD)
-        references = self._references(reference, clips[0])
-        start = self.pipeline.pack(upsampled, first.audio_BLD)
-        is_given = references["conditioning_mask"][..., None]
-        sampling = self.sampling.model_copy(update={**UNGUIDED, "sigmas": self.sampling.second_stage.sigmas})
+        shape = shape_of(clips[0], self.modules)
+        reference = Latents(encode_clips(clips, self.modules).video_BSD, first.audio_BLD)
+        start = self.pipeline.pack_latents(upsampled, first.audio_BLD)
+        keep_BS = self._first_frame(shape, len(reference))
         with self._adapters_active(self.second_stage_adapters):
-            return Latents(
-                *self.pipeline(
-                    captions,
-                    **references,
-                    latents=torch.where(is_given, reference.video_BSD, start.video_BSD),
-                    audio_latents=first.audio_BLD,
-                    audio_conditioning_mask=torch.ones(first.audio_BLD.shape[:2], dtype=torch.bool),
-                    **call_of(sampling, generators, self.modules),
-                    callback_on_step_end=tell,
-                )
+            return sample(
+                self.pipeline,
+                self.sampling.model_copy(update={**UNGUIDED, "sigmas": self.sampling.second_stage.sigmas}),
+                text,
+                noise,
+                shape,
+                float(clips[0].frame_rate),
+                reference=reference,
+                mode=self.mode,
+                video_BSD=torch.where(keep_BS[..., None], reference.video_BSD, start.video_BSD),
+                audio_BLD=first.audio_BLD,
+                keep_video_BS=keep_BS,
+                keep_audio_BL=torch.ones(first.audio_BLD.shape[:2], dtype=torch.bool),
+                on_step=on_step,
             )
 
-    def _references(self, reference: Latents, clip: Clip) -> dict[str, Any]:
-        """The pipeline's arguments about the source: its latents, how they are read, and whether its first frame is kept."""
-        shape = shape_of(clip, self.modules)
+    def _first_frame(self, shape: LatentShape, num_clips: int) -> torch.Tensor:
+        """The tokens (B, S) that keep the source's value: those of its first frame, or none."""
         is_first_S = torch.arange(shape.video_tokens) < shape.height * shape.width
-        is_given_S = is_first_S & self.sampling.first_frame
-        return {
-            "reference_latents": reference.video_BSD,
-            "reference_audio_latents": reference.audio_BLD,
-            "reference_positions": self.reference,
-            "reference_attention": self.attention,
-            "isolate_reference": self.isolate,
-            "conditioning_mask": is_given_S.to(self.modules.device).expand(len(reference), -1),
-            **size_of(clip),
-        }
+        keep_S = is_first_S & self.sampling.first_frame
+        return keep_S.to(self.modules.device).expand(num_clips, -1)
 
     def _load_second_stage_adapters(self) -> dict[str, float]:
         """Names and weights of the second stage's adapters; its own LoRA, if any, is loaded here."""

@@ -1,1 +1,1 @@
-"""Captions and clips to clips: text-to-video, inpainting, and the masks it needs."""
+"""Clips from captions and clips: encoding and decoding, sampling, inpainting and its masks, seeds."""

@@ -1,4 +1,4 @@
-"""Captions to clips, and masked inpainting of given clips, both by `LTX2DubPipeline`."""
+"""Captions to clips, and masked inpainting of clips; the one place that calls `LTX2DubPipeline`."""
 
 from __future__ import annotations
 
@@ -10,96 +10,163 @@ from typing import Any
 import torch
 
 from dubmill.config.params import SamplingParams, SynthesizeParams
-from dubmill.generation.codec import decode, encode, shape_of
+from dubmill.generation.codec import decode_clips, encode_clips, shape_of
 from dubmill.generation.masks import keep_of
+from dubmill.generation.seeds import generators
 from dubmill.media.clips import Clip
+from dubmill.model.conditioning import ReferenceMode
 from dubmill.model.latents import Latents
 from dubmill.model.load import Modules
-from dubmill.model.pipeline import LTX2DubPipeline
-from dubmill.model.shapes import latent_shape
+from dubmill.model.pipeline import LTX2DubPipeline, StepCallback
+from dubmill.model.shapes import LatentShape, latent_shape, pixel_frames
+from dubmill.model.text import TextFeatures, encode_captions
 
 Progress = Callable[[float], None]
 
 
-def pipeline(modules: Modules) -> LTX2DubPipeline:
-    """The dubbing pipeline over a backbone's modules, without its progress bar."""
-    names = ("scheduler", "vae", "audio_vae", "text_encoder", "tokenizer", "connectors", "transformer", "vocoder")
-    made = LTX2DubPipeline(**{name: getattr(modules, name) for name in names})
-    made.set_progress_bar_config(disable=True)
-    return made
+@dataclass(frozen=True)
+class PromptFeatures:
+    """Text features of one batch."""
+
+    captions: TextFeatures  # a row for each clip
+    negative: TextFeatures  # one row, for classifier-free guidance
+    empty: TextFeatures  # one row: the empty caption, under which a cached reference is read
 
 
-def call_of(sampling: SamplingParams, generators: Sequence[torch.Generator], modules: Modules) -> dict[str, Any]:
-    """How the pipeline is called for `sampling`: a generator for each clip, and tokens as the answer."""
-    return {
-        "num_inference_steps": sampling.num_steps,
-        "sigmas": sampling.sigmas or None,
-        "guidance_scale": sampling.video_guidance,
-        "audio_guidance_scale": sampling.audio_guidance,
-        "stg_scale": sampling.video_stg,
-        "audio_stg_scale": sampling.audio_stg,
-        "spatio_temporal_guidance_blocks": sampling.stg_blocks,
-        "modality_scale": sampling.video_modality,
-        "audio_modality_scale": sampling.audio_modality,
-        "guidance_rescale": sampling.video_rescale,
-        "audio_guidance_rescale": sampling.audio_rescale,
-        "generator": list(generators),
-        "max_sequence_length": modules.max_text_tokens,
-        "output_type": "packed",
-        "return_dict": False,
-    }
+NO_REFERENCE = ReferenceMode(positions="shared", attention="full", isolate_modalities=False)
 
 
-def seeded(seeds: Sequence[int]) -> list[torch.Generator]:
-    """A generator for each seed."""
-    return [torch.Generator().manual_seed(seed) for seed in seeds]
+@dataclass(frozen=True)
+class Region:
+    """Tokens of a batch to generate, True, as against tokens to keep: video (B, S) and audio (B, L)."""
+
+    video_BS: torch.Tensor
+    audio_BL: torch.Tensor
 
 
-def telling(progress: Progress | None, num_steps: int) -> Callable[..., dict[str, Any]] | None:
-    """A callback for the pipeline that tells the share of `num_steps` done, over all calls that it is given to."""
+def build_pipeline(modules: Modules) -> LTX2DubPipeline:
+    """Returns the dubbing pipeline over the loaded parts, without its progress bar."""
+
+    def part(name: str) -> Any:
+        return modules.parts.get(name)  # None if it was not loaded: diffusers lets a pipeline lack parts
+
+    pipe = LTX2DubPipeline(
+        scheduler=modules.scheduler,
+        vae=part("vae"),
+        audio_vae=part("audio_vae"),
+        text_encoder=part("text_encoder"),
+        tokenizer=modules.tokenizer,
+        connectors=part("connectors"),
+        transformer=modules.transformer,
+        vocoder=part("vocoder"),
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def encode_prompts(captions: Sequence[str], modules: Modules, *, negative: str = "") -> PromptFeatures:
+    """Returns the text features of a batch's captions, of the negative prompt and of the empty caption."""
+    features = encode_captions([*captions, negative, ""], modules)
+    rows = list(range(len(captions)))
+    return PromptFeatures(features.pick(rows), features.pick([-2]), features.pick([-1]))
+
+
+def sample(
+    pipe: LTX2DubPipeline,
+    sampling: SamplingParams,
+    text: PromptFeatures,
+    noise: Sequence[torch.Generator],
+    shape: LatentShape,
+    frame_rate: float,
+    *,
+    reference: Latents | None = None,
+    mode: ReferenceMode = NO_REFERENCE,
+    video_BSD: torch.Tensor | None = None,
+    audio_BLD: torch.Tensor | None = None,
+    keep_video_BS: torch.Tensor | None = None,
+    keep_audio_BL: torch.Tensor | None = None,
+    num_resamplings: int = 1,
+    on_step: StepCallback | None = None,
+) -> Latents:
+    """Returns the denoised tokens of a batch, with a generator in `noise` for each clip.
+
+    Args:
+        reference: clean tokens of the clips to dub, read as `mode` says.
+        video_BSD, audio_BLD: tokens of the target to keep, or to add noise to; zero if not given.
+        keep_video_BS, keep_audio_BL: True for a token that keeps its value.
+        on_step: the pipeline's `callback_on_step_end`.
+    """
+    video, audio = pipe(
+        text_features=text.captions,
+        negative_text_features=text.negative,
+        empty_text_features=text.empty,
+        reference_latents=None if reference is None else reference.video_BSD,
+        reference_audio_latents=None if reference is None else reference.audio_BLD,
+        reference_positions=mode.positions,
+        reference_attention=mode.attention,
+        isolate_reference=mode.isolate_modalities,
+        latents=video_BSD,
+        audio_latents=audio_BLD,
+        conditioning_mask=keep_video_BS,
+        audio_conditioning_mask=keep_audio_BL,
+        height=shape.height * pipe.vae_spatial_compression_ratio,
+        width=shape.width * pipe.vae_spatial_compression_ratio,
+        num_frames=pixel_frames(shape.frames, pipe.vae_temporal_compression_ratio),
+        frame_rate=frame_rate,
+        num_inference_steps=sampling.num_steps,
+        sigmas=sampling.sigmas or None,
+        guidance_scale=sampling.video_guidance,
+        audio_guidance_scale=sampling.audio_guidance,
+        stg_scale=sampling.video_stg,
+        audio_stg_scale=sampling.audio_stg,
+        spatio_temporal_guidance_blocks=sampling.stg_blocks,
+        modality_scale=sampling.video_modality,
+        audio_modality_scale=sampling.audio_modality,
+        guidance_rescale=sampling.video_rescale,
+        audio_guidance_rescale=sampling.audio_rescale,
+        generator=list(noise),
+        num_resamplings=num_resamplings,
+        output_type="packed",
+        return_dict=False,
+        callback_on_step_end=on_step,
+    )
+    return Latents(video, audio)
+
+
+def progress_callback(progress: Progress | None, num_steps: int) -> StepCallback | None:
+    """Returns a step callback that reports the share of `num_steps` done, counted over all calls that it is given to."""
     if progress is None:
         return None
-    done = 0
+    num_done = 0
 
-    def tell(pipe: LTX2DubPipeline, index: int, timestep: torch.Tensor, tensors: dict[str, Any]) -> dict[str, Any]:
-        nonlocal done
-        done += 1
-        progress(done / num_steps)
+    def on_step(
+        pipe: LTX2DubPipeline, index: int, timestep: torch.Tensor, tensors: dict[str, torch.Tensor]
+    ) -> dict[str, torch.Tensor]:
+        nonlocal num_done
+        num_done += 1
+        progress(num_done / num_steps)
         return tensors
 
-    return tell
-
-
-def size_of(clip: Clip) -> dict[str, Any]:
-    """A clip's size as the pipeline is told it."""
-    frames, height, width, _ = clip.frames_FHWC.shape
-    return {"num_frames": frames, "height": height, "width": width, "frame_rate": float(clip.frame_rate)}
+    return on_step
 
 
 def generate(captions: Sequence[str], seeds: Sequence[int], params: SynthesizeParams, modules: Modules) -> list[Clip]:
-    """One clip with sound for each caption.
+    """Returns one clip with audio for each caption.
 
     Raises:
         InvalidParamsError: the size does not fit the backbone.
     """
     rate = Fraction(params.frame_rate).limit_denominator(1001)
-    size = {
-        "num_frames": params.num_frames,
-        "height": params.height,
-        "width": params.width,
-        "frame_rate": float(rate),
-    }
-    shape = latent_shape(**size, geometry=modules.geometry)
-    made = pipeline(modules)(list(captions), **size, **call_of(params.sampling, seeded(seeds), modules))
-    return decode(Latents(*made), shape, rate, modules)
-
-
-@dataclass(frozen=True)
-class Region:
-    """What to make new in a batch: video tokens (B, S) and audio tokens (B, L), True where made new."""
-
-    video_BS: torch.Tensor
-    audio_BL: torch.Tensor
+    shape = latent_shape(
+        num_frames=params.num_frames,
+        height=params.height,
+        width=params.width,
+        frame_rate=float(rate),
+        geometry=modules.geometry,
+    )
+    text = encode_prompts(captions, modules)
+    tokens = sample(build_pipeline(modules), params.sampling, text, generators(seeds), shape, float(rate))
+    return decode_clips(tokens, shape, rate, modules)
 
 
 def inpaint(
@@ -111,16 +178,19 @@ def inpaint(
     num_resamplings: int,
     modules: Modules,
 ) -> list[Clip]:
-    """The clips with `region` made new under the captions; all else is given clean at every step."""
-    context, shape = encode(clips, modules), shape_of(clips[0], modules)
-    made = pipeline(modules)(
-        list(captions),
-        latents=context.video_BSD,
-        audio_latents=context.audio_BLD,
-        conditioning_mask=keep_of(region.video_BS),
-        audio_conditioning_mask=keep_of(region.audio_BL),
+    """Returns the clips with `region` generated anew under the captions; all other tokens stay clean at every step."""
+    context, shape, rate = encode_clips(clips, modules), shape_of(clips[0], modules), clips[0].frame_rate
+    tokens = sample(
+        build_pipeline(modules),
+        sampling,
+        encode_prompts(captions, modules),
+        generators(seeds),
+        shape,
+        float(rate),
+        video_BSD=context.video_BSD,
+        audio_BLD=context.audio_BLD,
+        keep_video_BS=keep_of(region.video_BS),
+        keep_audio_BL=keep_of(region.audio_BL),
         num_resamplings=num_resamplings,
-        **size_of(clips[0]),
-        **call_of(sampling, seeded(seeds), modules),
     )
-    return decode(Latents(*made), shape, clips[0].frame_rate, modules)
+    return decode_clips(tokens, shape, rate, modules)

@@ -1,18 +1,24 @@
 """Pixels and waveforms to latent tokens and back, through the autoencoders and the vocoder of an LTX-2.
 
 Axes: B batch, C channels, F frames, H height, W width, S video tokens, L audio latents, M mel bins, D numbers per token,
-N samples. Tokens are normalised to the autoencoder's statistics: about zero mean and unit spread in every channel.
+N samples. Tokens are normalised with the autoencoder's statistics: about zero mean and unit spread in every channel.
+Tokens, pixels and waveforms are float32; the modules compute in their own dtype.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
-from diffusers import LTX2Pipeline
+from diffusers.pipelines.ltx2.pipeline_ltx2 import LTX2Pipeline
 
 from dubmill.model.mel import log_mel, settings_of
+
+if TYPE_CHECKING:
+    from diffusers.models.autoencoders.autoencoder_kl_ltx2 import AutoencoderKLLTX2Video
+    from diffusers.models.autoencoders.autoencoder_kl_ltx2_audio import AutoencoderKLLTX2Audio
+    from diffusers.pipelines.ltx2.vocoder import LTX2Vocoder, LTX2VocoderWithBWE
 
 
 @dataclass(frozen=True)
@@ -26,58 +32,61 @@ class Latents:
         return len(self.video_BSD)
 
     def to(self, device: torch.device) -> Latents:
-        """The same tokens on a device."""
+        """Returns the same tokens on a device."""
         return Latents(self.video_BSD.to(device), self.audio_BLD.to(device))
 
     def repeat(self, times: int) -> Latents:
-        """The batch, `times` over."""
+        """Returns the batch `times` over, end to end."""
         return Latents(self.video_BSD.repeat(times, 1, 1), self.audio_BLD.repeat(times, 1, 1))
 
 
-def pack_video(latents_BCFHW: torch.Tensor, vae: Any) -> torch.Tensor:
-    """Video tokens (B, S, D) of latents as the VAE gives them."""
+def pack_video(latents_BCFHW: torch.Tensor, vae: AutoencoderKLLTX2Video) -> torch.Tensor:
+    """Returns video tokens (B, S, D) of latents as the VAE encodes them."""
     normal = LTX2Pipeline._normalize_latents(
-        latents_BCFHW, vae.latents_mean, vae.latents_std, vae.config.scaling_factor
+        latents_BCFHW, vae.latents_mean, vae.latents_std, vae.config["scaling_factor"]
     )
     return LTX2Pipeline._pack_latents(normal).float()
 
 
-def unpack_video(video_BSD: torch.Tensor, size: tuple[int, int, int], vae: Any) -> torch.Tensor:
-    """Latents (B, C, F, H, W) of `size` (F, H, W) as the VAE takes them."""
+def unpack_video(video_BSD: torch.Tensor, size: tuple[int, int, int], vae: AutoencoderKLLTX2Video) -> torch.Tensor:
+    """Returns latents (B, C, F, H, W) of `size` (F, H, W) as the VAE decodes them."""
     latents = LTX2Pipeline._unpack_latents(video_BSD, *size)
-    return LTX2Pipeline._denormalize_latents(latents, vae.latents_mean, vae.latents_std, vae.config.scaling_factor)
+    return LTX2Pipeline._denormalize_latents(latents, vae.latents_mean, vae.latents_std, vae.config["scaling_factor"])
 
 
-def pack_audio(latents_BCLM: torch.Tensor, audio_vae: Any) -> torch.Tensor:
-    """Audio tokens (B, L, D) of latents as the audio VAE gives them."""
+def pack_audio(latents_BCLM: torch.Tensor, audio_vae: AutoencoderKLLTX2Audio) -> torch.Tensor:
+    """Returns audio tokens (B, L, D) of latents as the audio VAE encodes them."""
     packed = LTX2Pipeline._pack_audio_latents(latents_BCLM)
     return LTX2Pipeline._normalize_audio_latents(packed, audio_vae.latents_mean, audio_vae.latents_std).float()
 
 
-def unpack_audio(audio_BLD: torch.Tensor, audio_vae: Any) -> torch.Tensor:
-    """Latents (B, C, L, M) as the audio VAE takes them."""
+def unpack_audio(audio_BLD: torch.Tensor, audio_vae: AutoencoderKLLTX2Audio) -> torch.Tensor:
+    """Returns latents (B, C, L, M) as the audio VAE decodes them."""
     plain = LTX2Pipeline._denormalize_audio_latents(audio_BLD, audio_vae.latents_mean, audio_vae.latents_std)
-    mel_bins = audio_BLD.shape[-1] // audio_vae.config.latent_channels
+    mel_bins = audio_BLD.shape[-1] // audio_vae.config["latent_channels"]
     return LTX2Pipeline._unpack_audio_latents(plain, audio_BLD.shape[1], mel_bins)
 
 
-def encode_pixels(pixels_BCFHW: torch.Tensor, vae: Any) -> torch.Tensor:
-    """Video tokens (B, S, D) of pixels in [-1, 1]."""
-    return pack_video(vae.encode(pixels_BCFHW.to(vae.dtype)).latent_dist.mode(), vae)
+def encode_pixels(pixels_BCFHW: torch.Tensor, vae: AutoencoderKLLTX2Video) -> torch.Tensor:
+    """Returns video tokens (B, S, D) of pixels in [-1, 1]."""
+    return pack_video(vae.encode(pixels_BCFHW.to(vae.dtype), return_dict=False)[0].mode(), vae)
 
 
-def encode_wave(wave_BCN: torch.Tensor, num_latents: int, audio_vae: Any) -> torch.Tensor:
-    """Audio tokens (B, L, D) of waveforms at the audio VAE's sample rate: the first `num_latents`."""
+def encode_wave(wave_BCN: torch.Tensor, num_latents: int, audio_vae: AutoencoderKLLTX2Audio) -> torch.Tensor:
+    """Returns the first `num_latents` audio tokens (B, L, D) of waveforms at the audio VAE's sample rate."""
     mel_BCTM = log_mel(wave_BCN, settings_of(audio_vae.config))
     mel_BCTM = mel_BCTM[:, :, : audio_vae.temporal_compression_ratio * (num_latents - 1) + 1]
-    return pack_audio(audio_vae.encode(mel_BCTM.to(audio_vae.dtype)).latent_dist.mode(), audio_vae)
+    return pack_audio(audio_vae.encode(mel_BCTM.to(audio_vae.dtype), return_dict=False)[0].mode(), audio_vae)
 
 
-def decode_pixels(latents_BCFHW: torch.Tensor, vae: Any) -> torch.Tensor:
-    """Pixels (B, 3, F, H, W), about [-1, 1], of latents as the VAE takes them."""
-    return vae.decode(latents_BCFHW.to(vae.dtype), return_dict=False)[0]
+def decode_pixels(latents_BCFHW: torch.Tensor, vae: AutoencoderKLLTX2Video) -> torch.Tensor:
+    """Returns pixels (B, 3, F, H, W), float32 and about [-1, 1], of latents as the VAE decodes them."""
+    return vae.decode(latents_BCFHW.to(vae.dtype), return_dict=False)[0].float()
 
 
-def decode_wave(latents_BCLM: torch.Tensor, audio_vae: Any, vocoder: Any) -> torch.Tensor:
-    """Waveforms (B, C, N) at the vocoder's rate of latents as the audio VAE takes them."""
-    return vocoder(audio_vae.decode(latents_BCLM.to(audio_vae.dtype), return_dict=False)[0])
+def decode_wave(
+    latents_BCLM: torch.Tensor, audio_vae: AutoencoderKLLTX2Audio, vocoder: LTX2Vocoder | LTX2VocoderWithBWE
+) -> torch.Tensor:
+    """Returns float32 waveforms (B, C, N) at the vocoder's rate of latents as the audio VAE decodes them."""
+    mel_BCTM = audio_vae.decode(latents_BCLM.to(audio_vae.dtype), return_dict=False)[0]
+    return vocoder(mel_BCTM.to(vocoder.dtype)).float()

@@ -1,13 +1,15 @@
-"""Loads a backbone's diffusers folder into modules.
+"""Loads the parts of a backbone's diffusers folder that a step needs, each on the device that the step needs it on.
 
-nano and LTX-2 are the same diffusers classes, so there is one code path. Ratios and widths are read from the loaded
-modules and compared with the manifest.
+nano and LTX-2 have the same diffusers classes, so there is one code path. Ratios and widths are computed from the configs
+and compared with the backbone's manifest.
 """
 
 from __future__ import annotations
 
+import importlib
+import json
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -17,80 +19,108 @@ from dubmill.model.shapes import Geometry
 
 if TYPE_CHECKING:
     import torch
+    from diffusers.models.autoencoders.autoencoder_kl_ltx2 import AutoencoderKLLTX2Video
+    from diffusers.models.autoencoders.autoencoder_kl_ltx2_audio import AutoencoderKLLTX2Audio
+    from diffusers.models.transformers.transformer_ltx2 import LTX2VideoTransformer3DModel
+    from diffusers.pipelines.ltx2.connectors import LTX2TextConnectors
+    from diffusers.pipelines.ltx2.latent_upsampler import LTX2LatentUpsamplerModel
+    from diffusers.pipelines.ltx2.vocoder import LTX2Vocoder, LTX2VocoderWithBWE
+    from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
+    from transformers import Gemma3ForConditionalGeneration, PreTrainedTokenizerBase
 
     from dubmill.model.mel import MelSettings
 
 PIPELINE = "pipeline"
 TEXT_ENCODER_DEVICE = "DUBMILL_TEXT_ENCODER"
 PARTS = ("transformer", "connectors", "vae", "audio_vae", "vocoder", "text_encoder")
-UPSAMPLER = "latent_upsampler"  # where LTX-2's repository has it
+DECODERS = ("vae", "audio_vae", "vocoder")
+UPSAMPLER = "latent_upsampler"  # the folder of that name in LTX-2's repository
+MAX_TEXT_TOKENS = 1024  # LTX-2's; a tokenizer may have a smaller limit
 
 
 class StoredBackbone(Protocol):
-    """A folder with a diffusers pipeline under `path / PIPELINE`, and what its manifest says of it."""
+    """A folder with a diffusers pipeline in `path / PIPELINE`, and its manifest's info."""
 
     path: Path
 
     @property
     def info(self) -> dict[str, Any]:
-        """`geometry`, and optionally `in_8_bits`."""
+        """Holds `geometry`, and optionally `in_8_bits`."""
         ...
 
 
 @dataclass(frozen=True)
 class Modules:
-    """The parts of one joint audio-video diffusion model, frozen and in evaluation mode."""
+    """The loaded parts of one joint audio-video diffusion model, frozen and in evaluation mode.
 
-    transformer: Any  # diffusers LTX2VideoTransformer3DModel
-    vae: Any  # AutoencoderKLLTX2Video
-    audio_vae: Any  # AutoencoderKLLTX2Audio
-    vocoder: Any  # LTX2Vocoder
-    text_encoder: Any  # transformers Gemma3
-    tokenizer: Any
-    connectors: Any  # LTX2TextConnectors
-    scheduler: Any  # FlowMatchEulerDiscreteScheduler
+    A part that was not loaded is not there: using it is a fault of the caller, who named the parts it needs.
+    """
+
+    parts: Mapping[str, Any]  # by name in the diffusers folder
+    tokenizer: PreTrainedTokenizerBase
+    scheduler: FlowMatchEulerDiscreteScheduler
     geometry: Geometry
     mel: MelSettings
     max_text_tokens: int
     device: torch.device
     dtype: torch.dtype
 
+    @property
+    def transformer(self) -> LTX2VideoTransformer3DModel:
+        """The denoising transformer."""
+        return self._loaded("transformer")
 
-def load(backbone: StoredBackbone, *, needed: Sequence[str] = PARTS, on_cpu: Sequence[str] = ()) -> Modules:
-    """The modules of a backbone, in bf16 where there is a GPU, else in float32.
+    @property
+    def vae(self) -> AutoencoderKLLTX2Video:
+        """The video autoencoder."""
+        return self._loaded("vae")
 
-    Only the `needed` ones go to the GPU, and not those that are to be taken there by the caller, `on_cpu`.
+    @property
+    def audio_vae(self) -> AutoencoderKLLTX2Audio:
+        """The audio autoencoder, of log-mel spectrograms."""
+        return self._loaded("audio_vae")
 
-    Those that the manifest names have their blocks' weights in 8 bits; an older manifest names none.
+    @property
+    def vocoder(self) -> LTX2Vocoder | LTX2VocoderWithBWE:
+        """Log-mel spectrograms to waveforms."""
+        return self._loaded("vocoder")
 
-    Raises:
-        InvalidArtifactError: the modules disagree with the manifest about their geometry.
-    """
-    modules = load_folder(backbone.path / PIPELINE, needed, on_cpu, backbone.info.get("in_8_bits", []))
-    declared = backbone.info["geometry"]
-    if modules.geometry.to_dict() != declared:
-        raise InvalidArtifactError(
-            f"the modules measure {modules.geometry.to_dict()}, the manifest says {declared}",
-            where=str(backbone.path),
-            cure="make the backbone again",
-        )
-    return modules
+    @property
+    def text_encoder(self) -> Gemma3ForConditionalGeneration:
+        """The language model whose hidden states are the captions' features."""
+        return self._loaded("text_encoder")
+
+    @property
+    def connectors(self) -> LTX2TextConnectors:
+        """Text features for the transformer's video and audio sides."""
+        return self._loaded("connectors")
+
+    def _loaded(self, name: str) -> Any:
+        assert name in self.parts, f"the part {name} was not loaded: name it in load(needed=...)"
+        return self.parts[name]
 
 
-def skeleton(backbone: StoredBackbone) -> Any:
-    """The backbone's transformer without weights (meta device): the names and shapes of its layers, at no cost."""
+def compute_device() -> torch.device:
+    """Returns the device that models run on: the GPU if there is one."""
     import torch
-    from diffusers import LTX2VideoTransformer3DModel
 
-    config = LTX2VideoTransformer3DModel.load_config(backbone.path / PIPELINE / "transformer")
-    with torch.device("meta"):
-        return LTX2VideoTransformer3DModel.from_config(config)
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def compute_dtype(part: str, device: torch.device) -> torch.dtype:
+    """Returns the dtype of a part's weights: bf16 on a GPU, float32 on a CPU.
+
+    The vocoder is always float32: LTX-2.3's computes a spectrum whose phases bf16 (8 bits of precision) spoils.
+    """
+    import torch
+
+    return torch.bfloat16 if device.type == "cuda" and part != "vocoder" else torch.float32
 
 
 def device_of(part: str, device: torch.device, needed: Collection[str]) -> torch.device:
-    """Where a part lies: on `device` if the step needs it, but for a text encoder that is to spare a small GPU.
+    """Returns where a part belongs: on `device` if the step needs it there.
 
-    With DUBMILL_TEXT_ENCODER=cpu captions are read on the CPU: slower, and in no GPU memory.
+    With DUBMILL_TEXT_ENCODER=cpu the text encoder runs on the CPU: slower, and without GPU memory.
     """
     import torch
 
@@ -98,54 +128,64 @@ def device_of(part: str, device: torch.device, needed: Collection[str]) -> torch
     return device if part in needed and not is_spared else torch.device("cpu")
 
 
-def load_folder(
-    folder: Path, needed: Sequence[str] = PARTS, on_cpu: Sequence[str] = (), packed: Sequence[str] = ()
-) -> Modules:
-    import torch
-    from diffusers import LTX2Pipeline
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging as transformers_logging
+def load(backbone: StoredBackbone, *, needed: Sequence[str] = PARTS, on_cpu: Sequence[str] = ()) -> Modules:
+    """Returns the `needed` parts of a backbone, and reads no other part's weights.
 
-    from dubmill.model.mel import settings_of
+    The parts in `on_cpu` stay on the CPU, for a caller that moves them itself; the others go to the GPU if there is one.
+    Parts that the manifest lists under `in_8_bits` get int8 weights in their blocks.
+
+    Raises:
+        InvalidArtifactError: the folder cannot be loaded, or its configs and the manifest have different geometries.
+    """
+    modules = load_folder(backbone.path / PIPELINE, needed, on_cpu, backbone.info.get("in_8_bits", []))
+    declared = backbone.info["geometry"]
+    if modules.geometry.to_dict() != declared:
+        raise InvalidArtifactError(
+            f"the configs say {modules.geometry.to_dict()}, the manifest says {declared}",
+            where=str(backbone.path),
+            cure="make the backbone again",
+        )
+    return modules
+
+
+def load_folder(
+    folder: Path, needed: Sequence[str] = PARTS, on_cpu: Sequence[str] = (), quantized: Sequence[str] = ()
+) -> Modules:
+    """Returns the `needed` parts of a diffusers folder; see `load`.
+
+    Raises:
+        InvalidArtifactError: the folder is not an LTX-2 pipeline, or weights are missing.
+    """
+    from dubmill.model.geometry import measure
     from dubmill.model.quantization import quantize_blocks
 
-    for noisy in (diffusers_logging, transformers_logging):
-        noisy.disable_progress_bar()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    try:
-        pipeline = LTX2Pipeline.from_pretrained(folder, dtype=dtype)
-    except (OSError, ValueError, KeyError) as error:
-        raise InvalidArtifactError(
-            f"not an LTX-2 pipeline in diffusers' layout ({str(error).splitlines()[0]})",
-            where=str(folder),
-            cure="give a repository or folder that LTX2Pipeline.from_pretrained opens",
-        ) from error
-    parts = {name: getattr(pipeline, name) for name in PARTS}
-    for name, part in parts.items():
-        if name in packed and name in needed:
-            quantize_blocks(part)  # before it goes to the GPU, which need never hold it whole
-        part.to(device_of(name, device, set(needed) - set(on_cpu))).requires_grad_(False).eval()
-    mel = settings_of(pipeline.audio_vae.config)
+    geometry, mel = measure(folder)
+    device = compute_device()
+    parts = {}
+    for name in needed:
+        part = _load_part(folder, name, compute_dtype(name, device))
+        if name in quantized:
+            quantize_blocks(part)  # on the CPU, so that the GPU never holds the full weights
+        parts[name] = part.to(device_of(name, device, set(needed) - set(on_cpu))).requires_grad_(False).eval()
+    tokenizer = _load_part(folder, "tokenizer", None)
     return Modules(
-        **parts,
-        tokenizer=pipeline.tokenizer,
-        scheduler=pipeline.scheduler,
-        geometry=_geometry(pipeline),
+        parts=parts,
+        tokenizer=tokenizer,
+        scheduler=_load_part(folder, "scheduler", None),
+        geometry=geometry,
         mel=mel,
-        max_text_tokens=min(pipeline.tokenizer.model_max_length, 1024),
+        max_text_tokens=min(tokenizer.model_max_length, MAX_TEXT_TOKENS),
         device=device,
-        dtype=dtype,
+        dtype=compute_dtype("transformer", device),
     )
 
 
-def load_upsampler(backbone: StoredBackbone) -> Any:
-    """The model that doubles the height and width of video latents, for a dub's second stage.
+def load_upsampler(backbone: StoredBackbone) -> LTX2LatentUpsamplerModel:
+    """Returns the model that doubles the height and width of video latents, for a dub's second stage.
 
     Raises:
         InvalidArtifactError: the backbone has none.
     """
-    import torch
     from diffusers.pipelines.ltx2.latent_upsampler import LTX2LatentUpsamplerModel
 
     folder = backbone.path / PIPELINE / UPSAMPLER
@@ -155,28 +195,54 @@ def load_upsampler(backbone: StoredBackbone) -> Any:
             where=str(folder),
             cure="leave second_stage.sigmas empty, or fetch a backbone with one",
         )
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    return LTX2LatentUpsamplerModel.from_pretrained(folder, torch_dtype=dtype).to(device).requires_grad_(False).eval()
+    device = compute_device()
+    upsampler: Any = LTX2LatentUpsamplerModel.from_pretrained(folder, torch_dtype=compute_dtype(UPSAMPLER, device))
+    return upsampler.to(device).requires_grad_(False).eval()
 
 
-def _geometry(pipeline: Any) -> Geometry:
-    """Ratios of the modules; the transformer's own idea of them must agree, or positions would be wrong."""
-    temporal, spatial = pipeline.vae_temporal_compression_ratio, pipeline.vae_spatial_compression_ratio
-    believed = tuple(pipeline.transformer.config.vae_scale_factors)
-    if believed != (temporal, spatial, spatial):
-        raise InvalidArtifactError(
-            f"the VAE compresses {temporal}x{spatial}, the transformer believes {believed}", cure="fix the configs"
-        )
-    audio = pipeline.audio_vae.config
-    return Geometry(
-        temporal=temporal,
-        spatial=spatial,
-        video_channels=pipeline.transformer.config.in_channels,
-        audio_channels=pipeline.transformer.config.audio_in_channels,
-        sample_rate_hz=audio.sample_rate,
-        output_sample_rate_hz=pipeline.vocoder.config.output_sampling_rate,
-        hop_length=audio.mel_hop_length,
-        mel_per_latent=pipeline.audio_vae_temporal_compression_ratio,
-        audio_in_channels=audio.in_channels,
+def skeleton(backbone: StoredBackbone) -> LTX2VideoTransformer3DModel:
+    """Returns the backbone's transformer without weights (meta device): the names and shapes of its layers."""
+    from dubmill.model.geometry import on_meta
+
+    return on_meta(backbone.path / PIPELINE, "transformer")
+
+
+def part_class(folder: Path, name: str) -> Any:
+    """Returns the class of a part, which `model_index.json` names.
+
+    Raises:
+        InvalidArtifactError: the index or the part is missing, or the class is not one of diffusers or transformers.
+    """
+    import diffusers.pipelines
+
+    try:
+        library, class_name = json.loads((folder / "model_index.json").read_text())[name]
+        package = "diffusers.pipelines." + library if hasattr(diffusers.pipelines, library) else library
+        if package.split(".")[0] not in ("diffusers", "transformers"):
+            raise ValueError(f"{library} is neither diffusers nor transformers")
+        return getattr(importlib.import_module(package), class_name)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
+        raise _not_ltx2(folder, name, error) from error
+
+
+def _load_part(folder: Path, name: str, dtype: torch.dtype | None) -> Any:
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    for noisy in (diffusers_logging, transformers_logging):
+        noisy.disable_progress_bar()
+    kind, options = part_class(folder, name), {}
+    if dtype is not None:
+        options = {"dtype": dtype} if name == "text_encoder" else {"torch_dtype": dtype}
+    try:
+        return kind.from_pretrained(folder / name, **options)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise _not_ltx2(folder, name, error) from error
+
+
+def _not_ltx2(folder: Path, name: str, error: Exception) -> InvalidArtifactError:
+    return InvalidArtifactError(
+        f"not an LTX-2 pipeline in diffusers' layout: {name} cannot be loaded ({(str(error).splitlines() or [''])[0]})",
+        where=str(folder),
+        cure="give a repository or folder that LTX2Pipeline.from_pretrained opens",
     )

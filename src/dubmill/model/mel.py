@@ -1,7 +1,8 @@
-"""Waveform to log-mel, as an LTX-2 audio VAE hears it. Shapes: audio (B, C, N), log-mel (B, C, T, M)."""
+"""Waveform to log-mel spectrogram, the input of an LTX-2 audio VAE. Shapes: audio (B, C, N), log-mel (B, C, T, M)."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any
@@ -12,23 +13,30 @@ import torch
 
 @dataclass(frozen=True)
 class MelSettings:
-    """How the spectrogram is taken; sealed with the backbone, since latents of other settings do not fit."""
+    """Settings of the spectrogram; part of the backbone's manifest, since latents made with other settings do not fit."""
 
     sample_rate_hz: int
     n_fft: int
     hop_length: int
     num_mels: int
-    scale: str  # slaney (linear below 1 kHz, unit-area filters) | htk (unit-peak filters)
-    floor: float  # amplitude below which the logarithm is cut
+    scale: str  # slaney (linear below 1 kHz, filters of unit area) | htk (filters of unit peak)
+    floor: float  # smallest amplitude; lower ones are raised to it before the logarithm
 
     def to_dict(self) -> dict[str, int | float | str]:
         """Plain data for a manifest."""
         return asdict(self)
 
 
-def settings_of(config: Any) -> MelSettings:
-    """How the audio VAE of this config hears, which its config tells in part; the rest is LTX-2's."""
-    return MelSettings(config.sample_rate, 1024, config.mel_hop_length, config.mel_bins or 64, "slaney", 1e-5)
+def settings_of(config: Mapping[str, Any]) -> MelSettings:
+    """Returns the spectrogram settings of an audio VAE: three are in its config, the others are LTX-2's."""
+    return MelSettings(
+        sample_rate_hz=config["sample_rate"],
+        n_fft=1024,
+        hop_length=config["mel_hop_length"],
+        num_mels=config["mel_bins"] or 64,
+        scale="slaney",
+        floor=1e-5,
+    )
 
 
 def _hz_to_mel(hz: np.ndarray, scale: str) -> np.ndarray:
@@ -53,7 +61,7 @@ def filter_bank(settings: MelSettings) -> torch.Tensor:
     filters = np.maximum(0, np.minimum((bins_hz - low) / (mid - low), (high - bins_hz) / (high - mid)))
     if settings.scale == "slaney":
         filters *= 2 / (high - low)
-    for row in np.flatnonzero(filters.sum(axis=1) == 0):  # a filter narrower than a bin hears its nearest bin
+    for row in np.flatnonzero(filters.sum(axis=1) == 0):  # a filter narrower than a bin takes the nearest bin
         filters[row, np.abs(bins_hz - mid[row]).argmin()] = 1
     return torch.tensor(filters, dtype=torch.float32)
 

@@ -1,4 +1,4 @@
-"""Pixels to latents and seconds to audio latents: pure integers, so that a plan needs no torch.
+"""Sizes of clips in pixels and seconds to sizes in latents, without torch, so that a plan needs none.
 
 A causal video VAE keeps frame 0 alone and folds every following group of `temporal` frames into one latent frame, so
 clips have `temporal * k + 1` frames. Audio latents come at `sample_rate_hz / hop_length / mel_per_latent` per second.
@@ -13,31 +13,31 @@ from dubmill.errors import InvalidParamsError
 
 @dataclass(frozen=True)
 class Geometry:
-    """The ratios and widths of one backbone, as measured from its modules."""
+    """Compression ratios and widths of one backbone, computed from its configs."""
 
     temporal: int  # frames per latent frame, after the first
     spatial: int  # pixels per latent, along each side
     video_channels: int
     audio_channels: int  # numbers per audio latent: channels x mel bins of the latent
-    sample_rate_hz: int  # what the audio VAE hears
-    output_sample_rate_hz: int  # what the vocoder gives
+    sample_rate_hz: int  # of the audio VAE's input
+    output_sample_rate_hz: int  # of the vocoder's output
     hop_length: int  # samples per mel frame
     mel_per_latent: int  # mel frames per audio latent
     audio_in_channels: int  # waveform channels: 1 mono, 2 stereo
 
     @property
     def audio_latents_per_second(self) -> float:
-        """Audio latents per second of sound."""
+        """Audio latents per second of audio."""
         return self.sample_rate_hz / self.hop_length / self.mel_per_latent
 
     def to_dict(self) -> dict[str, int]:
-        """Plain data for a manifest."""
+        """Returns plain data for a manifest."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class LatentShape:
-    """Latent extents of one clip: video frames, rows, columns, and audio latents."""
+    """Latent extents of one clip: video frames, rows, columns and audio latents."""
 
     frames: int
     height: int
@@ -46,15 +46,15 @@ class LatentShape:
 
     @property
     def video_tokens(self) -> int:
-        """Tokens the transformer sees for the video (patch size 1)."""
+        """Video tokens of the transformer (patch size 1)."""
         return self.frames * self.height * self.width
 
 
 def latent_frames(num_frames: int, temporal: int) -> int:
-    """Latent frames of a clip of `num_frames`, which must be `temporal * k + 1`.
+    """Returns the latent frames of a clip of `num_frames`, which must be `temporal * k + 1`.
 
     Raises:
-        InvalidParamsError: no whole number of latents fits.
+        InvalidParamsError: `num_frames` is another number.
     """
     if num_frames < 1 or (num_frames - 1) % temporal:
         below = max(1, (num_frames - 1) // temporal * temporal + 1)
@@ -66,27 +66,27 @@ def latent_frames(num_frames: int, temporal: int) -> int:
 
 
 def pixel_frames(num_latents: int, temporal: int) -> int:
-    """Frames that `num_latents` latent frames decode to."""
+    """Returns the number of frames that `num_latents` latent frames decode to."""
     return (num_latents - 1) * temporal + 1
 
 
 def latent_of_frame(frame: int, temporal: int) -> int:
-    """The latent that holds `frame`: 0 holds frame 0 alone, i >= 1 holds frames temporal*(i-1)+1 ... temporal*i."""
+    """Returns the index of the latent that holds `frame`: 0 holds frame 0 alone, i >= 1 holds frames temporal*(i-1)+1 ... temporal*i."""
     return -(-frame // temporal)
 
 
 def frames_of_latent(index: int, temporal: int) -> range:
-    """The frames that latent `index` holds; the inverse of `latent_of_frame`."""
+    """Returns the frames that latent `index` holds; the inverse of `latent_of_frame`."""
     return range(0, 1) if index == 0 else range(temporal * (index - 1) + 1, temporal * index + 1)
 
 
 def audio_latents(seconds: float, geometry: Geometry) -> int:
-    """Audio latents that cover `seconds`, rounded as LTX-2's pipelines round."""
+    """Returns the number of audio latents for `seconds`, rounded as in LTX-2's pipelines."""
     return round(seconds * geometry.audio_latents_per_second)
 
 
 def latent_shape(*, num_frames: int, height: int, width: int, frame_rate: float, geometry: Geometry) -> LatentShape:
-    """Latent extents of a clip in pixels.
+    """Returns the latent extents of a clip given in pixels.
 
     Raises:
         InvalidParamsError: a side does not divide by the spatial ratio, or the frames do not fit.
@@ -105,10 +105,10 @@ def latent_shape(*, num_frames: int, height: int, width: int, frame_rate: float,
 
 
 def half_frames(num_frames: int, temporal: int) -> int:
-    """Frames of each half of a switch clip; the halves share the middle frame, so both are `temporal * k + 1`.
+    """Returns the number of frames of each half of a clip with a language switch; the halves share the middle frame, so both are `temporal * k + 1`.
 
     Raises:
-        InvalidParamsError: the clip cannot be halved on latent borders.
+        InvalidParamsError: the halves would not begin and end on latent borders.
     """
     half = (num_frames - 1) // 2 + 1
     latent_frames(num_frames, temporal)

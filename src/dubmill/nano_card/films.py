@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from dubmill.config.params import Params
-from dubmill.generation.codec import decode, encode, shape_of
+from dubmill.generation.codec import decode_clips, encode_clips, shape_of
 from dubmill.generation.sampling import Region, generate, inpaint
 from dubmill.media.clips import Clip
 from dubmill.metrics import observe
@@ -163,7 +163,7 @@ def _kept_pixels(region: Region, clips: Sequence[Clip], modules: Modules) -> np.
 
 def round_trip(clips: Sequence[Clip], modules: Modules) -> list[Clip]:
     """Returns the clips after both autoencoders and the vocoder."""
-    return decode(encode(clips, modules), shape_of(clips[0], modules), clips[0].frame_rate, modules)
+    return decode_clips(encode_clips(clips, modules), shape_of(clips[0], modules), clips[0].frame_rate, modules)
 
 
 @torch.no_grad()

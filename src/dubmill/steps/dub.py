@@ -15,6 +15,7 @@ from dubmill.config.params import DubParams
 from dubmill.dubbing.dubber import Dubber
 from dubmill.errors import InvalidArtifactError
 from dubmill.generation.codec import round_trip, shape_of
+from dubmill.generation.seeds import item_seed
 from dubmill.media.clips import Clip
 from dubmill.model.load import Modules
 
@@ -72,7 +73,7 @@ def _dubber(method: str, backbone: Backbone, adapter: Adapter, params: DubParams
 def _dub_batch(
     method: str, dubber: Dubber | None, pairs: PairSet, batch: list[PairRow], params: DubParams
 ) -> tuple[list[DubRow], dict[str, bytes]]:
-    seeds = [params.seed * 1_000_003 + row.seed for row in batch]
+    seeds = [item_seed(params.seed, row.seed) for row in batch]
     rows = [
         DubRow(id=f"{row.id}-{method}", pair_id=row.id, method=method, line=row.counterpart, seed=seed)
         for row, seed in zip(batch, seeds, strict=True)

@@ -13,13 +13,13 @@ from dubmill.artifacts.store import Backbone, LatentSet, Lineage, PairSet
 from dubmill.config.params import EncodeParams
 from dubmill.dubbing.dubber import SPEAKER
 from dubmill.errors import InvalidArtifactError
-from dubmill.generation.codec import Latents, shape_of
-from dubmill.generation.codec import encode as encode_clips
+from dubmill.generation.codec import encode_clips, shape_of
 from dubmill.generation.masks import pixel_mask, token_mask, widen
 from dubmill.media.clips import Clip
-from dubmill.model.conditioning import encode_captions
+from dubmill.model.latents import Latents
 from dubmill.model.load import Modules, load
 from dubmill.model.shapes import LatentShape
+from dubmill.model.text import encode_captions
 from dubmill.prompting import dub_caption
 from dubmill.training.batches import LATENTS
 
@@ -101,15 +101,14 @@ def _tensors(
     first = pairs.clip(rows[0].id, SIDES[0])
     sides = [_encode_side(pairs, rows, side, first, params.batch_size, modules) for side in SIDES]
     captions = [dub_caption(SPEAKER, getattr(row, side)) for row in rows for side in SIDES]
-    text = [encode_captions(captions[i : i + 64], modules) for i in range(0, len(captions), 64)]
-    text.append(encode_captions([""], modules))
+    text = encode_captions([*captions, ""], modules)
     tensors = {
         "video": torch.stack([side.video_BSD for side in sides], dim=1),
         "audio": torch.stack([side.audio_BLD for side in sides], dim=1),
         "face": torch.stack([_face(pairs, row, shape, params, modules) for row in rows]),
-        "text_video": torch.cat([one.video_BTD for one in text]),
-        "text_audio": torch.cat([one.audio_BTD for one in text]),
-        "text_mask": torch.cat([one.mask_BT for one in text]),
+        "text_video": text.video_BTD,
+        "text_audio": text.audio_BTD,
+        "text_mask": text.mask_BT,
     }
     return {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
 

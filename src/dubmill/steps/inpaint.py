@@ -26,6 +26,7 @@ from dubmill.generation.codec import shape_of
 from dubmill.generation.masks import fine_mask, pixel_mask, widen
 from dubmill.generation.sampling import Region
 from dubmill.generation.sampling import inpaint as inpaint_clips
+from dubmill.generation.seeds import half_seed
 from dubmill.media.clips import Clip
 from dubmill.model.load import Modules, load
 from dubmill.model.shapes import LatentShape, half_frames, latent_of_frame
@@ -138,7 +139,7 @@ def _self_made(seen: Sequence[Seen], params: InpaintParams, modules: Modules) ->
     for half in HALVES:
         captions = [getattr(row.prompt, f"caption_{half}_dubbed") for row in rows]
         region = half_region(whole, boxes, half, params, modules)
-        seeds = [(params.seed * 1_000_003 + row.prompt.seed) * 2 + HALVES.index(half) for row in rows]
+        seeds = [half_seed(params.seed, row.prompt.seed, HALVES.index(half)) for row in rows]
         voiced = inpaint_clips(whole, captions, region, seeds, params.sampling, params.resamplings, modules)
         chosen = [place for place, row in enumerate(rows) if _is_articulated(row.prompt, params)]
         for place in chosen:

@@ -10,6 +10,7 @@ from dubmill.artifacts.storage import clip_members
 from dubmill.artifacts.store import WHOLE, Backbone, ClipSet, Draft, Lineage, Part, PromptSet
 from dubmill.config.params import SynthesizeParams
 from dubmill.generation.sampling import generate
+from dubmill.generation.seeds import item_seed
 from dubmill.model.load import Modules, load
 from dubmill.model.shapes import half_frames
 from dubmill.worlds import world_of
@@ -63,4 +64,4 @@ def _generate(prompts: list[Prompt], params: SynthesizeParams, modules: Modules)
 
 
 def _seed(prompt: Prompt, params: SynthesizeParams) -> int:
-    return params.seed * 1_000_003 + prompt.seed
+    return item_seed(params.seed, prompt.seed)

@@ -11,9 +11,9 @@ from dubmill import adapters
 from dubmill.artifacts.store import Adapter, Backbone, Draft, LatentSet, Lineage
 from dubmill.config.params import TrainParams
 from dubmill.errors import BackboneMismatchError
-from dubmill.model.load import load
+from dubmill.model.load import DECODERS, load
 from dubmill.report import model_card
-from dubmill.training.optimizer import held
+from dubmill.training.optimizer import count_weights
 from dubmill.training.trainer import LossLog, Trainer, build_accelerator, uses_fsdp
 
 logger = logging.getLogger(__name__)
@@ -56,11 +56,12 @@ def train(backbone: Backbone, latents: LatentSet, params: TrainParams, out: Path
         draft = Adapter.draft(out, lineage, is_shared=not accelerator.is_main_process)
     if draft.is_sealed:
         return draft.seal()
-    spread = ["transformer"] if uses_fsdp(params, accelerator) else []  # no GPU has to hold it whole
-    modules = load(backbone, needed=["transformer"], on_cpu=spread)
+    sharded = ["transformer"] if uses_fsdp(params, accelerator) else []  # then no GPU has to hold all of it
+    decoders = DECODERS if params.validation.every_steps else ()
+    modules = load(backbone, needed=["transformer", *decoders], on_cpu=[*sharded, *decoders])
     trainer = Trainer(modules, latents, params, draft.path, accelerator)
     place = (accelerator.process_index + 1, accelerator.num_processes)
-    logger.info("process %d of %d holds %d of %d weights", *place, *held(trainer.modules.transformer))
+    logger.info("process %d of %d holds %d of %d weights", *place, *count_weights(trainer.modules.transformer))
     if not accelerator.is_main_process:
         trainer.run(lambda row: None)
         trainer.gather()

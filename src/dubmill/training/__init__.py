@@ -1,1 +1,1 @@
-"""The LoRA training loop."""
+"""Training of the dubbing LoRA: batches and noise levels, optimizer, loop, and validation dubs."""

@@ -1,4 +1,4 @@
-"""What a training sees: encoded pairs, and the batches that are drawn of them.
+"""Encoded pairs of a training, and the random batches that are sampled from them.
 
 Axes: B batch, S video tokens, L audio tokens, D numbers per token.
 """
@@ -12,25 +12,26 @@ from safetensors.torch import load_file
 
 from dubmill.artifacts.store import LatentSet
 from dubmill.config.params import TrainParams
-from dubmill.model.conditioning import TextFeatures
 from dubmill.model.latents import Latents
 from dubmill.model.shapes import LatentShape
+from dubmill.model.text import TextFeatures
 from dubmill.training.sigmas import sample_sigmas
 
 LATENTS = "latents.safetensors"
 
 
 @dataclass(frozen=True)
-class Example:
-    """What a training dubs to be looked at: one clip, and the words it shall say."""
+class ValidationExample:
+    """One training pair to dub during the training: the reference clip and the caption of its counterpart."""
 
     reference: Latents
-    text: TextFeatures  # the caption, and the empty one behind it
+    caption: TextFeatures  # one row
+    empty: TextFeatures  # one row: the empty caption
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Encoded pairs, mapped into memory: side 0 is the original, side 1 the counterpart; P pairs."""
+    """Encoded pairs: side 0 is the original, side 1 the counterpart; P pairs."""
 
     video_P2SD: torch.Tensor
     audio_P2LD: torch.Tensor
@@ -39,17 +40,18 @@ class Pairs:
 
     @classmethod
     def open(cls, latents: LatentSet) -> Pairs:
-        """The tensors of a sealed set."""
+        """Returns the pairs of a sealed set."""
         tensors = load_file(latents.path / LATENTS)
         text = TextFeatures(tensors["text_video"], tensors["text_audio"], tensors["text_mask"])
         return cls(tensors["video"], tensors["audio"], tensors["face"], text)
 
-    def examples(self, count: int) -> list[Example]:
-        """The first pairs, at most `count`: the original is to say its counterpart's words."""
+    def validation_examples(self, count: int) -> list[ValidationExample]:
+        """Returns the first pairs, at most `count`; the original is dubbed into its counterpart's words."""
         return [
-            Example(
+            ValidationExample(
                 Latents(self.video_P2SD[row : row + 1, 0], self.audio_P2LD[row : row + 1, 0]),
-                self.text.pick([2 * row + 1, -1]),
+                self.text.pick([2 * row + 1]),
+                self.text.pick([-1]),
             )
             for row in range(min(count, len(self.video_P2SD)))
         ]
@@ -57,12 +59,12 @@ class Pairs:
 
 @dataclass(frozen=True)
 class Batch:
-    """One batch as the loss needs it."""
+    """One batch with its noise and loss weights."""
 
     target: Latents
     reference: Latents
     text: TextFeatures
-    empty: TextFeatures  # of the empty caption, under which a reference that attends to itself is read
+    empty: TextFeatures  # of the empty caption, under which a cached reference is read
     weight_video_BS: torch.Tensor
     weight_audio_BL: torch.Tensor
     sigma_video_BS: torch.Tensor
@@ -71,7 +73,7 @@ class Batch:
 
 
 def sample_batch(pairs: Pairs, shape: LatentShape, params: TrainParams, generator: torch.Generator) -> Batch:
-    """A batch: which pairs, in which direction, at which noise, with which captions dropped."""
+    """Samples a batch: pairs, the direction of each, noise levels and noise, and which captions are dropped."""
     count = params.batch_size
 
     def chance(probability: float) -> torch.Tensor:
@@ -83,8 +85,8 @@ def sample_batch(pairs: Pairs, shape: LatentShape, params: TrainParams, generato
     sigma_audio = sigma_video
     if not params.shared_sigma:
         sigma_audio = sample_sigmas(params.sigma_sampler, count, shape.video_tokens, generator)
-    is_given = torch.zeros(count, shape.video_tokens, dtype=torch.bool)
-    is_given[:, : shape.height * shape.width] = chance(params.first_frame_probability)[:, None]
+    is_clean = torch.zeros(count, shape.video_tokens, dtype=torch.bool)
+    is_clean[:, : shape.height * shape.width] = chance(params.first_frame_probability)[:, None]
     empty = len(pairs.text) - 1
     caption = torch.where(chance(params.drop_caption_probability), empty, 2 * rows + target_side)
     face_BS = pairs.face_PS[rows]
@@ -94,9 +96,9 @@ def sample_batch(pairs: Pairs, shape: LatentShape, params: TrainParams, generato
         reference=Latents(pairs.video_P2SD[rows, 1 - target_side], pairs.audio_P2LD[rows, 1 - target_side]),
         text=pairs.text.pick(caption),
         empty=pairs.text.pick([empty] * count),
-        weight_video_BS=(face_BS + (1 - face_BS) * params.background_weight) * ~is_given,
+        weight_video_BS=(face_BS + (1 - face_BS) * params.background_weight) * ~is_clean,
         weight_audio_BL=torch.ones(count, shape.audio),
-        sigma_video_BS=sigma_video[:, None] * ~is_given,
+        sigma_video_BS=sigma_video[:, None] * ~is_clean,
         sigma_audio_BL=sigma_audio[:, None].expand(count, shape.audio),
         noise=Latents(
             torch.randn(target.video_BSD.shape, generator=generator),

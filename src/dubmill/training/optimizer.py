@@ -1,4 +1,4 @@
-"""The optimizer of a LoRA, and its tensors whole or spread over processes."""
+"""The optimizer of a LoRA, and its tensors in full or sharded over processes."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from dubmill.config.params import TrainParams
 from dubmill.errors import InvalidParamsError
 
 
-def optimizer(
+def build_optimizer(
     weights: Mapping[str, torch.nn.Parameter], rates: Mapping[str, float], params: TrainParams, device: torch.device
 ) -> torch.optim.Optimizer:
-    """AdamW over named weights, one group for each different rate, which the group keeps as `full_rate`.
+    """Returns AdamW over named weights, with a group for each learning rate, which the group keeps as `full_rate`.
 
     Raises:
-        InvalidParamsError: its 8-bit form was asked for where it cannot run.
+        InvalidParamsError: the 8-bit form cannot run here.
     """
     grouped = [
         {"params": [weights[name] for name in rates if rates[name] == rate], "full_rate": rate}
@@ -28,7 +28,7 @@ def optimizer(
     if params.optimizer == "adamw":
         return torch.optim.AdamW(grouped, weight_decay=params.weight_decay, foreach=True)
     _refuse_8bit(params, device)
-    from bitsandbytes.optim import AdamW8bit
+    from bitsandbytes.optim import AdamW8bit  # pyright: ignore[reportMissingImports] (optional, for CUDA)
 
     return AdamW8bit(grouped, weight_decay=params.weight_decay)
 
@@ -37,27 +37,27 @@ def _refuse_8bit(params: TrainParams, device: torch.device) -> None:
     reasons = {
         "needs a CUDA GPU, and there is none": device.type != "cuda",
         "needs the package bitsandbytes, which is not installed": find_spec("bitsandbytes") is None,
-        "cannot hold weights that are spread over processes": params.parallel == "fsdp",
+        "cannot hold weights that are sharded over processes": params.parallel == "fsdp",
     }
     for reason, is_so in reasons.items():
         if is_so:
             raise InvalidParamsError(f"adamw8bit {reason}", where="train.optimizer", cure="use adamw")
 
 
-def held(module: torch.nn.Module) -> tuple[int, int]:
-    """How many of a module's weights this process holds, and how many there are."""
+def count_weights(module: torch.nn.Module) -> tuple[int, int]:
+    """Returns how many of a module's weights are in this process, and how many there are."""
     weights = list(module.parameters())
     local = (weight.to_local() if isinstance(weight, DTensor) else weight for weight in weights)
     return sum(weight.numel() for weight in local), sum(weight.numel() for weight in weights)
 
 
-def whole(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor gathered from all processes, where it is spread over them; all of them must call."""
+def gathered(tensor: torch.Tensor) -> torch.Tensor:
+    """Returns the full tensor if it is sharded over processes, or the tensor itself; all processes must call."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def share_of(full: torch.Tensor, weight: torch.Tensor) -> Any:
-    """What this process holds of a checkpoint's tensor, laid out as `weight` is; a whole number is no tensor to Adam8bit."""
+def shard_like(full: torch.Tensor, weight: torch.Tensor) -> Any:
+    """Returns this process's part of a checkpoint's tensor, sharded as `weight` is; a step count of Adam8bit as a number."""
     if full.ndim == 0:
         return full if full.is_floating_point() else full.item()
     placed = full.to(weight.device)

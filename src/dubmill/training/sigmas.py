@@ -1,4 +1,4 @@
-"""The noise levels that a training draws, by one of three samplers whose constants are parameters."""
+"""Samples the noise levels of a training, by one of three samplers whose constants are parameters."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from dubmill.config.params import SigmaSamplerParams
 def sample_sigmas(
     params: SigmaSamplerParams, count: int, num_video_tokens: int, generator: torch.Generator
 ) -> torch.Tensor:
-    """`count` draws of sigma in (0, 1].
+    """Returns `count` random sigmas in (0, 1].
 
     `shifted-logit-normal`: sigmoid(N(shift, std)), the shift linear in the target's video tokens through two points, and
-    unclamped beyond them (JUST-DUB-IT's release). `stretched-logit-normal`: the same spread over (0, 1], see `_stretched`.
-    `two-logit-normals`: sigmoid of N(mean, std), half of the draws by each mean, for models so small that words are placed
-    above sigma .95.
+    not clamped beyond them (JUST-DUB-IT's release). `stretched-logit-normal`: the same spread over (0, 1], see `_stretched`.
+    `two-logit-normals`: sigmoid of N(mean, std), half of the draws by each mean, for models so small that they decide on
+    the words above sigma .95.
     """
     normal = torch.randn(count, generator=generator)
     if params.kind == "two-logit-normals":
@@ -33,7 +33,7 @@ def sample_sigmas(
 def _stretched(
     normal: torch.Tensor, shift: float, params: SigmaSamplerParams, generator: torch.Generator
 ) -> torch.Tensor:
-    """Shifted draws spread over (0, 1], a share of them replaced by uniform ones (LTX-2's trainer 1.2.0).
+    """Returns shifted draws stretched over (0, 1], a share of them replaced by uniform ones (LTX-2's trainer 1.2.0).
 
     At many tokens the shift pushes nearly every draw to 1: the range between two percentiles becomes 0 to 1, and what
     falls below `least` is mirrored at it.

@@ -1,9 +1,9 @@
-"""The training loop of the dubbing LoRA: reference tokens clean and appended, target noised, face-weighted loss.
+"""The training loop of the dubbing LoRA: clean reference tokens, noised target tokens, a loss weighted by the face.
 
-Every step draws from a generator seeded by (seed, step), so a run resumed from a checkpoint goes on bit for bit as the
-run that was never stopped. Several processes draw the same batch and take a slice each, so the figures do not depend on
-their number. Checkpoints are safetensors, the optimizer's moments included, whole whatever the number of processes;
-nothing is pickled.
+Every step draws from a generator seeded by (seed, step), so a run resumed from a checkpoint continues bit for bit like
+one that was never stopped. Several processes sample the same batch and take a slice each, so the losses do not depend on
+their number. Checkpoints are safetensors with the optimizer's moments, in full whatever the number of processes; nothing
+is pickled.
 """
 
 from __future__ import annotations
@@ -30,25 +30,25 @@ from dubmill.artifacts.files import write_atomically
 from dubmill.artifacts.store import LatentSet
 from dubmill.config.params import TrainParams
 from dubmill.errors import InterruptedStepError, InvalidParamsError
-from dubmill.generation.codec import Latents
+from dubmill.generation.seeds import generators, rank_seed, step_seed
 from dubmill.model.conditioning import SequenceLayout, cache_reference, patched_attention, predict, sequence_layout
 from dubmill.model.diffusion import add_noise, weighted_loss
-from dubmill.model.load import Modules
+from dubmill.model.latents import Latents
+from dubmill.model.load import Modules, compute_device
 from dubmill.model.shapes import LatentShape
 from dubmill.training.batches import Batch, Pairs, sample_batch
-from dubmill.training.optimizer import optimizer, share_of, whole
+from dubmill.training.optimizer import build_optimizer, gathered, shard_like
 from dubmill.training.validation import Validation
 
 LOSSES = "losses.jsonl"
+NUM_BINS = 10  # of the histogram of sampled sigmas
+PROCESS_TIMEOUT = timedelta(hours=2)  # of collective operations: all other processes wait while rank 0 validates
 
-NUM_BINS = 10  # of the histogram of drawn sigmas
-PATIENCE = timedelta(hours=2)  # that processes have with each other: all but the first wait while it validates
-
-Report = Callable[[dict[str, Any]], None]
+Report = Callable[[dict[str, Any]], object]
 
 
 def dubbing_losses(transformer: Any, batch: Batch, layout: SequenceLayout) -> tuple[torch.Tensor, torch.Tensor]:
-    """Video and audio loss of a batch: weighted mean squared error of the target tokens' velocity."""
+    """Returns the video and audio loss of a batch: weighted mean squared errors of the target tokens' velocity."""
     noisy = Latents(
         add_noise(batch.target.video_BSD, batch.noise.video_BSD, batch.sigma_video_BS),
         add_noise(batch.target.audio_BLD, batch.noise.audio_BLD, batch.sigma_audio_BL),
@@ -63,7 +63,7 @@ def dubbing_losses(transformer: Any, batch: Batch, layout: SequenceLayout) -> tu
 
 
 def learning_rate_factor(step: int, params: TrainParams) -> float:
-    """The learning rate's factor at `step` (0-based): a linear warm-up, then the schedule's decay to zero."""
+    """Returns the factor on the learning rate at `step` (0-based): a linear warm-up, then the schedule's decay to zero."""
     if step < params.num_warmup_steps:
         return (step + 1) / params.num_warmup_steps
     if params.schedule == "constant":
@@ -72,8 +72,8 @@ def learning_rate_factor(step: int, params: TrainParams) -> float:
     return 1 - done if params.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * done))
 
 
-class Losses(torch.nn.Module):
-    """`dubbing_losses` as a module, so that DDP sees the forward whose gradients it sums."""
+class LossModule(torch.nn.Module):
+    """`dubbing_losses` as a module: DDP synchronises the gradients of a module's forward."""
 
     def __init__(self, transformer: Any) -> None:
         super().__init__()
@@ -85,14 +85,15 @@ class Losses(torch.nn.Module):
 
 
 def build_accelerator(params: TrainParams) -> Accelerator:
-    """This process's place among those that train together, as torchrun or accelerate started them; one alone is fine.
+    """Returns the accelerator of this process, among those that torchrun or accelerate started; one alone is fine.
 
     Raises:
         InvalidParamsError: the batch is too small to give each process a sample.
     """
     precision = "no" if params.mixed_precision == "none" else "bf16"
-    patience = InitProcessGroupKwargs(timeout=PATIENCE)
-    accelerator = Accelerator(mixed_precision=precision, cpu=not torch.cuda.is_available(), kwargs_handlers=[patience])
+    timeout = InitProcessGroupKwargs(timeout=PROCESS_TIMEOUT)
+    is_on_cpu = compute_device().type == "cpu"
+    accelerator = Accelerator(mixed_precision=precision, cpu=is_on_cpu, kwargs_handlers=[timeout])
     if params.batch_size < accelerator.num_processes:
         raise InvalidParamsError(
             f"a batch of {params.batch_size} cannot be split over {accelerator.num_processes} processes",
@@ -103,14 +104,14 @@ def build_accelerator(params: TrainParams) -> Accelerator:
 
 
 def uses_fsdp(params: TrainParams, accelerator: Accelerator) -> bool:
-    """Whether the transformer's weights are spread over several processes."""
+    """Returns whether the transformer's weights are sharded over several processes."""
     return params.parallel == "fsdp" and accelerator.num_processes > 1
 
 
-def shard(transformer: Any) -> None:
-    """Spread the transformer's weights over all processes (FSDP2); each block is gathered only while it computes.
+def shard_with_fsdp(transformer: Any) -> None:
+    """Shards the transformer's weights over all processes (FSDP2); each block is gathered only while it computes.
 
-    A transformer on the CPU is moved to the processes' GPUs here, block by block, a block whole before it is cut.
+    A transformer on the CPU is moved to the processes' GPUs here, block by block.
     """
     from torch.distributed.fsdp import fully_shard
 
@@ -120,7 +121,7 @@ def shard(transformer: Any) -> None:
 
 
 class Trainer:
-    """A LoRA being fitted in `folder`, resumable from its last checkpoint."""
+    """Trains a LoRA in `folder`, and resumes from its last checkpoint."""
 
     def __init__(
         self, modules: Modules, latents: LatentSet, params: TrainParams, folder: Path, accelerator: Accelerator
@@ -128,7 +129,7 @@ class Trainer:
         self.modules, self.params, self.folder, self.accelerator = modules, params, folder, accelerator
         self.pairs = Pairs.open(latents)
         self.shape, rate = LatentShape(**latents.info["latent_shape"]), latents.info["frame_rate"]
-        examples = self.pairs.examples(params.validation.num_clips)
+        examples = self.pairs.validation_examples(params.validation.num_clips)
         self.validation = Validation(modules, examples, self.shape, rate, params)
         torch.manual_seed(params.seed)  # equal LoRA weights in every process
         transformer = modules.transformer
@@ -142,57 +143,58 @@ class Trainer:
             transformer.enable_gradient_checkpointing()
         self.uses_fsdp = uses_fsdp(params, accelerator)
         if self.uses_fsdp:
-            shard(transformer)
-        self.layout = sequence_layout(  # on the device that the transformer is on by now
+            shard_with_fsdp(transformer)
+        self.layout = sequence_layout(  # after sharding, which may have moved the transformer to a GPU
             self.shape,
             rate,
-            modules,
+            transformer,
             reference=params.reference_positions,
             isolate=params.isolate_modalities,
             attention=params.reference_attention,
         )
-        self.losses = Losses(transformer) if self.uses_fsdp else accelerator.prepare_model(Losses(transformer))
+        losses = LossModule(transformer)
+        self.losses = losses if self.uses_fsdp else accelerator.prepare_model(losses)
         self.lora = adapters.lora_parameters(transformer)
         self.rates = adapters.learning_rates(list(self.lora), params)
-        self.optimizer = optimizer(self.lora, self.rates, params, modules.device)
-        self.num_done = self.num_kept = self.resume()
+        self.optimizer = build_optimizer(self.lora, self.rates, params, modules.device)
+        self.num_done = self.num_saved = self.resume()
 
     def run(self, report: Report) -> None:
-        """Train from where the last checkpoint left off to `num_steps`; `report` gets a row per optimizer step.
+        """Trains from the last checkpoint to `num_steps`; `report` gets a row per optimizer step.
 
         Raises:
-            InterruptedStepError: the process was asked to end (SIGTERM); a checkpoint of the last step was written first.
+            InterruptedStepError: the process got SIGTERM; a checkpoint of the last step was written first.
         """
         first = self.num_done
-        with patched_attention(self.modules.transformer, self.layout), _asked_to_end() as asked:
+        with patched_attention(self.modules.transformer, self.layout), _sigterm_event() as stop:
             started = time.monotonic()
             for step in range(first, self.params.num_steps):
-                self._pause(step, asked)
+                self._between_steps(step, stop)
                 row = self.step(step)
-                done, left = step + 1 - first, self.params.num_steps - step - 1
-                report({**row, "eta_seconds": (time.monotonic() - started) / done * left})
-            self._validate(self.params.num_steps, asked)
+                num_done, num_left = step + 1 - first, self.params.num_steps - step - 1
+                report({**row, "eta_seconds": (time.monotonic() - started) / num_done * num_left})
+            self._validate(self.params.num_steps, stop)
 
-    def _pause(self, step: int, asked: threading.Event) -> None:
-        """Between two steps, the first `step` done: keep them, look at what they made, leave if asked to.
+    def _between_steps(self, step: int, stop: threading.Event) -> None:
+        """After `step` steps: saves a checkpoint and validates when due, and stops after SIGTERM.
 
-        A run that goes on from here begins with the same pause, and so makes the dubs that it was stopped in.
+        A resumed run begins with the same call, so it makes the validation dubs in which it was stopped.
         """
         if step % self.params.checkpoint_every == 0:
             self.save(step)
-        self._validate(step, asked)
-        if self._is_any(asked.is_set()):
+        self._validate(step, stop)
+        if self._is_any(stop.is_set()):
             self.save(step)
             raise InterruptedStepError(
-                f"asked to end after step {step} of {self.params.num_steps}, which is kept",
+                f"stopped after step {step} of {self.params.num_steps}, with a checkpoint",
                 where=str(self.folder),
-                cure="run the step again to go on from there",
+                cure="run the step again to continue from there",
             )
 
-    def _validate(self, step: int, asked: threading.Event) -> None:
-        """Have the first process dub the examples, where they are due and not there yet.
+    def _validate(self, step: int, stop: threading.Event) -> None:
+        """Dubs the validation examples on rank 0, if they are due and not there yet.
 
-        Where the weights are spread, all processes compute the same dubs, since each block is gathered from all.
+        With sharded weights all ranks compute the same dubs, since each block is gathered from all of them.
         """
         if not self.validation.is_due(step):
             return
@@ -200,70 +202,78 @@ class Trainer:
         if not self._is_any(is_first and not all(path.exists() for path in paths)):
             return
         if self.uses_fsdp or is_first:
-            is_asked = (lambda: self._is_any(asked.is_set())) if self.uses_fsdp else asked.is_set
+            is_stopping = (lambda: self._is_any(stop.is_set())) if self.uses_fsdp else stop.is_set
             with self.accelerator.autocast():
-                self.validation.make(paths, is_asked, is_writer=is_first)
+                self.validation.dub_examples(paths, is_stopping, is_writer=is_first)
 
     def _is_any(self, flag: bool) -> bool:
-        """Whether `flag` is set in any process: all must leave the loop at the same step, or the rest would wait."""
+        """Whether `flag` is set in any process: all must leave the loop at the same step, or the others would hang."""
         if self.accelerator.num_processes == 1:
             return flag
-        return bool(self.accelerator.reduce(torch.tensor(float(flag), device=self.accelerator.device)))
+        flags: Any = self.accelerator.reduce(torch.tensor(float(flag), device=self.accelerator.device))
+        return bool(flags)
 
     def step(self, step: int) -> dict[str, Any]:
-        """One optimizer step; returns its losses, its learning rate and the sigmas it drew for the video."""
+        """Takes one optimizer step; returns its losses, its learning rate and the sigmas of the video."""
         factor = learning_rate_factor(step, self.params)
         for group in self.optimizer.param_groups:
             group["lr"] = group["full_rate"] * factor
         sums = torch.zeros(2, dtype=torch.float64, device=self.modules.device)
         sigmas: list[float] = []
         for part in range(self.params.accumulate):
-            batch, video_share, audio_share, drawn = self._drawn(step, part)
-            sigmas += drawn
+            batch, video_share, audio_share, batch_sigmas = self._sample(step, part)
+            sigmas += batch_sigmas
             is_last = part + 1 == self.params.accumulate
             with nullcontext() if is_last else self.accelerator.no_sync(self.losses):
                 with self.accelerator.autocast():
                     video, audio = self.losses(batch, self.layout)
                 video, audio = video * video_share, audio * audio_share
-                # gradients are averaged over the processes, and these losses are parts of a sum
+                # DDP averages gradients over the processes, but these losses are parts of a sum
                 scale = self.accelerator.num_processes / self.params.accumulate
                 self.accelerator.backward((video + audio) * scale)
             sums += torch.stack([video, audio]).detach().double() / self.params.accumulate
         self.accelerator.clip_grad_norm_(self.lora.values(), self.params.max_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        video_sum, audio_sum = self.accelerator.reduce(sums).tolist()
-        total, rate = video_sum + audio_sum, self.params.learning_rate * factor
-        told = {"step": step + 1, "video": video_sum, "audio": audio_sum, "total": total, "lr": rate}
-        return {**told, "sigmas": [round(sigma, 4) for sigma in sigmas]}
+        all_sums: Any = self.accelerator.reduce(sums)
+        video_sum, audio_sum = all_sums.tolist()
+        return {
+            "step": step + 1,
+            "video": video_sum,
+            "audio": audio_sum,
+            "total": video_sum + audio_sum,
+            "lr": self.params.learning_rate * factor,
+            "sigmas": [round(sigma, 4) for sigma in sigmas],
+        }
 
-    def _drawn(self, step: int, part: int) -> tuple[Batch, float, float, list[float]]:
-        """This process's slice of the batch, its share of the whole batch's video and audio weight, and all sigmas."""
-        seed = (self.params.seed * 1_000_003 + step) * 1_009 + part
-        batch = sample_batch(self.pairs, self.shape, self.params, torch.Generator().manual_seed(seed % 2**63))
+    def _sample(self, step: int, part: int) -> tuple[Batch, float, float, list[float]]:
+        """This process's slice of the batch, its share of the batch's video and audio weight, and all of its sigmas."""
+        seed = step_seed(self.params.seed, step, part)
+        batch = sample_batch(self.pairs, self.shape, self.params, *generators([seed]))
         rank, count = self.accelerator.process_index, self.accelerator.num_processes
-        torch.manual_seed((seed + rank * 2**40) % 2**63)  # dropout: another mask in each process
-        mine = _each(batch, lambda tensor: tensor[rank::count].to(self.modules.device))
+        torch.manual_seed(rank_seed(seed, rank))  # dropout: another mask in each process
+        own = _map_tensors(batch, lambda tensor: tensor[rank::count].to(self.modules.device))
         return (
-            mine,
+            own,
             float(batch.weight_video_BS[rank::count].sum() / batch.weight_video_BS.sum().clamp(min=1e-8)),
             float(batch.weight_audio_BL[rank::count].sum() / batch.weight_audio_BL.sum()),
             batch.sigma_video_BS.amax(dim=1).tolist(),
         )
 
     def save(self, step: int) -> None:
-        """Write the checkpoint after `step` steps, unless it is there, and drop those too many; one process writes what
-        all gather.
+        """Writes the checkpoint after `step` steps, unless it is there, and deletes the oldest ones beyond the limit.
+
+        All processes must call: they gather the tensors, and rank 0 writes them.
 
         Raises:
-            DiskFullError: the disk is full; the checkpoint before is still there.
+            DiskFullError: the disk is full; the previous checkpoint is still there.
         """
-        if step == self.num_kept:
+        if step == self.num_saved:
             return
-        self.num_kept, tensors = step, {}
+        self.num_saved, tensors = step, {}
         for name, value in self.lora.items():
-            for kind, held in {"lora": value, **self.optimizer.state[value]}.items():
-                tensor = whole(torch.as_tensor(held).detach())
+            for kind, stored in {"lora": value, **self.optimizer.state[value]}.items():
+                tensor = gathered(torch.as_tensor(stored).detach())
                 if self.accelerator.is_main_process:
                     tensors[f"{kind}/{name}"] = tensor.cpu().contiguous()
         if not self.accelerator.is_main_process:
@@ -274,54 +284,54 @@ class Trainer:
             old.unlink()
 
     def checkpoints(self) -> list[Path]:
-        """The checkpoints on disk, oldest first."""
+        """Returns the checkpoints on disk, oldest first."""
         return sorted(self.folder.glob("checkpoint-*.safetensors"))
 
     def resume(self) -> int:
-        """Load the last checkpoint, if there is one; returns the number of steps already done."""
+        """Loads the last checkpoint, if there is one; returns the number of steps already done."""
         if not self.checkpoints():
             return 0
         path = self.checkpoints()[-1]
         with safe_open(path, framework="pt") as file:
             step = int(file.metadata()["step"])
-        held: dict[str, dict[str, Any]] = {name: {} for name in self.lora}
+        stored: dict[str, dict[str, Any]] = {name: {} for name in self.lora}
         for key, tensor in load_file(path).items():
             kind, _, name = key.partition("/")
-            held[name][kind] = share_of(tensor, self.lora[name])
+            stored[name][kind] = shard_like(tensor, self.lora[name])
         for name, value in self.lora.items():
             with torch.no_grad():
-                value.copy_(held[name].pop("lora"))
-            self.optimizer.state[value] = held[name]
+                value.copy_(stored[name].pop("lora"))
+            self.optimizer.state[value] = stored[name]
         return step
 
     def gather(self) -> None:
-        """Put the whole LoRA back into the transformer as plain tensors, where its weights are spread."""
+        """Puts the full LoRA into the transformer as plain tensors, where its weights are sharded."""
         for name, value in self.lora.items():
             layer, _, leaf = name.rpartition(".")
-            full = torch.nn.Parameter(whole(value.detach()), requires_grad=False)
+            full = torch.nn.Parameter(gathered(value.detach()), requires_grad=False)
             setattr(self.modules.transformer.get_submodule(layer), leaf, full)
 
 
 @contextmanager
-def _asked_to_end() -> Iterator[threading.Event]:
-    """While open, SIGTERM sets the event instead of ending the process."""
-    asked = threading.Event()
-    before = signal.signal(signal.SIGTERM, lambda *_: asked.set())
+def _sigterm_event() -> Iterator[threading.Event]:
+    """Makes SIGTERM set an event instead of ending the process while open."""
+    stop = threading.Event()
+    before = signal.signal(signal.SIGTERM, lambda *_: stop.set())
     try:
-        yield asked
+        yield stop
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
-def _each(batch: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+def _map_tensors(batch: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
     """`batch` with every tensor in it changed."""
     if isinstance(batch, torch.Tensor):
         return change(batch)
-    return type(batch)(*(_each(getattr(batch, name), change) for name in batch.__dataclass_fields__))
+    return type(batch)(*(_map_tensors(getattr(batch, name), change) for name in batch.__dataclass_fields__))
 
 
 class LossLog:
-    """losses.jsonl in a folder: a line per step, cut back to the checkpoint when a run resumes."""
+    """The file of losses: a line per step, cut back to the checkpoint when a run resumes."""
 
     def __init__(self, folder: Path, num_done: int) -> None:
         self.path = folder / LOSSES
@@ -329,13 +339,13 @@ class LossLog:
         self.path.write_text("".join(line + "\n" for line in kept))
 
     def add(self, row: dict[str, Any]) -> None:
-        """Append one step."""
+        """Appends one step."""
         kept = ("step", "video", "audio", "total", "lr", "sigmas")
         with self.path.open("a") as stream:
             stream.write(json.dumps({name: row[name] for name in kept}) + "\n")
 
     def sigma_histogram(self) -> list[int]:
-        """Sigmas drawn in the whole run, in ten bins from 0 to 1: a collapse to the last bins is seen here."""
+        """Returns counts of all sampled sigmas in ten bins from 0 to 1; it shows a collapse to the last bins."""
         rows = (json.loads(line) for line in self.path.read_text().splitlines())
-        drawn = torch.tensor([sigma for row in rows for sigma in row["sigmas"]])
-        return torch.histc(drawn, NUM_BINS, 0, 1).long().tolist()
+        sigmas = torch.tensor([sigma for row in rows for sigma in row["sigmas"]])
+        return torch.histc(sigmas, NUM_BINS, 0, 1).long().tolist()

@@ -1,7 +1,7 @@
-"""What an adapter says while it is trained: training pairs dubbed now and then, to be looked at beside the losses.
+"""Dubs of training pairs during a training, written as videos beside the losses.
 
-Their latents and captions are at hand, so that neither clips nor a text encoder are needed. So it shows whether the
-adapter learns to speak and to keep the person; what it makes of people it never saw, the steps `dub` and `evaluate` tell.
+Latents and captions are at hand, so neither clips nor a text encoder are needed. The videos show whether the adapter learns
+to speak and keeps the person; how it dubs people that it never saw is measured by the steps `dub` and `evaluate`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,24 +20,30 @@ from dubmill import media
 from dubmill.artifacts.files import write_atomically
 from dubmill.config.params import TrainParams
 from dubmill.errors import InvalidParamsError
-from dubmill.generation.codec import decode
-from dubmill.generation.sampling import call_of, pipeline, seeded
+from dubmill.generation.codec import decode_clips
+from dubmill.generation.sampling import PromptFeatures, build_pipeline, sample
+from dubmill.generation.seeds import generators, item_seed
 from dubmill.media.clips import Clip
+from dubmill.model.conditioning import ReferenceMode
 from dubmill.model.latents import Latents
-from dubmill.model.load import Modules
+from dubmill.model.load import DECODERS, Modules
+from dubmill.model.pipeline import LTX2DubPipeline
 from dubmill.model.shapes import LatentShape
-from dubmill.training.batches import Example
+from dubmill.training.batches import ValidationExample
 
 logger = logging.getLogger(__name__)
 
-DECODERS = ("vae", "audio_vae", "vocoder")
-
 
 class Validation:
-    """Examples that the transformer in training dubs as it is."""
+    """Examples that are dubbed by the transformer in its present state of training."""
 
     def __init__(
-        self, modules: Modules, examples: Sequence[Example], shape: LatentShape, frame_rate: float, params: TrainParams
+        self,
+        modules: Modules,
+        examples: Sequence[ValidationExample],
+        shape: LatentShape,
+        frame_rate: float,
+        params: TrainParams,
     ) -> None:
         """`shape` and `frame_rate`: those of every example.
 
@@ -47,7 +52,6 @@ class Validation:
         """
         self.modules, self.examples, self.shape, self.params = modules, examples, shape, params
         self.frame_rate = Fraction(frame_rate).limit_denominator(1001)
-        self.pipeline = pipeline(modules)
         num_blocks = len(modules.transformer.transformer_blocks)
         if any(not 0 <= block < num_blocks for block in params.validation.sampling.stg_blocks):
             raise InvalidParamsError(
@@ -57,73 +61,71 @@ class Validation:
             )
 
     def is_due(self, step: int) -> bool:
-        """Whether dubs are to be made after `step` steps."""
+        """Whether the examples are dubbed after `step` steps."""
         every = self.params.validation.every_steps
         return bool(every and step and step % every == 0)
 
     def paths(self, folder: Path, step: int) -> list[Path]:
-        """The files of one step, an MP4 for each example."""
+        """Returns the files of one step, an MP4 for each example."""
         return [folder / f"validation-{step:08d}-{index}.mp4" for index in range(len(self.examples))]
 
-    def make(self, paths: Sequence[Path], is_asked_to_end: Callable[[], bool], *, is_writer: bool) -> None:
-        """Dub the examples and write them; a dub in the making is dropped once the process is asked to end.
+    def dub_examples(self, paths: Sequence[Path], is_stopping: Callable[[], bool], *, is_writer: bool) -> None:
+        """Dubs the examples and writes them; an unfinished dub is dropped once `is_stopping` says so.
 
-        The draws are seeded, and every step of training seeds its own, so that it leaves no trace in the training.
+        The draws have their own seeds, and every training step sets its own, so the training's draws stay the same.
         """
         transformer = self.modules.transformer
         transformer.eval()
         try:
             for index, path in enumerate(paths):
-                made = self._dub(index, is_asked_to_end)
-                if made is None:
+                tokens = self._dub(index, is_stopping)
+                if tokens is None:
                     return
                 if is_writer:
-                    write_atomically(path, media.mp4_bytes(self._beside_its_reference(index, made)))
+                    write_atomically(path, media.mp4_bytes(self._beside_reference(index, tokens)))
                     logger.info("dubbed a training pair: %s", path.name)
         finally:
             transformer.train()
 
-    def _dub(self, index: int, is_asked_to_end: Callable[[], bool]) -> Latents | None:
-        """Tokens of one example's dub, or nothing when the process was asked to end meanwhile."""
+    def _dub(self, index: int, is_stopping: Callable[[], bool]) -> Latents | None:
+        """Tokens of one example's dub, or `None` if the process was asked to stop meanwhile."""
 
-        def look_up(pipe: Any, step: int, timestep: torch.Tensor, tensors: dict[str, Any]) -> dict[str, Any]:
-            pipe._interrupt = is_asked_to_end()
+        def check_stop(
+            pipe: LTX2DubPipeline, step: int, timestep: torch.Tensor, tensors: dict[str, torch.Tensor]
+        ) -> dict[str, torch.Tensor]:
+            pipe._interrupt = is_stopping()
             return tensors
 
-        if is_asked_to_end():
+        if is_stopping():
             return None
-        asked, example, params = self.params.validation, self.examples[index], self.params
-        spatial, temporal = self.modules.geometry.spatial, self.modules.geometry.temporal
-        made = self.pipeline(
-            text_features=example.text,
-            reference_latents=example.reference.video_BSD,
-            reference_audio_latents=example.reference.audio_BLD,
-            reference_positions=params.reference_positions,
-            reference_attention=params.reference_attention,
-            isolate_reference=params.isolate_modalities,
-            height=self.shape.height * spatial,
-            width=self.shape.width * spatial,
-            num_frames=(self.shape.frames - 1) * temporal + 1,
-            frame_rate=float(self.frame_rate),
-            **call_of(asked.sampling, seeded([params.seed * 1_000_003 + index]), self.modules),
-            callback_on_step_end=look_up,
+        params, example, pipe = self.params, self.examples[index], build_pipeline(self.modules)
+        tokens = sample(
+            pipe,
+            params.validation.sampling,
+            PromptFeatures(captions=example.caption, negative=example.empty, empty=example.empty),
+            generators([item_seed(params.seed, index)]),
+            self.shape,
+            float(self.frame_rate),
+            reference=example.reference,
+            mode=ReferenceMode(params.reference_positions, params.reference_attention, params.isolate_modalities),
+            on_step=check_stop,
         )
-        return None if self.pipeline.interrupt else Latents(*made)
+        return None if pipe.interrupt else tokens
 
-    def _beside_its_reference(self, index: int, made: Latents) -> Clip:
-        """The dub with its sound; to the left of its picture the reference's, as the autoencoder gives it back."""
-        with _at_work(self.modules):
+    def _beside_reference(self, index: int, tokens: Latents) -> Clip:
+        """The dub with its audio; on the left the reference's video as the autoencoder decodes it."""
+        with _decoders_on_device(self.modules):
             left, right = (
-                decode(one.to(self.modules.device), self.shape, self.frame_rate, self.modules)[0]
-                for one in (self.examples[index].reference, made)
+                decode_clips(one.to(self.modules.device), self.shape, self.frame_rate, self.modules)[0]
+                for one in (self.examples[index].reference, tokens)
             )
         return replace(right, frames_FHWC=np.concatenate([left.frames_FHWC, right.frames_FHWC], axis=2))
 
 
 @contextmanager
-def _at_work(modules: Modules) -> Iterator[None]:
-    """While open, the decoders are on the modules' device; training leaves them no room there."""
-    parts = {name: getattr(modules, name) for name in DECODERS}
+def _decoders_on_device(modules: Modules) -> Iterator[None]:
+    """Moves the decoders to the modules' device while open; during training they wait on the CPU."""
+    parts = {name: modules.parts[name] for name in DECODERS}
     before = {name: part.device for name, part in parts.items()}
     for part in parts.values():
         part.to(modules.device)

@@ -9,7 +9,8 @@ from dubmill.artifacts.files import digest_of, sha256_of
 from dubmill.artifacts.store import Backbone, Lineage
 from dubmill.config.params import BackboneParams
 from dubmill.errors import ServiceUnavailableError
-from dubmill.model.load import PIPELINE, load_folder
+from dubmill.model.geometry import check_weights, measure
+from dubmill.model.load import PIPELINE
 
 
 def materialize(params: BackboneParams, out: Path) -> Backbone:
@@ -30,13 +31,14 @@ def materialize(params: BackboneParams, out: Path) -> Backbone:
         weights.materialize(folder)
     else:
         _fetch(params, folder)
-    modules = load_folder(folder)
+    check_weights(folder)
+    geometry, mel = measure(folder)
     info = {
         "source": params.source,
         "repo": params.repo,
         "revision": params.revision,
-        "geometry": modules.geometry.to_dict(),
-        "mel": modules.mel.to_dict(),
+        "geometry": geometry.to_dict(),
+        "mel": mel.to_dict(),
         "text_encoder_digest": folder_digest(folder, "text_encoder", "tokenizer", "connectors"),
         "in_8_bits": in_8_bits(params),
     }
