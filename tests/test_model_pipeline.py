@@ -100,7 +100,7 @@ def test_text_features_made_before_give_the_dub_of_their_prompt(pipe, mini, sour
     more = {"guidance_scale": 2.0, "reference_attention": attention, **source}
     generator = [torch.Generator().manual_seed(1)]
     plain = {"num_inference_steps": 2, "output_type": "packed", "return_dict": False}
-    text = encode_prompts([PROMPT], mini)
+    text = encode_prompts([PROMPT], mini, negative="")
     features = {
         "text_features": text.captions,
         "negative_text_features": text.negative,
@@ -233,7 +233,7 @@ def test_on_nano_guidance_by_captions_is_the_sampler_that_it_was(nano):
     made = sample(
         build_pipeline(modules),
         sampling,
-        encode_prompts(captions, modules),
+        encode_prompts(captions, modules, negative=""),
         generators(seeds),
         shape_of(clip, modules),
         rate,

@@ -399,13 +399,12 @@ def test_the_command_shows_cpu_memory_without_a_gpu(monkeypatch, capsys):
     assert "CPU memory" in capsys.readouterr().out
 
 
-def test_adamw_needs_room_for_one_temporary_as_large_as_the_gradients():
-    """`foreach=True` computes the denominators of all parameters at once: 4.9 GB at rank 128."""
+def test_adamw_needs_no_room_for_temporaries_since_it_is_fused_on_a_gpu():
+    """`foreach=True` would compute the denominators of all parameters at once: 4.9 GB at rank 128."""
     small = with_train(request_for(), gradient_checkpointing=True)
     tiny = small.params.synthesize.model_copy(update={"num_frames": 17, "height": 64, "width": 64})
     request = replace(small, params=small.params.model_copy(update={"synthesize": tiny}))
-    assert memory_of(*_train_case(request)).activations == 4 * 1_233_125_376
-    assert memory_of(*_train_case(request, adamw_8bit=True)).activations < 4 * 1_233_125_376
+    assert memory_of(*_train_case(request)).activations < 4 * 1_233_125_376 / 10
 
 
 def test_the_plan_and_the_model_name_the_same_parts():

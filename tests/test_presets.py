@@ -170,3 +170,57 @@ def test_a_preset_names_only_parameters_there_are():
     for name in preset_names():
         given = {section: value for section, value in read_yaml(preset(name)).items() if section != "extends"}
         merge(base, given, name)
+
+
+LTX2_SCHEDULER = {  # as the published scheduler of LTX-2 is configured
+    "use_dynamic_shifting": True,
+    "base_shift": 0.95,
+    "max_shift": 2.05,
+    "base_image_seq_len": 1024,
+    "max_image_seq_len": 4096,
+    "shift_terminal": 0.1,
+}
+DISTILLED = [1.0, 0.99375, 0.9875, 0.98125, 0.975, 0.909375, 0.725, 0.421875]
+BY_HAND = {  # s = e^2.05 / (e^2.05 + 1 / t - 1) at t = 1, 29/30, ...; then 1 - (1 - s) * 0.9 / (1 - the last s)
+    30: {0: 1.0, 1: 0.9950, 5: 0.9714, 10: 0.9310, 15: 0.8699, 20: 0.7664, 25: 0.5531, 29: 0.1},
+    40: {0: 1.0, 1: 0.9964, 10: 0.9556, 20: 0.8769, 30: 0.6993, 38: 0.2339, 39: 0.1},
+}
+
+
+def samplings(params):
+    return {
+        "synthesize": params.synthesize.sampling,
+        "inpaint": params.inpaint.sampling,
+        "validation": params.train.validation.sampling,
+        "dub": params.dub.sampling,
+    }
+
+
+@every_preset
+@pytest.mark.parametrize("step", ["synthesize", "inpaint", "validation", "dub"])
+def test_the_noise_levels_of_a_preset_are_those_of_its_recipe_whatever_the_clips_size(name, step):
+    """The shift is that of 4,096 tokens; a clip's own 15,360 would leave most steps near pure noise."""
+    import torch
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    from dubmill.model.diffusion import schedule
+
+    sampling = samplings(load(COMMITTED, Path(name)))[step]
+    scheduler = FlowMatchEulerDiscreteScheduler(**LTX2_SCHEDULER)
+    levels = schedule(
+        scheduler, sampling.num_steps, sampling.sigmas or None, sampling.shift_tokens, torch.device("cpu")
+    ).sigmas.tolist()
+    assert levels[-1] == 0
+    if sampling.sigmas:
+        assert levels[:-1] == pytest.approx(DISTILLED)
+    else:
+        expected = BY_HAND[sampling.num_steps]
+        assert len(levels) == sampling.num_steps + 1
+        assert [levels[index] for index in expected] == pytest.approx(list(expected.values()), abs=1e-4)
+
+
+@every_preset
+def test_guided_sampling_of_a_preset_has_a_negative_prompt(name):
+    for sampling in samplings(load(COMMITTED, Path(name))).values():
+        is_guided = (sampling.video_guidance, sampling.audio_guidance) != (1, 1)
+        assert bool(sampling.negative_prompt) == is_guided

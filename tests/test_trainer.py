@@ -28,6 +28,7 @@ from dubmill.model.latents import Latents
 from dubmill.model.load import load
 from dubmill.steps.train import train
 from dubmill.training import trainer as training
+from dubmill.training.optimizer import build_optimizer, shard_like
 
 SAMPLING = miniature.sampling(video_guidance=2.0)
 
@@ -300,3 +301,19 @@ def test_how_a_reference_is_read_is_told_by_the_adapter_and_by_its_weights(mini_
     assert (dubber.mode.attention, dubber.mode.positions) == ("self", "negative")
     with safe_open(trained.path / adapters.WEIGHTS, framework="pt") as file:
         assert json.loads(file.metadata()["dubmill"])["reference_attention"] == "self"
+
+
+def test_adamw_is_fused_on_a_gpu_where_foreach_makes_temporaries_as_large_as_the_gradients():
+    weights = {"a": torch.nn.Parameter(torch.ones(2))}
+    kinds = {name: build_optimizer(weights, {"a": 1.0}, PARAMS, torch.device(name)) for name in ("cuda", "cpu")}
+    assert [(one.defaults["fused"], one.defaults["foreach"]) for one in kinds.values()] == [
+        (True, False),
+        (False, True),
+    ]
+
+
+def test_the_step_count_of_a_checkpoint_goes_to_the_weights_device():
+    """Trap: fused AdamW refuses a step count on the CPU beside weights on a GPU; meta stands for the GPU here."""
+    weight = torch.nn.Parameter(torch.ones(2, device="meta"))
+    assert shard_like(torch.tensor(3.0), weight).device.type == "meta"
+    assert shard_like(torch.tensor(3), weight) == 3

@@ -73,6 +73,8 @@ def sampling(num_steps: int = 2, **changes: object) -> DubSamplingParams:
     plain = {
         "num_steps": num_steps,
         "sigmas": [],
+        "shift_tokens": "clip",
+        "negative_prompt": "",
         "video_guidance": 1.0,
         "audio_guidance": 1.0,
         "video_stg": 0.0,

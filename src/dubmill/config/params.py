@@ -97,6 +97,10 @@ class SamplingParams(Section):
 
     num_steps: Count = Field(description="denoising steps; not read where sigmas are given")
     sigmas: Sigmas = Field(description="noise levels, falling, without the final 0; empty: the backbone's own")
+    shift_tokens: Literal["clip"] | int = Field(
+        description="video tokens, > 0, that the noise schedule is shifted for; clip: those of the clip itself"
+    )
+    negative_prompt: str = Field(description="prompt that classifier-free guidance moves away from; may be empty")
     video_guidance: Positive = Field(description="classifier-free guidance of the video; 1 is off")
     audio_guidance: Positive = Field(description="classifier-free guidance of the audio; 1 is off")
     video_stg: float = Field(ge=0, description="spatio-temporal guidance of the video; 0 is off")
@@ -106,6 +110,12 @@ class SamplingParams(Section):
     audio_modality: Positive = Field(description="guidance of the audio away from one blind to the video; 1 is off")
     video_rescale: Share = Field(description="how far the guided video is rescaled to the spread of the unguided")
     audio_rescale: Share = Field(description="how far the guided audio is rescaled to the spread of the unguided")
+
+    @model_validator(mode="after")
+    def _shifts_for_tokens(self) -> Self:
+        if self.shift_tokens != "clip" and self.shift_tokens < 1:
+            raise ValueError("shift_tokens is clip or a number of tokens")
+        return self
 
     @model_validator(mode="after")
     def _perturbs_something(self) -> Self:

@@ -126,7 +126,8 @@ class Dubber:
         if len({(clip.frames_FHWC.shape, clip.frame_rate) for clip in clips}) != 1:
             raise UsageError("clips of several sizes cannot be dubbed in one batch", cure="dub them one by one")
         shape = shape_of(clips[0], self.modules)
-        text = encode_prompts([dub_caption(SPEAKER, line) for line in lines], self.modules)
+        captions = [dub_caption(SPEAKER, line) for line in lines]
+        text = encode_prompts(captions, self.modules, negative=self.sampling.negative_prompt)
         noise, second_sigmas = generators(seeds), self.sampling.second_stage.sigmas
         num_steps = (len(self.sampling.sigmas) or self.sampling.num_steps) + len(second_sigmas)
         on_step = progress_callback(progress, num_steps)

@@ -64,7 +64,7 @@ def build_pipeline(modules: Modules) -> LTX2DubPipeline:
     return pipe
 
 
-def encode_prompts(captions: Sequence[str], modules: Modules, *, negative: str = "") -> PromptFeatures:
+def encode_prompts(captions: Sequence[str], modules: Modules, *, negative: str) -> PromptFeatures:
     """Returns the text features of a batch's captions, of the negative prompt and of the empty caption."""
     features = encode_captions([*captions, negative, ""], modules)
     rows = list(range(len(captions)))
@@ -115,6 +115,7 @@ def sample(
         frame_rate=frame_rate,
         num_inference_steps=sampling.num_steps,
         sigmas=sampling.sigmas or None,
+        shift_tokens=None if sampling.shift_tokens == "clip" else sampling.shift_tokens,
         guidance_scale=sampling.video_guidance,
         audio_guidance_scale=sampling.audio_guidance,
         stg_scale=sampling.video_stg,
@@ -164,7 +165,7 @@ def generate(captions: Sequence[str], seeds: Sequence[int], params: SynthesizePa
         frame_rate=float(rate),
         geometry=modules.geometry,
     )
-    text = encode_prompts(captions, modules)
+    text = encode_prompts(captions, modules, negative=params.sampling.negative_prompt)
     tokens = sample(build_pipeline(modules), params.sampling, text, generators(seeds), shape, float(rate))
     return decode_clips(tokens, shape, rate, modules)
 
@@ -183,7 +184,7 @@ def inpaint(
     tokens = sample(
         build_pipeline(modules),
         sampling,
-        encode_prompts(captions, modules),
+        encode_prompts(captions, modules, negative=sampling.negative_prompt),
         generators(seeds),
         shape,
         float(rate),

@@ -70,7 +70,7 @@ class LTX2IsolatedAttnProcessor:
         key = _rotate(attn, attn.norm_k(attn.to_k(encoder_hidden_states)), key_rotary_emb)
         value = attn.to_v(encoder_hidden_states)
         query, key, value = (part.unflatten(2, (attn.heads, -1)) for part in (query, key, value))
-        mask = self.mask.to(query.device, query.dtype)
+        mask = self.mask.to(query.device, query.dtype)  # the same tensor, except under autocast
         mixed = dispatch_attention_fn(
             query,
             key,
@@ -214,8 +214,9 @@ def isolated_modalities(
     video, nor the source's lips the new audio.
     """
     (video, audio), (more_video, more_audio) = num_target, num_reference
-    to_video = isolation_mask(video, audio, video + more_video, audio + more_audio).to(transformer.device)
-    to_audio = isolation_mask(audio, video, audio + more_audio, video + more_video).to(transformer.device)
+    to_video = isolation_mask(video, audio, video + more_video, audio + more_audio)
+    to_audio = isolation_mask(audio, video, audio + more_audio, video + more_video)
+    to_video, to_audio = (mask.to(transformer.device, transformer.dtype) for mask in (to_video, to_audio))
     blocks = _blocks(transformer)
     with (
         _processors(

@@ -35,7 +35,7 @@ class Memory:
     lora: float
     gradients: float
     moments: float
-    activations: float  # largest of those of the transformer, the video VAE and the optimizer, which work in turn
+    activations: float  # the transformer's or the video VAE's, whichever are more: they work in turn
     reserve: float
 
     @property
@@ -72,12 +72,11 @@ def memory_of(
     """Returns the peak of one step on one GPU."""
     precision = architecture.number_bytes / BF16
     share = 1 / work.batch_size if savings.batch_of_one else 1
-    denoising = precision * _activations(work, architecture, savings) + _masks(work, params, architecture, savings)
+    denoising = precision * _activations(work, architecture, savings) + _masks(work, params)
     vae = architecture.video_vae
     coding = precision * work.num_pixels * (vae.encode_bytes if work.step == "encode" else vae.decode_bytes)
     lora, gradients, moments = _trained(work, params, architecture, savings, setup)
-    stepping = 0.0 if savings.adamw_8bit else gradients  # AdamW with foreach: one temporary as large as the gradients
-    busy = max(share * denoising, share * coding, stepping)
+    busy = share * max(denoising, coding)
     return Memory(
         weights=_weights(work, architecture, savings, setup),
         lora=lora,
@@ -138,10 +137,11 @@ def _activations(work: Work, architecture: Architecture, savings: MemorySavings)
     return work.num_samples * (around + kept)
 
 
-def _masks(work: Work, params: Params, architecture: Architecture, savings: MemorySavings) -> float:
-    """Returns the bytes of the masks that isolate a reference from the other modality: per head, in both directions."""
+def _masks(work: Work, params: Params) -> float:
+    """Returns the bytes of the masks that isolate a reference from the other modality, one for each direction.
+
+    All layers, samples and heads share them.
+    """
     if work.step not in ("train", "dub") or not params.train.isolate_modalities:
         return 0.0
-    model = architecture.transformer
-    mask = 2 * BF16 * model.audio_heads * work.tokens.video * work.tokens.audio * work.num_samples
-    return float(mask * (model.num_blocks if work.step == "train" and not savings.gradient_checkpointing else 1))
+    return float(2 * BF16 * work.tokens.video * work.tokens.audio)
