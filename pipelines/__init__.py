@@ -1,1 +1,1 @@
-"""The line as a Kubeflow pipeline: `python -m pipelines compile | run | submit`."""
+"""The steps as a Kubeflow pipeline: `python -m pipelines compile | run | submit`."""

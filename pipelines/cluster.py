@@ -1,62 +1,298 @@
-"""Kubeflow Pipelines over the network: upload a version, start a run."""
+"""Submits the pipeline to Kubeflow Pipelines: logs in, uploads a version once, starts a run and waits for it."""
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import io
+import json
+import os
+import time
 import urllib.error
 import urllib.request
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from dubmill.errors import ServiceUnavailableError
+from dubmill import __version__
+from dubmill.errors import DubmillError, ServiceUnavailableError, UsageError
 from pipelines.dubbing import NAME
 
 TIMEOUT_SECONDS = 5
+POLL_SECONDS = 15
+PAGE_SIZE = 100
+EQUALS = 1  # of the API's filter operations
+FINAL_STATES = ("SUCCEEDED", "FAILED", "SKIPPED", "CANCELED")
+TOKEN_FILE = Path("/var/run/secrets/kubeflow/pipelines/token")  # where Kubeflow projects a service account's token
+TOKEN_FILE_VARIABLE = "KF_PIPELINES_SA_TOKEN_PATH"
 
 
-def start(package: Path, *, host: str, namespace: str, experiment: str, account: str, version: str) -> str:
-    """Upload `package` as version `version` (kept if it is there already), start a run, give the page to watch it on.
+class FailedRunError(DubmillError):
+    """A run on the cluster ended without success."""
 
-    Raises:
-        ServiceUnavailableError: nothing that speaks KFP answers at `host`.
-    """
-    _probe(host)
-    from kfp import Client
-    from kfp_server_api import ApiException
 
-    try:
-        client = Client(host=host, namespace=namespace or "kubeflow")
-        pipeline_id, version_id = _upload(client, package, version)
-        group = client.create_experiment(experiment, namespace=namespace or None)
-        run = client.run_pipeline(
-            group.experiment_id,
-            f"{NAME}-{version}",
-            pipeline_id=pipeline_id,
-            version_id=version_id,
-            service_account=account or None,
+@dataclass(frozen=True)
+class Login:
+    """How to log in; all empty where Kubeflow has no login. A service account's token is read from its file each time."""
+
+    token: str = ""
+    cookie: str = ""
+    token_file: Path | None = None
+
+    @property
+    def current_token(self) -> str:
+        """The bearer token to send now, or an empty string."""
+        if self.token_file is None:
+            return self.token
+        try:
+            return self.token_file.read_text().strip()
+        except OSError as error:
+            raise UsageError(
+                f"the token cannot be read ({error.strerror})",
+                where=str(self.token_file),
+                cure="give the path of a service account token",
+            ) from error
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """HTTP headers of a request."""
+        token = self.current_token
+        return ({"Authorization": f"Bearer {token}"} if token else {}) | (
+            {"Cookie": self.cookie} if self.cookie else {}
         )
-    except ApiException as error:
-        raise ServiceUnavailableError(
-            f"Kubeflow Pipelines refused ({error.status} {error.reason})",
-            where=host,
-            cure="check --namespace and login",
-        ) from error
-    return f"{host.rstrip('/')}/#/runs/details/{run.run_id}"
 
 
-def _upload(client: object, package: Path, version: str) -> tuple[str, str]:
-    pipeline_id = client.get_pipeline_id(NAME)  # type: ignore[attr-defined]
-    if pipeline_id is None:
-        pipeline_id = client.upload_pipeline(str(package), pipeline_name=NAME).pipeline_id  # type: ignore[attr-defined]
-    uploaded = client.upload_pipeline_version(  # type: ignore[attr-defined]
-        str(package), pipeline_version_name=f"{NAME}-{version}", pipeline_id=pipeline_id
-    )
-    return pipeline_id, uploaded.pipeline_version_id
+def default_token_file() -> Path | None:
+    """Returns the token file of a pod that may call Kubeflow; None outside of such a pod."""
+    path = Path(os.environ.get(TOKEN_FILE_VARIABLE) or TOKEN_FILE)
+    return path if path.is_file() else None
 
 
-def _probe(host: str) -> None:
+@dataclass(frozen=True)
+class Run:
+    """A started run."""
+
+    run_id: str
+    page: str
+    version: str
+    is_new_version: bool
+
+
+def version_name(package: Path) -> str:
+    """Returns the name of the pipeline version: the same for equal code, images, params and target, else another one."""
+    return f"{__version__}-{hashlib.sha256(package.read_bytes()).hexdigest()[:12]}"
+
+
+class Cluster:
+    """Kubeflow Pipelines at an address, logged in."""
+
+    def __init__(self, host: str, *, namespace: str, login: Login) -> None:
+        """Checks address, login and namespace.
+
+        Raises:
+            ServiceUnavailableError: nothing that speaks the API answers, or the login is refused.
+            UsageError: a namespace is missing (Kubeflow for many users) or not allowed (stand-alone).
+        """
+        self.host, self.login = host.rstrip("/"), login
+        is_multi_user = bool(self._health().get("multi_user"))
+        if is_multi_user and not namespace:
+            raise UsageError(
+                "this Kubeflow serves many users, so a run needs a namespace",
+                where=host,
+                cure="give --namespace with the name of your profile, where the volume claims are",
+            )
+        if namespace and not is_multi_user:
+            raise UsageError(
+                "this Kubeflow is stand-alone: its tasks run in its own namespace",
+                where=host,
+                cure="leave --namespace out, and put the volume claims into the namespace of Kubeflow Pipelines",
+            )
+        self.namespace = namespace or None
+        self.client = self._connect()
+
+    def start(self, package: Path, *, experiment: str, account: str) -> Run:
+        """Uploads `package` as a pipeline version unless that version exists, and starts a run of it."""
+        with self._answering():
+            name = version_name(package)
+            pipeline_id = self._pipeline_id() or self._create_pipeline(package)
+            version_id = self._version_id(pipeline_id, name)
+            is_new = version_id is None
+            if version_id is None:
+                version_id = self._create_version(package, pipeline_id, name)
+            group = self.client.create_experiment(experiment, namespace=self.namespace)
+            run = self.client.run_pipeline(
+                str(group.experiment_id),
+                f"{NAME} {name}",
+                pipeline_id=pipeline_id,
+                version_id=version_id,
+                service_account=account or None,
+            )
+        return Run(str(run.run_id), f"{self.host}/#/runs/details/{run.run_id}", name, is_new)
+
+    def wait(self, run: Run, *, tell: Callable[[str], None], poll_seconds: float = POLL_SECONDS) -> None:
+        """Waits until the run ends; calls `tell` with each task's name and state when it changes.
+
+        Raises:
+            FailedRunError: it did not succeed; the failed tasks are named.
+        """
+        seen: dict[str, str] = {}
+        while True:
+            with self._answering():
+                found = self._get_run(run.run_id)
+            states = {task.display_name: task.state for task in _tasks(found) if task.state}
+            for name, state in states.items():
+                if seen.get(name) != state:
+                    tell(f"{name:<12} {state.lower()}")
+            seen = states
+            if found.state in FINAL_STATES:
+                break
+            time.sleep(poll_seconds)
+        if found.state != "SUCCEEDED":
+            failed = ", ".join(name for name, state in seen.items() if state == "FAILED") or "no task"
+            raise FailedRunError(
+                f"the run ended as {found.state}: {failed} failed", where=run.page, cure="see its logs"
+            )
+
+    def _health(self) -> dict[str, Any]:
+        """Returns the health page; a login page in its place means that the login is missing or expired."""
+        headers = self.login.headers
+        try:
+            request = urllib.request.Request(f"{self.host}/apis/v2beta1/healthz", headers=headers)
+            with urllib.request.build_opener(_NoRedirect).open(request, timeout=TIMEOUT_SECONDS) as answer:
+                return json.loads(answer.read() or b"{}")
+        except urllib.error.HTTPError as error:
+            if error.code in (301, 302, 303, 307, 308, 401, 403):
+                raise ServiceUnavailableError(
+                    f"Kubeflow Pipelines wants a login (HTTP {error.code})",
+                    where=self.host,
+                    cure="give --token, --cookie or --token-file, or renew it",
+                ) from error
+            raise self._no_answer(f"HTTP {error.code}") from error
+        except ValueError as error:
+            raise self._no_answer("no address of a Kubeflow API") from error
+        except (urllib.error.URLError, OSError) as error:
+            raise self._no_answer(getattr(error, "reason", error)) from error
+
+    def _no_answer(self, reason: object) -> ServiceUnavailableError:
+        return ServiceUnavailableError(
+            f"Kubeflow Pipelines does not answer ({reason})",
+            where=self.host,
+            cure="check --host, or forward its port first",
+        )
+
+    def _connect(self) -> Any:
+        from kfp import Client
+
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            return Client(
+                host=self.host,
+                namespace=self.namespace or "kubeflow",
+                existing_token=self.login.current_token or None,
+                cookies=self.login.cookie or None,
+            )
+
+    @contextlib.contextmanager
+    def _answering(self) -> Iterator[None]:
+        """Turns the API's refusals into one sentence; KFP's own prints are dropped."""
+        from kfp_server_api import ApiException
+
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):
+                yield
+        except ApiException as error:
+            raise ServiceUnavailableError(
+                f"Kubeflow Pipelines refused ({error.status} {error.reason}): {_message(error)}",
+                where=self.host,
+                cure="check the login, --namespace and --account",
+            ) from error
+
+    def _pipeline_id(self) -> str | None:
+        pages = _pages(
+            self.client.pipelines.pipeline_service_list_pipelines,
+            "pipelines",
+            namespace=self.namespace or "",
+            filter=_display_name_is(NAME),
+        )
+        return next((found.pipeline_id for found in pages if found.display_name == NAME), None)
+
+    def _create_pipeline(self, package: Path) -> str:
+        return self._unless_it_exists(
+            lambda: self.client.upload_pipeline(str(package), pipeline_name=NAME, namespace=self.namespace).pipeline_id,
+            self._pipeline_id,
+        )
+
+    def _version_id(self, pipeline_id: str, name: str) -> str | None:
+        pages = _pages(
+            self.client.pipelines.pipeline_service_list_pipeline_versions,
+            "pipeline_versions",
+            pipeline_id=pipeline_id,
+            filter=_display_name_is(name),
+        )
+        return next((found.pipeline_version_id for found in pages if found.display_name == name), None)
+
+    def _create_version(self, package: Path, pipeline_id: str, name: str) -> str:
+        return self._unless_it_exists(
+            lambda: (
+                self.client.upload_pipeline_version(
+                    str(package), pipeline_version_name=name, pipeline_id=pipeline_id
+                ).pipeline_version_id
+            ),
+            lambda: self._version_id(pipeline_id, name),
+        )
+
+    def _unless_it_exists(self, create: Callable[[], str], find: Callable[[], str | None]) -> str:
+        """Returns what `create` makes, or what `find` finds where somebody else made it in the meantime (HTTP 409)."""
+        from kfp_server_api import ApiException
+
+        try:
+            return create()
+        except ApiException as error:
+            found = find() if error.status == 409 else None
+            if found is None:
+                raise
+            return found
+
+    def _get_run(self, run_id: str) -> Any:
+        """Returns the run; a service account's token may have been renewed since the last call, so it is read again."""
+        if self.login.token_file is not None:
+            self.client = self._connect()
+        return self.client.get_run(run_id)
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """A gateway redirects to its login page, which would look like an answer."""
+
+    def redirect_request(self, *_: Any) -> None:
+        """Follows nothing."""
+        return
+
+
+def _pages(list_page: Callable[..., Any], field: str, **arguments: Any) -> Iterator[Any]:
+    """Yields the entries of every page of a list."""
+    token = ""
+    while True:
+        page = list_page(page_token=token, page_size=PAGE_SIZE, **arguments)
+        yield from getattr(page, field) or []
+        token = page.next_page_token
+        if not token:
+            return
+
+
+def _display_name_is(name: str) -> str:
+    return json.dumps({"predicates": [{"operation": EQUALS, "key": "display_name", "stringValue": name}]})
+
+
+def _tasks(run: Any) -> list[Any]:
+    return (run.run_details.task_details if run.run_details else None) or []
+
+
+def _message(error: Any) -> str:
+    """Returns the API's own message in an error's body."""
     try:
-        urllib.request.urlopen(f"{host.rstrip('/')}/apis/v2beta1/healthz", timeout=TIMEOUT_SECONDS).close()
-    except (urllib.error.URLError, ValueError, OSError) as error:
-        reason = getattr(error, "reason", error)
-        raise ServiceUnavailableError(
-            f"Kubeflow Pipelines does not answer ({reason})", where=host, cure="check --host, or forward its port first"
-        ) from error
+        body = json.loads(error.body)
+    except (TypeError, ValueError):
+        return "no reason given"
+    return str(body.get("message") or body.get("error_message") or "no reason given")

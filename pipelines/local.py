@@ -1,4 +1,4 @@
-"""The compiled pipeline on this machine: KFP's own runner, a process per task, a line per task."""
+"""Runs the compiled pipeline on this machine with KFP's own runner: one process and one line of output per task."""
 
 from __future__ import annotations
 
@@ -26,43 +26,43 @@ ENDED = re.compile(r"Task '([\w-]+)' finished with status (\w+)")
 CACHED = re.compile(r"Task ([\w-]+) cache hit")
 
 
-class TaskFailedError(DubmillError):
+class FailedTaskError(DubmillError):
     """A task of the local run failed."""
 
 
 class Progress(logging.Filter):
-    """Turns what KFP logs into a plain line per task; nothing else of it reaches the terminal."""
+    """Prints one line for each task that KFP logs; nothing else of its log reaches the terminal."""
 
     def __init__(self, screen: TextIO) -> None:
         super().__init__()
         self.screen, self.started = screen, time.monotonic()
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Tell a task's end; every record still goes to the log file."""
-        said = ANSI.sub("", record.getMessage())
-        if STARTED.search(said):
+        """Prints a task's end; every record still goes to the log file."""
+        message = ANSI.sub("", record.getMessage())
+        if STARTED.search(message):
             self.started = time.monotonic()
-        elif ended := ENDED.search(said):
+        elif ended := ENDED.search(message):
             state = "done" if ended[2] == "SUCCESS" else "failed"
-            self.tell(f"{ended[1]:<12} {state:<9} {time.monotonic() - self.started:7.1f} s")
-        elif cached := CACHED.search(said):
-            self.tell(f"{cached[1]:<12} as before")
+            self.show(f"{ended[1]:<12} {state:<9} {time.monotonic() - self.started:7.1f} s")
+        elif cached := CACHED.search(message):
+            self.show(f"{cached[1]:<12} unchanged")
         return True
 
-    def tell(self, line: str) -> None:
-        """One line on the terminal."""
+    def show(self, line: str) -> None:
+        """Prints one line on the terminal."""
         clear = "\r\x1b[K" if self.screen.isatty() else ""
         print(f"{clear}{line}", file=self.screen, flush=True)  # noqa: T201 (this is the command's output)
 
 
 class Log(io.TextIOBase):
-    """Everything the tasks print, kept in a file; on a terminal the latest line is shown while its task runs."""
+    """Writes everything that tasks print to a file; on a terminal the latest line is shown while its task runs."""
 
     def __init__(self, path: Path, screen: TextIO) -> None:
         self.stream, self.screen, self.sentence = path.open("w"), screen, ""
 
     def write(self, text: str) -> int:
-        """Keep `text`, remember the last error sentence."""
+        """Writes `text` and remembers the last error sentence."""
         self.stream.write(text)
         self.stream.flush()
         for line in text.splitlines():
@@ -74,18 +74,18 @@ class Log(io.TextIOBase):
         return len(text)
 
     def flush(self) -> None:
-        """Push what was written to the file."""
+        """Flushes the file."""
         self.stream.flush()
 
 
 def run(package: Path, root: Path) -> Mapping[str, Any]:
-    """Run the YAML at `package`; tasks whose inputs, params and code are as before are taken from `root`.
+    """Runs the YAML at `package`; tasks whose inputs, params and code are unchanged are taken from `root`.
 
     Returns:
         The pipeline's outputs by name, each with `.path`.
 
     Raises:
-        TaskFailedError: with the failing step's own sentence.
+        FailedTaskError: a task failed; its own sentence.
     """
     from kfp import components, local
 
@@ -96,29 +96,29 @@ def run(package: Path, root: Path) -> Mapping[str, Any]:
     logging.getLogger().addFilter(progress)
     try:
         with contextlib.redirect_stdout(log), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # KFP warns that pods' resources mean nothing here
+            warnings.simplefilter("ignore")  # KFP warns that resources of pods are ignored here
             return pipeline().outputs
     except RuntimeError as error:
-        said = log.sentence or ANSI.sub("", str(error)).splitlines()[-1]
-        raise TaskFailedError(said, cure=f"everything that was printed is in {root / 'run.log'}") from error
+        sentence = log.sentence or ANSI.sub("", str(error)).splitlines()[-1]
+        raise FailedTaskError(sentence, cure=f"the whole output is in {root / 'run.log'}") from error
     finally:
         logging.getLogger().removeFilter(progress)
 
 
-def rescue(root: Path, since: float, work: Path) -> Path | None:
-    """Copy the report of a run that failed after it (a refused promotion); None if this run made none.
+def rescue_report(root: Path, since: float, work: Path) -> Path | None:
+    """Copies the report of a run that failed after it (a refused promotion); returns None if there is none.
 
     `since` is the time the run started, in seconds since the epoch.
     """
-    made = [page for page in root.glob("*/evaluate/report/report.html") if page.stat().st_mtime >= since]
-    if not made:
+    pages = [page for page in root.glob("*/evaluate/report/report.html") if page.stat().st_mtime >= since]
+    if not pages:
         return None
     work.mkdir(parents=True, exist_ok=True)
-    return Path(shutil.copyfile(made[0], work / "report.html"))
+    return Path(shutil.copyfile(pages[0], work / "report.html"))
 
 
-def keep(outputs: Mapping[str, Any], work: Path) -> tuple[Path, Path]:
-    """Copy report page and release from KFP's own folders to places that stay, with a clip to try; gives the first two."""
+def keep_outputs(outputs: Mapping[str, Any], work: Path) -> tuple[Path, Path]:
+    """Copies report page, release and a sample clip from KFP's folders to `work`; returns the paths of the first two."""
     report, release = work / "report.html", work / "release"
     publish(work, backbone=outputs["backbone"].path, release=outputs["release"].path)
     shutil.copyfile(Path(outputs["report"].path) / "report.html", report)

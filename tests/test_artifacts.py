@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
 
@@ -219,4 +220,35 @@ def test_publishing_replaces_whole_folders_and_leaves_equal_ones_alone(tmp_path)
     assert (tmp_path / "volume/release" / MANIFEST).stat().st_ino == born
     publish(tmp_path / "volume", release=second.path)
     assert ClipSet.open(tmp_path / "volume/release").digest == second.digest
+    assert [path.name for path in (tmp_path / "volume").iterdir()] == ["release"]
+
+
+def test_publishing_heals_a_damaged_copy(tmp_path):
+    made = filled(tmp_path / "one")
+    publish(tmp_path / "volume", release=made.path)
+    name = next(iter(made.manifest.files))
+    place = tmp_path / "volume/release" / name
+    damaged = bytearray(place.read_bytes())
+    damaged[-1] ^= 1
+    place.write_bytes(damaged)
+    publish(tmp_path / "volume", release=made.path)
+    assert ClipSet.open(tmp_path / "volume/release").digest == made.digest
+
+
+def test_publishing_moves_all_artifacts_or_none(tmp_path):
+    old, new = filled(tmp_path / "one"), filled(tmp_path / "two", OTHER)
+    publish(tmp_path / "volume", backbone=old.path, release=old.path)
+    broken = filled(tmp_path / "three", OTHER)
+    (broken.path / next(iter(broken.manifest.files))).write_bytes(b"damaged")
+    with pytest.raises(ChangedArtifactError):
+        publish(tmp_path / "volume", backbone=new.path, release=broken.path)
+    assert {ClipSet.open(tmp_path / "volume" / name).digest for name in ("backbone", "release")} == {old.digest}
+    assert sorted(path.name for path in (tmp_path / "volume").iterdir()) == ["backbone", "release"]
+
+
+def test_two_that_publish_at_once_leave_one_whole_artifact(tmp_path):
+    sets = [filled(tmp_path / "one"), filled(tmp_path / "two", OTHER)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda index: publish(tmp_path / "volume", release=sets[index % 2].path), range(40)))
+    assert ClipSet.open(tmp_path / "volume/release").digest in {one.digest for one in sets}
     assert [path.name for path in (tmp_path / "volume").iterdir()] == ["release"]

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-import http.server
+import contextlib
+import dataclasses
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pytest
 import yaml
+from google.protobuf import json_format
 
 from components import GPU_IMAGE, IMAGE
+from dubmill import __version__
 from dubmill.config.params import Params, load
-from dubmill.errors import ServiceUnavailableError
-from pipelines.dubbing import NAME, Target, build, compile_to
+from pipelines.dubbing import build, compile_to
+from pipelines.placement import PLACEMENTS, SECRETS, Target, requests
 
 ROOT = Path(__file__).parent.parent
 PARAMS = load(ROOT / "params.yaml")
@@ -30,8 +34,17 @@ CLUSTER = Target(
     code="c0de",
 )
 LAPTOP = Target(
-    has_gpu=False, train_gpus=1, tracking_uri="", models_claim="", work_claim="", num_retries=0, code="c0de"
+    has_gpu=False,
+    train_gpus=1,
+    tracking_uri="",
+    models_claim="",
+    work_claim="",
+    num_retries=0,
+    code="c0de",
+    is_cluster=False,
 )
+LTX2 = load(ROOT / "params.yaml", Path("jdi-19b"))
+GOLDEN = ROOT / "tests" / "golden"
 GPU_WORDS = {"synthesize", "inpaint", "encode", "train", "dub"}
 WORDS = set(Params.model_fields)
 
@@ -107,7 +120,8 @@ def test_training_asks_for_as_many_gpus_as_told_and_what_is_half_done_outlives_i
     asked = containers(spec)
     counts = {w: asked[w]["resources"]["accelerator"]["resourceCount"] for w in GPU_WORDS}
     assert counts == {word: "4" if word == "train" else "1" for word in GPU_WORDS}
-    assert asked["train"]["resources"]["resourceMemoryRequest"] == "256Gi"
+    expected_gib = requests(PARAMS, CLUSTER)["train"].memory_gib
+    assert asked["train"]["resources"]["resourceMemoryRequest"] == f"{expected_gib}Gi"
     (shared,) = executors["exec-train"]["emptyDirMounts"]
     assert (shared["mountPath"], shared["medium"]) == ("/dev/shm", "Memory")
     lasting = {word for word in WORDS if {"name": "DUBMILL_WORK", "value": "/work"} in asked[word]["env"]}
@@ -142,11 +156,150 @@ def test_every_task_leaves_something_to_look_at_and_only_built_in_types_travel(c
         }
 
 
-def test_downloads_are_labelled_for_the_network_policy():
-    hub = PARAMS.backbone.model_copy(update={"source": "hub"})
-    platform = build(PARAMS.model_copy(update={"backbone": hub}), CLUSTER).platform_spec
-    assert "dubmill/downloads" in str(platform)
-    assert "dubmill/downloads" not in str(build(PARAMS, CLUSTER).platform_spec)
+def places(params: Params, target: Target = CLUSTER) -> dict[str, dict]:
+    """What the platform part of the compiled pipeline says of each task."""
+    platform = json_format.MessageToDict(build(params, target).platform_spec)
+    executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    return {name.removeprefix("exec-"): place for name, place in executors.items()}
+
+
+def with_section(word: str, **values: object) -> Params:
+    return PARAMS.model_copy(update={word: getattr(PARAMS, word).model_copy(update=values)})
+
+
+@pytest.mark.parametrize(
+    ("params", "word"),
+    [(with_section("backbone", source="hub"), "backbone"), (with_section("prompts", source="llm"), "prompts")],
+    ids=["hub", "llm"],
+)
+def test_a_task_that_calls_a_service_outside_gets_its_secret_and_the_label_of_the_network_policy(params, word):
+    plain, calling = places(PARAMS), places(params)
+    assert not any("dubmill/downloads" in str(place) for place in plain.values())
+    assert [name for name, place in calling.items() if "dubmill/downloads" in str(place)] == [word]
+    (secret,) = calling[word]["secretAsEnv"]
+    assert secret["optional"] is True
+    assert SECRETS[secret["secretName"]] == {one["secretKey"]: one["envVar"] for one in secret["keyToEnv"]}
+
+
+def test_secrets_are_named_and_never_hold_a_value():
+    text = json.dumps(places(with_section("backbone", source="hub")))
+    for name in SECRETS:
+        assert (f'"{name}"' in text) is (name != "dubmill-llm")
+    registry = {name for name, place in places(PARAMS).items() if "dubmill-mlflow" in str(place)}
+    assert registry == {"register", "promote"}
+
+
+@pytest.mark.parametrize("params", [PARAMS, LTX2], ids=["nano", "ltx-2"])
+def test_a_pod_requests_the_memory_that_the_plan_counts(params, tmp_path):
+    compile_to(tmp_path / "p.yaml", params, CLUSTER)
+    spec = next(yaml.safe_load_all((tmp_path / "p.yaml").read_text()))
+    needs = requests(params, CLUSTER)
+    for word, container in containers(spec).items():
+        resources = container["resources"]
+        assert resources["resourceMemoryRequest"] == resources["resourceMemoryLimit"] == f"{needs[word].memory_gib}Gi"
+
+
+def test_a_long_task_may_be_retried_until_its_last_attempt_has_timed_out(compiled):
+    """Argo counts `maxDuration` from the start of the first attempt; KFP's default of an hour forbade every later retry."""
+    spec, platform, *_ = compiled["cluster"]
+    executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    for word, task in spec["root"]["dag"]["tasks"].items():
+        timeout_seconds = int(executors[f"exec-{word}"]["activeDeadlineSeconds"])
+        window_seconds = int(task["retryPolicy"]["backoffMaxDuration"].removesuffix("s"))
+        assert timeout_seconds == PLACEMENTS[word].timeout_hours * 3600
+        assert window_seconds > (task["retryPolicy"]["maxRetryCount"] + 1) * timeout_seconds
+
+
+STAND_IN = """
+import signal, sys, time
+def stop(number, frame):
+    print("stopped by", signal.Signals(number).name, flush=True)
+    sys.exit(75)
+signal.signal(signal.SIGTERM, stop)
+print("started", flush=True)
+time.sleep(60)
+"""
+
+
+def test_sigterm_to_a_tasks_shell_reaches_python(compiled, tmp_path):
+    """The compiled command runs under `sh`, as in the pod, with a stand-in for KFP's executor that waits for the signal."""
+    spec, *_ = compiled["cluster"]
+    package = tmp_path / "kfp" / "dsl"
+    package.mkdir(parents=True)
+    (package.parent / "__init__.py").touch()
+    (package / "__init__.py").touch()
+    (package / "executor_main.py").write_text(STAND_IN)
+    (tmp_path / "python3").symlink_to(sys.executable)
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHONPATH": str(tmp_path)}
+    command = [*containers(spec)["train"]["command"], *containers(spec)["train"]["args"]]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        assert process.stdout.readline() == "started\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.stdout.readline() == "stopped by SIGTERM\n"
+        assert process.wait(timeout=30) == 75
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def outline(path: Path) -> str:
+    """The compiled pipeline without what other tests hold: components' sources, params' values, the project's version."""
+    spec, platform = yaml.safe_load_all(path.read_text())
+    for executor in spec["deploymentSpec"]["executors"].values():
+        executor["container"]["command"] = executor["container"]["command"][:-1]
+        executor["container"]["image"] = executor["container"]["image"].replace(__version__, "VERSION")
+    for value in spec["root"]["inputDefinitions"]["parameters"].values():
+        del value["defaultValue"]
+    return yaml.safe_dump_all([spec, platform], width=120)
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "target"),
+    [
+        ("nano", PARAMS, dataclasses.replace(CLUSTER, has_gpu=False, train_gpus=1)),
+        ("ltx-2", LTX2, CLUSTER),
+    ],
+    ids=["nano", "ltx-2"],
+)
+def test_the_compiled_pipeline_is_the_golden_one(name, params, target, tmp_path):
+    """Every change of the graph is seen in review; GOLDEN=write pytest tests/test_pipeline.py -k golden writes it anew."""
+    compile_to(tmp_path / "p.yaml", params, target)
+    golden, found = GOLDEN / f"{name}.yaml", outline(tmp_path / "p.yaml")
+    if os.environ.get("GOLDEN") == "write":
+        golden.write_text(found)
+    assert found == golden.read_text()
+
+
+def test_a_cluster_without_gpus_is_not_given_a_backbone_that_needs_them(tmp_path):
+    done = run_pipelines("compile", "--no-gpu", "--overlay", "jdi-19b", "--out", tmp_path / "p.yaml")
+    assert done.returncode == 2
+    assert "needs GPUs" in done.stderr
+    assert not (tmp_path / "p.yaml").exists()
+
+
+def test_gpus_are_requested_by_default_where_the_backbone_needs_them(tmp_path):
+    for overlay, has_gpu in ((("--overlay", "jdi-19b"), True), ((), False)):
+        assert run_pipelines("compile", *overlay, "--out", tmp_path / "p.yaml").returncode == 0
+        assert ("nvidia.com/gpu" in (tmp_path / "p.yaml").read_text()) is has_gpu
+
+
+def test_a_misspelt_metric_is_refused_before_anything_is_compiled(tmp_path):
+    (tmp_path / "typo.yaml").write_text("promote: {floors: {words_rihgt: 0.5}}")
+    done = run_pipelines("compile", "--overlay", tmp_path / "typo.yaml", "--out", tmp_path / "p.yaml")
+    assert done.returncode == 2
+    assert "words_rihgt" in done.stderr
+    assert not (tmp_path / "p.yaml").exists()
+
+
+def test_a_wrong_value_is_reported_with_the_overlay_that_sets_it(tmp_path):
+    (tmp_path / "good.yaml").write_text("train: {rank: 3}")
+    (tmp_path / "wrong.yaml").write_text("train: {rank: many}")
+    overlays = ("--overlay", tmp_path / "good.yaml", "--overlay", tmp_path / "wrong.yaml")
+    done = run_pipelines("compile", *overlays, "--out", tmp_path / "p.yaml")
+    assert done.returncode == 2
+    assert str(tmp_path / "wrong.yaml") in done.stderr
+    assert "train.rank" in done.stderr
 
 
 def run_pipelines(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -178,64 +331,3 @@ def test_a_local_run_tells_each_task_its_seconds_and_ends_with_the_failing_steps
     assert "xx" in done.stderr or "weights" in done.stderr
     assert "Traceback" not in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
-
-
-def test_an_unreachable_cluster_is_one_sentence():
-    done = run_pipelines("submit", "--host", "http://127.0.0.1:9")
-    assert (done.returncode, len(done.stderr.strip().splitlines())) == (2, 1)
-    assert "does not answer" in done.stderr
-
-
-class FakeKubeflow(http.server.BaseHTTPRequestHandler):
-    """As much of the KFP API as starting a run takes; a fake at the process edge."""
-
-    seen: list[tuple[str, str, bytes]] = []
-
-    def do_GET(self) -> None:
-        """Health, and lists without entries."""
-        self._answer({})
-
-    def do_POST(self) -> None:
-        """Whatever is made gets an id."""
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        self.seen.append((self.command, self.path.split("?")[0], body))
-        ids = {"pipeline_id": "p1", "pipeline_version_id": "v1", "experiment_id": "e1", "run_id": "r1"}
-        self._answer(ids | {"display_name": "x"})
-
-    def _answer(self, told: dict) -> None:
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.end_headers()
-        self.wfile.write(json.dumps(told).encode())
-
-    def log_message(self, *_: object) -> None:
-        """Silence."""
-
-
-def test_submitting_uploads_the_pipeline_and_starts_a_run(tmp_path):
-    from pipelines.cluster import start
-
-    compile_to(tmp_path / "p.yaml", PARAMS, CLUSTER)
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), FakeKubeflow)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        host = f"http://127.0.0.1:{server.server_port}"
-        page = start(
-            tmp_path / "p.yaml", host=host, namespace="", experiment="dubmill", account="runner", version="abc"
-        )
-    finally:
-        server.shutdown()
-    paths = [path for _, path, _ in FakeKubeflow.seen]
-    assert page == f"{host}/#/runs/details/r1"
-    assert any(path.endswith("/pipelines/upload") for path in paths)
-    assert any(path.endswith("/runs") for path in paths)
-    assert any(NAME.encode() in body for _, path, body in FakeKubeflow.seen if "upload" in path)
-    run = next(json.loads(body) for _, path, body in FakeKubeflow.seen if path.endswith("/runs"))
-    assert run["service_account"] == "runner"
-
-
-def test_a_host_that_is_no_address_is_one_sentence(tmp_path):
-    from pipelines.cluster import start
-
-    with pytest.raises(ServiceUnavailableError):
-        start(tmp_path, host="not a url", namespace="", experiment="e", account="", version="v")

@@ -1,11 +1,11 @@
-"""Task `encode` for Kubeflow Pipelines: opens, validates, calls the step, logs."""
+"""KFP component of the step `encode`."""
 
 from kfp import dsl
 
-from components import IMAGE
+from components import step_component
 
 
-@dsl.component(base_image=IMAGE, install_kfp_package=False)
+@step_component
 def encode(
     backbone: dsl.Input[dsl.Model],
     pairs: dsl.Input[dsl.Dataset],
@@ -32,6 +32,5 @@ def encode(
     from dubmill.steps.encode import encode as step
 
     section = validate(EncodeParams, params, "encode")
-    opened = [Backbone.open(backbone.path), PairSet.open(pairs.path)]
-    sealed = step(*opened, section, Path(latents.path))
+    sealed = step(Backbone.open(backbone.path), PairSet.open(pairs.path), section, Path(latents.path))
     look.log(sealed, latents, metrics, summary)

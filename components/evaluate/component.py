@@ -1,11 +1,11 @@
-"""Task `evaluate` for Kubeflow Pipelines: opens, validates, calls the step, logs."""
+"""KFP component of the step `evaluate`."""
 
 from kfp import dsl
 
-from components import IMAGE
+from components import step_component
 
 
-@dsl.component(base_image=IMAGE, install_kfp_package=False)
+@step_component
 def evaluate(
     backbone: dsl.Input[dsl.Model],
     dubs: dsl.Input[dsl.Dataset],
@@ -38,12 +38,13 @@ def evaluate(
     from dubmill.steps.evaluate import evaluate as step
 
     section = validate(EvaluateParams, params, "evaluate")
-    opened = [
+    sealed = step(
         Backbone.open(backbone.path),
         DubSet.open(dubs.path),
         PairSet.open(pairs.path),
         Adapter.open(adapter.path),
-    ]
-    sealed = step(*opened, section, Path(report.path))
+        section,
+        Path(report.path),
+    )
     look.log(sealed, report, metrics, summary)
     look.page(sealed, page.path)

@@ -1,11 +1,11 @@
-"""Task `gate` for Kubeflow Pipelines: opens, validates, calls the step, logs."""
+"""KFP component of the step `gate`."""
 
 from kfp import dsl
 
-from components import IMAGE
+from components import step_component
 
 
-@dsl.component(base_image=IMAGE, install_kfp_package=False)
+@step_component
 def gate(
     backbone: dsl.Input[dsl.Model],
     pairs: dsl.Input[dsl.Dataset],
@@ -34,7 +34,6 @@ def gate(
     from dubmill.steps.gate import gate as step
 
     section = validate(GateParams, params, "gate")
-    opened = [Backbone.open(backbone.path), PairSet.open(pairs.path)]
-    sealed = step(*opened, section, Path(accepted.path))
+    sealed = step(Backbone.open(backbone.path), PairSet.open(pairs.path), section, Path(accepted.path))
     look.log(sealed, accepted, metrics, summary)
     look.page(sealed, page.path)

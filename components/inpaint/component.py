@@ -1,11 +1,11 @@
-"""Task `inpaint` for Kubeflow Pipelines: opens, validates, calls the step, logs."""
+"""KFP component of the step `inpaint`."""
 
 from kfp import dsl
 
-from components import IMAGE
+from components import step_component
 
 
-@dsl.component(base_image=IMAGE, install_kfp_package=False)
+@step_component
 def inpaint(
     backbone: dsl.Input[dsl.Model],
     clips: dsl.Input[dsl.Dataset],

@@ -1,11 +1,11 @@
-"""Task `promote` for Kubeflow Pipelines: opens, validates, calls the step, logs."""
+"""KFP component of the step `promote`."""
 
 from kfp import dsl
 
-from components import IMAGE
+from components import step_component
 
 
-@dsl.component(base_image=IMAGE, install_kfp_package=False)
+@step_component
 def promote(
     backbone: dsl.Input[dsl.Model],
     adapter: dsl.Input[dsl.Model],
@@ -32,18 +32,23 @@ def promote(
         metrics: counts and figures
         summary: what is inside, in Markdown
     """
-    import os
     from pathlib import Path
 
-    from dubmill.artifacts.publish import publish
+    from dubmill.artifacts.publish import publish_models
     from dubmill.artifacts.store import Adapter, Backbone, PairSet, Report
     from dubmill.config.params import PromoteParams, RegisterParams, validate
     from dubmill.report import look
     from dubmill.steps.promote import promote as step
 
-    opened = [Backbone.open(backbone.path), Adapter.open(adapter.path), Report.open(report.path)]
-    version = [PairSet.open(pairs.path), Path(registered.path), validate(RegisterParams, register_params, "register")]
-    sealed = step(*opened, *version, validate(PromoteParams, params, "promote"), Path(release.path))
+    sealed = step(
+        Backbone.open(backbone.path),
+        Adapter.open(adapter.path),
+        Report.open(report.path),
+        PairSet.open(pairs.path),
+        Path(registered.path),
+        validate(RegisterParams, register_params, "register"),
+        validate(PromoteParams, params, "promote"),
+        Path(release.path),
+    )
     look.log(sealed, release, metrics, summary)
-    if models := os.environ.get("DUBMILL_MODELS"):  # the volume that the endpoint reads
-        publish(Path(models), backbone=backbone.path, release=release.path)
+    publish_models(backbone=backbone.path, release=release.path)

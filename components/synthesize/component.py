@@ -1,11 +1,11 @@
-"""Task `synthesize` for Kubeflow Pipelines: opens, validates, calls the step, logs."""
+"""KFP component of the step `synthesize`."""
 
 from kfp import dsl
 
-from components import IMAGE
+from components import step_component
 
 
-@dsl.component(base_image=IMAGE, install_kfp_package=False)
+@step_component
 def synthesize(
     backbone: dsl.Input[dsl.Model],
     prompts: dsl.Input[dsl.Dataset],

@@ -1,11 +1,11 @@
-"""Task `train` for Kubeflow Pipelines: opens, validates, calls the step, logs."""
+"""KFP component of the step `train`."""
 
 from kfp import dsl
 
-from components import IMAGE
+from components import step_component
 
 
-@dsl.component(base_image=IMAGE, install_kfp_package=False)
+@step_component
 def train(
     backbone: dsl.Input[dsl.Model],
     latents: dsl.Input[dsl.Dataset],

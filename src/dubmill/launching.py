@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from dubmill.artifacts.files import digest_of
-from dubmill.artifacts.store import Adapter, Artifact, Backbone, LatentSet
+from dubmill.artifacts.store import Adapter, Artifact, Backbone, Draft, LatentSet
 from dubmill.config.params import Section, TrainParams
 from dubmill.errors import DubmillError, InterruptedStepError
 
@@ -26,20 +26,25 @@ GRACE_SECONDS = 300  # to write a checkpoint once asked to end; the pod's own gr
 Kind = TypeVar("Kind", bound=Artifact)
 
 
-def outliving(step: Callable[..., Kind], opened: Sequence[Artifact], params: Section, out: Path) -> Kind:
+def outliving(step: Callable[..., Kind | Draft[Kind]], opened: Sequence[Artifact], params: Section, out: Path) -> Kind:
     """What `step` seals of `opened`, at `out`; drafted under $DUBMILL_WORK where that is set.
 
     A task that lost its pod is tried again with an empty `out`: there it finds the shards or the checkpoint it had.
     """
     home = os.environ.get(WORK, "")
     if not home:
-        return step(*opened, params, out)
+        return _sealed(step(*opened, params, out))
     work = [os.environ.get("DUBMILL_CODE", ""), [one.digest for one in opened], params.model_dump()]
     draft = Path(home) / "drafts" / f"{step.__name__}-{digest_of(work)[:16]}"
-    sealed = step(*opened, params, draft)
+    sealed = _sealed(step(*opened, params, draft))
     shutil.copytree(draft, out, dirs_exist_ok=True)
     shutil.rmtree(draft)
     return type(sealed).open(out)
+
+
+def _sealed(result: Kind | Draft[Kind]) -> Kind:
+    assert isinstance(result, Artifact), "a step without --shard seals its output"
+    return result
 
 
 def train_on_all_gpus(backbone: Backbone, latents: LatentSet, params: TrainParams, out: Path) -> Adapter:

@@ -1,27 +1,82 @@
-"""Sealed artifacts put where somebody reads them, whole or not at all."""
+"""Copies sealed artifacts to the place where the endpoint reads them, each complete and verified, or not at all."""
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import os
 import shutil
+import uuid
 from pathlib import Path
 
-from dubmill.artifacts.store import MANIFEST, read_manifest
+from dubmill.artifacts.files import sha256_of
+from dubmill.artifacts.store import read_manifest
+from dubmill.errors import ChangedArtifactError, InvalidArtifactError
+
+MODELS = "DUBMILL_MODELS"  # the volume that the endpoint reads, as mounted in the task that promotes
+
+
+def publish_models(*, backbone: Path | str, release: Path | str) -> None:
+    """Publishes both to the folder that $DUBMILL_MODELS names; does nothing where it is not set."""
+    if folder := os.environ.get(MODELS):
+        publish(Path(folder), backbone=backbone, release=release)
 
 
 def publish(folder: Path, **artifacts: Path | str) -> None:
-    """Copy each artifact to `folder/<name>`; one that is there with the same digest is left alone.
+    """Copies each artifact to `folder/<name>`; a complete and undamaged copy is kept.
 
-    A reader never sees a half-copied folder: the copy is made beside it and renamed.
+    All copies are made and verified before the first one is moved into place, so a failed copy changes nothing. Temporary
+    names are unique, so that two processes that publish at once do not share a half-made copy.
+
+    Raises:
+        ChangedArtifactError: a copy differs from its source (a damaged source, or a bad disk).
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for name, source in artifacts.items():
-        fresh, old, place = folder / f".{name}.partial", folder / f".{name}.old", folder / name
-        if (place / MANIFEST).is_file() and read_manifest(place).digest == read_manifest(Path(source)).digest:
-            continue
-        for leftover in (fresh, old):
-            shutil.rmtree(leftover, ignore_errors=True)
-        shutil.copytree(source, fresh)
-        if place.exists():
+    copies: dict[str, Path] = {}
+    try:
+        for name, source in artifacts.items():
+            if not _is_copy(folder / name, Path(source)):
+                copies[name] = folder / f".{name}.{uuid.uuid4().hex}.partial"
+                _copy(Path(source), copies[name])
+        for name, copy in copies.items():
+            _move_into_place(copy, folder / name)
+    finally:
+        for copy in copies.values():
+            shutil.rmtree(copy, ignore_errors=True)
+
+
+def _is_copy(place: Path, source: Path) -> bool:
+    """Whether `place` holds the same artifact, every byte of it."""
+    try:
+        manifest = read_manifest(place)
+    except InvalidArtifactError:
+        return False
+    return manifest.digest == read_manifest(source).digest and not _damaged_files(place)
+
+
+def _damaged_files(place: Path) -> list[str]:
+    files = read_manifest(place).files
+    return [name for name, digest in files.items() if not (place / name).is_file() or sha256_of(place / name) != digest]
+
+
+def _copy(source: Path, copy: Path) -> None:
+    shutil.copytree(source, copy)
+    if damaged := _damaged_files(copy):
+        raise ChangedArtifactError(
+            f"{damaged[0]} differs in the copy", where=str(source), cure="make the artifact again or pull it"
+        )
+
+
+def _move_into_place(copy: Path, place: Path) -> None:
+    """Replaces `place` by `copy`; another process may do the same at the same time, and the last one wins."""
+    while copy.exists():
+        old = place.with_name(f".{place.name}.{uuid.uuid4().hex}.old")
+        with contextlib.suppress(FileNotFoundError):
             place.rename(old)
-        fresh.rename(place)
-        shutil.rmtree(old, ignore_errors=True)
+        try:
+            copy.rename(place)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+        finally:
+            shutil.rmtree(old, ignore_errors=True)

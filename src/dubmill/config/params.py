@@ -377,10 +377,15 @@ def load(path: Path, *overlays: Path) -> Params:
     Raises:
         InvalidParamsError: see `lay_over` and `validate`.
     """
-    data = read_yaml(path)
+    layers = {str(path): read_yaml(path)}
     for overlay in overlays:
-        data = lay_over(data, overlay)
-    return validate(Params, data, str(path))
+        layers[str(overlay)] = lay_over(list(layers.values())[-1], overlay)
+    try:
+        return validate(Params, list(layers.values())[-1], str(path))
+    except InvalidParamsError:
+        for where, values in layers.items():  # the first file with which the values are invalid is the one at fault
+            validate(Params, values, where)
+        raise
 
 
 Kind = TypeVar("Kind", bound=Section)

@@ -30,14 +30,21 @@ REPORT_PAGES = ("report_light.html", "report.html")
 class Wire(Protocol):
     """An output of a step in an orchestrator."""
 
-    path: str
     metadata: dict[str, Any]
+
+    @property
+    def path(self) -> str:
+        """Where the output is written."""
+        ...
 
 
 class Board(Protocol):
     """A metrics output of a step in an orchestrator."""
 
-    path: str
+    @property
+    def path(self) -> str:
+        """Where the numbers are written."""
+        ...
 
     def log_metric(self, metric: str, value: float) -> None:
         """Shows one number."""

@@ -1,0 +1,150 @@
+"""Sets what each task's pod gets: memory, CPUs and GPUs, retries, timeouts, volumes, secrets and labels.
+
+Memory comes from the plan's counts for the parameters at hand (`dubmill plan`); cores and timeouts are chosen here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kfp import dsl, kubernetes
+
+from components import GPU_IMAGE
+from dubmill.config.params import Params
+from dubmill.plan.architecture import load_architecture
+from dubmill.plan.host import HostNeeds, host_needs
+
+GPU = "nvidia.com/gpu"
+WORK_FOLDER, MODELS_FOLDER = "/work", "/models"
+HOUR = 3600
+
+
+@dataclass(frozen=True)
+class Placement:
+    """What the task of one step gets, apart from memory."""
+
+    cores: int  # for each GPU that it uses
+    timeout_hours: int  # of one attempt
+    uses_gpu: bool = False
+    uses_all_gpus: bool = False  # one process for each GPU of the node
+    keeps_draft: bool = False  # unfinished work is kept on a volume for the next attempt
+    uses_registry: bool = False
+    publishes: bool = False  # writes what the endpoint serves
+    is_cached: bool = True
+
+
+# The results of register and promote depend on the state of the registry, which KFP's cache key does not contain.
+PLACEMENTS = {
+    "backbone": Placement(1, 12),
+    "prompts": Placement(1, 6),
+    "synthesize": Placement(4, 96, uses_gpu=True, keeps_draft=True),
+    "inpaint": Placement(4, 96, uses_gpu=True, keeps_draft=True),
+    "gate": Placement(4, 48),
+    "encode": Placement(4, 24, uses_gpu=True),
+    "train": Placement(8, 168, uses_gpu=True, uses_all_gpus=True, keeps_draft=True),
+    "dub": Placement(4, 48, uses_gpu=True, keeps_draft=True),
+    "evaluate": Placement(4, 24),
+    "register": Placement(1, 2, uses_registry=True, is_cached=False),
+    "promote": Placement(2, 4, uses_registry=True, publishes=True, is_cached=False),
+}
+
+# Secrets are optional: a pod starts without them. Each maps the keys of a Secret to environment variables.
+SECRETS = {
+    "dubmill-hub": {"token": "HF_TOKEN"},
+    "dubmill-llm": {"api-key": "OPENAI_API_KEY"},
+    "dubmill-mlflow": {
+        "username": "MLFLOW_TRACKING_USERNAME",
+        "password": "MLFLOW_TRACKING_PASSWORD",
+        "token": "MLFLOW_TRACKING_TOKEN",
+    },
+    "dubmill-s3": {"access-key": "AWS_ACCESS_KEY_ID", "secret-key": "AWS_SECRET_ACCESS_KEY"},
+}
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a compiled pipeline is to run."""
+
+    has_gpu: bool
+    train_gpus: int  # of one node, for the task `train`
+    tracking_uri: str  # empty: as set in the task's own environment
+    models_claim: str  # volume claim that the endpoint reads; empty: none
+    work_claim: str  # volume claim for unfinished work; empty: none
+    num_retries: int
+    code: str  # digest of the library, part of KFP's cache key: new code never gets old results
+    is_cluster: bool = True
+
+
+def needs_gpu(params: Params) -> bool:
+    """Returns whether the backbone of `params` is meant for a GPU; the embedded one runs on a CPU."""
+    return load_architecture(params.backbone.architecture).dtype == "bfloat16"
+
+
+def requests(params: Params, target: Target) -> dict[str, HostNeeds]:
+    """Returns the memory that each step's task requests."""
+    architecture = load_architecture(params.backbone.architecture)
+    return host_needs(params, architecture, has_gpu=target.has_gpu, num_train_gpus=target.train_gpus)
+
+
+def place(task: dsl.PipelineTask, step: str, *, params: Params, target: Target, memory_gib: int) -> dsl.PipelineTask:
+    """Sets everything that the task of `step` needs where it will run; returns the task."""
+    placement = PLACEMENTS[step]
+    num_gpus = (target.train_gpus if placement.uses_all_gpus else int(placement.uses_gpu)) if target.has_gpu else 0
+    cores = placement.cores * max(1, num_gpus) if target.has_gpu else 1
+    task.set_cpu_request(str(cores)).set_memory_request(f"{memory_gib}Gi").set_memory_limit(f"{memory_gib}Gi")
+    task.set_caching_options(enable_caching=placement.is_cached)
+    task.set_env_variable("DUBMILL_CODE", target.code)
+    if num_gpus:
+        _use_gpus(task, num_gpus)
+    if target.is_cluster:
+        _use_cluster(task, placement, target)
+        _use_network(task, step, params)
+    return kubernetes.set_security_context(task, run_as_non_root=True)
+
+
+def _use_gpus(task: dsl.PipelineTask, num_gpus: int) -> None:
+    task.set_container_image(GPU_IMAGE)
+    task.set_accelerator_type(GPU).set_accelerator_limit(num_gpus)
+    kubernetes.add_node_selector(task, f"{GPU}.present", "true")
+    kubernetes.add_toleration(task, key=GPU, operator="Exists", effect="NoSchedule")
+    if num_gpus > 1:  # NCCL's processes communicate through shared memory, of which a pod has 64 MiB by default
+        kubernetes.empty_dir_mount(
+            task, volume_name="shared-memory", mount_path="/dev/shm", medium="Memory", size_limit="8Gi"
+        )
+
+
+def _use_cluster(task: dsl.PipelineTask, placement: Placement, target: Target) -> None:
+    """Sets timeout, retries, volumes and where MLflow is."""
+    timeout_seconds = placement.timeout_hours * HOUR
+    kubernetes.set_timeout(task, timeout_seconds)
+    if target.num_retries:
+        # Argo stops retrying, and ends attempts, when this time has passed since the first one began (default: one hour).
+        window_seconds = (target.num_retries + 1) * timeout_seconds + HOUR
+        task.set_retry(
+            num_retries=target.num_retries,
+            backoff_duration="30s",
+            backoff_factor=2.0,
+            backoff_max_duration=f"{window_seconds}s",
+        )
+    kubernetes.use_field_path_as_env(task, "KFP_RUN_ID", "metadata.labels['pipeline/runid']")
+    if placement.uses_registry and target.tracking_uri:
+        task.set_env_variable("MLFLOW_TRACKING_URI", target.tracking_uri)
+    if placement.keeps_draft and target.work_claim:
+        kubernetes.mount_pvc(task, pvc_name=target.work_claim, mount_path=WORK_FOLDER)
+        task.set_env_variable("DUBMILL_WORK", WORK_FOLDER)
+    if placement.publishes and target.models_claim:
+        kubernetes.mount_pvc(task, pvc_name=target.models_claim, mount_path=MODELS_FOLDER)
+        task.set_env_variable("DUBMILL_MODELS", MODELS_FOLDER)
+
+
+def _use_network(task: dsl.PipelineTask, step: str, params: Params) -> None:
+    """Gives a task the secrets of the services that it calls, and the label that lets it reach the internet."""
+    secrets = ["dubmill-mlflow", "dubmill-s3"] if PLACEMENTS[step].uses_registry else []
+    if step == "backbone" and params.backbone.source == "hub":
+        secrets.append("dubmill-hub")
+    if step == "prompts" and params.prompts.source == "llm":
+        secrets.append("dubmill-llm")
+    for name in secrets:
+        kubernetes.use_secret_as_env(task, name, SECRETS[name], optional=True)
+    if {"dubmill-hub", "dubmill-llm"} & set(secrets):  # the network policy lets only labelled pods out
+        kubernetes.add_pod_label(task, "dubmill/downloads", "true")

@@ -1,0 +1,226 @@
+"""A Kubeflow Pipelines API on loopback that keeps the real server's rules.
+
+Rules and where they come from (kubeflow/pipelines, backend/src/apiserver): a pipeline's name is unique in its namespace and a
+version's name in its pipeline, else HTTP 409 (server/pipeline_upload_server.go); an upload makes a first version with the
+pipeline's name; lists come in pages, 20 entries by default, with `next_page_token`; with many users an experiment needs a
+namespace, and alone it must have none (server/experiment_server.go); without a valid login the API answers 401, and a gateway
+in front of it redirects to a login page.
+"""
+
+from __future__ import annotations
+
+import http.server
+import json
+import threading
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+DEFAULT_PAGE_SIZE = 20
+API = "/apis/v2beta1"
+
+
+@dataclass
+class State:
+    """What the server holds; tests set it up and look at it."""
+
+    token: str = ""  # empty: no login
+    cookie: str = ""
+    redirects_to_login: bool = False  # as a gateway does, in place of 401
+    namespaces: tuple[str, ...] = ()  # empty: stand-alone
+    pipelines: list[dict[str, Any]] = field(default_factory=list)
+    versions: list[dict[str, Any]] = field(default_factory=list)
+    experiments: list[dict[str, Any]] = field(default_factory=list)
+    runs: list[dict[str, Any]] = field(default_factory=list)
+    run_states: list[str] = field(default_factory=lambda: ["SUCCEEDED"])  # one for each time the run is asked for
+    failed_tasks: tuple[str, ...] = ()
+    uploads: list[bytes] = field(default_factory=list)
+    tokens_seen: list[str] = field(default_factory=list)
+
+    @property
+    def is_multi_user(self) -> bool:
+        return bool(self.namespaces)
+
+    def add_pipeline(self, name: str, namespace: str = "") -> dict[str, Any]:
+        made = {"pipeline_id": f"p{len(self.pipelines) + 1}", "display_name": name, "namespace": namespace}
+        self.pipelines.append(made)
+        return made
+
+    def add_version(self, pipeline_id: str, name: str) -> dict[str, Any]:
+        version_id = f"v{len(self.versions) + 1}"
+        made = {"pipeline_version_id": version_id, "pipeline_id": pipeline_id, "display_name": name}
+        self.versions.append(made)
+        return made
+
+
+class Refusal(Exception):
+    """An answer that is an error."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status, self.message = status, message
+
+
+class Kubeflow:
+    """The server; use it as a context manager."""
+
+    def __init__(self, **state: Any) -> None:
+        self.state = State(**state)
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _handler(self.state))
+        self.host = f"http://127.0.0.1:{self.server.server_port}"
+
+    def __enter__(self) -> Kubeflow:
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+
+
+def _handler(state: State) -> type[http.server.BaseHTTPRequestHandler]:
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            self._run(_get)
+
+        def do_POST(self) -> None:
+            self._run(_post)
+
+        def _run(self, answer: Any) -> None:
+            url = urlsplit(self.path)
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            query = {name: values[0] for name, values in parse_qs(url.query).items()}
+            try:
+                self._check_login()
+                status, found = 200, answer(state, url.path.removeprefix(API), query, body)
+            except Refusal as refusal:
+                status, found = refusal.status, {"message": refusal.message, "code": refusal.status}
+            data = json.dumps(found).encode()
+            self.send_response(status)
+            if status == 302:
+                self.send_header("Location", "/oauth2/start")
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def _check_login(self) -> None:
+            if not state.token and not state.cookie:
+                return
+            token = self.headers.get("Authorization", "").removeprefix("Bearer ")
+            state.tokens_seen.append(token)
+            has_cookie = state.cookie and state.cookie in self.headers.get("Cookie", "")
+            if not has_cookie and (not state.token or token != state.token):
+                raise Refusal(
+                    302 if state.redirects_to_login else 401, "Request header error: there is no user identity"
+                )
+
+        def log_message(self, *_: object) -> None:
+            """Silence."""
+
+    return Handler
+
+
+def _get(state: State, path: str, query: dict[str, str], _: bytes) -> dict[str, Any]:
+    match path.strip("/").split("/"):
+        case ["healthz"]:
+            return {"multi_user": state.is_multi_user}
+        case ["pipelines"]:
+            namespace = query.get("namespace", "")
+            return _page(state, [one for one in state.pipelines if one["namespace"] == namespace], "pipelines", query)
+        case ["pipelines", pipeline_id, "versions"]:
+            of_pipeline = [one for one in state.versions if one["pipeline_id"] == pipeline_id]
+            return _page(state, of_pipeline, "pipeline_versions", query)
+        case ["experiments"]:
+            _check_namespace(state, query.get("namespace", ""))
+            of_namespace = [one for one in state.experiments if one["namespace"] == query.get("namespace", "")]
+            return _page(state, of_namespace, "experiments", query)
+        case ["runs", run_id]:
+            return _run_now(state, next(one for one in state.runs if one["run_id"] == run_id))
+    raise Refusal(404, f"{path} not found")
+
+
+def _page(state: State, rows: list[dict[str, Any]], field_name: str, query: dict[str, str]) -> dict[str, Any]:
+    predicates = json.loads(query.get("filter") or "{}").get("predicates", [])
+    for predicate in predicates:
+        assert predicate["operation"] in (1, "EQUALS")
+        rows = [row for row in rows if row[predicate["key"]] == predicate["stringValue"]]
+    size, start = int(query.get("page_size") or DEFAULT_PAGE_SIZE), int(query.get("page_token") or 0)
+    following = {"next_page_token": str(start + size)} if len(rows) > start + size else {}
+    return {field_name: rows[start : start + size], "total_size": len(rows), **following}
+
+
+def _check_namespace(state: State, namespace: str) -> None:
+    if not state.is_multi_user and namespace:
+        raise Refusal(400, "Invalid input error: namespace must be empty in single-user mode")
+    if state.is_multi_user and namespace not in state.namespaces:
+        raise Refusal(403 if namespace else 400, f"User is not authorized in namespace {namespace!r}")
+
+
+def _run_now(state: State, run: dict[str, Any]) -> dict[str, Any]:
+    now = state.run_states.pop(0) if len(state.run_states) > 1 else state.run_states[0]
+    others = "SUCCEEDED" if now == "FAILED" else now
+    tasks = [
+        {"display_name": name, "state": "FAILED" if name in state.failed_tasks else others} for name in ("train", "dub")
+    ]
+    return {**run, "state": now, "run_details": {"task_details": tasks}}
+
+
+def _post(state: State, path: str, query: dict[str, str], body: bytes) -> dict[str, Any]:
+    match path.strip("/").split("/"):
+        case ["pipelines", "upload"]:
+            return _upload_pipeline(state, query, body)
+        case ["pipelines", "upload_version"]:
+            return _upload_version(state, query, body)
+        case ["experiments"]:
+            return _create_experiment(state, json.loads(body))
+        case ["runs"]:
+            return _create_run(state, json.loads(body))
+    raise Refusal(404, f"{path} not found")
+
+
+def _upload_pipeline(state: State, query: dict[str, str], body: bytes) -> dict[str, Any]:
+    name, namespace = query["name"], query.get("namespace", "")
+    if namespace and namespace not in state.namespaces:
+        raise Refusal(400, f"pipeline upload denied in namespace {namespace!r}")
+    if any((one["display_name"], one["namespace"]) == (name, namespace) for one in state.pipelines):
+        raise Refusal(409, "Failed to create a pipeline and a pipeline version")
+    state.uploads.append(body)
+    made = state.add_pipeline(name, namespace)
+    state.add_version(made["pipeline_id"], name)
+    return made
+
+
+def _upload_version(state: State, query: dict[str, str], body: bytes) -> dict[str, Any]:
+    pipeline_id, name = query["pipelineid"], query["name"]
+    if pipeline_id not in [one["pipeline_id"] for one in state.pipelines]:
+        raise Refusal(400, "Failed to create a pipeline version")
+    if any((one["pipeline_id"], one["display_name"]) == (pipeline_id, name) for one in state.versions):
+        raise Refusal(409, "Failed to create a pipeline version")
+    state.uploads.append(body)
+    return state.add_version(pipeline_id, name)
+
+
+def _create_experiment(state: State, body: dict[str, Any]) -> dict[str, Any]:
+    namespace = body.get("namespace") or ""
+    _check_namespace(state, namespace)
+    if any((one["display_name"], one["namespace"]) == (body["display_name"], namespace) for one in state.experiments):
+        raise Refusal(409, "Already exist error: Failed to create a new experiment")
+    experiment_id = f"e{len(state.experiments) + 1}"
+    made = {"experiment_id": experiment_id, "display_name": body["display_name"], "namespace": namespace}
+    state.experiments.append(made)
+    return made
+
+
+def _create_run(state: State, body: dict[str, Any]) -> dict[str, Any]:
+    reference = body["pipeline_version_reference"]
+    known = [(one["pipeline_id"], one["pipeline_version_id"]) for one in state.versions]
+    if (reference.get("pipeline_id"), reference.get("pipeline_version_id")) not in known:
+        raise Refusal(404, "ResourceNotFoundError: PipelineVersion not found")
+    if body["experiment_id"] not in [one["experiment_id"] for one in state.experiments]:
+        raise Refusal(404, "ResourceNotFoundError: Experiment not found")
+    made = {**body, "run_id": f"r{len(state.runs) + 1}"}
+    state.runs.append(made)
+    return made
