@@ -140,7 +140,7 @@ def code_digest() -> str:
     root = Path(dubmill.__file__).parent
     digest = hashlib.sha256()
     for path in sorted(root.rglob("*")):
-        if path.is_file() and path.suffix in (".py", ".safetensors", ".json", ".yaml", ".html"):
+        if path.is_file() and path.suffix in (".py", ".safetensors", ".json", ".html", ".j2", ".css", ".js"):
             digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
 

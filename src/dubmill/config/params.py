@@ -371,13 +371,20 @@ with warnings.catch_warnings():
         promote: PromoteParams
 
 
+PARAMS_FILE = Path("params.yaml")
+SHIPPED_PARAMS = Path(__file__).parent / "params.yaml"  # in the repository a link to the file at its root
+
+
 def load(path: Path, *overlays: Path) -> Params:
     """Params of `path` with each overlay, a file or a preset's name, laid over it in turn.
+
+    Outside of the project's folder, where there is no params.yaml, the values that ship with the package are taken.
 
     Raises:
         InvalidParamsError: see `lay_over` and `validate`.
     """
-    layers = {str(path): read_yaml(path)}
+    source = SHIPPED_PARAMS if path == PARAMS_FILE and not path.is_file() else path
+    layers = {str(path): read_yaml(source)}
     for overlay in overlays:
         layers[str(overlay)] = lay_over(list(layers.values())[-1], overlay)
     try:
