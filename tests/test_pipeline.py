@@ -308,12 +308,6 @@ def run_pipelines(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
-def test_compiling_takes_less_than_a_second(tmp_path):
-    """In a process of its own: KFP's look at the sources is slower where thousands of modules are loaded."""
-    done = run_pipelines("compile", "--out", tmp_path / "p.yaml")
-    assert float(re.search(r"([\d.]+) s$", done.stdout.strip())[1]) < 1
-
-
 def test_compile_takes_a_partial_file_of_params_as_an_overlay(tmp_path):
     (tmp_path / "few.yaml").write_text("train: {rank: 3}")
     done = run_pipelines("compile", "--no-gpu", "--params", tmp_path / "few.yaml", "--out", tmp_path / "p.yaml")
