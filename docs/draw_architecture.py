@@ -21,7 +21,7 @@ COLUMNS = 4
 
 
 def layers() -> list[list[str]]:
-    """The rooms of each layer, from the top."""
+    """The packages of each layer, from the top."""
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
     rows = next(contract["layers"] for contract in contracts if contract["type"] == "layers")
     return [[room.strip() for room in row.split("|")] for row in rows]
@@ -50,7 +50,7 @@ def title(y: float, text: str) -> str:
 
 def layer_rows(top: float) -> tuple[str, float]:
     """All layers, and where they end."""
-    parts = [title(top, "Layers: a room imports only rooms below it, never one beside it")]
+    parts = [title(top, "Layers: a package imports only packages below it, never one beside it")]
     y = top + 14
     for rooms in [["components, pipelines, dvc.yaml (callers)"], *layers()]:
         width = (WIDTH - 2 * MARGIN - GAP * (len(rooms) - 1)) / len(rooms)

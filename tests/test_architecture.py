@@ -62,13 +62,13 @@ def test_no_function_is_longer_than_a_screen_and_no_file_longer_than_a_chapter()
     ]
     files = {relative(path): len(path.read_text().splitlines()) for path in (*LIBRARY, *EDGES)}
     assert not long
-    assert not {name: lines for name, lines in files.items() if lines > 400}
+    assert not {name: lines for name, lines in files.items() if lines > 350}
 
 
 def test_functions_are_short_as_a_rule():
     lengths = sorted(one.end_lineno - one.lineno + 1 for path in LIBRARY for one in functions(path))
-    assert lengths[len(lengths) // 2] <= 12
-    assert lengths[len(lengths) * 9 // 10] <= 40
+    assert lengths[len(lengths) // 2] <= 8
+    assert lengths[len(lengths) * 9 // 10] <= 20
 
 
 @pytest.mark.parametrize("word", WORDS)
