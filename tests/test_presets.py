@@ -31,6 +31,21 @@ def test_a_preset_is_valid_and_names_all_that_a_run_stands_on(name):
 
 
 @every_preset
+def test_the_first_of_two_stages_works_at_half_a_size_that_fits(name):
+    """LTX-2's video VAE compresses 32 x 32 pixels; 544 or 352 halved divide by 16 only, and the dub was refused."""
+    params = load(COMMITTED, Path(name))
+    if params.dub.sampling.second_stage.sigmas:
+        assert params.synthesize.height % 64 == 0
+        assert params.synthesize.width % 64 == 0
+
+
+def test_dubit_stands_on_the_distilled_model_and_names_its_upsampler():
+    backbone = load(COMMITTED, Path("dubit-2.3")).backbone
+    assert backbone.repo.endswith("-Distilled-Diffusers")
+    assert backbone.upsampler != "none"
+
+
+@every_preset
 def test_a_preset_begins_with_one_line_that_tells_what_it_is(name):
     first = (PRESETS / f"{name}.yaml").read_text().splitlines()[0]
     assert first.startswith("# ")

@@ -57,10 +57,15 @@ class BackboneParams(Section):
 
     source: Literal["nano", "hub"] = Field(description="nano: embedded; hub: a diffusers LTX-2 repository or folder")
     repo: str = Field(description="hub: repository id or local folder; nano: ignored, keep 'nano'")
-    revision: str = Field(description="hub: the pinned commit; nano: ignored, keep 'embedded'")
+    revision: str = Field(
+        description="hub: branch, tag or commit, sealed as the commit; nano: ignored, keep 'embedded'"
+    )
     licence: str = Field(description="licence id that every derivative carries")
     architecture: Literal["nano", "ltx-2-19b", "ltx-2.3-22b"] = Field(
         description="whose sizes `dubmill plan` counts with"
+    )
+    upsampler: str = Field(
+        description="hub: repo@revision of a latent upsampler in diffusers' layout, if `repo` has none; none: without"
     )
     text_encoder: str = Field(description="where the text encoder comes from; it is in the repository, this names it")
     transformer_bits: Literal[8, 16] = Field(

@@ -1,72 +1,105 @@
-"""Makes a sealed backbone folder: the embedded nano model unpacked, or a published one fetched."""
+"""Makes a sealed backbone: unpacks the embedded nano model, or fetches a published one."""
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
+from typing import Any
 
 from dubmill.artifacts.files import digest_of, sha256_of
 from dubmill.artifacts.store import Backbone, Lineage
 from dubmill.config.params import BackboneParams
-from dubmill.errors import ServiceUnavailableError
 from dubmill.model.geometry import check_weights, measure
 from dubmill.model.load import PIPELINE
+from dubmill.worlds import hub
+
+NO_UPSAMPLER = "none"
 
 
 def materialize(params: BackboneParams, out: Path) -> Backbone:
-    """Write the backbone's diffusers folder at `out` and seal it.
+    """Write the backbone's diffusers folder at `out` and seal it; a revision of the hub is resolved to its commit.
 
     Raises:
         ChangedArtifactError: a shipped nano weight file is not the one whose digest ships with it.
+        UsageError: there is no such repository or revision, or no access to it.
         ServiceUnavailableError: the hub does not answer.
         InvalidArtifactError: the folder is not an LTX-2 pipeline.
     """
-    draft = Backbone.draft(out, Lineage(step="backbone", params=params.model_dump(), licence=params.licence))
+    source = _resolved(params)
+    draft = Backbone.draft(out, Lineage(step="backbone", params=_lineage_params(source), licence=source.licence))
     if draft.is_sealed:
         return draft.seal()
     folder = draft.path / PIPELINE
-    if params.source == "nano":
-        from dubmill.nano import weights
-
-        weights.materialize(folder)
-    else:
-        _fetch(params, folder)
+    _write_pipeline(params, source, folder)
     check_weights(folder)
     geometry, mel = measure(folder)
     info = {
-        "source": params.source,
-        "repo": params.repo,
-        "revision": params.revision,
+        "source": source.source,
+        "repo": source.repo,
+        "revision": source.revision,
         "geometry": geometry.to_dict(),
         "mel": mel.to_dict(),
         "text_encoder_digest": folder_digest(folder, "text_encoder", "tokenizer", "connectors"),
-        "in_8_bits": in_8_bits(params),
+        "in_8_bits": in_8_bits(source),
     }
     return draft.seal(info)
 
 
+def _resolved(params: BackboneParams) -> BackboneParams:
+    """The params with commits in place of branches and tags, and local folders by their names alone.
+
+    They enter the artifact's digest, which must be the same wherever and whenever one revision is fetched.
+    """
+    if params.source == "nano":
+        return params
+    repo, revision = _identity(params.repo, params.revision)
+    upsampler = params.upsampler
+    if upsampler != NO_UPSAMPLER:
+        upsampler = "@".join(_identity(*_split(upsampler)))
+    return params.model_copy(update={"repo": repo, "revision": revision, "upsampler": upsampler})
+
+
+def _identity(repo: str, revision: str) -> tuple[str, str]:
+    if Path(repo).is_dir():
+        return Path(repo).resolve().name, revision
+    return repo, hub.resolve_commit(repo, revision)
+
+
+def _split(upsampler: str) -> tuple[str, str]:
+    """`repo@revision` in its parts; without a revision it is main."""
+    repo, _, revision = upsampler.partition("@")
+    return repo, revision or "main"
+
+
+def _lineage_params(source: BackboneParams) -> dict[str, Any]:
+    """The params for the lineage, without `upsampler` where there is none: backbones from before it keep their digest."""
+    return source.model_dump(exclude={"upsampler"} if source.upsampler == NO_UPSAMPLER else None)
+
+
+def _write_pipeline(params: BackboneParams, source: BackboneParams, folder: Path) -> None:
+    if params.source == "nano":
+        from dubmill.nano import weights
+
+        weights.materialize(folder)
+        return
+    _fetch(params.repo, source.revision, folder, hub.PIPELINE_FILES)
+    if params.upsampler != NO_UPSAMPLER:
+        _fetch(_split(params.upsampler)[0], _split(source.upsampler)[1], folder, hub.UPSAMPLER_FILES)
+
+
+def _fetch(repo: str, commit: str, folder: Path, patterns: tuple[str, ...]) -> None:
+    if Path(repo).is_dir():
+        hub.copy_files(Path(repo), folder, patterns)
+    else:
+        hub.download(repo, commit, folder, patterns)
+
+
 def in_8_bits(params: BackboneParams) -> list[str]:
-    """The parts whose blocks' weights are to lie in 8 bits wherever the backbone is loaded."""
+    """The parts whose blocks get int8 weights wherever the backbone is loaded."""
     bits = {"transformer": params.transformer_bits, "text_encoder": params.text_encoder_bits}
     return [part for part in bits if bits[part] == 8]
 
 
-def _fetch(params: BackboneParams, folder: Path) -> None:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    if Path(params.repo).is_dir():
-        shutil.copytree(params.repo, folder, dirs_exist_ok=True)
-        return
-    try:
-        snapshot_download(params.repo, revision=params.revision, local_dir=folder)
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise ServiceUnavailableError(
-            f"{params.repo}@{params.revision} could not be fetched ({type(error).__name__})",
-            cure="check the network, the revision and HF_TOKEN, or use backbone.source: nano",
-        ) from error
-
-
 def folder_digest(folder: Path, *parts: str) -> str:
+    """A digest of the names and bytes of all files in some parts of a pipeline folder."""
     files = sorted(path for part in parts for path in (folder / part).rglob("*") if path.is_file())
     return digest_of({path.relative_to(folder).as_posix(): sha256_of(path) for path in files})
