@@ -24,6 +24,7 @@ from dubmill.worlds.materialize import materialize
 ROOT = Path(__file__).parents[1]
 FIRST, SECOND = "a" * 40, "b" * 40
 REPO = "studio/ltx-2-tiny"
+CHUNK_BYTES = hub_constants.DOWNLOAD_CHUNK_SIZE
 
 
 @pytest.fixture(scope="module")
@@ -157,9 +158,9 @@ def test_what_is_not_there_is_named(server, pipeline_files, tmp_path, repo, revi
 
 
 def test_a_broken_connection_is_continued_where_it_broke(server, tmp_path, monkeypatch):
-    data = np.random.default_rng(0).bytes(3_000_000)
+    data = np.random.default_rng(0).bytes(3 * CHUNK_BYTES)
     server.add(REPO, FIRST, {"transformer/model.safetensors": data, "model_index.json": b"{}"})
-    server.broken_after = 1_000_000
+    server.broken_after = 2 * CHUNK_BYTES
 
     def mended(seconds):  # the client waits before it tries again
         server.broken_after = None
@@ -168,7 +169,7 @@ def test_a_broken_connection_is_continued_where_it_broke(server, tmp_path, monke
     hub.download(REPO, FIRST, tmp_path / "out", hub.PIPELINE_FILES)
     assert (tmp_path / "out" / "transformer" / "model.safetensors").read_bytes() == data
     ranges = [headers.get("Range") for _, path, headers in server.requests if path.startswith("/store/")]
-    assert "bytes=1000000-" in ranges
+    assert f"bytes={2 * CHUNK_BYTES}-" in ranges
     assert names_in(tmp_path / "out") == {"transformer/model.safetensors", "model_index.json"}
 
 

@@ -203,16 +203,15 @@ def _dub(params: Params, architecture: Architecture, clips: ClipShapes) -> Work:
     generated = [method for method in section.methods if method != "cascade"]
     num_clips = 2 * params.prompts.num_heldout
     tokens = _tokens(clips.half, architecture, times=2)
-    flops = float(_num_forwards(section.sampling) * model.forward_flops(tokens))
     num_pixels, num_samples = clips.half_pixels, _num_at_once(section.sampling, section.batch_size)
     second = section.sampling.second_stage.sigmas
-    if second:  # twice the height and width, without guidance
-        tokens, num_pixels, num_samples = (
-            Tokens(4 * tokens.video, tokens.audio, tokens.text),
-            4 * num_pixels,
-            section.batch_size,
-        )
+    if second:  # the first stage works at half the height and width, the second at the clip's size, without guidance
+        first_tokens = Tokens(tokens.video // 4, tokens.audio, tokens.text)
+        num_samples = section.batch_size
+        flops = float(_num_forwards(section.sampling) * model.forward_flops(first_tokens))
         flops += len(second) * model.forward_flops(tokens)
+    else:
+        flops = float(_num_forwards(section.sampling) * model.forward_flops(tokens))
     coding = num_pixels * (vae.encode_flops + vae.decode_flops) + 2 * _caption_flops(architecture)
     return Work(
         step="dub",
