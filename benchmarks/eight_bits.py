@@ -30,8 +30,8 @@ from dubmill.metrics.speech import scorer_audio, words_right
 from dubmill.model import quantization
 from dubmill.model.load import load
 from dubmill.prompting import generate_prompts
-from dubmill.worlds import world_of
 from dubmill.worlds.materialize import materialize
+from dubmill.worlds.nano import NanoWorld
 
 PARTS = ("transformer", "text_encoder")
 NOWHERE = np.empty((0, 4))
@@ -43,7 +43,7 @@ def right(clips: Iterable[Clip], prompts: Iterable[Prompt], scorers: Scorers) ->
     return float(
         np.mean(
             [
-                words_right(f"{one.first.text} {one.second.text}", scorers.words(scorer_audio(clip)))
+                words_right(f"{one.first.text} {one.second.text}".split(), scorers.words(scorer_audio(clip)))
                 for clip, one in pairs
             ]
         )
@@ -80,7 +80,7 @@ def main() -> None:
             began = time.process_time()
             made.append(generate(captions, seeds, values.synthesize, modules))
             seconds.append(time.process_time() - began)
-            heard.append(right(made[-1], prompts, world_of(backbone).scorers()))
+            heard.append(right(made[-1], prompts, NanoWorld(backbone).scorers()))
             weights.append(sum(one.nbytes for part in PARTS for one in getattr(modules, part).parameters()))
     near = [outside_psnr_db(b.frames_FHWC, a.frames_FHWC, NOWHERE) for a, b in zip(*made, strict=True)]
     sys.stdout.write(

@@ -30,8 +30,8 @@ from dubmill.faces import NO_DETECTION
 from dubmill.metrics.lipsync import lip_sync
 from dubmill.nano import world
 from dubmill.text.subtitles import Cue
-from dubmill.worlds import world_of
 from dubmill.worlds.materialize import materialize
+from dubmill.worlds.nano import NanoWorld
 
 ROOT = Path(__file__).parent.parent
 RATE, RATE_HZ = Fraction(world.FRAME_RATE), world.SAMPLE_RATE_HZ
@@ -83,7 +83,7 @@ def dub(source: Path, cues: list[Cue], out: Path, base: Backbone, steps: int) ->
 
 def drift(path: Path, count: int, base: Backbone) -> tuple[int, int, float, list[float]]:
     """Frames and samples; the largest distance in ms of a click from its flash; LSE offsets of each dubbed chunk."""
-    info, scorers = media.probe(path, limits=media.Limits(max_seconds=7200.0)), world_of(base).scorers()
+    info, scorers = media.probe(path, limits=media.Limits(max_seconds=7200.0)), NanoWorld(base).scorers()
     frames = media.frames(path, info, frame_rate=RATE, height=64, width=64, tone_map=False)
     sound = np.concatenate(list(media.sound(path, sample_rate_hz=RATE_HZ, channels=1)))[:, 0]
     gaps, offsets, num_frames = [], [], 0

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dubmill.config.params import Params
+from dubmill.config.params import STEPS
 
 ROOT = Path(__file__).parent.parent
 LIBRARY = sorted((ROOT / "src/dubmill").rglob("*.py"))
 EDGES = sorted([*(ROOT / "components").rglob("*.py"), *(ROOT / "pipelines").rglob("*.py")])
 TESTS = sorted((ROOT / "tests").glob("*.py"))
-WORDS = list(Params.model_fields)
+WORDS = list(STEPS)
 VAGUE = {"utils", "util", "helpers", "common", "base", "misc"}
 COMPONENT_LINES = 12
 

@@ -21,8 +21,8 @@ from dubmill.media.clips import Clip
 from dubmill.nano import world
 from dubmill.text.subtitles import Cue
 from dubmill.text.timing import clock
-from dubmill.worlds import world_of
 from dubmill.worlds.materialize import materialize
+from dubmill.worlds.nano import NanoWorld
 
 ROOT = Path(__file__).parents[1]
 SIDE, RATE = world.FRAME_SIZE, Fraction(world.FRAME_RATE)
@@ -58,7 +58,7 @@ def base(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def masker(base):
-    return FaceMasker(SideBySide(world_of(base).scorers()), "")
+    return FaceMasker(SideBySide(NanoWorld(base).scorers()), "")
 
 
 @pytest.fixture(scope="module")

@@ -31,7 +31,8 @@ WORDS = {  # the tone that says each word
 }  # fmt: skip
 VOICES = (5000, 6000)  # a pilot tone each
 GATES = tuple(Thresholds.model_fields)
-PARAMS = parameters.load(Path(__file__).parents[1] / "params.yaml").gate
+VALUES = parameters.load(Path(__file__).parents[1] / "params.yaml")
+PARAMS, SCORERS = VALUES.gate, VALUES.scorers
 GOOD = {
     "words_right": 1.0,
     "language_right": 1.0,
@@ -52,6 +53,11 @@ class ToneScorers:
 
     def __init__(self, patience=None):
         self.patience = patience  # clips until it is interrupted
+
+    missing = {}
+
+    def troubles(self, frames_FHWC, audio_N):
+        return []
 
     def words(self, audio_N):
         if self.patience is not None:
@@ -75,10 +81,10 @@ class ToneScorers:
         opening = frames_FHWC[:, y0:y1, x0:x1, 0].mean(axis=(1, 2)) / 255
         return np.column_stack([opening, np.tile(BOX, (len(opening), 1))])
 
-    def speech_opening(self, audio_N, num_frames):
+    def speech_opening(self, audio_N, num_frames, frame_rate):
         return np.array([np.sqrt(np.mean(part**2)) for part in np.array_split(audio_N, num_frames)])
 
-    def sync_distances(self, frames_FHWC, audio_N):
+    def sync_distances(self, frames_FHWC, audio_N, frame_rate):
         return np.array([2.0, 1.0, 2.0])
 
 
@@ -200,14 +206,20 @@ def pairs(tmp_path_factory, backbone):
 
 @pytest.fixture(autouse=True)
 def scorers(monkeypatch):
-    monkeypatch.setattr("dubmill.steps.gate.world_of", lambda backbone: SimpleNamespace(scorers=lambda: ToneScorers()))
+    monkeypatch.setattr(
+        "dubmill.steps.gate.world_of",
+        lambda backbone: SimpleNamespace(is_toy=True, scorers=lambda params: ToneScorers()),
+    )
 
 
 @pytest.fixture(scope="module")
 def gated(tmp_path_factory, backbone, pairs):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("dubmill.steps.gate.world_of", lambda backbone: SimpleNamespace(scorers=lambda: ToneScorers()))
-        return gate(backbone, pairs, PARAMS, tmp_path_factory.mktemp("gate") / "g")
+        patch.setattr(
+            "dubmill.steps.gate.world_of",
+            lambda backbone: SimpleNamespace(is_toy=True, scorers=lambda params: ToneScorers()),
+        )
+        return gate(backbone, pairs, SCORERS, PARAMS, tmp_path_factory.mktemp("gate") / "g")
 
 
 def strict(**bounds):
@@ -320,7 +332,7 @@ def test_too_few_accepted_pairs_fail_and_name_the_gates_that_ate_them(tmp_path, 
     }  # fmt: skip
     pairs = pair_set(tmp_path / "pairs", backbone, counterparts)
     with pytest.raises(GateFailedError) as failure:
-        gate(backbone, pairs, PARAMS, tmp_path / "out")
+        gate(backbone, pairs, SCORERS, PARAMS, tmp_path / "out")
     said = failure.value.sentence
     assert "only 0 of 3 pairs passed" in said
     assert "min_words_right rejected 2, min_voice_cosine rejected 1" in said
@@ -334,33 +346,36 @@ def test_a_run_killed_while_measuring_goes_on_and_ends_the_same(tmp_path, monkey
     """The batch that was saved is not measured again: the second run would be interrupted if it were."""
     monkeypatch.setattr("dubmill.steps.gate.BATCH", 2)
     monkeypatch.setattr(
-        "dubmill.steps.gate.world_of", lambda backbone: SimpleNamespace(scorers=lambda: ToneScorers(patience=5))
+        "dubmill.steps.gate.world_of",
+        lambda backbone: SimpleNamespace(is_toy=True, scorers=lambda params: ToneScorers(patience=5)),
     )
     with pytest.raises(KeyboardInterrupt):
-        gate(backbone, pairs, PARAMS, tmp_path / "out")
+        gate(backbone, pairs, SCORERS, PARAMS, tmp_path / "out")
     with pytest.raises(UnsealedArtifactError):
         PairSet.open(tmp_path / "out")
     monkeypatch.setattr(
-        "dubmill.steps.gate.world_of", lambda backbone: SimpleNamespace(scorers=lambda: ToneScorers(patience=8))
+        "dubmill.steps.gate.world_of",
+        lambda backbone: SimpleNamespace(is_toy=True, scorers=lambda params: ToneScorers(patience=8)),
     )
-    resumed = gate(backbone, pairs, PARAMS, tmp_path / "out")
+    resumed = gate(backbone, pairs, SCORERS, PARAMS, tmp_path / "out")
     assert resumed.digest == gated.digest
     monkeypatch.setattr(
-        "dubmill.steps.gate.world_of", lambda backbone: SimpleNamespace(scorers=lambda: ToneScorers(patience=0))
+        "dubmill.steps.gate.world_of",
+        lambda backbone: SimpleNamespace(is_toy=True, scorers=lambda params: ToneScorers(patience=0)),
     )
-    assert gate(backbone, pairs, PARAMS, tmp_path / "out").digest == gated.digest
+    assert gate(backbone, pairs, SCORERS, PARAMS, tmp_path / "out").digest == gated.digest
 
 
 def test_gated_pairs_and_foreign_pairs_are_refused(tmp_path, backbone, gated, pairs):
     with pytest.raises(UsageError, match="through the gate already"):
-        gate(backbone, gated, PARAMS, tmp_path / "out")
+        gate(backbone, gated, SCORERS, PARAMS, tmp_path / "out")
     other = Backbone.draft(tmp_path / "other", Lineage(step="backbone", params={"another": 1}))
     with pytest.raises(BackboneMismatchError):
-        gate(other.seal({"text_encoder_digest": "text"}), pairs, PARAMS, tmp_path / "out")
+        gate(other.seal({"text_encoder_digest": "text"}), pairs, SCORERS, PARAMS, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_a_set_without_training_pairs_fails_plainly(tmp_path, backbone):
     pairs = pair_set(tmp_path / "pairs", backbone, {"heldout-only": DUBBED})
     with pytest.raises(GateFailedError, match="no training pair"):
-        gate(backbone, pairs, PARAMS, tmp_path / "out")
+        gate(backbone, pairs, SCORERS, PARAMS, tmp_path / "out")

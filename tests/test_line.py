@@ -81,10 +81,12 @@ def test_the_steps_called_from_here_give_the_same_digests(ran, tmp_path):
     values = parameters.validate(parameters.Params, data, "few")
     base = backbone(values.backbone, tmp_path / "backbone")
     clips = synthesize(base, prompts(values.prompts, tmp_path / "prompts"), values.synthesize, tmp_path / "clips")
-    pairs = gate(base, inpaint(base, clips, values.inpaint, tmp_path / "pairs"), values.gate, tmp_path / "gated")
+    pairs = gate(
+        base, inpaint(base, clips, values.inpaint, tmp_path / "pairs"), values.scorers, values.gate, tmp_path / "gated"
+    )
     adapter = train(base, encode(base, pairs, values.encode, tmp_path / "latents"), values.train, tmp_path / "adapter")
     dubs = dub(base, adapter, pairs, values.dub, tmp_path / "dubs")
-    report = evaluate(base, dubs, pairs, adapter, values.evaluate, tmp_path / "report")
+    report = evaluate(base, dubs, pairs, adapter, values.scorers, values.evaluate, tmp_path / "report")
     there = {
         "backbone": Backbone.open(work / "backbone").digest,
         "accepted": PairSet.open(_made(work, "gate", "accepted")).digest,

@@ -10,6 +10,7 @@ from dubmill.artifacts.rows import Line
 from dubmill.errors import UsageError
 from dubmill.metrics import METRICS, lipsync, measure, picture, speech, stats
 from dubmill.metrics.likeness import cosine
+from dubmill.text.spelling import words_of
 
 
 def test_every_metric_of_the_table_is_measured_and_none_besides():
@@ -64,8 +65,9 @@ def test_without_the_true_dub_and_the_round_trip_their_figures_are_nan_and_the_r
     ],
 )
 def test_words_count_in_their_order(asked, heard, right, errors):
-    assert speech.words_right(asked, [("es", word) for word in heard.split()]) == pytest.approx(right)
-    assert speech.word_error_rate(speech.words_of(asked), heard.split()) == pytest.approx(errors)
+    words = words_of(asked, "es")
+    assert speech.words_right(words, [("es", word) for word in heard.split()]) == pytest.approx(right)
+    assert speech.error_rate(words, words_of(heard, "es")) == pytest.approx(errors)
 
 
 def test_language_is_counted_over_recognised_words_and_regions_do_not_matter():
@@ -113,6 +115,7 @@ def test_correlation_is_pearsons_and_zero_where_nothing_moves():
     assert lipsync.correlation([], []) == 0
     holed = a.copy()
     holed[7] = np.nan
+    assert np.isnan(lipsync.correlation(np.full(40, np.nan), b))
     assert lipsync.correlation(holed, np.append(b, 9.0)) == pytest.approx(
         np.corrcoef(np.delete(a, 7), np.delete(b, 7))[0, 1]
     )
@@ -128,7 +131,7 @@ def test_lse_finds_the_offset_and_the_confidence():
 def test_lip_diversity_of_a_still_mouth_is_nothing():
     assert lipsync.lip_diversity(np.full(9, 0.4)) == pytest.approx(0)
     assert lipsync.lip_diversity(np.array([0.0, 1.0, np.nan])) == 0.5
-    assert lipsync.lip_diversity(np.array([np.nan])) == 0
+    assert np.isnan(lipsync.lip_diversity(np.array([np.nan])))
 
 
 def test_cosine_of_nobody_is_zero():
@@ -221,3 +224,60 @@ def test_holm_matches_its_textbook_and_keeps_the_order():
     assert kept[0] == 0.02
     assert np.isnan(kept[1])
     assert stats.holm([]) == []
+
+
+def test_the_shift_at_which_two_series_fit_best_is_found_and_none_where_nothing_was_seen():
+    seen = np.convolve(np.random.default_rng(0).normal(size=70), np.ones(3) / 3)
+    for shift in (-5, -1, 0, 3, 12):
+        assert lipsync.best_shift(seen, np.roll(seen, shift)) == abs(shift)
+    assert np.isnan(lipsync.best_shift(np.full(70, np.nan), seen))
+    assert np.isnan(lipsync.best_shift(np.full(70, 0.3), seen))
+
+
+class DeafScorers(PlainScorers):
+    """Without a recogniser, and with nobody to be seen in dark pictures or heard in silence."""
+
+    missing = {"words": "no recogniser is installed"}
+
+    def troubles(self, frames_FHWC, audio_N):
+        return [] if frames_FHWC.any() else ["no face is in it"]
+
+    def words(self, audio_N):
+        return None
+
+    def voice(self, audio_N):
+        return np.array([1.0, 0.5]) if np.any(audio_N) else np.zeros(2)
+
+    def identity(self, frames_FHWC):
+        return np.ones(3) if frames_FHWC.any() else np.zeros(3)
+
+    def mouth(self, frames_FHWC):
+        return super().mouth(frames_FHWC) if frames_FHWC.any() else np.full((len(frames_FHWC), 5), np.nan)
+
+
+def figures_of(dub, source):
+    line = Line(language="es", text="uno")
+    boxes = {"trip_FHWC": None, "mouth_boxes_F4": BOXES}
+    return measure(dub, source=source, truth=None, line=line, scorers=DeafScorers(), **boxes)
+
+
+def test_what_was_not_measured_is_nan_and_what_the_dub_lost_is_as_bad_as_can_be():
+    """A silent dub that counted as not measured would be left out of its method's mean, and make it look better."""
+    shown, empty = talking([0.1, 0.9, 0.3, 0.7, 0.2]), plain_clip()
+    lost, nobody = figures_of(empty, shown), figures_of(shown, empty)
+    assert np.isnan([lost["words_right"], lost["characters_right"], lost["language_right"]]).all()
+    for name in ("voice_cosine", "identity_cosine", "sync_correlation", "lip_diversity"):
+        assert lost[name] == 0, name
+    assert np.isnan([nobody["voice_cosine"], nobody["identity_cosine"]]).all()
+    assert nobody["sync_correlation"] > 0.9
+    assert np.isnan(figures_of(empty, empty)["sync_correlation"])
+
+
+def test_characters_are_counted_where_a_script_has_no_spaces_and_beside_words_elsewhere():
+    chinese = words_of("今天下午三点", "zh")
+    assert speech.words_right(chinese, [("zh", sign) for sign in "今天下午两点"]) == pytest.approx(5 / 6)
+    spanish, recognised = words_of("una casa", "es"), [("es", "una"), ("es", "cosa")]
+    assert speech.words_right(spanish, recognised) == 0.5
+    assert speech.characters_right(spanish, recognised) == pytest.approx(6 / 7)
+    assert speech.characters_right(spanish, []) == 0
+    assert np.isnan(speech.characters_right(spanish, None))

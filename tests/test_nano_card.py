@@ -21,7 +21,7 @@ from dubmill.nano import world
 from dubmill.nano_card import films, page, pictures, targets
 from dubmill.nano_card.pictures import LabelledClip
 from dubmill.steps.backbone import backbone
-from dubmill.worlds import world_of
+from dubmill.worlds.nano import NanoWorld
 
 ROOT = Path(__file__).parent.parent
 
@@ -39,7 +39,7 @@ def values() -> params.Params:
 def rows(values, tmp_path_factory) -> dict[str, list[dict[str, float]]]:
     """What is measured of two takes, one dubbed in its first half, one in its second."""
     nano = backbone(values.backbone, tmp_path_factory.mktemp("card") / "backbone")
-    return films.measure(load(nano), world_of(nano).scorers(), values, num_clips=2)
+    return films.measure(load(nano), NanoWorld(nano).scorers(), values, num_clips=2)
 
 
 def test_a_take_says_the_same_digits_in_the_other_language_in_one_half_only():

@@ -10,6 +10,7 @@ import re
 from dataclasses import replace
 from fractions import Fraction
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -18,7 +19,7 @@ import pytest
 from dubmill import media, report
 from dubmill.artifacts.rows import DubRow, Line, PairRow
 from dubmill.artifacts.store import Adapter, Backbone, DubSet, Lineage, PairSet, Report
-from dubmill.config.params import EvaluateParams
+from dubmill.config.params import EvaluateParams, load
 from dubmill.errors import BackboneMismatchError, InvalidArtifactError
 from dubmill.media.clips import Clip
 from dubmill.metrics import METRICS
@@ -26,6 +27,7 @@ from dubmill.nano import world
 from dubmill.report import charts, figures, page, showcase, stills
 from dubmill.steps.evaluate import evaluate
 
+SCORERS = load(Path(__file__).parents[1] / "params.yaml").scorers
 PARAMS = EvaluateParams(seed=23, num_bootstrap=200, confidence=0.95, num_showcase=3)
 NUM_PAIRS = 8
 
@@ -40,6 +42,11 @@ class ToldScorers:
         self.told_words[_key(clip.mono_N)] = [(line.language, word) for word in line.text.split()]
         self.told_openings[_key(clip.frames_FHWC)] = opening_F
         return clip
+
+    missing = {}
+
+    def troubles(self, frames_FHWC, audio_N):
+        return []
 
     def words(self, audio_N):
         return self.told_words[_key(audio_N)]
@@ -56,11 +63,11 @@ class ToldScorers:
         boxes = np.tile([24.0, 36.0, 40.0, 48.0], (len(frames_FHWC), 1))
         return np.column_stack([self.told_openings[_key(frames_FHWC)], boxes])
 
-    def speech_opening(self, audio_N, num_frames):
+    def speech_opening(self, audio_N, num_frames, frame_rate):
         return np.array([np.sqrt(np.mean(part**2)) for part in np.array_split(audio_N, num_frames)])
 
-    def sync_distances(self, frames_FHWC, audio_N):
-        seen, heard = self.mouth(frames_FHWC)[:, 0], self.speech_opening(audio_N, len(frames_FHWC))
+    def sync_distances(self, frames_FHWC, audio_N, frame_rate):
+        seen, heard = self.mouth(frames_FHWC)[:, 0], self.speech_opening(audio_N, len(frames_FHWC), frame_rate)
         return np.array([np.mean(np.abs(seen - np.roll(heard, shift))) for shift in range(-3, 4)])
 
 
@@ -150,15 +157,15 @@ def _film_pair(index: int, scorers: ToldScorers, pairs, dubs) -> None:
 def _told(request, monkeypatch):
     if "line_up" in request.fixturenames:
         scorers = request.getfixturevalue("line_up")[-1]
-        monkeypatch.setattr("dubmill.worlds.nano.NanoWorld.scorers", lambda world: scorers)
+        monkeypatch.setattr("dubmill.worlds.nano.NanoWorld.scorers", lambda world, params: scorers)
 
 
 @pytest.fixture(scope="session")
 def sealed(line_up, tmp_path_factory):
     """The report of the line-up."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("dubmill.worlds.nano.NanoWorld.scorers", lambda world: line_up[-1])
-        return evaluate(*line_up[:-1], PARAMS, tmp_path_factory.mktemp("out") / "evaluate")
+        patch.setattr("dubmill.worlds.nano.NanoWorld.scorers", lambda world, params: line_up[-1])
+        return evaluate(*line_up[:-1], SCORERS, PARAMS, tmp_path_factory.mktemp("out") / "evaluate")
 
 
 def _metrics(sealed: Report) -> dict:
@@ -191,14 +198,14 @@ class _Outline(HTMLParser):
 
 
 def test_equal_inputs_give_an_equal_digest(line_up, sealed, tmp_path):
-    again = evaluate(*line_up[:-1], PARAMS, tmp_path / "again")
+    again = evaluate(*line_up[:-1], SCORERS, PARAMS, tmp_path / "again")
     assert again.manifest.files == sealed.manifest.files
     assert again.digest == sealed.digest
 
 
 def test_other_params_give_another_digest_but_a_sealed_report_is_not_made_again(line_up, sealed, monkeypatch):
-    monkeypatch.setattr("dubmill.worlds.nano.NanoWorld.scorers", lambda world: pytest.fail("measured again"))
-    assert evaluate(*line_up[:-1], PARAMS, sealed.path).digest == sealed.digest
+    monkeypatch.setattr("dubmill.worlds.nano.NanoWorld.scorers", lambda world, params: pytest.fail("measured again"))
+    assert evaluate(*line_up[:-1], SCORERS, PARAMS, sealed.path).digest == sealed.digest
 
 
 def test_there_is_a_row_per_pair_and_method_and_an_oracle_that_is_the_truth(sealed):
@@ -281,7 +288,7 @@ def test_proxies_are_marked_and_references_inside_the_page_are_whole(sealed):
 def test_a_heavy_page_loses_its_last_clips_and_gets_a_light_one_without_players(line_up, tmp_path, monkeypatch):
     monkeypatch.setattr(page, "MAX_BYTES", 1_000_000)
     monkeypatch.setattr(page, "MAX_LIGHT_BYTES", 500_000)
-    heavy = evaluate(*line_up[:-1], PARAMS.model_copy(update={"num_showcase": 6}), tmp_path / "heavy")
+    heavy = evaluate(*line_up[:-1], SCORERS, PARAMS.model_copy(update={"num_showcase": 6}), tmp_path / "heavy")
     full, light = ((heavy.path / name).read_text() for name in ("report.html", "report_light.html"))
     assert len(full.encode()) <= 1_000_000
     assert "of 6 clips fit this page" in full
@@ -306,7 +313,7 @@ def test_a_pair_without_a_truth_has_no_oracle(line_up, tmp_path):
     few.add_shard(
         0, own, {f"{dub.id}/dub.{kind}": dubs.data(dub.id, f"dub.{kind}") for dub in own for kind in ("clip", "mp4")}
     )
-    sealed = evaluate(backbone, few.seal(), alone.seal(), adapter, PARAMS, tmp_path / "out")
+    sealed = evaluate(backbone, few.seal(), alone.seal(), adapter, SCORERS, PARAMS, tmp_path / "out")
     told = _metrics(sealed)
     assert "oracle" not in told
     assert "truth_mouth_correlation" not in told["adapter"]
@@ -317,10 +324,10 @@ def test_dubs_of_another_backbone_or_of_other_pairs_are_refused(line_up, tmp_pat
     backbone, dubs, pairs, adapter, _ = line_up
     other = Backbone.draft(tmp_path / "b", Lineage(step="backbone", params={"seed": 2})).seal(backbone.info)
     with pytest.raises(BackboneMismatchError, match="this DubSet was made with backbone"):
-        evaluate(other, dubs, pairs, adapter, PARAMS, tmp_path / "out")
+        evaluate(other, dubs, pairs, adapter, SCORERS, PARAMS, tmp_path / "out")
     empty = PairSet.draft(tmp_path / "p", pairs.lineage).seal()
     with pytest.raises(InvalidArtifactError, match="not held out here"):
-        evaluate(backbone, dubs, empty, adapter, PARAMS, tmp_path / "out")
+        evaluate(backbone, dubs, empty, adapter, SCORERS, PARAMS, tmp_path / "out")
 
 
 def _rows(**values: list[float]) -> list[report.Measured]:

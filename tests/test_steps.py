@@ -164,7 +164,7 @@ def test_ungated_pairs_cannot_be_encoded(nano, filmed, values, tmp_path):
 def test_accepted_pairs_become_latents_with_a_face_region_and_captions(nano, filmed, values, tmp_path):
     from dubmill.training.trainer import Pairs
 
-    gated = gate(nano, filmed, values.gate, tmp_path / "gated")
+    gated = gate(nano, filmed, values.scorers, values.gate, tmp_path / "gated")
     latents = encode(nano, gated, values.encode, tmp_path / "latents")
     accepted = [row for row in gated.split("train") if row.accepted]
     pairs = Pairs.open(latents)
@@ -264,7 +264,7 @@ def test_clips_that_make_no_pair_are_told_whoever_made_their_shard(nano, clips, 
 
 
 def test_dubs_that_several_tasks_make_are_those_that_one_makes(nano, filmed, values, tmp_path):
-    gated = gate(nano, filmed, values.gate, tmp_path / "gated")
+    gated = gate(nano, filmed, values.scorers, values.gate, tmp_path / "gated")
     quick = values.train.model_copy(update={"num_steps": 1, "num_warmup_steps": 0})
     adapter = train(nano, encode(nano, gated, values.encode, tmp_path / "latents"), quick, tmp_path / "adapter")
     sampling = values.dub.sampling.model_copy(update=FEW)

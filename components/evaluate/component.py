@@ -11,6 +11,7 @@ def evaluate(
     dubs: dsl.Input[dsl.Dataset],
     pairs: dsl.Input[dsl.Dataset],
     adapter: dsl.Input[dsl.Model],
+    scorers_params: dict,
     params: dict,
     report: dsl.Output[dsl.Dataset],
     metrics: dsl.Output[dsl.Metrics],
@@ -24,6 +25,7 @@ def evaluate(
         dubs: the dubs
         pairs: the gated pairs, which hold the truth
         adapter: the LoRA adapter
+        scorers_params: section `scorers` of params.yaml
         params: section `evaluate` of params.yaml
         report: the report
         metrics: counts and figures
@@ -33,18 +35,28 @@ def evaluate(
     from pathlib import Path
 
     from dubmill.artifacts.store import Adapter, Backbone, DubSet, PairSet
-    from dubmill.config.params import EvaluateParams, validate
+    from dubmill.config.params import EvaluateParams, ScorersParams, validate
     from dubmill.report import look
     from dubmill.steps.evaluate import evaluate as step
 
+<<<<<<< HEAD
     section = validate(EvaluateParams, params, "evaluate")
     sealed = step(
+=======
+    sections = [validate(ScorersParams, scorers_params, "scorers"), validate(EvaluateParams, params, "evaluate")]
+    opened = [
+>>>>>>> 08bbb3e (Scorers for real faces and speech: words, voice, identity, mouth, a proxy of sync, and SyncNet by its published weights)
         Backbone.open(backbone.path),
         DubSet.open(dubs.path),
         PairSet.open(pairs.path),
         Adapter.open(adapter.path),
+<<<<<<< HEAD
         section,
         Path(report.path),
     )
+=======
+    ]
+    sealed = step(*opened, *sections, Path(report.path))
+>>>>>>> 08bbb3e (Scorers for real faces and speech: words, voice, identity, mouth, a proxy of sync, and SyncNet by its published weights)
     look.log(sealed, report, metrics, summary)
     look.page(sealed, page.path)

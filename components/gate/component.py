@@ -9,6 +9,7 @@ from components import step_component
 def gate(
     backbone: dsl.Input[dsl.Model],
     pairs: dsl.Input[dsl.Dataset],
+    scorers_params: dict,
     params: dict,
     accepted: dsl.Output[dsl.Dataset],
     metrics: dsl.Output[dsl.Metrics],
@@ -20,6 +21,7 @@ def gate(
     Args:
         backbone: the sealed backbone
         pairs: the bilingual pairs
+        scorers_params: section `scorers` of params.yaml
         params: section `gate` of params.yaml
         accepted: the pairs that may train, with the held-out ones
         metrics: counts and figures
@@ -29,11 +31,17 @@ def gate(
     from pathlib import Path
 
     from dubmill.artifacts.store import Backbone, PairSet
-    from dubmill.config.params import GateParams, validate
+    from dubmill.config.params import GateParams, ScorersParams, validate
     from dubmill.report import look
     from dubmill.steps.gate import gate as step
 
+<<<<<<< HEAD
     section = validate(GateParams, params, "gate")
     sealed = step(Backbone.open(backbone.path), PairSet.open(pairs.path), section, Path(accepted.path))
+=======
+    sections = [validate(ScorersParams, scorers_params, "scorers"), validate(GateParams, params, "gate")]
+    opened = [Backbone.open(backbone.path), PairSet.open(pairs.path)]
+    sealed = step(*opened, *sections, Path(accepted.path))
+>>>>>>> 08bbb3e (Scorers for real faces and speech: words, voice, identity, mouth, a proxy of sync, and SyncNet by its published weights)
     look.log(sealed, accepted, metrics, summary)
     look.page(sealed, page.path)

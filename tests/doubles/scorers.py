@@ -18,6 +18,11 @@ def plain_clip(frames_FHWC=None, audio_CN=None, *, rate=Fraction(25, 2), sample_
 class PlainScorers:
     """Scorers that read pixels and samples: the mouth is as open as its box is bright, the voice is the mean sample."""
 
+    missing = {}
+
+    def troubles(self, frames_FHWC, audio_N):
+        return []
+
     def words(self, audio_N):
         return [("es", "uno"), ("en", "three")] if np.any(audio_N) else []
 
@@ -31,10 +36,10 @@ class PlainScorers:
         opening = frames_FHWC[:, 4:8, 4:8].mean(axis=(1, 2, 3)) / 255
         return np.column_stack([opening, np.tile(BOXES[0], (len(opening), 1))])
 
-    def speech_opening(self, audio_N, num_frames):
+    def speech_opening(self, audio_N, num_frames, frame_rate):
         return np.array([np.abs(part).mean() for part in np.array_split(audio_N, num_frames)])
 
-    def sync_distances(self, frames_FHWC, audio_N):
+    def sync_distances(self, frames_FHWC, audio_N, frame_rate):
         return np.array([3.0, 1.0, 4.0])
 
 

@@ -11,15 +11,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from dubmill.config.overlays import lay_over, read_yaml
+from dubmill.config.scorers import ScorersParams
+from dubmill.config.section import Cosine, Count, Decibels, NotNegative, Positive, Section, Seed, Share
 from dubmill.errors import InvalidParamsError
-
-Share = Annotated[float, Field(ge=0, le=1)]
-Seed = Annotated[int, Field(ge=0, lt=2**53)]
-Count = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0)]
 
 
 def _falling(sigmas: list[float]) -> list[float]:
@@ -44,12 +41,6 @@ def _two_percentiles(percentiles: list[float]) -> list[float]:
 
 
 Two = Field(min_length=2, max_length=2)
-
-
-class Section(BaseModel):
-    """One section: frozen, unknown names refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class BackboneParams(Section):
@@ -192,27 +183,31 @@ class InpaintParams(Section):
 
 
 class Thresholds(Section):
-    """The bounds of one level of gates; a pair outside one of them is named by it."""
+    """The bounds of one level of gates; a pair outside one of them is named by it. Where one is none, nothing is held against it."""
 
-    min_words_right: Share = Field(description="share of asked words recognised in order, worse of the two clips")
-    min_language_right: Share = Field(
+    min_words_right: Share | Literal["none"] = Field(
+        description="share of asked words recognised in order, worse of the two clips"
+    )
+    min_language_right: Share | Literal["none"] = Field(
         description="share of recognised words in the asked language, worse of the two clips"
     )
-    min_voice_cosine: float = Field(ge=-1, le=1, description="cosine of the two voices")
-    min_identity_cosine: float = Field(ge=-1, le=1, description="cosine of the two faces")
-    min_sync_correlation: float = Field(
-        ge=-1, le=1, description="mouth opening seen against heard, worse of the two clips"
+    min_voice_cosine: Cosine | Literal["none"] = Field(description="cosine of the two voices")
+    min_identity_cosine: Cosine | Literal["none"] = Field(description="cosine of the two faces")
+    min_sync_correlation: Cosine | Literal["none"] = Field(
+        description="mouth opening seen against heard, worse of the two clips"
     )
-    min_outside_psnr_db: float = Field(ge=0, description="likeness outside the mouth box")
-    min_mouth_change: Share = Field(
+    min_outside_psnr_db: NotNegative | Literal["none"] = Field(description="likeness outside the mouth box")
+    min_mouth_change: Share | Literal["none"] = Field(
         description="mean absolute difference inside the mouth box, 0..1: nothing changed means copied"
     )
-    max_old_motion_correlation: float = Field(
-        ge=-1, le=1, description="mouth opening of the one against the other: leakage"
+    max_old_motion_correlation: Cosine | Literal["none"] = Field(
+        description="mouth opening of the one against the other: leakage"
     )
-    min_loudness_dbfs: float = Field(le=0, description="RMS of the quieter clip")
-    max_clipped_share: Share = Field(description="share of samples at full scale")
-    max_duration_gap_ms: float = Field(ge=0, description="picture against sound, and clip against clip")
+    min_loudness_dbfs: Decibels | Literal["none"] = Field(description="RMS of the quieter clip")
+    max_clipped_share: Share | Literal["none"] = Field(description="share of samples at full scale")
+    max_duration_gap_ms: NotNegative | Literal["none"] = Field(
+        description="picture against sound, and clip against clip"
+    )
 
 
 class GateParams(Section):
@@ -361,7 +356,7 @@ with warnings.catch_warnings():
     warnings.filterwarnings("ignore", message='Field name "register"')  # the step's word; ABCMeta.register is not used
 
     class Params(Section):
-        """All sections, in the order of the line."""
+        """All sections: the steps in the order of the line, then the measuring models."""
 
         backbone: BackboneParams
         prompts: PromptsParams
@@ -374,6 +369,11 @@ with warnings.catch_warnings():
         evaluate: EvaluateParams
         register: RegisterParams  # type: ignore[assignment]
         promote: PromoteParams
+        scorers: ScorersParams
+
+
+MODELS = "scorers"  # the one section that is no step of the line: `gate` and `evaluate` read it
+STEPS = tuple(name for name in Params.model_fields if name != MODELS)
 
 
 PARAMS_FILE = Path("params.yaml")

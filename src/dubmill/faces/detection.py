@@ -13,10 +13,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Face:
-    """One face in one frame: `box_4` and `mouth_4` as x0, y0, x1, y1 pixels."""
+    """One face in one frame: `box_4` and `mouth_4` as x0, y0, x1, y1 pixels.
+
+    `points_52` are eyes, nose and corners of the mouth as x, y pixels, where the detector knows them.
+    """
 
     box_4: np.ndarray
     mouth_4: np.ndarray
+    points_52: np.ndarray | None = None
 
     @property
     def size(self) -> float:

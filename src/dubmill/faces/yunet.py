@@ -25,8 +25,8 @@ class YuNet:
 
     jitter_frames = 2
 
-    def __init__(self) -> None:
-        """Load the weights that the extra `faces` installs, and check their digest.
+    def __init__(self, *, max_side: int = MAX_SIDE) -> None:
+        """Load the weights that the extra `faces` installs, and check their digest; `max_side` in pixels of a picture.
 
         Raises:
             UsageError: the extra is not installed.
@@ -45,13 +45,13 @@ class YuNet:
                 raise ChangedArtifactError(
                     "the face detector is not the one that was tested", where=str(file), cure=f"reinstall {PACKAGE}"
                 )
-            self._cv2 = cv2
+            self._cv2, self._max_side = cv2, max_side
             self._net = cv2.FaceDetectorYN.create(str(file), "", (320, 320), MIN_SCORE, MAX_OVERLAP, MAX_FACES)
 
     def detect(self, frames_FHWC: np.ndarray) -> list[list[Face]]:
         """The faces in each frame, in pixels of the frame."""
         _, height, width, _ = frames_FHWC.shape
-        scale = min(1.0, MAX_SIDE / max(height, width))
+        scale = min(1.0, self._max_side / max(height, width))
         input_size = (max(1, round(width * scale)), max(1, round(height * scale)))
         self._net.setInputSize(input_size)
         scale_2 = np.array([width / input_size[0], height / input_size[1]], np.float32)
@@ -78,4 +78,4 @@ def _face(row_15: np.ndarray, scale_2: np.ndarray) -> Face:
         mouth_2[0] + half_width,
         mouth_2[1] + BOTTOM_MARGIN * mouth_width,
     ]
-    return Face(box_4, np.array(mouth_4, np.float32))
+    return Face(box_4, np.array(mouth_4, np.float32), row_15[4:14].reshape(5, 2) * scale_2)

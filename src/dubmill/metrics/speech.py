@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 
 import numpy as np
 
 from dubmill.media.clips import Clip
 from dubmill.metrics.scorers import SAMPLE_RATE_HZ
+from dubmill.text.spelling import primary, words_of
 
 FULL_SCALE = 0.999  # a sample at or above this magnitude counts as clipped: a decoder's limiter stops just below 1
 SILENCE_DBFS = -120.0  # level of digital silence, instead of minus infinity; below the noise of 16 bits
@@ -25,61 +25,57 @@ def scorer_audio(clip: Clip) -> np.ndarray:
     return resample_poly(mono_N, SAMPLE_RATE_HZ, clip.sample_rate_hz).astype(np.float32)
 
 
-def normalised(word: str) -> str:
-    """Returns `word` in Unicode NFC, without case and punctuation, as words are compared."""
-    folded = unicodedata.normalize("NFC", word).casefold()
-    return "".join(letter for letter in folded if unicodedata.category(letter)[0] in "LMN")
+def words_right(reference: Sequence[str], recognised: Sequence[tuple[str, str]] | None) -> float:
+    """Returns 1 - word error rate, at least 0, of recognised (language, word)s; silence has 0, None is NaN.
+
+    `reference` are words as `text.spelling.words_of` gives them; in scripts without spaces a word is a character.
+    """
+    return _right(list(reference), recognised, error_rate)
 
 
-def words_of(text: str) -> list[str]:
-    """Returns the normalised words of a text; a text in a script without spaces is one word."""
-    return [word for word in map(normalised, text.split()) if word]
+def characters_right(reference: Sequence[str], recognised: Sequence[tuple[str, str]] | None) -> float:
+    """Returns 1 - character error rate, at least 0, without spaces; silence has 0, None is NaN."""
+    return _right(list(reference), recognised, lambda first, second: error_rate("".join(first), "".join(second)))
 
 
-def edit_distance(reference: Sequence[str], hypothesis: Sequence[str]) -> int:
-    """Returns the least number of words inserted, dropped or replaced between the two (Levenshtein distance)."""
-    costs = list(range(len(hypothesis) + 1))
-    for row, word in enumerate(reference, start=1):
-        diagonal, costs[0] = costs[0], row
-        for column, other in enumerate(hypothesis, start=1):
-            best = min(costs[column] + 1, costs[column - 1] + 1, diagonal + (word != other))
-            diagonal, costs[column] = costs[column], best
-    return costs[-1]
+def _right(
+    reference: list[str],
+    recognised: Sequence[tuple[str, str]] | None,
+    rate: Callable[[list[str], list[str]], float],
+) -> float:
+    if recognised is None:
+        return float("nan")
+    words = [word for tag, text in recognised for word in words_of(text, tag)]
+    return max(0.0, 1.0 - rate(reference, words)) if words else 0.0
 
 
-def word_error_rate(reference: Sequence[str], hypothesis: Sequence[str]) -> float:
-    """Returns word errors per reference word, above 1 where many are inserted.
+def error_rate(reference: Sequence[str], hypothesis: Sequence[str]) -> float:
+    """Returns words or characters inserted, dropped or replaced per one of the reference, above 1 where many are inserted.
 
     For an empty reference it is 0 where nothing was recognised, else 1.
     """
-    reference, hypothesis = list(map(normalised, reference)), list(map(normalised, hypothesis))
-    return edit_distance(reference, hypothesis) / len(reference) if reference else float(bool(hypothesis))
+    from jiwer import wer
+
+    if not reference:
+        return float(bool(hypothesis))
+    return float(wer(" ".join(reference), " ".join(hypothesis)))
 
 
-def words_right(text: str, recognised: Sequence[tuple[str, str]]) -> float:
-    """Returns 1 - word error rate, at least 0, of recognised (language, word)s against `text`; silence has 0."""
-    if not recognised:
-        return 0.0
-    return max(0.0, 1.0 - word_error_rate(words_of(text), [word for _, word in recognised]))
-
-
-def language_right(languages: Sequence[str], recognised: Sequence[tuple[str, str]]) -> float:
-    """Returns the share of recognised words in the requested language, regions aside (es-MX is es); silence has 0.
+def language_right(languages: Sequence[str], recognised: Sequence[tuple[str, str]] | None) -> float:
+    """Returns the share of recognised words in the requested language, regions aside (es-MX is es); silence has 0, None is NaN.
 
     A clip of several lines has one entry of `languages` per line, in order. Its recognised words are divided into as
     many parts, at the places that give the largest share.
     """
+    if recognised is None:
+        return float("nan")
     if not recognised:
         return 0.0
     counts = [0] * len(languages)  # right words so far, where the current word belongs to this line
     for tag, _ in recognised:
         best = list(accumulate(counts, max))
-        counts = [best[at] + (_primary(tag) == _primary(language)) for at, language in enumerate(languages)]
+        counts = [best[at] + (primary(tag) == primary(language)) for at, language in enumerate(languages)]
     return max(counts) / len(recognised)
-
-
-def _primary(tag: str) -> str:
-    return tag.split("-")[0].casefold()
 
 
 def loudness_dbfs(clip: Clip) -> float:

@@ -27,7 +27,7 @@ def clip_figures(
     sync = lip_sync(scorers.sync_distances(frames_FHWC, audio_N))
     implied_F = scorers.speech_opening(audio_N, len(frames_FHWC))
     return {
-        "words": words_right(text_of(phrases), recognised),
+        "words": words_right(text_of(phrases).split(), recognised),
         "language": language_right([phrase.language for phrase in phrases], recognised),
         "lips_r": correlation(scorers.mouth(frames_FHWC)[:, 0], implied_F),
         "lse_d": sync.distance,

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from dubmill.nano import scorer_nets as nets
-from dubmill.nano.face import FRAME_SIZE
+from dubmill.nano.face import FRAME_RATE, FRAME_SIZE
 from dubmill.nano.mel import log_mel
 
 MAX_OFFSET_FRAMES = 5
@@ -32,7 +32,12 @@ class Scorers:
     """
 
     def __init__(self, networks: nets.ScorerNets) -> None:
+        self.missing: dict[str, str] = {}
         self._nets = networks.eval().requires_grad_(False)
+
+    def troubles(self, frames_FHWC: np.ndarray, audio_N: np.ndarray) -> list[str]:
+        """None: every puppet clip shows its one face."""
+        return []
 
     @torch.no_grad()
     def words(self, audio_N: np.ndarray) -> list[tuple[str, str]]:
@@ -68,13 +73,15 @@ class Scorers:
         return seen_F5
 
     @torch.no_grad()
-    def speech_opening(self, audio_N: np.ndarray, num_frames: int) -> np.ndarray:
+    def speech_opening(self, audio_N: np.ndarray, num_frames: int, frame_rate: float = FRAME_RATE) -> np.ndarray:
         """(F,) the mouth opening 0..1 that the sound implies; the last value holds where the sound ends early."""
         opening_F = self._nets["opening"](_speech(audio_N))[0].numpy()
         return np.pad(opening_F, (0, max(0, num_frames - len(opening_F))), mode="edge")[:num_frames]
 
     @torch.no_grad()
-    def sync_distances(self, frames_FHWC: np.ndarray, audio_N: np.ndarray) -> np.ndarray:
+    def sync_distances(
+        self, frames_FHWC: np.ndarray, audio_N: np.ndarray, frame_rate: float = FRAME_RATE
+    ) -> np.ndarray:
         """(2 K + 1,) mean distance between sight and sound when the sound is taken -K..K frames later.
 
         LSE-D is the minimum, LSE-C the median less the minimum, the offset its place less K (Chung and Zisserman, 2016).

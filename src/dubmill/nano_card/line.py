@@ -14,7 +14,7 @@ from dubmill.artifacts.store import Adapter, Backbone, ClipSet, DubSet, PairSet
 from dubmill.config.params import Params
 from dubmill.metrics import observe
 from dubmill.nano_card.figures import Row, own_row, source_row
-from dubmill.worlds import world_of
+from dubmill.worlds.nano import NanoWorld
 
 Result = TypeVar("Result")
 
@@ -73,7 +73,7 @@ def dub_rows(backbone: Backbone, params: Params, work: Path, method: str) -> dic
 
 
 def _rows(backbone: Backbone, pairs: PairSet, dubs: DubSet) -> dict[str, list[Row]]:
-    scorers = world_of(backbone).scorers()
+    scorers = NanoWorld(backbone).scorers()
     rows: dict[str, list[Row]] = {}
     by_id = {row.id: row for row in pairs.split("heldout")}
     for dub_row in dubs.rows:

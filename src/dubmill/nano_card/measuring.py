@@ -28,7 +28,7 @@ from dubmill.nano_card import films, line, page, pictures
 from dubmill.nano_card.figures import Row
 from dubmill.nano_card.pictures import LabelledClip
 from dubmill.steps.backbone import backbone as materialize
-from dubmill.worlds import world_of
+from dubmill.worlds.nano import NanoWorld
 
 TRIED = Path(__file__).parent / "tried.md"
 _NUM_SCORER_FILMS = 100
@@ -69,9 +69,7 @@ def _use_one_thread() -> None:
 
 def _scorers(backbone: Backbone) -> Scorers:
     """nano's own scorers."""
-    scorers = world_of(backbone).scorers()
-    assert isinstance(scorers, Scorers), "the card measures the nano backbone"
-    return scorers
+    return NanoWorld(backbone).scorers()
 
 
 def _measure_films(backbone: Path, params: Params, num_clips: int) -> dict[str, list[Row]]:

@@ -102,11 +102,10 @@ def _cards(result: GateResult, share: float, floor: float, passed: bool) -> str:
 def _gate_table(result: GateResult, params: GateParams) -> str:
     counts = {level: result.by_gate(level) for level in LEVELS}
     lines = "".join(
-        f"<tr><td><code>{gate.name}</code></td><td>{gate.bound:g}</td><td>{getattr(params.warning, gate.name):g}</td>"
-        f'<td class="{"bad" if counts["strict"][gate.name] else ""}">{counts["strict"][gate.name]}</td>'
-        f"<td>{counts['warning'][gate.name]}</td></tr>"
-        for gate in gates(params)
-        if gate.level == "strict"
+        f"<tr><td><code>{name}</code></td>{''.join(f'<td>{_bound(held, level)}</td>' for level in LEVELS)}"
+        f'<td class="{"bad" if counts["strict"][name] else ""}">{counts["strict"][name]}</td>'
+        f"<td>{counts['warning'][name]}</td></tr>"
+        for name, held in _by_name(params).items()
     )
     return (
         '<div class="wide"><table><tr><th>gate</th><th>strict bound</th><th>warning bound</th><th>rejected'
@@ -115,12 +114,23 @@ def _gate_table(result: GateResult, params: GateParams) -> str:
 
 
 def _histograms(rows: Sequence[Mapping[str, Any]], verdicts: Mapping[str, Verdict], params: GateParams) -> list[str]:
-    strict, warning = ([gate for gate in gates(params) if gate.level == level] for level in LEVELS)
     accepted = np.array([verdicts[row["id"]].is_accepted for row in rows], dtype=bool)
     return [
-        _histogram(np.array([row[gate.column] for row in rows], dtype=float), accepted, gate, softer.bound)
-        for gate, softer in zip(strict, warning, strict=True)
+        _histogram(np.array([row[first.column] for row in rows], dtype=float), accepted, first, last.bound)
+        for first, *_, last in ((*held.values(), *held.values()) for held in _by_name(params).values())
     ]
+
+
+def _by_name(params: GateParams) -> dict[str, dict[str, Gate]]:
+    """Each gate that holds anything, by the levels it has a bound in, strict first."""
+    found: dict[str, dict[str, Gate]] = {}
+    for gate in gates(params):
+        found.setdefault(gate.name, {})[gate.level] = gate
+    return found
+
+
+def _bound(held: Mapping[str, Gate], level: str) -> str:
+    return f"{held[level].bound:g}" if level in held else "none"
 
 
 def _histogram(values: np.ndarray, accepted: np.ndarray, gate: Gate, warning: float) -> str:

@@ -51,12 +51,13 @@ class Violation:
 
     gate: Gate
     value: float
+    trouble: str = ""  # why it could not be measured, where the scorers say so
 
     @property
     def reason(self) -> str:
         """Returns a sentence such as `min_words_right: 0.50 is below 1.00`."""
         if not np.isfinite(self.value):
-            return f"{self.gate.name}: could not be measured"
+            return f"{self.gate.name}: could not be measured{f' ({self.trouble})' if self.trouble else ''}"
         side = "below" if self.gate.is_minimum else "above"
         return f"{self.gate.name}: {self.value:.4g} is {side} {self.gate.bound:.4g}"
 
@@ -117,6 +118,7 @@ def gates(params: GateParams) -> list[Gate]:
         Gate(name, level, float(bound))
         for level in LEVELS
         for name, bound in getattr(params, level).model_dump().items()
+        if bound != "none"
     ]
 
 
@@ -132,7 +134,7 @@ def apply_gates(rows: Sequence[Mapping[str, Any]], params: GateParams, site: Pat
 
     def violations(row: Mapping[str, Any], level: Level) -> tuple[Violation, ...]:
         return tuple(
-            Violation(gate, float(row[gate.column]))
+            Violation(gate, float(row[gate.column]), str(row.get("not_measured", "")))
             for gate in all_gates
             if gate.level == level and (gate, row["id"]) in violated
         )

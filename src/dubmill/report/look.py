@@ -13,7 +13,8 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_args, get_origin
+from types import UnionType
+from typing import Annotated, Any, Literal, Protocol, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
@@ -201,6 +202,9 @@ def _fields(section: type[Section], value: Section, prefix: str = "") -> Iterato
         inner = getattr(value, name)
         if isinstance(inner, Section):
             yield from _fields(type(inner), inner, f"{prefix}{name}.")
+        elif isinstance(inner, list) and any(isinstance(one, Section) for one in inner):
+            for at, one in enumerate(inner):
+                yield from _fields(type(one), one, f"{prefix}{name}[{at}].")
         else:
             meaning = field.description or MEANINGS.get(name, name.replace("_", " "))
             yield f"`{prefix}{name}`", f"`{json.dumps(inner)}`", _takes(field), meaning
@@ -210,12 +214,24 @@ MEANINGS = {"seed": "seed of the random numbers"}
 
 
 def _takes(field: FieldInfo) -> str:
-    """Returns the type and bounds of a field as text."""
-    kind = field.annotation
-    choices = get_args(kind) if get_origin(kind) is Literal else ()
-    named = " or ".join(map(str, choices)) if choices else getattr(kind, "__name__", str(kind))
-    named = str(kind).replace("typing.", "") if get_args(kind) and not choices else named
-    bounds = [
-        f"{sign} {getattr(rule, key)}" for rule in field.metadata for key, sign in BOUNDS.items() if hasattr(rule, key)
-    ]
-    return " ".join([named, ", ".join(bounds)]).strip()
+    """The type and bounds of a field, in words."""
+    return " ".join([_kind(field.annotation), _bounds(field.metadata)]).strip()
+
+
+def _kind(kind: Any) -> str:  # noqa: ANN401, of types
+    """A type in words: `float >= 0 or none`."""
+    arms = get_args(kind)
+    if get_origin(kind) is Literal:
+        return " or ".join(map(str, arms))
+    if get_origin(kind) in (Union, UnionType):
+        return " or ".join(map(_kind, arms))
+    if get_origin(kind) is Annotated:
+        rules = [rule for given in arms[1:] for rule in getattr(given, "metadata", [given])]
+        return " ".join([_kind(arms[0]), _bounds(rules)]).strip()
+    return str(kind).replace("typing.", "") if arms else getattr(kind, "__name__", str(kind))
+
+
+def _bounds(rules: Sequence[Any]) -> str:
+    return ", ".join(
+        f"{sign} {getattr(rule, key)}" for rule in rules for key, sign in BOUNDS.items() if hasattr(rule, key)
+    )

@@ -14,8 +14,9 @@ import numpy as np
 from dubmill.artifacts.rows import Line
 from dubmill.metrics import Observation
 from dubmill.metrics.scorers import SAMPLE_RATE_HZ
-from dubmill.metrics.speech import normalised, scorer_audio
+from dubmill.metrics.speech import scorer_audio
 from dubmill.report.stills import contact_sheet, data_uri, poster, spectrogram
+from dubmill.text.spelling import spelling, words_of
 
 Modality = Literal["picture", "sound"]
 TITLES = {
@@ -50,8 +51,8 @@ class ShowcaseClip:
     @cached_property
     def recognised(self) -> list[tuple[str, str, bool]]:
         """Returns (word, language, whether it is right) of every recognised word."""
-        requested, words = [normalised(word) for word in self.line.text.split()], self.observation.words
-        matcher = SequenceMatcher(None, requested, [normalised(word) for _, word in words], autojunk=False)
+        requested, words = words_of(self.line.text, self.line.language), self.observation.words or []
+        matcher = SequenceMatcher(None, requested, [spelling(word) for _, word in words], autojunk=False)
         right = {at for block in matcher.get_matching_blocks() for at in range(block.b, block.b + block.size)}
         return [(word, language, at in right) for at, (language, word) in enumerate(words)]
 

@@ -15,7 +15,7 @@ from dubmill import metrics, report
 from dubmill.artifacts.files import table_bytes
 from dubmill.artifacts.rows import DubRow, PairRow
 from dubmill.artifacts.store import Adapter, Backbone, DubSet, Lineage, PairSet, Report
-from dubmill.config.params import EvaluateParams
+from dubmill.config.params import EvaluateParams, ScorersParams
 from dubmill.errors import BackboneMismatchError, InvalidArtifactError
 from dubmill.metrics.scorers import Scorers
 from dubmill.report.figures import DECISIVE, ORACLE, SUBJECT
@@ -29,7 +29,13 @@ INDENT = 1
 
 
 def evaluate(
-    backbone: Backbone, dubs: DubSet, pairs: PairSet, adapter: Adapter, params: EvaluateParams, out: Path
+    backbone: Backbone,
+    dubs: DubSet,
+    pairs: PairSet,
+    adapter: Adapter,
+    scorers_params: ScorersParams,
+    params: EvaluateParams,
+    out: Path,
 ) -> Report:
     """Measure the dubs of all held-out pairs and seal the figures, the rows behind them and the page at `out`.
 
@@ -41,7 +47,9 @@ def evaluate(
     if draft.is_sealed:
         return draft.seal()
     _require_kin(backbone, dubs, adapter)
-    judge = _Judge(dubs, pairs, world_of(backbone).scorers())
+    judge = _Judge(dubs, pairs, world_of(backbone).scorers(scorers_params))
+    for question, sentence in judge.scorers.missing.items():
+        logger.warning("not measured, %s: %s", question, sentence)
     rows = list(judge.measured())
     scores = report.score(rows, params)
     about = _about(backbone, adapter, pairs)

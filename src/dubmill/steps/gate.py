@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 from dubmill.artifacts.files import table_bytes, tar_bytes
 from dubmill.artifacts.rows import PairRow
 from dubmill.artifacts.store import Backbone, Draft, Lineage, PairSet
-from dubmill.config.params import GateParams
+from dubmill.config.params import GateParams, ScorersParams
 from dubmill.errors import BackboneMismatchError, GateFailedError, UsageError
-from dubmill.metrics import measure_pair
-from dubmill.quality import GateResult, PairPlayer, Verdict, apply_gates, gate_page, offline_pages
+from dubmill.metrics import METRICS, measure_pair
+from dubmill.quality import GateResult, PairPlayer, Verdict, apply_gates, gate_page, gates, offline_pages
 from dubmill.worlds import world_of
 
 if TYPE_CHECKING:
@@ -34,18 +34,19 @@ MAX_SHARD_PAIRS, MAX_SHARD_BYTES = 100, 256 * 2**20
 MAX_PLAYERS, MAX_PLAYER_BYTES = 6, 300_000  # per section of the page, and per MP4 inside it
 
 
-def gate(backbone: Backbone, pairs: PairSet, params: GateParams, out: Path) -> PairSet:
+def gate(backbone: Backbone, pairs: PairSet, scorers_params: ScorersParams, params: GateParams, out: Path) -> PairSet:
     """Keep the pairs that pass every strict gate, beside the held-out ones, and say of each why or why not.
 
     Raises:
-        UsageError: `pairs` have been through the gate already.
+        UsageError: `pairs` have been through the gate already, or a strict gate needs a model that is not there.
         BackboneMismatchError: `pairs` were made with another backbone.
         GateFailedError: too few passed; `gate.html` stays in `out`, nothing is sealed.
     """
     _check(backbone, pairs)
+    world = world_of(backbone)
     lineage = Lineage(
         step="gate",
-        params=params.model_dump(),
+        params=params.model_dump() | ({} if world.is_toy else {"scorers": scorers_params.model_dump()}),
         inputs={"Backbone": backbone.digest, "PairSet": pairs.digest},
         backbone=backbone.digest,
         text_encoder=backbone.text_encoder_digest,
@@ -56,7 +57,9 @@ def gate(backbone: Backbone, pairs: PairSet, params: GateParams, out: Path) -> P
     draft = PairSet.draft(out, lineage)
     if draft.is_sealed:
         return draft.seal()
-    measured = _measure(draft, pairs, world_of(backbone).scorers())
+    scorers = world.scorers(scorers_params)
+    _require_scorers(scorers, params)
+    measured = _measure(draft, pairs, scorers)
     train_rows = [row for row in measured if row["split"] == "train"]
     with tempfile.TemporaryDirectory() as site:
         result = apply_gates(train_rows, params, Path(site))
@@ -84,6 +87,20 @@ def _check(backbone: Backbone, pairs: PairSet) -> None:
             where=str(pairs.path),
             cure="give the backbone that `dubmill step inpaint` had",
         )
+
+
+def _require_scorers(scorers: Scorers, params: GateParams) -> None:
+    """Refuse a strict gate that no pair could pass because its model is missing; log what else is not measured."""
+    for bound in gates(params):
+        for question in METRICS[bound.column].scorers if bound.column in METRICS else ():
+            if question in scorers.missing and bound.level == "strict":
+                raise UsageError(
+                    f"gate.strict.{bound.name} cannot be applied: {scorers.missing[question]}",
+                    where="gate",
+                    cure=f"or set gate.strict.{bound.name} to none",
+                )
+    for question, sentence in scorers.missing.items():
+        logger.warning("not measured, %s: %s", question, sentence)
 
 
 def _measure(draft: Draft[PairSet], pairs: PairSet, scorers: Scorers) -> list[Measurement]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from dubmill.artifacts.rows import Line, Prompt
 from dubmill.artifacts.store import Backbone
-from dubmill.config.params import WorldParams
+from dubmill.config.params import ScorersParams, WorldParams
 from dubmill.media.clips import Clip
 from dubmill.text.timing import Fit
 
@@ -31,11 +31,12 @@ class World(Protocol):
     is_toy: bool
     """Whether metrics measured on it say nothing about real faces and speech; reports and cards warn of it."""
 
-    def scorers(self) -> Scorers:
-        """The models that measure words, voice, face and sync in these clips.
+    def scorers(self, params: ScorersParams) -> Scorers:
+        """The models that measure words, voice, face and sync in these clips; `params` name those of real clips.
 
         Raises:
-            DubmillError: none are configured.
+            ChangedArtifactError: weights are not the ones that params name.
+            ServiceUnavailableError: weights that may be fetched cannot be.
         """
         ...
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from dubmill.artifacts.rows import Line, Prompt
 from dubmill.artifacts.store import Backbone
-from dubmill.config.params import WorldParams
+from dubmill.config.params import ScorersParams, WorldParams
 from dubmill.errors import InvalidParamsError
 from dubmill.faces import FaceDetector, ScorerFaceDetector
 from dubmill.media.clips import Clip
@@ -30,8 +30,8 @@ class NanoWorld:
     def __init__(self, backbone: Backbone) -> None:
         self._backbone = backbone
 
-    def scorers(self) -> Scorers:
-        """The scorers that ship with nano's weights."""
+    def scorers(self, params: ScorersParams | None = None) -> Scorers:
+        """The scorers that ship with nano's weights; `params`, which name those of real clips, are not read."""
         from dubmill.nano import scorers
 
         return scorers.load(self._backbone.path / PIPELINE / "scorers")

@@ -8,8 +8,8 @@ import numpy as np
 
 from dubmill.artifacts.rows import Line, Prompt
 from dubmill.artifacts.store import Backbone
-from dubmill.config.params import WorldParams
-from dubmill.errors import DubmillError, InvalidParamsError
+from dubmill.config.params import ScorersParams, WorldParams
+from dubmill.errors import InvalidParamsError
 from dubmill.faces import FaceDetector
 from dubmill.media.clips import Clip
 from dubmill.text import languages, timing
@@ -28,17 +28,11 @@ class RealWorld:
     def __init__(self, backbone: Backbone) -> None:
         self._backbone = backbone
 
-    def scorers(self) -> Scorers:
-        """None are configured yet.
+    def scorers(self, params: ScorersParams) -> Scorers:
+        """Recogniser, speaker and face encoder, face landmarks and sync, as far as their weights are there."""
+        from dubmill.scorers import RealScorers
 
-        Raises:
-            DubmillError: always.
-        """
-        raise DubmillError(
-            "no scorers are configured for real faces and speech yet",
-            where=self._backbone.info["repo"],
-            cure="measure on nano, or bring a module that fulfils dubmill.metrics.scorers.Scorers",
-        )
+        return RealScorers(params)
 
     def face_detector(self) -> FaceDetector:
         """The YuNet face detector.

@@ -1,0 +1,135 @@
+"""The words of a recording and their language, by Whisper (faster-whisper); nothing where nobody speaks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from dubmill.errors import InvalidArtifactError, UsageError
+from dubmill.metrics.scorers import SAMPLE_RATE_HZ
+from dubmill.text.spelling import words_of
+
+MAX_SECONDS = 28.0  # of speech at once: Whisper reads 30 s
+ENOUGH_SECONDS = (
+    2.0  # a piece as long as this ends at the next pause: Whisper may stop at a pause and lose what follows
+)
+PAD_SECONDS = 2.0  # of silence behind it. Whisper reads 30 s at four times the cost and, on neural speech, no better
+FULL_SECONDS = 30
+MIN_LANGUAGE = 0.8  # probability of the language, below which the full length is read too
+MIN_LOG_PROBABILITY, MAX_NO_SPEECH, MAX_COMPRESSION = -1.0, 0.6, 2.4  # Whisper's own bounds of a text to be trusted
+BEAMS = 5
+FILES = ("model.bin", "config.json", "tokenizer.json", "vocabulary.json")
+
+
+def speech_spans(audio_N: np.ndarray) -> list[tuple[int, int]]:
+    """Half-open spans of samples in which somebody speaks, by Silero's detector."""
+    from faster_whisper.vad import VadOptions, get_speech_timestamps
+
+    spans = get_speech_timestamps(audio_N, VadOptions(min_silence_duration_ms=500, speech_pad_ms=200))
+    return [(span["start"], span["end"]) for span in spans]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A text with Whisper's own doubts: how likely its language, mean log probability of a token, probability that nobody
+    speaks, and how well it compresses."""
+
+    text: str
+    language_probability: float
+    log_probability: float
+    no_speech: float
+    compression: float
+
+    @property
+    def is_sure(self) -> bool:
+        """Whether it is likely, of a language that is, and does not repeat itself."""
+        return (
+            self.language_probability >= MIN_LANGUAGE
+            and self.log_probability >= MIN_LOG_PROBABILITY
+            and self.compression <= MAX_COMPRESSION
+        )
+
+    @property
+    def is_speech(self) -> bool:
+        """Whether it is of speech at all."""
+        return self.log_probability >= MIN_LOG_PROBABILITY or self.no_speech <= MAX_NO_SPEECH
+
+
+class WordScorer:
+    """A loaded recogniser."""
+
+    def __init__(self, files: Mapping[str, bytes], *, num_threads: int) -> None:
+        """Open a Whisper of CTranslate2's form from its files.
+
+        Raises:
+            UsageError: faster-whisper is not installed.
+            InvalidArtifactError: the files are no such model.
+        """
+        try:
+            from faster_whisper import WhisperModel
+        except ImportError as error:
+            raise UsageError(
+                "recognising words needs faster-whisper", where="scorers.words", cure="pip install 'dubmill[real]'"
+            ) from error
+        try:
+            self._whisper = WhisperModel(
+                "scorers.words", compute_type="int8", cpu_threads=num_threads, files=dict(files)
+            )
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise InvalidArtifactError(
+                f"the files are no Whisper of CTranslate2's form ({error})",
+                where="scorers.words",
+                cure=f"name {', '.join(FILES)}",
+            ) from error
+
+    def hear(self, audio_N: np.ndarray) -> list[tuple[str, str]]:
+        """(BCP-47 language, word) in order of time, spelled for comparison; (N,) float32 at 16 kHz."""
+        return [pair for piece_N in _pieces(audio_N) for pair in self._read(piece_N)]
+
+    def _read(self, speech_N: np.ndarray) -> list[tuple[str, str]]:
+        """The words of one piece: read once more at full length where the first text repeats itself or is unlikely."""
+        language, best = self._attempt(speech_N, len(speech_N) + round(PAD_SECONDS * SAMPLE_RATE_HZ))
+        if not best.is_sure:
+            language, best = self._attempt(speech_N, FULL_SECONDS * SAMPLE_RATE_HZ)
+        return [(language, word) for word in words_of(best.text, language)] if best.is_speech else []
+
+    def _attempt(self, speech_N: np.ndarray, num_samples: int) -> tuple[str, Reading]:
+        from faster_whisper.tokenizer import Tokenizer
+        from faster_whisper.transcribe import get_compression_ratio
+
+        whisper: Any = self._whisper
+        padded_N = np.pad(speech_N, (0, max(0, num_samples - len(speech_N))))
+        num_frames = 2 * (len(padded_N) // whisper.feature_extractor.hop_length // 2)  # its encoder halves them
+        encoded = whisper.encode(whisper.feature_extractor(padded_N)[:, :num_frames])
+        is_multilingual = whisper.model.is_multilingual
+        [[(tag, likelihood), *_]] = whisper.model.detect_language(encoded) if is_multilingual else [[("en", 1.0)]]
+        language = tag.strip("<|>")
+        tokenizer = Tokenizer(whisper.hf_tokenizer, is_multilingual, task="transcribe", language=language)
+        prompt = whisper.get_prompt(tokenizer, [], without_timestamps=True)
+        [best] = whisper.model.generate(
+            encoded, [prompt], beam_size=BEAMS, max_length=whisper.max_length // 2,
+            return_scores=True, return_no_speech_prob=True,
+        )  # fmt: skip
+        text = tokenizer.decode(best.sequences_ids[0])
+        return language, Reading(
+            text, likelihood, best.scores[0], best.no_speech_prob, get_compression_ratio(text or " ")
+        )
+
+
+def _pieces(audio_N: np.ndarray) -> Iterator[np.ndarray]:
+    """The speech in pieces that Whisper reads at once, cut at pauses of half a second where there are any."""
+    limit, enough = round(MAX_SECONDS * SAMPLE_RATE_HZ), round(ENOUGH_SECONDS * SAMPLE_RATE_HZ)
+    start = stop = 0
+    for first, last in speech_spans(audio_N):
+        if stop and (last - start > limit or stop - start >= enough):
+            yield audio_N[start:stop]
+            stop = 0
+        start, stop = (start if stop else first), last
+        while stop - start > limit:
+            yield audio_N[start : start + limit]
+            start += limit
+    if stop > start:
+        yield audio_N[start:stop]
