@@ -67,33 +67,25 @@ def build(params: Params, target: Target) -> GraphComponent:
             promote: when a challenger becomes champion (metrics to improve, regressions, floors)
             scorers: the measuring models for real faces and speech, their weights and licences
         """
-<<<<<<< HEAD
         base = task(backbone_component, params=backbone).outputs["backbone"]
         written = task(prompts_component, params=prompts).outputs["prompts"]
         clips = task(synthesize_component, backbone=base, prompts=written, params=synthesize).outputs["clips"]
         raw_pairs = task(inpaint_component, backbone=base, clips=clips, params=inpaint).outputs["pairs"]
-        pairs = task(gate_component, backbone=base, pairs=raw_pairs, params=gate).outputs["accepted"]
+        pairs = task(gate_component, backbone=base, pairs=raw_pairs, scorers_params=scorers, params=gate).outputs[
+            "accepted"
+        ]
         latents = task(encode_component, backbone=base, pairs=pairs, params=encode).outputs["latents"]
         adapter = task(train_component, backbone=base, latents=latents, params=train).outputs["adapter"]
         dubs = task(dub_component, backbone=base, adapter=adapter, pairs=pairs, params=dub).outputs["dubs"]
         report = task(
-            evaluate_component, backbone=base, dubs=dubs, pairs=pairs, adapter=adapter, params=evaluate
+            evaluate_component,
+            backbone=base,
+            dubs=dubs,
+            pairs=pairs,
+            adapter=adapter,
+            scorers_params=scorers,
+            params=evaluate,
         ).outputs["report"]
-=======
-        made = task(backbone_component, params=backbone)
-        if params.backbone.source == "hub":  # the network policy lets only labelled pods out
-            kubernetes.add_pod_label(made, "dubmill/downloads", "true")
-        base = made.outputs["backbone"]
-        asked = task(prompts_component, params=prompts).outputs["prompts"]
-        clips = task(synthesize_component, backbone=base, prompts=asked, params=synthesize).outputs["clips"]
-        raw = task(inpaint_component, backbone=base, clips=clips, params=inpaint).outputs["pairs"]
-        pairs = task(gate_component, backbone=base, pairs=raw, scorers_params=scorers, params=gate).outputs["accepted"]
-        latents = task(encode_component, backbone=base, pairs=pairs, params=encode).outputs["latents"]
-        adapter = task(train_component, backbone=base, latents=latents, params=train).outputs["adapter"]
-        dubs = task(dub_component, backbone=base, adapter=adapter, pairs=pairs, params=dub).outputs["dubs"]
-        judged = {"backbone": base, "dubs": dubs, "pairs": pairs, "adapter": adapter}
-        report = task(evaluate_component, **judged, scorers_params=scorers, params=evaluate).outputs["report"]
->>>>>>> 08bbb3e (Scorers for real faces and speech: words, voice, identity, mouth, a proxy of sync, and SyncNet by its published weights)
         version = task(register_component, adapter=adapter, report=report, params=register).outputs["registered"]
         release = task(
             promote_component,

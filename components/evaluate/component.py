@@ -39,24 +39,13 @@ def evaluate(
     from dubmill.report import look
     from dubmill.steps.evaluate import evaluate as step
 
-<<<<<<< HEAD
-    section = validate(EvaluateParams, params, "evaluate")
-    sealed = step(
-=======
     sections = [validate(ScorersParams, scorers_params, "scorers"), validate(EvaluateParams, params, "evaluate")]
     opened = [
->>>>>>> 08bbb3e (Scorers for real faces and speech: words, voice, identity, mouth, a proxy of sync, and SyncNet by its published weights)
         Backbone.open(backbone.path),
         DubSet.open(dubs.path),
         PairSet.open(pairs.path),
         Adapter.open(adapter.path),
-<<<<<<< HEAD
-        section,
-        Path(report.path),
-    )
-=======
     ]
     sealed = step(*opened, *sections, Path(report.path))
->>>>>>> 08bbb3e (Scorers for real faces and speech: words, voice, identity, mouth, a proxy of sync, and SyncNet by its published weights)
     look.log(sealed, report, metrics, summary)
     look.page(sealed, page.path)

@@ -35,13 +35,8 @@ def gate(
     from dubmill.report import look
     from dubmill.steps.gate import gate as step
 
-<<<<<<< HEAD
-    section = validate(GateParams, params, "gate")
-    sealed = step(Backbone.open(backbone.path), PairSet.open(pairs.path), section, Path(accepted.path))
-=======
     sections = [validate(ScorersParams, scorers_params, "scorers"), validate(GateParams, params, "gate")]
     opened = [Backbone.open(backbone.path), PairSet.open(pairs.path)]
     sealed = step(*opened, *sections, Path(accepted.path))
->>>>>>> 08bbb3e (Scorers for real faces and speech: words, voice, identity, mouth, a proxy of sync, and SyncNet by its published weights)
     look.log(sealed, accepted, metrics, summary)
     look.page(sealed, page.path)
