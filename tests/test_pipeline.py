@@ -17,16 +17,10 @@ import yaml
 from google.protobuf import json_format
 
 from components import GPU_IMAGE, IMAGE
-<<<<<<< HEAD
 from dubmill import __version__
-from dubmill.config.params import Params, load
+from dubmill.config.params import STEPS, Params, load
 from pipelines.dubbing import build, compile_to
 from pipelines.placement import PLACEMENTS, SECRETS, Target, requests
-=======
-from dubmill.config.params import STEPS, Params, load
-from dubmill.errors import ServiceUnavailableError
-from pipelines.dubbing import NAME, Target, build, compile_to
->>>>>>> 08bbb3e (Scorers for real faces and speech: words, voice, identity, mouth, a proxy of sync, and SyncNet by its published weights)
 
 ROOT = Path(__file__).parent.parent
 PARAMS = load(ROOT / "params.yaml")
