@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from dubmill.cli.step import STEPS
+
 ROOT = Path(__file__).parent.parent
 SOURCES = ROOT / "src"
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
@@ -70,7 +72,7 @@ def test_a_stage_depends_on_exactly_the_sources_its_step_can_run(word):
 
 
 @pytest.mark.parametrize("word", STAGES)
-def test_a_stage_reads_what_its_command_reads_and_its_own_section(word):
+def test_a_stage_reads_what_its_command_reads_and_its_own_sections(word):
     stage = STAGES[word]
     options = stage["cmd"].split()
     given = {
@@ -80,7 +82,8 @@ def test_a_stage_reads_what_its_command_reads_and_its_own_section(word):
     }
     assert options[:3] == ["dubmill", "step", word]
     assert given == {dep for dep in stage["deps"] if dep.startswith("data/")}
-    assert stage["params"] == [word]
+    (step,) = (one for one in STEPS if one.word == word)
+    assert stage["params"] == [word, *step.more_sections]
     assert options[options.index("--out") + 1] == f"data/{word}"
 
 

@@ -228,6 +228,8 @@ def _kind(kind: Any) -> str:  # noqa: ANN401, of types
     if get_origin(kind) is Annotated:
         rules = [rule for given in arms[1:] for rule in getattr(given, "metadata", [given])]
         return " ".join([_kind(arms[0]), _bounds(rules)]).strip()
+    if get_origin(kind) is list:
+        return f"list[{_kind(arms[0])}]"
     return str(kind).replace("typing.", "") if arms else getattr(kind, "__name__", str(kind))
 
 
