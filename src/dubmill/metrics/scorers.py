@@ -17,8 +17,10 @@ class Scorers(Protocol):
     result of NaN, or None, was not measured; zeros, or an empty list, say that there is nothing.
     """
 
-    missing: Mapping[str, str]
-    """The questions (words, voice, identity, mouth, opening, sync) without a model, and a sentence why."""
+    @property
+    def missing(self) -> Mapping[str, str]:
+        """The questions (words, voice, identity, mouth, opening, sync) without a model, and a sentence why."""
+        ...
 
     def troubles(self, frames_FHWC: np.ndarray, audio_N: np.ndarray) -> list[str]:
         """Returns sentences why something of this clip cannot be measured although its model is there."""

@@ -42,7 +42,7 @@ def find_speaker(frames_FHWC: np.ndarray, detector: FaceDetector) -> Speaker:
         for frame, seen, box_4 in zip(searched, found, track.boxes_F4, strict=True)
         if seen and np.isfinite(box_4).all()
     }
-    known = np.isfinite(track.boxes_F4).all(axis=1)
+    known = np.asarray(np.isfinite(track.boxes_F4).all(axis=1))
     places = np.array(searched)
     boxes_F4 = np.stack([np.interp(np.arange(num_frames), places[known], side) for side in track.boxes_F4[known].T], 1)
     nearest = np.abs(np.arange(num_frames)[:, None] - places).argmin(axis=1)

@@ -65,7 +65,7 @@ def mfcc(audio_N: np.ndarray) -> np.ndarray:
     power_TK = np.abs(np.fft.rfft(frames(padded_N), FFT)) ** 2 / FFT
     tiny = np.finfo(float).eps
     bands_TM = np.maximum(power_TK @ _htk_filters().T, tiny)
-    cepstra_TC = dct(np.log(bands_TM), type=2, axis=1, norm="ortho")[:, :NUM_CEPSTRA]
+    cepstra_TC = np.asarray(dct(np.log(bands_TM), type=2, axis=1, norm="ortho"))[:, :NUM_CEPSTRA]
     cepstra_TC *= 1 + LIFTER / 2 * np.sin(np.pi * np.arange(NUM_CEPSTRA) / LIFTER)
     cepstra_TC[:, 0] = np.log(np.maximum(power_TK.sum(axis=1), tiny))
     return cepstra_TC
