@@ -20,7 +20,8 @@ from pathlib import Path
 import torch
 
 from dubmill.adapters import lora_parameters
-from dubmill.artifacts.store import LatentSet, Lineage
+from dubmill.artifacts.manifest import Lineage
+from dubmill.artifacts.store import LatentSet
 from dubmill.config import params
 from dubmill.model.conditioning import patched_attention
 from dubmill.model.load import Modules, load

@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 from dubmill import adapters
 from dubmill.adapters import exchange, naming
 from dubmill.adapters.lora import file_bytes, file_metadata, lora_facts
-from dubmill.artifacts.store import Adapter, Backbone, Lineage, Report
+from dubmill.artifacts.manifest import Lineage
+from dubmill.artifacts.store import Adapter, Backbone, Report
 from dubmill.cli import main as cli
 from dubmill.errors import BackboneMismatchError, DubmillError, InvalidArtifactError, UsageError
 from dubmill.model.load import load

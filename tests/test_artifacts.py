@@ -15,13 +15,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dubmill.artifacts import files
+from dubmill.artifacts.draft import Draft
 from dubmill.artifacts.files import write_atomically
+from dubmill.artifacts.manifest import MANIFEST, Lineage
 from dubmill.artifacts.publish import publish
 from dubmill.artifacts.rows import ClipRow, Line, Prompt
-from dubmill.artifacts.store import MANIFEST, Adapter, ClipSet, Lineage, PairSet, PromptSet, open_any
+from dubmill.artifacts.store import Adapter, Backbone, ClipSet, PairSet, PromptSet, open_any
+from dubmill.config.params import load
 from dubmill.errors import ChangedArtifactError, DiskFullError, InvalidArtifactError, UnsealedArtifactError, UsageError
 from dubmill.media.clips import Clip
+from dubmill.steps.prompts import prompts
 
+ROOT = Path(__file__).parents[1]
 LINEAGE = Lineage(step="synthesize", params={"seed": 1}, inputs={"PromptSet": "abc"}, licence="Apache-2.0")
 OTHER = LINEAGE.model_copy(update={"params": {"seed": 2}})
 
@@ -108,7 +114,7 @@ import os, signal, sys
 sys.path.insert(0, {tests!r})
 import test_artifacts as t
 from pathlib import Path
-import dubmill.artifacts.store as a
+import dubmill.artifacts.draft as a
 write, count = a.write_atomically, 0
 def dying(path, data):
     global count
@@ -135,9 +141,8 @@ def test_a_kill_at_any_write_leaves_nothing_that_opens_and_the_rerun_ends_the_sa
     assert filled(out).digest == filled(tmp_path / "whole").digest
 
 
-def test_a_changed_or_missing_file_and_an_edited_manifest_are_refused(tmp_path):
+def test_a_missing_file_and_an_edited_manifest_are_refused_when_opened(tmp_path):
     for name, break_it in {
-        "changed": lambda path: (path / "shard-00000.tar").write_bytes(b"other"),
         "missing": lambda path: (path / "shard-00001.tar").unlink(),
         "edited": lambda path: (path / MANIFEST).write_text((path / MANIFEST).read_text().replace("Apache", "MIT")),
         "torn": lambda path: (path / MANIFEST).write_text((path / MANIFEST).read_text()[:50]),
@@ -146,6 +151,109 @@ def test_a_changed_or_missing_file_and_an_edited_manifest_are_refused(tmp_path):
         break_it(path)
         with pytest.raises(ChangedArtifactError):
             ClipSet.open(path)
+
+
+def test_a_changed_file_is_refused_when_it_is_read_and_when_all_is_checked(tmp_path):
+    sealed = filled(tmp_path / "set")
+    (sealed.path / "shard-00000.tar").write_bytes(b"other")
+    opened = ClipSet.open(sealed.path)
+    assert opened.clip("c1", "clip").num_frames == 2  # of the shard that is whole
+    with pytest.raises(ChangedArtifactError) as refused:
+        opened.clip("c0", "clip")
+    assert refused.value.where == str(sealed.path)
+    with pytest.raises(ChangedArtifactError):
+        opened.verify()
+
+
+def test_a_file_that_changes_after_it_was_checked_is_refused_at_the_next_read(tmp_path):
+    sealed = filled(tmp_path / "set")
+    sealed.verify()
+    (sealed.path / "rows.parquet").write_bytes(b"other")
+    with pytest.raises(ChangedArtifactError):
+        sealed.file("rows.parquet")
+
+
+def test_of_a_folder_only_its_top_and_the_named_parts_are_checked(tmp_path):
+    draft = Adapter.draft(tmp_path / "set", LINEAGE)
+    for name in ("pipeline/index.json", "pipeline/vae/weights", "pipeline/text/weights", "pipelines/other"):
+        draft.write(name, b"w")
+    sealed = draft.seal()
+    for name in ("pipeline/text/weights", "pipelines/other"):
+        (sealed.path / name).write_bytes(b"changed")
+    assert sealed.folder("pipeline", "vae") == sealed.path / "pipeline"
+    with pytest.raises(ChangedArtifactError, match="pipeline/text/weights"):
+        sealed.folder("pipeline")
+    (sealed.path / "pipeline/index.json").write_bytes(b"changed")
+    with pytest.raises(ChangedArtifactError, match="index.json"):
+        sealed.folder("pipeline", "vae")
+
+
+@pytest.fixture
+def hashed(monkeypatch):
+    """The files that are hashed, in order."""
+    paths, hash_file = [], files.hash_file
+    monkeypatch.setattr(files, "_digests", {})
+    monkeypatch.setattr(files, "hash_file", lambda path: (paths.append(path.name), hash_file(path))[1])
+    return paths
+
+
+def test_sealing_hashes_each_file_once_and_reading_in_the_same_process_never_again(tmp_path, hashed):
+    filled(tmp_path / "set")
+    assert sorted(hashed) == ["rows.parquet", "shard-00000.tar", "shard-00001.tar"]
+    ClipSet.open(tmp_path / "set").clip("c0", "clip")
+    open_any(tmp_path / "set").verify()
+    assert len(hashed) == 3
+
+
+def test_a_reader_hashes_only_what_it_reads(tmp_path, hashed, monkeypatch):
+    filled(tmp_path / "set")
+    hashed.clear()
+    monkeypatch.setattr(files, "_digests", {})  # as in another process
+    opened = ClipSet.open(tmp_path / "set")
+    assert hashed == []
+    opened.clip("c1", "clip")
+    opened.clip("c1", "clip")
+    assert hashed == ["rows.parquet", "shard-00001.tar"]
+
+
+def test_a_step_that_has_nothing_to_do_hashes_nothing(tmp_path, hashed, monkeypatch):
+    values = load(ROOT / "params.yaml").prompts
+    digest = prompts(values, tmp_path / "prompts").digest
+    hashed.clear()
+    monkeypatch.setattr(files, "_digests", {})
+    assert prompts(values, tmp_path / "prompts").digest == digest
+    assert hashed == []
+
+
+def test_reading_clips_leaves_no_file_open(tmp_path):
+    opened = ClipSet.open(filled(tmp_path / "set").path)
+    opened.clip("c0", "clip")
+    held = {link.readlink() for link in Path("/proc/self/fd").iterdir() if link.is_symlink()}
+    assert not [path for path in held if path.suffix == ".tar"]
+
+
+def test_preparing_a_draft_object_touches_no_disk(tmp_path):
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set/thesis.txt").write_text("years of work")
+    Draft(ClipSet, tmp_path / "set", LINEAGE)
+    assert [path.name for path in (tmp_path / "set").iterdir()] == ["thesis.txt"]
+
+
+def test_lineage_is_derived_from_the_inputs(tmp_path):
+    info = {"text_encoder_digest": "t" * 64}
+    backbone = Backbone.draft(tmp_path / "b", Lineage.of("backbone", {}, licence="LTX-2")).seal(info)
+    footage = PromptSet.draft(
+        tmp_path / "p", Lineage.of("prompts", {}, licence="CC-BY-4.0", consent="Ana agrees")
+    ).seal()
+    clips = ClipSet.draft(tmp_path / "c", Lineage.of("synthesize", {"seed": 1}, backbone, footage)).seal()
+    lineage = Lineage.of("inpaint", {}, backbone, clips, pair_source="footage", consent="Bo agrees")
+    assert (lineage.backbone, lineage.text_encoder) == (backbone.digest, "t" * 64)
+    assert lineage.inputs == {"Backbone": backbone.digest, "ClipSet": clips.digest}
+    assert lineage.licence == "LTX-2 AND CC-BY-4.0"
+    assert lineage.consent == "Ana agrees; Bo agrees"
+    pairs = PairSet.draft(tmp_path / "q", lineage).seal()
+    later = Lineage.of("gate", {}, backbone, pairs)
+    assert (later.licence, later.consent, later.pair_source) == (lineage.licence, lineage.consent, "footage")
 
 
 def test_an_artifact_of_another_kind_or_schema_is_refused(tmp_path):

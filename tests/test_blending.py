@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from doubles.faces import FixedDetector, face
 
-from dubmill.artifacts.store import Backbone, Lineage
+from dubmill.artifacts.manifest import Lineage
+from dubmill.artifacts.store import Backbone
 from dubmill.dubbing import open as opening
 from dubmill.errors import UnreadableMediaError, UsageError
 from dubmill.faces import NO_DETECTION, FaceMasker, check_face_choice, timed_sentences

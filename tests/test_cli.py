@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from dubmill.artifacts.store import Adapter, Lineage, PromptSet, Release
+from dubmill.artifacts.manifest import Lineage
+from dubmill.artifacts.store import Adapter, PromptSet, Release
 from dubmill.cli import main as cli
 from dubmill.cli import step
 from dubmill.config.params import STEPS
@@ -70,7 +71,7 @@ def test_each_step_function_takes_what_the_table_says_it_takes():
         names = list(inspect.signature(function).parameters)
         assert names[: len(one.inputs)] == list(one.inputs)
         assert names[len(one.inputs) :][: len(one.more_sections)] == [f"{word}_params" for word in one.more_sections]
-        assert ("part" in names) == one.has_shards
+        assert ("shard_slice" in names) == one.has_shards
 
 
 def test_a_persons_dub_has_no_option_of_the_step(monkeypatch, capsys):

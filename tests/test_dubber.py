@@ -8,8 +8,9 @@ from safetensors.torch import load_file, save_file
 
 from dubmill import adapters
 from dubmill.adapters import reference_mode_of
+from dubmill.artifacts.manifest import Lineage
 from dubmill.artifacts.rows import Line
-from dubmill.artifacts.store import Adapter, Lineage
+from dubmill.artifacts.store import Adapter
 from dubmill.dubbing.dubber import SECOND_STAGE, Dubber, half_size
 from dubmill.errors import InvalidArtifactError, InvalidParamsError
 from dubmill.generation.codec import encode_clips

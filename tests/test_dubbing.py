@@ -23,8 +23,9 @@ from doubles.releases import (
 )
 
 from dubmill import media
+from dubmill.artifacts.manifest import Lineage
 from dubmill.artifacts.rows import Line
-from dubmill.artifacts.store import Adapter, Lineage, Release
+from dubmill.artifacts.store import Adapter, Release
 from dubmill.cli import main as cli
 from dubmill.config import params as params_module
 from dubmill.dubbing import open as opening

@@ -13,8 +13,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from dubmill.artifacts.manifest import Lineage
 from dubmill.artifacts.rows import Line, PairRow
-from dubmill.artifacts.store import Backbone, Lineage, PairSet
+from dubmill.artifacts.store import Backbone, PairSet
 from dubmill.config import params as parameters
 from dubmill.config.params import Thresholds
 from dubmill.errors import BackboneMismatchError, GateFailedError, UnsealedArtifactError, UsageError

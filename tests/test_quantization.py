@@ -12,6 +12,7 @@ import torch
 from doubles import meta_memory, miniature, noise_pairs
 
 from dubmill import adapters
+from dubmill.artifacts.files import LOSSES_FILE
 from dubmill.artifacts.rows import Line
 from dubmill.config import params
 from dubmill.dubbing.dubber import Dubber
@@ -25,7 +26,6 @@ from dubmill.plan.architecture import load_architecture
 from dubmill.plan.layers import Tokens
 from dubmill.plan.memory import FP32, NOT_QUANTIZED, weight_bytes
 from dubmill.steps.train import train
-from dubmill.training import trainer as training
 from dubmill.worlds.materialize import materialize
 
 ROOT = Path(__file__).parents[1]
@@ -60,7 +60,7 @@ def relative(found, expected):
 
 
 def losses(adapter):
-    return [json.loads(row)["total"] for row in (adapter.path / training.LOSSES).read_text().splitlines()]
+    return [json.loads(row)["total"] for row in (adapter.path / LOSSES_FILE).read_text().splitlines()]
 
 
 @pytest.mark.parametrize(("part", "per_block"), [("transformer", 28), ("text_encoder", 7)])

@@ -17,8 +17,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from dubmill import media, report
+from dubmill.artifacts.manifest import Lineage
 from dubmill.artifacts.rows import DubRow, Line, PairRow
-from dubmill.artifacts.store import Adapter, Backbone, DubSet, Lineage, PairSet, Report
+from dubmill.artifacts.store import Adapter, Backbone, DubSet, PairSet, Report
 from dubmill.config.params import EvaluateParams, load
 from dubmill.errors import BackboneMismatchError, InvalidArtifactError
 from dubmill.media.clips import Clip

@@ -21,7 +21,8 @@ from doubles.deaths import dying_at
 from safetensors.torch import load_file
 
 from dubmill import adapters, media
-from dubmill.artifacts.store import Part
+from dubmill.artifacts.draft import ShardSlice
+from dubmill.artifacts.files import LOSSES_FILE
 from dubmill.config import params as parameters
 from dubmill.config.params import SynthesizeParams
 from dubmill.errors import DiskFullError, InvalidParamsError, UnsupportedTextError, UsageError
@@ -61,7 +62,7 @@ def _on_the_cpu(monkeypatch):
 
 
 def losses(adapter):
-    rows = [json.loads(line) for line in (adapter.path / training.LOSSES).read_text().splitlines()]
+    rows = [json.loads(line) for line in (adapter.path / LOSSES_FILE).read_text().splitlines()]
     return [[row["video"], row["audio"]] for row in rows]
 
 
@@ -243,7 +244,7 @@ def test_a_training_asked_to_end_keeps_its_last_step_says_so_and_goes_on(mini_ba
     said = process.communicate()[1].splitlines()
     assert process.returncode == 75
     assert said[-1].endswith("of 400, which is kept; run the step again to go on from there")
-    assert last_step(out) == len((out / training.LOSSES).read_text().splitlines())
+    assert last_step(out) == len((out / LOSSES_FILE).read_text().splitlines())
     trainer = training.Trainer(load(mini_backbone), latents, params, out, training.build_accelerator(params))
     assert trainer.num_done == last_step(out)
 
@@ -258,7 +259,7 @@ def test_two_processes_asked_to_end_stop_at_the_same_step_and_go_on_to_what_an_u
     process.send_signal(signal.SIGTERM)
     said = process.communicate(timeout=60)[1]
     assert f"75 {out}: asked to end; run the step again" in said
-    assert last_step(out) == len((out / training.LOSSES).read_text().splitlines()) < params.num_steps
+    assert last_step(out) == len((out / LOSSES_FILE).read_text().splitlines()) < params.num_steps
     resumed = train_together(mini_backbone, latents, params, out, num_processes=2)
     unbroken = train_together(mini_backbone, latents, params, tmp_path / "unbroken", num_processes=2)
     assert losses(resumed) == losses(unbroken)
@@ -327,9 +328,11 @@ SYNTHESIZE = SynthesizeParams(
 def test_tasks_that_share_the_shards_of_a_step_make_the_set_that_one_makes(mini_backbone, asked, tmp_path, monkeypatch):
     whole = synthesize_module.synthesize(mini_backbone, asked, SYNTHESIZE, tmp_path / "whole")
     for index in (1, 0, 2):
-        draft = synthesize_module.synthesize(mini_backbone, asked, SYNTHESIZE, tmp_path / "parts", part=Part(index, 3))
+        draft = synthesize_module.synthesize(
+            mini_backbone, asked, SYNTHESIZE, tmp_path / "parts", shard_slice=ShardSlice(index, 3)
+        )
         assert not draft.is_sealed
-    assert draft.missing(4, Part(0, 1)) == []
+    assert draft.missing(4, ShardSlice(0, 1)) == []
     monkeypatch.setattr(synthesize_module, "load", lambda backbone: pytest.fail("there was nothing left to make"))
     sealed = synthesize_module.synthesize(mini_backbone, asked, SYNTHESIZE, tmp_path / "parts")
     assert sealed.digest == whole.digest
@@ -339,14 +342,14 @@ def test_a_task_of_other_params_is_refused_and_one_that_starts_clears_nothing_of
     mini_backbone, asked, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(synthesize_module, "_generate", lambda prompts, params, modules: {})
-    synthesize_module.synthesize(mini_backbone, asked, SYNTHESIZE, tmp_path / "parts", part=Part(0, 2))
+    synthesize_module.synthesize(mini_backbone, asked, SYNTHESIZE, tmp_path / "parts", shard_slice=ShardSlice(0, 2))
     on_its_way = tmp_path / "parts/.shard-00001.tar.abcd.partial"
     on_its_way.write_bytes(b"half")
-    synthesize_module.synthesize(mini_backbone, asked, SYNTHESIZE, tmp_path / "parts", part=Part(1, 2))
+    synthesize_module.synthesize(mini_backbone, asked, SYNTHESIZE, tmp_path / "parts", shard_slice=ShardSlice(1, 2))
     assert on_its_way.exists()
     other = SYNTHESIZE.model_copy(update={"seed": 2})
     with pytest.raises(UsageError, match="the work of other inputs or params"):
-        synthesize_module.synthesize(mini_backbone, asked, other, tmp_path / "parts", part=Part(1, 2))
+        synthesize_module.synthesize(mini_backbone, asked, other, tmp_path / "parts", shard_slice=ShardSlice(1, 2))
     assert synthesize_module.ClipSet.open(
         synthesize_module.synthesize(mini_backbone, asked, SYNTHESIZE, tmp_path / "parts").path
     )

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from dubmill.artifacts.store import Backbone, ClipSet, PairSet, Part
+from dubmill.artifacts.draft import ShardSlice
+from dubmill.artifacts.store import Backbone, ClipSet, PairSet
 from dubmill.config import overlays
 from dubmill.config import params as parameters
 from dubmill.errors import InvalidArtifactError, InvalidParamsError, UnsealedArtifactError
@@ -204,7 +205,7 @@ def test_a_sealed_artifact_of_the_same_lineage_is_handed_back_without_work(nano,
 
 def test_world_pairs_of_prompts_without_a_world_are_refused(nano, asked, values):
     prompt = asked.rows[0].model_copy(update={"source": "bank"})
-    with pytest.raises(InvalidParamsError, match="no scene of the nano world"):
+    with pytest.raises(InvalidParamsError, match="nano world"):
         world_of(nano).true_pair(prompt, "first", values.inpaint.world)
 
 
@@ -231,7 +232,7 @@ def test_pairs_keep_which_source_made_them(pairs, filmed):
 
 def test_pairs_that_several_tasks_make_are_those_that_one_makes(nano, clips, pairs, values, tmp_path):
     for index in (1, 0):
-        draft = inpaint(nano, clips, values.inpaint, tmp_path / "pairs", part=Part(index, 2))
+        draft = inpaint(nano, clips, values.inpaint, tmp_path / "pairs", shard_slice=ShardSlice(index, 2))
         assert not draft.is_sealed
     assert inpaint(nano, clips, values.inpaint, tmp_path / "pairs").digest == pairs.digest
 
@@ -255,7 +256,7 @@ def test_clips_that_make_no_pair_are_told_whoever_made_their_shard(nano, clips, 
     blinking = Blinking(nano, unseen)
     monkeypatch.setattr("dubmill.worlds.nano.NanoWorld.face_detector", lambda world: blinking)
     for index in (1, 0):
-        inpaint(nano, clips, values.inpaint, tmp_path / "pairs", part=Part(index, 2))
+        inpaint(nano, clips, values.inpaint, tmp_path / "pairs", shard_slice=ShardSlice(index, 2))
     made = inpaint(nano, clips, values.inpaint, tmp_path / "pairs")
     assert made.info["left_out_clips"] == {row.id: "no face is in it" for row in (second, third)}
     assert made.info["num_left_out_clips"] == 2
@@ -271,5 +272,5 @@ def test_dubs_that_several_tasks_make_are_those_that_one_makes(nano, filmed, val
     asked = values.dub.model_copy(update={"batch_size": 2, "methods": ["adapter", "cascade"], "sampling": sampling})
     whole = dub(nano, adapter, gated, asked, tmp_path / "whole")
     for index in (2, 0, 1):
-        assert not dub(nano, adapter, gated, asked, tmp_path / "parts", part=Part(index, 3)).is_sealed
+        assert not dub(nano, adapter, gated, asked, tmp_path / "parts", shard_slice=ShardSlice(index, 3)).is_sealed
     assert dub(nano, adapter, gated, asked, tmp_path / "parts").digest == whole.digest

@@ -13,8 +13,9 @@ import yaml
 
 from dubmill import tracking
 from dubmill.artifacts.files import table_bytes
+from dubmill.artifacts.manifest import Lineage
 from dubmill.artifacts.rows import Line, PairRow
-from dubmill.artifacts.store import Adapter, Backbone, Lineage, PairSet, Release, Report
+from dubmill.artifacts.store import Adapter, Backbone, PairSet, Release, Report
 from dubmill.cli import main as cli
 from dubmill.config.params import PromoteParams, RegisterParams
 from dubmill.errors import (

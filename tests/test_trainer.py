@@ -13,6 +13,7 @@ from doubles.noise_pairs import PARAMS
 from safetensors import safe_open
 
 from dubmill import adapters
+from dubmill.artifacts.files import LOSSES_FILE
 from dubmill.artifacts.rows import Line
 from dubmill.artifacts.store import Adapter, LatentSet
 from dubmill.dubbing.dubber import Dubber
@@ -190,7 +191,7 @@ def test_a_process_killed_while_training_leaves_nothing_that_opens_and_resumes_t
 
 
 def test_the_log_has_video_and_audio_apart_and_a_line_a_step(adapter):
-    rows = [json.loads(line) for line in (adapter.path / training.LOSSES).read_text().splitlines()]
+    rows = [json.loads(line) for line in (adapter.path / LOSSES_FILE).read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
     assert all(row["total"] == pytest.approx(row["video"] + row["audio"]) for row in rows)
     assert not list(adapter.path.glob("checkpoint-*"))

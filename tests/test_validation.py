@@ -11,6 +11,7 @@ from doubles.deaths import dying_at
 from doubles.noise_pairs import PARAMS
 
 from dubmill import adapters, media
+from dubmill.artifacts.files import LOSSES_FILE
 from dubmill.artifacts.store import Adapter
 from dubmill.config.params import ValidationParams
 from dubmill.errors import InterruptedStepError, InvalidParamsError, UnsealedArtifactError
@@ -67,7 +68,7 @@ def test_a_training_that_is_looked_at_is_bit_for_bit_the_one_that_is_not(
     )
     assert not of(plain.path)
     assert of(looked_at.path) == NAMES
-    one, other = ((made.path / training.LOSSES).read_bytes() for made in (plain, looked_at))
+    one, other = ((made.path / LOSSES_FILE).read_bytes() for made in (plain, looked_at))
     assert one == other
     weights = [adapters.read_lora(made.path / adapters.WEIGHTS) for made in (plain, looked_at)]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])

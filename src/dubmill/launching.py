@@ -15,8 +15,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from dubmill.artifacts.draft import Draft
 from dubmill.artifacts.files import digest_of
-from dubmill.artifacts.store import Adapter, Artifact, Backbone, Draft, LatentSet
+from dubmill.artifacts.store import Adapter, Artifact, Backbone, LatentSet
 from dubmill.config.params import Section, TrainParams
 from dubmill.errors import DubmillError, InterruptedStepError
 

@@ -30,7 +30,8 @@ from transformers import (
     SiglipVisionConfig,
 )
 
-from dubmill.artifacts.store import Backbone, Lineage
+from dubmill.artifacts.manifest import Lineage
+from dubmill.artifacts.store import Backbone
 from dubmill.config.params import DubSamplingParams, SamplingParams
 from dubmill.media.clips import Clip
 from dubmill.model.load import PIPELINE, UPSAMPLER, Modules, load_folder

@@ -8,7 +8,8 @@ import torch
 from safetensors.torch import save
 
 from doubles import miniature
-from dubmill.artifacts.store import Backbone, LatentSet, Lineage
+from dubmill.artifacts.manifest import Lineage
+from dubmill.artifacts.store import Backbone, LatentSet
 from dubmill.config.params import SigmaSamplerParams, TrainParams, ValidationParams
 from dubmill.generation.codec import encode_clips, shape_of
 from dubmill.model.load import Modules

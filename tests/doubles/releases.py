@@ -4,7 +4,8 @@ from fractions import Fraction
 
 import numpy as np
 
-from dubmill.artifacts.store import Adapter, Backbone, Lineage, Release
+from dubmill.artifacts.manifest import Lineage
+from dubmill.artifacts.store import Adapter, Backbone, Release
 from dubmill.media.clips import Clip
 
 CLIP_RATE = Fraction(25, 2)

@@ -18,7 +18,8 @@ from safetensors import SafetensorError, safe_open
 from dubmill.adapters import lora
 from dubmill.adapters.naming import DIFFUSERS_PREFIX, LIGHTRICKS_PREFIX, to_diffusers, to_lightricks
 from dubmill.artifacts.files import sha256_of, write_atomically
-from dubmill.artifacts.store import Adapter, Backbone, Lineage, Report
+from dubmill.artifacts.manifest import Lineage
+from dubmill.artifacts.store import Adapter, Backbone, Report
 from dubmill.errors import BackboneMismatchError, InvalidArtifactError, UsageError
 from dubmill.model.load import skeleton
 from dubmill.report import model_card
@@ -47,7 +48,7 @@ def export_adapter(adapter: Adapter, out: Path, *, tool: Tool, precision: str, r
         )
     facts = {**lora.lora_facts(adapter.lineage, adapter.info), "adapter": adapter.digest}
     tensors = {
-        name: value.to(PRECISIONS[precision]) for name, value in lora.read_lora(adapter.path / lora.WEIGHTS).items()
+        name: value.to(PRECISIONS[precision]) for name, value in lora.read_lora(adapter.file(lora.WEIGHTS)).items()
     }
     metadata = lora.file_metadata(facts)
     if tool == "comfyui":

@@ -19,7 +19,8 @@ from safetensors import safe_open
 from safetensors.torch import save
 
 from dubmill.adapters.naming import DIFFUSERS_PREFIX
-from dubmill.artifacts.store import Adapter, Backbone, Lineage
+from dubmill.artifacts.manifest import Lineage
+from dubmill.artifacts.store import Adapter, Backbone
 from dubmill.config.params import TrainParams
 from dubmill.errors import BackboneMismatchError, InvalidArtifactError, InvalidParamsError
 from dubmill.model.conditioning import ReferenceMode
@@ -141,7 +142,7 @@ def attach_adapter(modules: Modules, backbone: Backbone, adapter: Adapter, stren
         )
     mode, info, transformer = reference_mode_of(adapter), adapter.info, modules.transformer
     add_lora(transformer, rank=info["rank"], alpha=info["rank"], dropout=0.0, targets=info["targets"])
-    _load_tensors(transformer, adapter.path / WEIGHTS)
+    _load_tensors(transformer, adapter.file(WEIGHTS))
     for value in lora_parameters(transformer).values():  # PEFT keeps them in float32 on int8 layers, slow on a GPU
         value.data = value.data.to(modules.dtype)
     transformer.set_adapters([ADAPTER_NAME], weights=[strength])
@@ -172,7 +173,7 @@ def reference_mode_of(adapter: Adapter) -> ReferenceMode:
         "reference_attention": "full",
         **adapter.info,
     }  # adapters older than this choice were all trained with `full`
-    in_file = facts_in_file(adapter.path / WEIGHTS)
+    in_file = facts_in_file(adapter.file(WEIGHTS))
     for name, known in (
         ("reference_positions", REFERENCE_POSITIONS),
         ("reference_attention", REFERENCE_ATTENTIONS),

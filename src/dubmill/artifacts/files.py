@@ -1,4 +1,4 @@
-"""Bytes to disk whole or not at all, and the digests and containers that artifacts are made of."""
+"""Atomic writes, and the digests, tables and archives that artifacts consist of."""
 
 from __future__ import annotations
 
@@ -19,7 +19,11 @@ import pyarrow.parquet as pq
 
 from dubmill.errors import DiskFullError
 
-TORN = ".*.partial"  # what a writer that was killed leaves behind
+ROWS_FILE = "rows.parquet"  # the rows of a set, or of a report
+METRICS_FILE = "metrics.json"  # of a report and a release
+LOSSES_FILE = "losses.jsonl"  # of an adapter: one {"step", "video", "audio", "total", "lr", "sigmas"} a line
+
+PARTIAL_FILES = ".*.partial"  # pattern of what a killed writer leaves behind
 
 
 def digest_of(value: Any) -> str:
@@ -27,14 +31,26 @@ def digest_of(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
+_digests: dict[tuple[str, int, int, int], str] = {}  # file as it was hashed: path, inode, size, time of change
+
+
 def sha256_of(path: Path) -> str:
-    """sha256 of a file's bytes."""
+    """sha256 of a file's bytes; a file that did not change since this process hashed it is not read again."""
+    state = path.stat()
+    key = (str(path.resolve()), state.st_ino, state.st_size, state.st_mtime_ns)
+    if key not in _digests:
+        _digests[key] = hash_file(path)
+    return _digests[key]
+
+
+def hash_file(path: Path) -> str:
+    """sha256 of a file's bytes, read now."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Put `data` at `path` whole or not at all.
+    """Write `data` to `path` whole or not at all.
 
     Raises:
         DiskFullError: the disk is full.
@@ -57,14 +73,14 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def table_bytes(rows: Sequence[Mapping[str, Any]]) -> bytes:
-    """Rows of plain data as the bytes of a Parquet table."""
+    """The bytes of a Parquet table of rows of plain data."""
     stream = io.BytesIO()
     pq.write_table(pa.Table.from_pylist([dict(row) for row in rows]), stream)
     return stream.getvalue()
 
 
 def tar_bytes(files: Mapping[str, bytes]) -> bytes:
-    """Files as the bytes of a tar archive; equal files give equal bytes."""
+    """The bytes of a tar archive of `files`; equal files give equal bytes."""
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as tar:
         for name in sorted(files):
@@ -72,3 +88,9 @@ def tar_bytes(files: Mapping[str, bytes]) -> bytes:
             member.size = len(files[name])
             tar.addfile(member, io.BytesIO(files[name]))
     return stream.getvalue()
+
+
+def tar_index(path: Path) -> dict[str, tuple[int, int]]:
+    """Where each member of a tar archive lies in the file: name -> (offset, size) in bytes."""
+    with tarfile.open(path) as tar:
+        return {member.name: (member.offset_data, member.size) for member in tar}

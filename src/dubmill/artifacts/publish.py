@@ -10,7 +10,7 @@ import uuid
 from pathlib import Path
 
 from dubmill.artifacts.files import sha256_of
-from dubmill.artifacts.store import read_manifest
+from dubmill.artifacts.manifest import read_manifest
 from dubmill.errors import ChangedArtifactError, InvalidArtifactError
 
 MODELS = "DUBMILL_MODELS"  # the volume that the endpoint reads, as mounted in the task that promotes

@@ -1,90 +1,33 @@
-"""Directories that know their type: sealed last, checked when opened, resumable while unsealed.
+"""Directories that know their type: sealed last, checked when they are read, resumable while unsealed.
 
     draft = PairSet.draft(out, lineage)      # what an interrupted run with the same lineage left is kept
     draft.add_shard(0, rows, files)          # a shard is there whole, or not at all
     pairs = draft.seal()                     # writes manifest.json last: its existence means complete
-    pairs = PairSet.open(out)                # kind, schema and every digest are checked, or it raises
+    pairs = PairSet.open(out)                # kind, schema and manifest are checked; each file when it is first read
 
-Several tasks may fill one draft, each its own part of the shards; whoever comes after them seals it.
+Several tasks may fill one draft, each its own shards; whoever comes after them seals it.
 
 A digest is the sha256 of the manifest's canonical JSON without the digest itself, so equal content and equal lineage
-give equal digests on any machine; no clock enters it.
+give equal digests on any machine; no clock enters it. A process hashes a file once, and only if it reads it.
 """
 
 from __future__ import annotations
 
-import json
-import shutil
-import tarfile
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, ValidationError
 
-from dubmill.artifacts.files import TORN, digest_of, sha256_of, table_bytes, tar_bytes, write_atomically
+from dubmill.artifacts.draft import Draft
+from dubmill.artifacts.files import ROWS_FILE, sha256_of, tar_index
+from dubmill.artifacts.manifest import MANIFEST, SCHEMA_VERSION, Lineage, Manifest, read_manifest
 from dubmill.artifacts.rows import ClipRow, DubRow, PairRow, Prompt, Row
-from dubmill.errors import ChangedArtifactError, InvalidArtifactError, UnsealedArtifactError, UsageError
+from dubmill.errors import ChangedArtifactError, InvalidArtifactError
 from dubmill.media.clips import Clip
 
-SCHEMA_VERSION = 1
-MANIFEST = "manifest.json"
-DRAFT = "draft.json"
-ROWS = "rows.parquet"
-
-
-class Lineage(BaseModel):
-    """Where an artifact comes from: enough to make it again, and to refuse what does not fit."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    step: str
-    params: dict[str, Any]
-    inputs: dict[str, str] = {}  # artifact word -> digest
-    backbone: str = ""  # digest of the backbone, where one took part
-    text_encoder: str = ""
-    licence: str = ""
-    pair_source: str = ""  # self-made | world, where pairs took part
-    consent: str = ""
-
-    @property
-    def key(self) -> str:
-        """A digest of all of it: equal keys mean the same work."""
-        return digest_of(self.model_dump())
-
-
-class Manifest(BaseModel):
-    """The sealed description of an artifact."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    kind: str
-    schema_version: int
-    files: dict[str, str]  # relative path -> sha256
-    lineage: Lineage
-    info: dict[str, Any]  # counts and settings that a reader needs
-    digest: str = ""
-
-    def with_digest(self) -> Manifest:
-        """The same manifest with its digest filled in."""
-        return self.model_copy(update={"digest": digest_of(self.model_dump(exclude={"digest"}))})
-
-
-@dataclass(frozen=True)
-class Part:
-    """One of `count` tasks that share the shards of a step: every `count`-th, from `index` on."""
-
-    index: int
-    count: int
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether it is the only one, which makes whatever is missing, and seals."""
-        return self.count == 1
-
-
-WHOLE = Part(0, 1)
+REMAKE = "make the artifact again or pull it"
 
 
 class Artifact:
@@ -100,18 +43,20 @@ class Artifact:
         """A directory to fill at `out`; what an interrupted run of the same lineage left there is kept.
 
         Raises:
-            UsageError: it holds what is no artifact, or, where others fill it too (`is_shared`), other work.
+            UsageError: it holds what is no artifact, or, where other tasks fill it too (`is_shared`), other work.
         """
-        return Draft(cls, out, lineage, is_shared)
+        draft = Draft(cls, Path(out), lineage)
+        draft.begin(is_shared=is_shared)
+        return draft
 
     @classmethod
     def open(cls, path: Path | str) -> Self:
-        """The artifact at `path`, its kind, schema and every digest checked.
+        """The artifact at `path`: its kind, schema and manifest are checked now, the bytes of a file when it is read.
 
         Raises:
             UnsealedArtifactError: it was never finished.
             InvalidArtifactError: it is something else.
-            ChangedArtifactError: a file changed, or is gone.
+            ChangedArtifactError: the manifest was edited, or a file is gone.
         """
         path = Path(path)
         manifest = read_manifest(path)
@@ -125,14 +70,11 @@ class Artifact:
                 where=str(path),
                 cure="make it again",
             )
-        cure = "make the artifact again or pull it"
         if manifest.with_digest().digest != manifest.digest:
-            raise ChangedArtifactError("the manifest was edited", where=str(path), cure=cure)
-        for name, expected in manifest.files.items():
-            member = path / name
-            if not member.is_file() or sha256_of(member) != expected:
-                trouble = "has changed" if member.is_file() else "is gone"
-                raise ChangedArtifactError(f"{name} {trouble} since it was sealed", where=str(path), cure=cure)
+            raise ChangedArtifactError("the manifest was edited", where=str(path), cure=REMAKE)
+        for name in manifest.files:
+            if not (path / name).is_file():
+                raise ChangedArtifactError(f"{name} is gone since it was sealed", where=str(path), cure=REMAKE)
         return cls(path, manifest)
 
     @property
@@ -150,118 +92,59 @@ class Artifact:
         """Counts and settings sealed with it."""
         return self.manifest.info
 
-
-Kind = TypeVar("Kind", bound=Artifact)
-
-
-def read_manifest(path: Path) -> Manifest:
-    """The manifest of an artifact, not yet held against its files.
-
-    Raises:
-        UnsealedArtifactError: there is none.
-        ChangedArtifactError: it cannot be read.
-    """
-    if not (path / MANIFEST).is_file():
-        state = "was never finished" if path.is_dir() else "is not there"
-        raise UnsealedArtifactError(f"the artifact {state}", where=str(path), cure="run the step that makes it")
-    try:
-        return Manifest.model_validate_json((path / MANIFEST).read_bytes())
-    except ValidationError as error:
-        raise ChangedArtifactError(
-            "its manifest cannot be read", where=str(path), cure="make the artifact again"
-        ) from error
-
-
-class Draft(Generic[Kind]):
-    """A directory being filled, resumable until it is sealed."""
-
-    def __init__(self, kind: type[Kind], out: Path, lineage: Lineage, is_shared: bool) -> None:
-        self.kind, self.path, self.lineage = kind, Path(out), lineage
-        if not self.is_sealed and self._left_by() != lineage.key:
-            self._refuse_strangers()
-            if is_shared:
-                self._refuse_other_work()
-            else:
-                shutil.rmtree(self.path, ignore_errors=True)
-        self.path.mkdir(parents=True, exist_ok=True)
-        if not is_shared:  # what looks torn may be another task's file on its way
-            for torn in self.path.rglob(TORN):
-                torn.unlink()
-        if not self.is_sealed:
-            write_atomically(self.path / DRAFT, json.dumps({"key": lineage.key}).encode())
+    @property
+    def backbone_digest(self) -> str:
+        """Digest of the backbone that it was made with; empty where none took part."""
+        return self.lineage.backbone
 
     @property
-    def is_sealed(self) -> bool:
-        """Whether an artifact of this very lineage is already complete here."""
-        try:
-            return self.kind.open(self.path).lineage.key == self.lineage.key
-        except InvalidArtifactError:
-            return False
+    def text_encoder_digest(self) -> str:
+        """Identity of the text encoder that it was made with; empty where none took part."""
+        return self.lineage.text_encoder
 
-    def _refuse_strangers(self) -> None:
-        names = {path.name for path in self.path.iterdir() if not path.match(TORN)} if self.path.is_dir() else set()
-        if names and not names & {MANIFEST, DRAFT}:
-            raise UsageError(
-                "the directory holds files that are not an artifact", where=str(self.path), cure="give an empty one"
-            )
+    def has_file(self, name: str) -> bool:
+        """Whether a file was sealed with it; `name` is relative, with slashes."""
+        return name in self.manifest.files
 
-    def _refuse_other_work(self) -> None:
-        if (self.path / MANIFEST).exists() or (self.path / DRAFT).exists():
-            raise UsageError(
-                "the directory holds the work of other inputs or params",
-                where=str(self.path),
-                cure="give every task of one step the same inputs and params, and an empty directory at first",
-            )
+    def file(self, name: str) -> Path:
+        """The path of one of its files, whose bytes are those that were sealed.
 
-    def _left_by(self) -> str:
-        try:
-            return json.loads((self.path / DRAFT).read_bytes())["key"]
-        except (OSError, ValueError, KeyError):
-            return ""
-
-    def write(self, name: str, data: bytes) -> Path:
-        """Put one file into the draft, atomically."""
+        Raises:
+            InvalidArtifactError: it has no such file.
+            ChangedArtifactError: the file has changed, or is gone.
+        """
+        if name == MANIFEST:  # checked when the artifact was opened
+            return self.path / name
+        if name not in self.manifest.files:
+            raise InvalidArtifactError(f"it has no {name}", where=str(self.path), cure="see `dubmill look`")
         path = self.path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, data)
+        if not path.is_file() or sha256_of(path) != self.manifest.files[name]:
+            trouble = "has changed" if path.is_file() else "is gone"
+            raise ChangedArtifactError(f"{name} {trouble} since it was sealed", where=str(self.path), cure=REMAKE)
         return path
 
-    def has_shard(self, index: int) -> bool:
-        """Whether shard `index` was written, by this run or the one before it."""
-        return (self.path / f"shard-{index:05d}.json").is_file()
+    def folder(self, name: str, *parts: str) -> Path:
+        """The path of one of its folders, with the files in the sub-folders `parts` and at its top checked.
 
-    def missing(self, num_shards: int, part: Part) -> list[int]:
-        """Which of a step's shards are still to be made by `part`."""
-        return [index for index in range(part.index, num_shards, part.count) if not self.has_shard(index)]
+        Without `parts` all files in it are checked.
 
-    def add_shard(self, index: int, rows: Sequence[Row], files: Mapping[str, bytes]) -> None:
-        """Write the rows and files of shard `index`; members are named `<row id>/<name>`."""
-        self.write(f"shard-{index:05d}.tar", tar_bytes(files))
-        described = [row.model_dump() for row in rows]
-        self.write(f"shard-{index:05d}.json", json.dumps(described).encode())
+        Raises:
+            ChangedArtifactError: a file has changed, or is gone.
+        """
+        inside = [member.removeprefix(f"{name}/") for member in self.manifest.files if member.startswith(f"{name}/")]
+        for member in inside:
+            if not parts or "/" not in member or member.split("/")[0] in parts:
+                self.file(f"{name}/{member}")
+        return self.path / name
 
-    def seal(self, info: Mapping[str, Any] | None = None) -> Kind:
-        """Merge shard rows, write the manifest last, and hand back the artifact."""
-        if self.is_sealed:
-            return self.kind.open(self.path)
-        self._merge_rows()
-        names = sorted(path.relative_to(self.path).as_posix() for path in self.path.rglob("*") if path.is_file())
-        files = {name: sha256_of(self.path / name) for name in names if name not in (MANIFEST, DRAFT)}
-        manifest = Manifest(
-            kind=self.kind.kind, schema_version=SCHEMA_VERSION, files=files, lineage=self.lineage, info=dict(info or {})
-        ).with_digest()
-        write_atomically(self.path / MANIFEST, manifest.model_dump_json(indent=1).encode())
-        (self.path / DRAFT).unlink(missing_ok=True)  # only now: a kill before leaves a draft, never a stranger
-        return self.kind(self.path, manifest)
+    def verify(self) -> None:
+        """Check the bytes of every file.
 
-    def _merge_rows(self) -> None:
-        parts = sorted(self.path.glob("shard-*.json"))
-        if not parts:
-            return
-        rows = [dict(row, shard=part.stem) for part in parts for row in json.loads(part.read_bytes())]
-        self.write(ROWS, table_bytes(rows))
-        for part in parts:
-            part.unlink()
+        Raises:
+            ChangedArtifactError: a file has changed, or is gone.
+        """
+        for name in self.manifest.files:
+            self.file(name)
 
 
 RowKind = TypeVar("RowKind", bound=Row)
@@ -274,7 +157,7 @@ class RowSet(Artifact, Generic[RowKind]):
 
     @cached_property
     def _table(self) -> list[dict[str, Any]]:
-        return pq.read_table(self.path / ROWS).to_pylist() if (self.path / ROWS).is_file() else []
+        return pq.read_table(self.file(ROWS_FILE)).to_pylist() if self.has_file(ROWS_FILE) else []
 
     @cached_property
     def rows(self) -> list[RowKind]:
@@ -287,7 +170,8 @@ class RowSet(Artifact, Generic[RowKind]):
         return {row["id"]: row["shard"] for row in self._table}
 
     @cached_property
-    def _tars(self) -> dict[str, tarfile.TarFile]:
+    def _indices(self) -> dict[str, dict[str, tuple[int, int]]]:
+        """Offset and size of the members of each archive that was read."""
         return {}
 
     def data(self, row_id: str, name: str) -> bytes:
@@ -295,18 +179,20 @@ class RowSet(Artifact, Generic[RowKind]):
 
         Raises:
             InvalidArtifactError: there is no such row or member.
+            ChangedArtifactError: its shard has changed.
         """
         try:
-            shard = self._shard_of[row_id]
-            if shard not in self._tars:
-                self._tars[shard] = tarfile.open(self.path / f"{shard}.tar")  # noqa: SIM115 (kept open for its index)
-            stream = self._tars[shard].extractfile(f"{row_id}/{name}")
+            archive = self.file(f"{self._shard_of[row_id]}.tar")
+            if archive.name not in self._indices:
+                self._indices[archive.name] = tar_index(archive)
+            offset, size = self._indices[archive.name][f"{row_id}/{name}"]
         except KeyError as error:
             raise InvalidArtifactError(
                 f"no {name} of {row_id!r}", where=str(self.path), cure="see `dubmill look`"
             ) from error
-        assert stream is not None
-        return stream.read()
+        with archive.open("rb") as stream:
+            stream.seek(offset)
+            return stream.read(size)
 
     def clip(self, row_id: str, name: str) -> Clip:
         """The lossless clip `<name>` of a row."""
@@ -332,8 +218,13 @@ class Backbone(Artifact):
     kind = "Backbone"
 
     @property
+    def backbone_digest(self) -> str:
+        """Its own digest."""
+        return self.digest
+
+    @property
     def text_encoder_digest(self) -> str:
-        """Identity of the text encoder: text features of another one do not fit."""
+        """Identity of its text encoder: text features of another one do not fit."""
         return self.info["text_encoder_digest"]
 
 
@@ -350,19 +241,19 @@ class ClipSet(RowSet[ClipRow]):
 
 
 class PairSet(RowSet[PairRow]):
-    """Bilingual pairs; members `original` and `counterpart`. `info["gated"]` says whether the gate has spoken."""
+    """Bilingual pairs; members `original` and `counterpart`. `info["gated"]` says whether the gate judged them."""
 
     kind, row_type = "PairSet", PairRow
 
 
 class LatentSet(Artifact):
-    """Latents and text features of accepted pairs, packed in one safetensors file to map into memory."""
+    """Latents and text features of accepted pairs, as safetensors files that are mapped into memory."""
 
     kind = "LatentSet"
 
 
 class Adapter(Artifact):
-    """A LoRA with what it needs to be used rightly: backbone digest, reference positions, rank, geometry."""
+    """A LoRA with what its use requires: backbone digest, reference positions, rank, geometry."""
 
     kind = "Adapter"
 
@@ -374,13 +265,13 @@ class DubSet(RowSet[DubRow]):
 
 
 class Report(Artifact):
-    """What was measured: metrics.json, rows.parquet, report.html."""
+    """Measurements of dubs: metrics.json, rows.parquet, report.html."""
 
     kind = "Report"
 
 
 class Release(Artifact):
-    """What is served: an adapter with its report's figures, its backbone's digest, and its licence."""
+    """What an endpoint serves: an adapter with its report's figures, its backbone's digest, and its licence."""
 
     kind = "Release"
 
@@ -391,7 +282,11 @@ KINDS: dict[str, type[Artifact]] = {
 
 
 def open_any(path: Path | str) -> Artifact:
-    """The artifact at `path`, whatever its kind."""
+    """The artifact at `path`, whatever its kind.
+
+    Raises:
+        InvalidArtifactError: see `Artifact.open`, or its kind is unknown.
+    """
     manifest = read_manifest(Path(path))
     if manifest.kind not in KINDS:
         raise InvalidArtifactError(

@@ -63,6 +63,7 @@ def look(
     from dubmill.report import look
 
     artifact = open_any(folder)
+    artifact.verify()
     _show_markdown(look.markdown(artifact))
     if page is not None:
         look.page(artifact, page)

@@ -19,7 +19,8 @@ import typer
 from dubmill.errors import UsageError
 
 if TYPE_CHECKING:
-    from dubmill.artifacts.store import Artifact, Part
+    from dubmill.artifacts.draft import ShardSlice
+    from dubmill.artifacts.store import Artifact
 
 app = typer.Typer(
     help="Run one step of the line, from sealed artifacts to a sealed artifact.",
@@ -160,14 +161,14 @@ def run(
 
     values = load(params, *overlay)
     sections = [getattr(values, word) for word in (*step.more_sections, step.word)]
-    part = {"part": parse_shard(shard, again=again)} if shard else {}
+    shards = {"shard_slice": parse_shard(shard, again=again)} if shard else {}
     opened = [_open(name, folder) for name, folder in inputs.items()]
     is_first_process = os.environ.get("RANK", "0") == "0"  # torchrun and accelerate number the processes they start
     if again and is_first_process:
         start_over(out)
     started = time.monotonic()
     function = getattr(importlib.import_module(f"dubmill.steps.{step.word}"), step.word)
-    sealed = function(*opened, *sections, out, **part)
+    sealed = function(*opened, *sections, out, **shards)
     if metrics is not None:
         copy_metrics(sealed.path, metrics)
     if is_first_process:
@@ -182,13 +183,13 @@ def _open(name: str, folder: Path) -> Artifact | Path:
     return getattr(store, kind).open(folder) if kind else folder
 
 
-def parse_shard(text: str, *, again: bool) -> Part:
+def parse_shard(text: str, *, again: bool) -> ShardSlice:
     """Which shards `--shard I/N` names.
 
     Raises:
         UsageError: it names none, or stands beside `--again`.
     """
-    from dubmill.artifacts.store import Part
+    from dubmill.artifacts.draft import ShardSlice
 
     found = re.fullmatch(r"(\d+)/(\d+)", text)
     if not found or int(found[1]) >= int(found[2]):
@@ -199,7 +200,7 @@ def parse_shard(text: str, *, again: bool) -> Part:
         raise UsageError(
             "--again would clear what other tasks wrote", where="--shard", cure="give an empty --out instead"
         )
-    return Part(int(found[1]), int(found[2]))
+    return ShardSlice(int(found[1]), int(found[2]))
 
 
 def start_over(out: Path) -> None:
@@ -207,7 +208,8 @@ def start_over(out: Path) -> None:
 
     A folder that holds anything else is left alone: the step refuses it.
     """
-    from dubmill.artifacts.store import DRAFT, MANIFEST
+    from dubmill.artifacts.draft import DRAFT
+    from dubmill.artifacts.manifest import MANIFEST
 
     marker, code = out.parent / f".{out.name}.code", code_digest()
     begun_here = marker.is_file() and marker.read_text() == code
@@ -228,8 +230,10 @@ def code_digest() -> str:
 
 def copy_metrics(report: Path, metrics: Path) -> None:
     """Copy the adapter's means and the curves of a report to the folder `metrics`, where DVC reads them."""
+    from dubmill.artifacts.files import METRICS_FILE
+
     shutil.rmtree(metrics / "plots", ignore_errors=True)
     metrics.mkdir(parents=True, exist_ok=True)
-    means = json.loads((report / "metrics.json").read_text())["summary"]  # a table that fits a screen
-    (metrics / "metrics.json").write_text(json.dumps(means, indent=1) + "\n")
+    means = json.loads((report / METRICS_FILE).read_text())["summary"]  # a table that fits a screen
+    (metrics / METRICS_FILE).write_text(json.dumps(means, indent=1) + "\n")
     shutil.copytree(report / "plots", metrics / "plots")

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from dubmill.artifacts.files import digest_of
-from dubmill.artifacts.store import Adapter, Backbone, Release, read_manifest
+from dubmill.artifacts.manifest import read_manifest
+from dubmill.artifacts.store import Adapter, Backbone, Release
 from dubmill.config.params import Params
 from dubmill.dubbing.clip_size import ClipSize, release_info
 from dubmill.errors import BackboneMismatchError

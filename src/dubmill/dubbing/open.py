@@ -7,8 +7,9 @@ from pathlib import Path
 
 from dubmill import media
 from dubmill.artifacts.files import write_atomically
+from dubmill.artifacts.manifest import read_manifest
 from dubmill.artifacts.rows import Line
-from dubmill.artifacts.store import Adapter, Backbone, Release, read_manifest
+from dubmill.artifacts.store import Adapter, Backbone, Release
 from dubmill.config.params import DubSamplingParams, Params, validate
 from dubmill.dubbing.clip_dubber import ClipDubber
 from dubmill.dubbing.clip_size import SLACK_SECONDS, ClipSize

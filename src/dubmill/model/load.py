@@ -41,7 +41,14 @@ MAX_TEXT_TOKENS = 1024  # LTX-2's; a tokenizer may have a smaller limit
 class StoredBackbone(Protocol):
     """A folder with a diffusers pipeline in `path / PIPELINE`, and its manifest's info."""
 
-    path: Path
+    @property
+    def path(self) -> Path:
+        """The backbone's directory."""
+        ...
+
+    def folder(self, name: str, *parts: str) -> Path:
+        """A folder in it; the files at its top and in the sub-folders `parts` are the ones that were sealed."""
+        ...
 
     @property
     def info(self) -> dict[str, Any]:
@@ -137,7 +144,9 @@ def load(backbone: StoredBackbone, *, needed: Sequence[str] = PARTS, on_cpu: Seq
     Raises:
         InvalidArtifactError: the folder cannot be loaded, or its configs and the manifest have different geometries.
     """
-    modules = load_folder(backbone.path / PIPELINE, needed, on_cpu, backbone.info.get("in_8_bits", []))
+    modules = load_folder(
+        backbone.folder(PIPELINE, *needed, "tokenizer", "scheduler"), needed, on_cpu, backbone.info.get("in_8_bits", [])
+    )
     declared = backbone.info["geometry"]
     if modules.geometry.to_dict() != declared:
         raise InvalidArtifactError(
@@ -195,6 +204,7 @@ def load_upsampler(backbone: StoredBackbone) -> LTX2LatentUpsamplerModel:
             where=str(folder),
             cure="leave second_stage.sigmas empty, or fetch a backbone with one",
         )
+    backbone.folder(f"{PIPELINE}/{UPSAMPLER}")
     device = compute_device()
     upsampler: Any = LTX2LatentUpsamplerModel.from_pretrained(folder, torch_dtype=compute_dtype(UPSAMPLER, device))
     return upsampler.to(device).requires_grad_(False).eval()

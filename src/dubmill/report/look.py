@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal, Protocol, Union, get_args, get_origi
 
 from pydantic.fields import FieldInfo
 
+from dubmill.artifacts.files import METRICS_FILE
 from dubmill.artifacts.store import Artifact, RowSet
 from dubmill.config.params import Params, Section
 from dubmill.media.clips import Clip
@@ -83,8 +84,9 @@ def figures(artifact: Artifact) -> dict[str, float]:
     """Returns every finite number of an artifact: counts, its info, and its metrics.json."""
     numbers = {name.replace(" ", "_"): float(value) for name, value in counts(artifact).items()}
     numbers |= dict(_numbers(artifact.info))
-    metrics = artifact.path / "metrics.json"
-    return numbers | (dict(_numbers(json.loads(metrics.read_bytes()))) if metrics.is_file() else {})
+    if not artifact.has_file(METRICS_FILE):
+        return numbers
+    return numbers | dict(_numbers(json.loads(artifact.file(METRICS_FILE).read_bytes())))
 
 
 def log(artifact: Artifact, wire: Wire, metrics: Board, look: Wire) -> None:
@@ -99,7 +101,7 @@ def log(artifact: Artifact, wire: Wire, metrics: Board, look: Wire) -> None:
 
 def page(artifact: Artifact, out: Path | str) -> None:
     """Writes one HTML file about `artifact`: its report page, its gate page, or a contact sheet."""
-    pages = [artifact.path / name for name in (*REPORT_PAGES, "gate.html") if (artifact.path / name).is_file()]
+    pages = [artifact.file(name) for name in (*REPORT_PAGES, "gate.html") if artifact.has_file(name)]
     if pages:
         Path(out).write_bytes(pages[0].read_bytes())
     else:

@@ -12,7 +12,9 @@ from typing import Any
 
 import yaml
 
-from dubmill.artifacts.store import Lineage, Report
+from dubmill.artifacts.files import METRICS_FILE
+from dubmill.artifacts.manifest import Lineage
+from dubmill.artifacts.store import Report
 
 CARD, NOTICE = "README.md", "NOTICE"
 HUB_LICENCES = (
@@ -158,7 +160,7 @@ def _figures(report: Report | None) -> str:
 
 def _table(report: Report) -> str:
     """Returns the means in metrics.json as a table: a row per metric, a column per method."""
-    metrics = json.loads((report.path / "metrics.json").read_bytes())
+    metrics = json.loads(report.file(METRICS_FILE).read_bytes())
     means = {method: _means(own) for method, own in metrics.items()}
     methods = [method for method, own in means.items() if own]
     names = list(dict.fromkeys(name for method in methods for name in means[method]))

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
+from dubmill.artifacts.draft import ALL_SHARDS, Draft, ShardSlice
+from dubmill.artifacts.manifest import Lineage
 from dubmill.artifacts.rows import DubRow, PairRow
 from dubmill.artifacts.storage import clip_members
-from dubmill.artifacts.store import WHOLE, Adapter, Backbone, Draft, DubSet, Lineage, PairSet, Part
+from dubmill.artifacts.store import Adapter, Backbone, DubSet, PairSet
 from dubmill.config.params import DubParams
 from dubmill.dubbing.dubber import Dubber
 from dubmill.errors import InvalidArtifactError
@@ -23,41 +25,39 @@ logger = logging.getLogger(__name__)
 
 
 def dub(
-    backbone: Backbone, adapter: Adapter, pairs: PairSet, params: DubParams, out: Path, *, part: Part = WHOLE
+    backbone: Backbone,
+    adapter: Adapter,
+    pairs: PairSet,
+    params: DubParams,
+    out: Path,
+    *,
+    shard_slice: ShardSlice = ALL_SHARDS,
 ) -> DubSet | Draft[DubSet]:
     """Dub every held-out original into its counterpart's words by each of `params.methods`.
 
     The base alone is given the same references as the adapter. The cascade lays the counterpart's speech, the best that
-    any voice could say, under the untouched picture. One part of several leaves its shards in the draft, unsealed.
+    any voice could say, under the untouched picture. A task with a part of the shards leaves them in the draft, unsealed.
 
     Raises:
         InvalidArtifactError: there is no held-out pair.
         BackboneMismatchError: the adapter belongs to another backbone.
     """
-    lineage = Lineage(
-        step="dub",
-        params=params.model_dump(),
-        inputs={"Backbone": backbone.digest, "Adapter": adapter.digest, "PairSet": pairs.digest},
-        backbone=backbone.digest,
-        text_encoder=backbone.text_encoder_digest,
-        licence=adapter.lineage.licence,
-        pair_source=adapter.lineage.pair_source,
-    )
-    draft = DubSet.draft(out, lineage, is_shared=not part.is_whole)
+    lineage = Lineage.of("dub", params, backbone, adapter, pairs)
+    draft = DubSet.draft(out, lineage, is_shared=not shard_slice.is_all)
     if draft.is_sealed:
         return draft.seal()
     rows = pairs.split("heldout")
     if not rows:
         raise InvalidArtifactError("no held-out pair to dub", where=str(pairs.path), cure="raise prompts.num_heldout")
     shards = [(method, batch) for method in params.methods for batch in pairs.batches(rows, params.batch_size)]
-    todo = draft.missing(len(shards), part)
+    todo = draft.missing(len(shards), shard_slice)
     for method in params.methods:
         mine = [index for index in todo if shards[index][0] == method]
         dubber = _dubber(method, backbone, adapter, params) if mine else None
         for index in mine:
             draft.add_shard(index, *_dub_batch(method, dubber, pairs, shards[index][1], params))
             logger.info("dubbed shard %d of %d by %s", index + 1, len(shards), method)
-    if not part.is_whole:
+    if not shard_slice.is_all:
         return draft
     methods = list(params.methods)
     return draft.seal({"methods": methods, "num_clips": len(rows), "has_round_trips": "adapter" in methods})

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from safetensors.torch import save
 
+from dubmill.artifacts.manifest import Lineage
 from dubmill.artifacts.rows import PairRow
-from dubmill.artifacts.store import Backbone, LatentSet, Lineage, PairSet
+from dubmill.artifacts.store import Backbone, LatentSet, PairSet
 from dubmill.config.params import EncodeParams
 from dubmill.dubbing.dubber import SPEAKER
 from dubmill.errors import InvalidArtifactError
@@ -33,16 +34,7 @@ def encode(backbone: Backbone, pairs: PairSet, params: EncodeParams, out: Path) 
         InvalidArtifactError: the pairs never passed the gate, none was accepted, a clip is not like the others, or not every
             pair came out. No pair is left out silently: the count that goes in comes out.
     """
-    lineage = Lineage(
-        step="encode",
-        params=params.model_dump(),
-        inputs={"Backbone": backbone.digest, "PairSet": pairs.digest},
-        backbone=backbone.digest,
-        text_encoder=backbone.text_encoder_digest,
-        licence=pairs.lineage.licence,
-        pair_source=pairs.lineage.pair_source,
-        consent=pairs.lineage.consent,
-    )
+    lineage = Lineage.of("encode", params, backbone, pairs)
     draft = LatentSet.draft(out, lineage)
     if draft.is_sealed:
         return draft.seal()

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from dubmill import metrics, report
-from dubmill.artifacts.files import table_bytes
+from dubmill.artifacts.files import LOSSES_FILE, METRICS_FILE, table_bytes
+from dubmill.artifacts.manifest import Lineage
 from dubmill.artifacts.rows import DubRow, PairRow
-from dubmill.artifacts.store import Adapter, Backbone, DubSet, Lineage, PairSet, Report
+from dubmill.artifacts.store import Adapter, Backbone, DubSet, PairSet, Report
 from dubmill.config.params import EvaluateParams, ScorersParams
 from dubmill.errors import BackboneMismatchError, InvalidArtifactError
 from dubmill.metrics.scorers import Scorers
@@ -24,7 +25,6 @@ from dubmill.worlds import world_of
 
 logger = logging.getLogger(__name__)
 
-LOSSES = "losses.jsonl"
 INDENT = 1
 
 
@@ -43,11 +43,13 @@ def evaluate(
         BackboneMismatchError: the dubs or the adapter belong to another backbone.
         InvalidArtifactError: there is nothing to measure, or a dub is of a pair that is not held out here.
     """
-    draft = Report.draft(out, _lineage(backbone, dubs, pairs, adapter, params))
+    world = world_of(backbone)
+    values = params.model_dump() | ({} if world.is_toy else {"scorers": scorers_params.model_dump()})
+    draft = Report.draft(out, Lineage.of("evaluate", values, backbone, dubs, pairs, adapter))
     if draft.is_sealed:
         return draft.seal()
     _require_kin(backbone, dubs, adapter)
-    judge = _Judge(dubs, pairs, world_of(backbone).scorers(scorers_params))
+    judge = _Judge(dubs, pairs, world.scorers(scorers_params))
     for question, sentence in judge.scorers.missing.items():
         logger.warning("not measured, %s: %s", question, sentence)
     rows = list(judge.measured())
@@ -55,7 +57,7 @@ def evaluate(
     about = _about(backbone, adapter, pairs)
     draft.write("rows.parquet", table_bytes([_plain(row) for row in rows]))
     facts = {"pair_source": about.pair_source, "is_toy": about.is_toy, "num_pairs": scores.num_pairs}
-    draft.write("metrics.json", _json_bytes(report.metrics_json(scores, facts)))
+    draft.write(METRICS_FILE, _json_bytes(report.metrics_json(scores, facts)))
     files = report.render(
         about,
         scores=scores,
@@ -76,19 +78,6 @@ def evaluate(
             "light": light,
             "summary": means,
         }
-    )
-
-
-def _lineage(backbone: Backbone, dubs: DubSet, pairs: PairSet, adapter: Adapter, params: EvaluateParams) -> Lineage:
-    parts = (backbone, dubs, pairs, adapter)
-    return Lineage(
-        step="evaluate",
-        params=params.model_dump(),
-        inputs={part.kind: part.digest for part in parts},
-        backbone=backbone.digest,
-        text_encoder=backbone.text_encoder_digest,
-        licence=adapter.lineage.licence,
-        pair_source=adapter.lineage.pair_source,
     )
 
 
@@ -193,8 +182,9 @@ def _plain(row: report.Measured) -> dict[str, Any]:
 
 def _losses(adapter: Adapter) -> list[dict[str, float]]:
     """The training log that an adapter carries; an imported one carries none."""
-    path = adapter.path / LOSSES
-    return [json.loads(line) for line in path.read_text().splitlines() if line] if path.is_file() else []
+    if not adapter.has_file(LOSSES_FILE):
+        return []
+    return [json.loads(line) for line in adapter.file(LOSSES_FILE).read_text().splitlines() if line]
 
 
 def _json_bytes(value: Any) -> bytes:

@@ -13,9 +13,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dubmill.artifacts.draft import Draft
 from dubmill.artifacts.files import table_bytes, tar_bytes
+from dubmill.artifacts.manifest import Lineage
 from dubmill.artifacts.rows import PairRow
-from dubmill.artifacts.store import Backbone, Draft, Lineage, PairSet
+from dubmill.artifacts.store import Backbone, PairSet
 from dubmill.config.params import GateParams, ScorersParams
 from dubmill.errors import BackboneMismatchError, GateFailedError, UsageError
 from dubmill.metrics import METRICS, measure_pair
@@ -44,16 +46,8 @@ def gate(backbone: Backbone, pairs: PairSet, scorers_params: ScorersParams, para
     """
     _check(backbone, pairs)
     world = world_of(backbone)
-    lineage = Lineage(
-        step="gate",
-        params=params.model_dump() | ({} if world.is_toy else {"scorers": scorers_params.model_dump()}),
-        inputs={"Backbone": backbone.digest, "PairSet": pairs.digest},
-        backbone=backbone.digest,
-        text_encoder=backbone.text_encoder_digest,
-        licence=pairs.lineage.licence,
-        pair_source=pairs.lineage.pair_source,
-        consent=pairs.lineage.consent,
-    )
+    values = params.model_dump() | ({} if world.is_toy else {"scorers": scorers_params.model_dump()})
+    lineage = Lineage.of("gate", values, backbone, pairs)
     draft = PairSet.draft(out, lineage)
     if draft.is_sealed:
         return draft.seal()

@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from dubmill.artifacts.draft import ALL_SHARDS, Draft, ShardSlice
+from dubmill.artifacts.manifest import Lineage
 from dubmill.artifacts.rows import ClipRow, PairRow, Prompt
 from dubmill.artifacts.storage import clip_members
-from dubmill.artifacts.store import WHOLE, Backbone, ClipSet, Draft, Lineage, PairSet, Part
+from dubmill.artifacts.store import Backbone, ClipSet, PairSet
 from dubmill.config.params import InpaintParams, WorldParams
 from dubmill.errors import UnreadableMediaError
 from dubmill.faces import mouth_boxes
@@ -44,32 +46,24 @@ SECOND_PASS = 2**52  # added to the seed of a clip's first pass
 
 
 def inpaint(
-    backbone: Backbone, clips: ClipSet, params: InpaintParams, out: Path, *, part: Part = WHOLE
+    backbone: Backbone, clips: ClipSet, params: InpaintParams, out: Path, *, shard_slice: ShardSlice = ALL_SHARDS
 ) -> PairSet | Draft[PairSet]:
     """Make two pairs of each switch clip, a shard per batch; a rerun goes on after the last whole shard.
 
-    One part of several leaves its shards in the draft, unsealed; the call for the whole that follows them seals it. What
+    A task with a part of the shards leaves them in the draft, unsealed; the call for the whole that follows them seals it. What
     `info` tells of the clips that make no pair, by id and reason, lies beside the shard until then and after.
 
     Raises:
         UnsupportedTextError: lip augmentation was asked of prompts that have no words for it.
         InvalidParamsError: world pairs were asked of a backbone or of prompts that have no world.
     """
-    lineage = Lineage(
-        step="inpaint",
-        params=params.model_dump(),
-        inputs={"Backbone": backbone.digest, "ClipSet": clips.digest},
-        backbone=backbone.digest,
-        text_encoder=backbone.text_encoder_digest,
-        licence=backbone.lineage.licence,
-        pair_source=params.source,
-    )
-    draft = PairSet.draft(out, lineage, is_shared=not part.is_whole)
+    lineage = Lineage.of("inpaint", params, backbone, clips, pair_source=params.source)
+    draft = PairSet.draft(out, lineage, is_shared=not shard_slice.is_all)
     if draft.is_sealed:
         return draft.seal()
     batches = list(clips.batches(clips.rows, params.batch_size))
     num_articulated = sum(_is_articulated(row.prompt, params) for row in clips.rows)
-    if todo := draft.missing(len(batches), part):
+    if todo := draft.missing(len(batches), shard_slice):
         modules, world = load(backbone), world_of(backbone)
         detector = world.face_detector()
     for index in todo:
@@ -81,7 +75,7 @@ def inpaint(
             files |= clip_members(f"{row.id}/original", original) | clip_members(f"{row.id}/counterpart", counterpart)
         draft.add_shard(index, [row for row, _, _ in made], files)
         logger.info("paired shard %d of %d", index + 1, len(batches))
-    if not part.is_whole:
+    if not shard_slice.is_all:
         return draft
     info = {"gated": False, "pair_source": params.source, "num_lip_augmented_clips": num_articulated}
     return draft.seal(info | _left_out(draft))

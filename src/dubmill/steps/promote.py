@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from dubmill import tracking
+from dubmill.artifacts.draft import Draft
+from dubmill.artifacts.files import METRICS_FILE
+from dubmill.artifacts.manifest import MANIFEST, Lineage
 from dubmill.artifacts.rows import PairRow
-from dubmill.artifacts.store import MANIFEST, Adapter, Backbone, Draft, Lineage, PairSet, Release, Report
+from dubmill.artifacts.store import Adapter, Backbone, PairSet, Release, Report
 from dubmill.config.params import PromoteParams, RegisterParams
 from dubmill.errors import BackboneMismatchError, InvalidArtifactError, PromotionRefusedError, UsageError
 from dubmill.media.clips import Clip
@@ -160,17 +163,8 @@ def _release(
     out: Path,
 ) -> Release:
     """The sealed Release: everything the endpoint needs beside the backbone, and nothing that tells the time."""
-    inputs = {one.kind: one.digest for one in (backbone, adapter, report, pairs)}
-    lineage = Lineage(
-        step="promote",
-        params={**params.model_dump(), "name": version.name, "version": version.number},
-        inputs=inputs,
-        backbone=backbone.digest,
-        text_encoder=backbone.text_encoder_digest,
-        licence=adapter.lineage.licence,
-        pair_source=adapter.lineage.pair_source,
-        consent=adapter.lineage.consent,
-    )
+    judged = {**params.model_dump(), "name": version.name, "version": version.number}
+    lineage = Lineage.of("promote", judged, backbone, adapter, report, pairs)
     row, sampling = _selftest_row(pairs), _how_sampled(adapter, report)
     draft = Release.draft(out, lineage)
     if draft.is_sealed:
@@ -190,8 +184,8 @@ def _fill(
     for name in (*adapter.manifest.files, MANIFEST):
         target = draft.path / "adapter" / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(adapter.path / name, target)
-    draft.write("metrics.json", (report.path / "metrics.json").read_bytes())
+        shutil.copyfile(adapter.file(name), target)
+    draft.write(METRICS_FILE, report.file(METRICS_FILE).read_bytes())
     lineage, info = adapter.lineage, adapter.info
     card = model_card.model_card(lineage, info, name=version.name, base=base, digest=adapter.digest, report=report)
     draft.write(model_card.CARD, card.encode())

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from dubmill import prompting
+from dubmill.artifacts.manifest import Lineage
 from dubmill.artifacts.rows import Prompt
-from dubmill.artifacts.store import Lineage, PromptSet
+from dubmill.artifacts.store import PromptSet
 from dubmill.config.params import PromptsParams
 
 PER_SHARD = 1000

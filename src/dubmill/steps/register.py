@@ -7,12 +7,11 @@ import subprocess
 from pathlib import Path
 
 from dubmill import tracking
-from dubmill.artifacts.files import digest_of, sha256_of, write_atomically
+from dubmill.artifacts.files import LOSSES_FILE, digest_of, sha256_of, write_atomically
 from dubmill.artifacts.store import Adapter, Report
 from dubmill.config.params import RegisterParams
 from dubmill.errors import UsageError
 from dubmill.report import model_card
-from dubmill.tracking.runs import LOSSES
 
 MODEL_VERSION = "model_version.json"
 
@@ -62,8 +61,8 @@ def _new_version(adapter: Adapter, report: Report, params: RegisterParams) -> tr
         report=report,
     )
     tracking.log_params(run, adapter.lineage.params, prefix=adapter.lineage.step)
-    if (adapter.path / LOSSES).is_file():
-        tracking.log_losses(run, adapter.path / LOSSES)
+    if adapter.has_file(LOSSES_FILE):
+        tracking.log_losses(run, adapter.file(LOSSES_FILE))
     tracking.log_report(run, report)
     tracking.log_figures(run, report)
     source = tracking.log_adapter(run, adapter, card)

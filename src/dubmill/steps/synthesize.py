@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+from dubmill.artifacts.draft import ALL_SHARDS, Draft, ShardSlice
+from dubmill.artifacts.manifest import Lineage
 from dubmill.artifacts.rows import ClipRow, Prompt
 from dubmill.artifacts.storage import clip_members
-from dubmill.artifacts.store import WHOLE, Backbone, ClipSet, Draft, Lineage, Part, PromptSet
+from dubmill.artifacts.store import Backbone, ClipSet, PromptSet
 from dubmill.config.params import SynthesizeParams
 from dubmill.generation.sampling import generate
 from dubmill.generation.seeds import item_seed
@@ -19,28 +21,21 @@ logger = logging.getLogger(__name__)
 
 
 def synthesize(
-    backbone: Backbone, prompts: PromptSet, params: SynthesizeParams, out: Path, *, part: Part = WHOLE
+    backbone: Backbone, prompts: PromptSet, params: SynthesizeParams, out: Path, *, shard_slice: ShardSlice = ALL_SHARDS
 ) -> ClipSet | Draft[ClipSet]:
     """Generate a switch clip for each prompt, a shard per batch; a rerun goes on after the last whole shard.
 
-    One part of several leaves its shards in the draft, unsealed; the call for the whole that follows them seals it.
+    A task with a part of the shards leaves them in the draft, unsealed; the call for the whole that follows them seals it.
 
     Raises:
         InvalidParamsError: the size does not fit the backbone, or has no halves on latent borders.
     """
-    lineage = Lineage(
-        step="synthesize",
-        params=params.model_dump(),
-        inputs={"Backbone": backbone.digest, "PromptSet": prompts.digest},
-        backbone=backbone.digest,
-        text_encoder=backbone.text_encoder_digest,
-        licence=backbone.lineage.licence,
-    )
-    draft = ClipSet.draft(out, lineage, is_shared=not part.is_whole)
+    lineage = Lineage.of("synthesize", params, backbone, prompts)
+    draft = ClipSet.draft(out, lineage, is_shared=not shard_slice.is_all)
     if draft.is_sealed:
         return draft.seal()
     batches = list(prompts.batches(prompts.rows, params.batch_size))
-    if todo := draft.missing(len(batches), part):
+    if todo := draft.missing(len(batches), shard_slice):
         modules = load(backbone)
         half_frames(params.num_frames, modules.geometry.temporal)
     world = world_of(backbone)
@@ -50,7 +45,7 @@ def synthesize(
         ]
         draft.add_shard(index, rows, _generate([row.prompt for row in rows if row.has_clip], params, modules))
         logger.info("synthesized shard %d of %d", index + 1, len(batches))
-    return draft.seal({"num_clips": len(prompts.rows)}) if part.is_whole else draft
+    return draft.seal({"num_clips": len(prompts.rows)}) if shard_slice.is_all else draft
 
 
 def _generate(prompts: list[Prompt], params: SynthesizeParams, modules: Modules) -> dict[str, bytes]:

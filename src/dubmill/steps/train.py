@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from dubmill import adapters
-from dubmill.artifacts.store import Adapter, Backbone, Draft, LatentSet, Lineage
+from dubmill.artifacts.draft import Draft
+from dubmill.artifacts.manifest import Lineage
+from dubmill.artifacts.store import Adapter, Backbone, LatentSet
 from dubmill.config.params import TrainParams
 from dubmill.errors import BackboneMismatchError
 from dubmill.model.load import DECODERS, load
@@ -41,16 +43,7 @@ def train(backbone: Backbone, latents: LatentSet, params: TrainParams, out: Path
             where=str(latents.path),
             cure="run encode again with this backbone",
         )
-    lineage = Lineage(
-        step="train",
-        params=params.model_dump(),
-        inputs={"Backbone": backbone.digest, "LatentSet": latents.digest},
-        backbone=backbone.digest,
-        text_encoder=backbone.text_encoder_digest,
-        licence=latents.lineage.licence,
-        pair_source=latents.lineage.pair_source,
-        consent=latents.lineage.consent,
-    )
+    lineage = Lineage.of("train", params, backbone, latents)
     accelerator = build_accelerator(params)
     with accelerator.main_process_first():  # it clears what is not to be gone on from; the others find the draft made
         draft = Adapter.draft(out, lineage, is_shared=not accelerator.is_main_process)

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
 
-from dubmill.artifacts.files import sha256_of
-from dubmill.artifacts.store import MANIFEST, ROWS, Report, read_manifest
+from dubmill.artifacts.files import ROWS_FILE, sha256_of
+from dubmill.artifacts.manifest import MANIFEST, read_manifest
+from dubmill.artifacts.store import Report
 from dubmill.errors import InvalidArtifactError, UsageError
 from dubmill.tracking.ledger import Entry, Ledger
 from dubmill.tracking.runs import log_figures, log_report, report_folder
@@ -204,7 +205,7 @@ def report_of(version: Version) -> list[dict[str, Any]]:
     cure = "evaluate that version on the same clips and register it again with the new report"
     with tempfile.TemporaryDirectory() as folder, answering():
         try:
-            for name in (MANIFEST, ROWS):
+            for name in (MANIFEST, ROWS_FILE):
                 client().download_artifacts(version.run_id, f"{report_folder(digest)}/{name}", folder)
         except (MlflowException, OSError) as error:
             raise InvalidArtifactError(
@@ -212,13 +213,13 @@ def report_of(version: Version) -> list[dict[str, Any]]:
             ) from error
         found = next(Path(folder).rglob(MANIFEST)).parent
         manifest = read_manifest(found)
-        if manifest.with_digest().digest != digest or sha256_of(found / ROWS) != manifest.files.get(ROWS):
+        if manifest.with_digest().digest != digest or sha256_of(found / ROWS_FILE) != manifest.files.get(ROWS_FILE):
             raise InvalidArtifactError(
                 f"the report of version {version.number} has changed", where=version.uri, cure=cure
             )
-        return pq.read_table(found / ROWS).to_pylist()
+        return pq.read_table(found / ROWS_FILE).to_pylist()
 
 
 def report_rows(report: Report) -> list[dict[str, Any]]:
     """Returns the rows of a local report: one per dub, with pair_id, method and a column per metric."""
-    return pq.read_table(report.path / ROWS).to_pylist()
+    return pq.read_table(report.file(ROWS_FILE)).to_pylist()

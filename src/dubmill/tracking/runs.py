@@ -11,15 +11,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dubmill.artifacts.store import MANIFEST, Adapter, Artifact, Report
+from dubmill.artifacts.files import METRICS_FILE
+from dubmill.artifacts.manifest import MANIFEST
+from dubmill.artifacts.store import Adapter, Artifact, Report
 from dubmill.errors import InvalidArtifactError, UsageError
 from dubmill.tracking.server import answering, artifact_root, client, is_missing, public_uri
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric, Run
 
-LOSSES = "losses.jsonl"  # of an adapter: one {"step", "video", "audio", "total", "lr", "sigmas"} a line
-METRICS_JSON = "metrics.json"  # of a report
 MAX_BATCH = 1000  # metrics per call, MLflow's limit; params: 100
 MAX_PROXIED_BYTES = 50_000_000  # uploads through the server's proxy time out above this (mlflow#7564, #8539)
 PARAM_NAME = re.compile(r"[\w\-./ :]+")
@@ -140,7 +140,7 @@ def log_figures(run: Run, report: Report) -> None:
     """Logs every finite number of the report's metrics.json as `<path.of.names>`."""
     from mlflow.entities import Metric
 
-    leaves = flatten(json.loads((report.path / METRICS_JSON).read_bytes()))
+    leaves = flatten(json.loads(report.file(METRICS_FILE).read_bytes()))
     now = int(time.time() * 1000)
     numbers = [(name, value) for name, value in leaves if type(value) in (int, float) and math.isfinite(value)]
     _log_metrics(run, [Metric(name, float(value), now, 0) for name, value in numbers if PARAM_NAME.fullmatch(name)])
@@ -186,7 +186,7 @@ def report_folder(digest: str) -> str:
 def _log_files(run: Run, artifact: Artifact, folder: str, names: tuple[str, ...]) -> None:
     for name in (*names, MANIFEST):
         parent = (Path(folder) / name).parent.as_posix()
-        client().log_artifact(run.info.run_id, str(artifact.path / name), parent)
+        client().log_artifact(run.info.run_id, str(artifact.file(name)), parent)
 
 
 def close_run(run: Run) -> None:

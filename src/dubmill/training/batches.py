@@ -41,7 +41,7 @@ class Pairs:
     @classmethod
     def open(cls, latents: LatentSet) -> Pairs:
         """Returns the pairs of a sealed set."""
-        tensors = load_file(latents.path / LATENTS)
+        tensors = load_file(latents.file(LATENTS))
         text = TextFeatures(tensors["text_video"], tensors["text_audio"], tensors["text_mask"])
         return cls(tensors["video"], tensors["audio"], tensors["face"], text)
 

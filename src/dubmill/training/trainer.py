@@ -26,7 +26,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save
 
 from dubmill import adapters
-from dubmill.artifacts.files import write_atomically
+from dubmill.artifacts.files import LOSSES_FILE, write_atomically
 from dubmill.artifacts.store import LatentSet
 from dubmill.config.params import TrainParams
 from dubmill.errors import InterruptedStepError, InvalidParamsError
@@ -40,7 +40,6 @@ from dubmill.training.batches import Batch, Pairs, sample_batch
 from dubmill.training.optimizer import build_optimizer, gathered, shard_like
 from dubmill.training.validation import Validation
 
-LOSSES = "losses.jsonl"
 NUM_BINS = 10  # of the histogram of sampled sigmas
 PROCESS_TIMEOUT = timedelta(hours=2)  # of collective operations: all other processes wait while rank 0 validates
 
@@ -334,7 +333,7 @@ class LossLog:
     """The file of losses: a line per step, cut back to the checkpoint when a run resumes."""
 
     def __init__(self, folder: Path, num_done: int) -> None:
-        self.path = folder / LOSSES
+        self.path = folder / LOSSES_FILE
         kept = self.path.read_text().splitlines()[:num_done] if self.path.exists() else []
         self.path.write_text("".join(line + "\n" for line in kept))
 

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from dubmill.artifacts.files import digest_of, sha256_of
-from dubmill.artifacts.store import Backbone, Lineage
+from dubmill.artifacts.manifest import Lineage
+from dubmill.artifacts.store import Backbone
 from dubmill.config.params import BackboneParams
 from dubmill.model.geometry import check_weights, measure
 from dubmill.model.load import PIPELINE
@@ -25,7 +26,7 @@ def materialize(params: BackboneParams, out: Path) -> Backbone:
         InvalidArtifactError: the folder is not an LTX-2 pipeline.
     """
     source = _resolved(params)
-    draft = Backbone.draft(out, Lineage(step="backbone", params=_lineage_params(source), licence=source.licence))
+    draft = Backbone.draft(out, Lineage.of("backbone", _lineage_params(source), licence=source.licence))
     if draft.is_sealed:
         return draft.seal()
     folder = draft.path / PIPELINE

@@ -34,7 +34,7 @@ class NanoWorld:
         """The scorers that ship with nano's weights; `params`, which name those of real clips, are not read."""
         from dubmill.nano import scorers
 
-        return scorers.load(self._backbone.path / PIPELINE / "scorers")
+        return scorers.load(self._backbone.folder(f"{PIPELINE}/scorers"))
 
     def face_detector(self) -> FaceDetector:
         """A detector that finds the mouth with nano's own scorer; the face box is the whole picture."""
