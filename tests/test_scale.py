@@ -28,7 +28,7 @@ from dubmill.config.params import SynthesizeParams
 from dubmill.errors import DiskFullError, InvalidParamsError, UnsupportedTextError, UsageError
 from dubmill.faces import Face
 from dubmill.generation.sampling import Region
-from dubmill.launching import outliving, train_together
+from dubmill.launching import run_with_kept_draft, train_together
 from dubmill.model.load import load
 from dubmill.prompting import generate_prompts, over_articulated
 from dubmill.steps import inpaint as inpaint_module
@@ -258,7 +258,7 @@ def test_two_processes_asked_to_end_stop_at_the_same_step_and_go_on_to_what_an_u
     process = started([sys.executable, "-c", TRAIN, *words], out)
     process.send_signal(signal.SIGTERM)
     said = process.communicate(timeout=60)[1]
-    assert f"75 {out}: asked to end; run the step again" in said
+    assert f"75 {out}: stopped by SIGTERM; run the step again" in said
     assert last_step(out) == len((out / LOSSES_FILE).read_text().splitlines()) < params.num_steps
     resumed = train_together(mini_backbone, latents, params, out, num_processes=2)
     unbroken = train_together(mini_backbone, latents, params, tmp_path / "unbroken", num_processes=2)
@@ -295,10 +295,10 @@ def test_a_step_drafts_where_a_lost_pod_leaves_it_and_ends_where_it_was_asked_to
     monkeypatch.setenv("DUBMILL_WORK", str(tmp_path / "work"))
     opened, params = [mini_backbone, latents], PARAMS.model_copy(update={"num_steps": 3})
     with dying_at(2):
-        outliving(train, opened, params, tmp_path / "first-pod")
+        run_with_kept_draft(train, opened, params, tmp_path / "first-pod")
     (draft,) = (tmp_path / "work/drafts").iterdir()
     assert last_step(draft) == 2
-    sealed = outliving(train, opened, params, tmp_path / "second-pod")
+    sealed = run_with_kept_draft(train, opened, params, tmp_path / "second-pod")
     assert sealed.path == tmp_path / "second-pod"
     assert not list((tmp_path / "work/drafts").iterdir())
     assert sealed.digest == train(mini_backbone, latents, params, tmp_path / "plain").digest

@@ -1,6 +1,6 @@
-"""How a pod runs a step: from a draft that outlives the pod, and `train` in a process for each of its GPUs.
+"""Runs a step in a Kubeflow task: with a draft that is kept when the pod is lost, and `train` with one process per GPU.
 
-By hand: `torchrun --standalone --nproc-per-node N -m dubmill.cli.main step train ...` (docs/scale.md).
+Without Kubeflow: `torchrun --standalone --nproc-per-node N -m dubmill.cli.main step train ...` (docs/scale.md).
 """
 
 from __future__ import annotations
@@ -21,16 +21,18 @@ from dubmill.artifacts.store import Adapter, Artifact, Backbone, LatentSet
 from dubmill.config.params import Section, TrainParams
 from dubmill.errors import DubmillError, InterruptedStepError
 
-WORK = "DUBMILL_WORK"  # a folder that outlives a pod
-GRACE_SECONDS = 300  # to write a checkpoint once asked to end; the pod's own grace period may be shorter
+WORK = "DUBMILL_WORK"  # a folder that is kept when the pod is lost
+GRACE_SECONDS = 300  # to write a checkpoint after SIGTERM; the pod's own grace period may be shorter
 
 Kind = TypeVar("Kind", bound=Artifact)
 
 
-def outliving(step: Callable[..., Kind | Draft[Kind]], opened: Sequence[Artifact], params: Section, out: Path) -> Kind:
-    """What `step` seals of `opened`, at `out`; drafted under $DUBMILL_WORK where that is set.
+def run_with_kept_draft(
+    step: Callable[..., Kind | Draft[Kind]], opened: Sequence[Artifact], params: Section, out: Path
+) -> Kind:
+    """Runs `step` on `opened` and returns its artifact at `out`. With $DUBMILL_WORK set, the draft is kept there.
 
-    A task that lost its pod is tried again with an empty `out`: there it finds the shards or the checkpoint it had.
+    KFP retries a task in a new pod with an empty `out`; the draft still has its shards or its checkpoint.
     """
     home = os.environ.get(WORK, "")
     if not home:
@@ -49,7 +51,7 @@ def _sealed(result: Kind | Draft[Kind]) -> Kind:
 
 
 def train_on_all_gpus(backbone: Backbone, latents: LatentSet, params: TrainParams, out: Path) -> Adapter:
-    """Step `train` in as many processes as this machine shows GPUs; one, where it shows none.
+    """Runs step `train` with one process per visible GPU, or one process without a GPU.
 
     Raises:
         DubmillError: see `train_together`, and the step.
@@ -66,11 +68,11 @@ def train_on_all_gpus(backbone: Backbone, latents: LatentSet, params: TrainParam
 def train_together(
     backbone: Backbone, latents: LatentSet, params: TrainParams, out: Path, *, num_processes: int
 ) -> Adapter:
-    """Step `train` in `num_processes` processes of this machine.
+    """Runs step `train` with `num_processes` processes on this machine.
 
     Raises:
-        InterruptedStepError: they were asked to end (SIGTERM), and kept a checkpoint.
-        DubmillError: one of them failed; it has said why on stderr.
+        InterruptedStepError: they were stopped by SIGTERM and wrote a checkpoint.
+        DubmillError: one of them failed; its error message is on stderr.
     """
     with tempfile.TemporaryDirectory() as scratch:
         section = Path(scratch) / "train.json"
@@ -78,30 +80,30 @@ def train_together(
         torchrun = ("torch.distributed.run", "--standalone", "--nproc-per-node", str(num_processes))
         work = ("dubmill.launching", str(backbone.path), str(latents.path), str(section), str(out))
         os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(GRACE_SECONDS))
-        status, is_asked = _wait_for([sys.executable, "-m", *torchrun, "-m", *work])
-    if is_asked and status:
+        status, is_stopped = _wait_for([sys.executable, "-m", *torchrun, "-m", *work])
+    if is_stopped and status:
         raise InterruptedStepError(
-            "asked to end", where=str(out), cure="run the step again to go on from its last checkpoint"
+            "stopped by SIGTERM", where=str(out), cure="run the step again; it resumes from the last checkpoint"
         )
     if status:
         raise DubmillError(
-            f"one of {num_processes} training processes failed", where=str(out), cure="its own words stand above"
+            f"one of {num_processes} training processes failed", where=str(out), cure="see its error message above"
         )
     return Adapter.open(out)
 
 
 def _wait_for(command: list[str]) -> tuple[int, bool]:
-    """The exit status of a command that is handed every SIGTERM of this process, and whether there was one."""
-    process, asked = subprocess.Popen(command), list[int]()
-    before = signal.signal(signal.SIGTERM, lambda number, _: (asked.append(number), process.send_signal(number)))
+    """Returns the command's exit status, and whether this process got SIGTERM (it is forwarded to the command)."""
+    process, signals = subprocess.Popen(command), list[int]()
+    before = signal.signal(signal.SIGTERM, lambda number, _: (signals.append(number), process.send_signal(number)))
     try:
-        return process.wait(), bool(asked)
+        return process.wait(), bool(signals)
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
 def main(backbone: str, latents: str, section: str, out: str) -> None:
-    """What each process of `train_together` runs."""
+    """The main function of each process of `train_together`."""
     import logging
 
     from dubmill.steps.train import train as step
