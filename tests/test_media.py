@@ -333,3 +333,45 @@ def test_loudness_is_that_of_ebu_r128():
     assert media.loudness([spaced], sample_rate_hz=48000, channels=2) == pytest.approx(-23, abs=0.2)
     assert media.loudness([np.zeros_like(stereo)], sample_rate_hz=48000, channels=2) == media.UNHEARD_LUFS
     assert media.loudness([stereo[:100]], sample_rate_hz=48000, channels=2) == media.UNHEARD_LUFS
+
+
+def script(folder, name, text):
+    """An executable shell script."""
+    path = folder / name
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return path
+
+
+def test_the_ffmpeg_on_the_path_is_never_started(tmp_path, monkeypatch):
+    """Debian 12's 5.1 stood before the pinned one, and files differed from machine to machine."""
+    script(tmp_path, "ffmpeg", f"touch {tmp_path}/started; exit 1")
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.delenv("DUBMILL_FFMPEG", raising=False)
+    assert media.probe(media.mp4_bytes(a_clip(num_frames=2))).num_frames == 2
+    assert "imageio_ffmpeg" in media.executable()
+    assert not (tmp_path / "started").exists()
+
+
+def test_another_ffmpeg_is_used_where_the_environment_names_it(tmp_path, monkeypatch):
+    monkeypatch.delenv("DUBMILL_FFMPEG", raising=False)
+    other = script(tmp_path, "other", f'exec {media.executable()} "$@"')
+    monkeypatch.setenv("DUBMILL_FFMPEG", str(other))
+    assert media.executable() == str(other)
+    assert media.probe(media.mp4_bytes(a_clip(num_frames=2))).num_frames == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ('echo "ffmpeg version 5.1.6-0+deb12u1 Copyright"', "FFmpeg 5.1"),
+        ('echo "ffmpeg version 8.0 Copyright"', "lack"),
+        ("exit 1", "does not run"),
+    ],
+)
+def test_an_ffmpeg_that_does_not_suffice_is_refused_when_it_is_first_used(tmp_path, monkeypatch, text, reason):
+    monkeypatch.setenv("DUBMILL_FFMPEG", str(script(tmp_path, "other", text)))
+    with pytest.raises(UsageError) as refused:
+        media.probe(b"anything")
+    assert reason in refused.value.what
+    assert refused.value.where == str(tmp_path / "other")

@@ -1,12 +1,14 @@
 """Media files in and out: the only user of FFmpeg, by way of ffmpeg-python.
 
-The executable is the `ffmpeg` on PATH, else the one in the imageio-ffmpeg wheel. What FFmpeg must seek in lives in
-anonymous memory, so a killed process leaves nothing behind; only `write_film` and `write_sound` write where they are told.
+The executable is the one in the imageio-ffmpeg wheel, or the one that DUBMILL_FFMPEG names; never the one on PATH.
+What FFmpeg must seek in lives in anonymous memory, so a killed process leaves nothing behind; only `write_film` and
+`write_sound` write to disk.
 """
 
+from dubmill.media.installation import executable
 from dubmill.media.loudness import UNHEARD_LUFS, loudness
 from dubmill.media.probing import Limits, MediaInfo, probe
-from dubmill.media.process import CONTAINERS, Source, executable, name_of
+from dubmill.media.process import CONTAINERS, Source, name_of
 from dubmill.media.reading import SILENCE, frames, metadata, read, sound
 from dubmill.media.writing import METADATA_KEYS, lossless_bytes, mp4_bytes, wav_bytes, write_film, write_sound
 

@@ -5,18 +5,17 @@ from __future__ import annotations
 import os
 import re
 import select
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
-from dubmill.errors import ServiceUnavailableError, UnreadableMediaError
+from dubmill.errors import UnreadableMediaError
+from dubmill.media.installation import executable
 
 Source = Path | str | bytes
 
@@ -27,26 +26,6 @@ EXACT = "+bitexact"
 SCALING = "bicubic+accurate_rnd+full_chroma_int+full_chroma_inp+bitexact"
 PATIENCE_SECONDS = 600.0  # without a sign of life
 _TORN = ("partial file", "File ended prematurely")  # of which FFmpeg complains, and then ends as if all were well
-
-
-@cache
-def executable() -> str:
-    """The ffmpeg to run: on PATH, else bundled.
-
-    Raises:
-        ServiceUnavailableError: there is neither.
-    """
-    on_path = shutil.which("ffmpeg")
-    if on_path:
-        return on_path
-    try:
-        import imageio_ffmpeg
-
-        return imageio_ffmpeg.get_ffmpeg_exe()
-    except (ImportError, RuntimeError) as error:
-        raise ServiceUnavailableError(
-            "there is no ffmpeg on this machine", cure="install ffmpeg, or pip install imageio-ffmpeg"
-        ) from error
 
 
 def name_of(source: Source) -> str:
