@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ from dubmill.errors import InvalidParamsError
 
 FREE_FORM = ("learning_rate_groups", "max_regression", "floors")
 PRESETS = Path(__file__).parent / "presets"
+PARAMS_FILE = Path("params.yaml")
+SHIPPED_PARAMS = Path(__file__).parent / "params.yaml"  # in the repository a link to the file at its root
 EXTENDS = "extends"  # an overlay's first line may name the preset that it stands on
 
 
@@ -65,6 +67,21 @@ def lay_over(values: Mapping[str, Any], overlay: Path) -> dict[str, Any]:
     below = given.pop(EXTENDS, None)
     under = values if below is None else lay_over(values, preset(below))
     return merge(under, given, str(overlay))
+
+
+def layers_of(path: Path, overlays: Sequence[Path]) -> list[tuple[str, dict[str, Any]]]:
+    """Returns the values of `path` and those after each overlay, with the names of the files.
+
+    Outside of the project's folder, where there is no params.yaml, the values that ship with the package are taken.
+
+    Raises:
+        InvalidParamsError: see `lay_over` and `read_yaml`.
+    """
+    source = SHIPPED_PARAMS if path == PARAMS_FILE and not path.is_file() else path
+    layers = [(str(path), read_yaml(source))]
+    for overlay in overlays:
+        layers.append((str(overlay), lay_over(layers[-1][1], overlay)))
+    return layers
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
-from dubmill.config.overlays import lay_over, read_yaml
+from dubmill.config.overlays import layers_of
 from dubmill.config.scorers import ScorersParams
 from dubmill.config.section import Cosine, Count, Decibels, NotNegative, Positive, Section, Seed, Share
 from dubmill.errors import InvalidParamsError
@@ -376,26 +376,17 @@ MODELS = "scorers"  # the one section that is no step of the line: `gate` and `e
 STEPS = tuple(name for name in Params.model_fields if name != MODELS)
 
 
-PARAMS_FILE = Path("params.yaml")
-SHIPPED_PARAMS = Path(__file__).parent / "params.yaml"  # in the repository a link to the file at its root
-
-
 def load(path: Path, *overlays: Path) -> Params:
     """Params of `path` with each overlay, a file or a preset's name, laid over it in turn.
 
-    Outside of the project's folder, where there is no params.yaml, the values that ship with the package are taken.
-
     Raises:
-        InvalidParamsError: see `lay_over` and `validate`.
+        InvalidParamsError: see `layers_of` and `validate`; it names the first file with which the values are invalid.
     """
-    source = SHIPPED_PARAMS if path == PARAMS_FILE and not path.is_file() else path
-    layers = {str(path): read_yaml(source)}
-    for overlay in overlays:
-        layers[str(overlay)] = lay_over(list(layers.values())[-1], overlay)
+    layers = layers_of(path, overlays)
     try:
-        return validate(Params, list(layers.values())[-1], str(path))
+        return validate(Params, layers[-1][1], str(path))
     except InvalidParamsError:
-        for where, values in layers.items():  # the first file with which the values are invalid is the one at fault
+        for where, values in layers:
             validate(Params, values, where)
         raise
 

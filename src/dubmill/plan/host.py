@@ -1,7 +1,7 @@
 """Counts the CPU memory and the disk that the task of each step takes at its peak, in bytes.
 
-A GPU step reads the weights into CPU memory before they go to the GPU; without a GPU they stay there, in float32, with the
-activations. The disk is that of one task which copies its inputs, as a Kubeflow task does.
+A GPU step reads the weights part by part into CPU memory, from where each part goes to the GPU; without a GPU they stay there,
+in float32, with the activations. The disk is that of one task which copies its inputs, as a Kubeflow task does.
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ from dataclasses import dataclass, replace
 from math import ceil
 
 from dubmill.config.params import Params
-from dubmill.plan.architecture import Architecture
+from dubmill.plan.architecture import PARTS, Architecture
 from dubmill.plan.disk import READ_BY, WRITTEN_BY, disk_of
 from dubmill.plan.gpus import load_assumptions
 from dubmill.plan.memory import GpuSetup, memory_of, savings_in_params
 from dubmill.plan.work import GPU_STEPS, Work, clip_shapes, work_of
 
 FP32, GIB = 4, 2**30
+DECODERS = ("vae", "audio_vae", "vocoder")  # that the validation of `train` needs
 PIXEL_BYTES = 3 + 2 * 3 * FP32  # uint8 from the file, and two float32 copies while it is converted
 SHARD_BYTES = 256 * 2**20  # of the pairs that `gate` collects before it writes them
 
@@ -56,7 +57,7 @@ def host_needs(
         num_processes = num_train_gpus if step == "train" else 1
         uses_cuda = has_gpu and step in GPU_STEPS
         process = num_processes * (assumed.process_bytes + (assumed.cuda_host_bytes if uses_cuda else 0))
-        weights = num_processes * _weight_bytes(works[step], architecture) if step in works else 0
+        weights = num_processes * _weight_bytes(works[step], params, architecture, has_gpu) if step in works else 0
         data = _data_bytes(step, params, architecture, disk)
         if step in works and not has_gpu:
             data += _compute_bytes(works[step], params, architecture)
@@ -71,9 +72,17 @@ def host_needs(
     return needs
 
 
-def _weight_bytes(work: Work, architecture: Architecture) -> int:
-    """Returns the bytes of the modules that a step loads; int8 quantization happens after loading and saves nothing here."""
-    return architecture.number_bytes * sum(architecture.parameters[part] for part in work.parts)
+def _weight_bytes(work: Work, params: Params, architecture: Architecture, has_gpu: bool) -> int:
+    """Returns the bytes of the largest part that a step loads, or of all parts where they stay in CPU memory.
+
+    `train` keeps the decoders of its validation there, and under FSDP the transformer. int8 quantization happens after a part
+    is read, so it saves nothing here.
+    """
+    sizes = {part: architecture.number_bytes * architecture.parameters[part] for part in PARTS}
+    loaded = [sizes[part] for part in work.parts]
+    if work.step == "train" and params.train.validation.every_steps:
+        return sum(loaded) + sum(sizes[part] for part in DECODERS)
+    return max(loaded) if has_gpu else sum(loaded)
 
 
 def _data_bytes(step: str, params: Params, architecture: Architecture, disk: dict[str, int]) -> float:

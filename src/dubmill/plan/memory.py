@@ -98,7 +98,11 @@ def _weights(work: Work, architecture: Architecture, savings: MemorySavings, set
     is_int8 = {"transformer": savings.transformer_int8, "text_encoder": savings.text_encoder_int8}
     int8_layers = {part: layers for part, layers in architecture.int8_layers.items() if is_int8[part]}
     parts = {
-        part: weight_bytes(architecture.parameters[part], int8_layers.get(part, NOT_QUANTIZED), number_bytes)
+        part: weight_bytes(
+            architecture.parameters[part],
+            int8_layers.get(part, NOT_QUANTIZED),
+            FP32 if part == "vocoder" else number_bytes,  # always float32: bf16 spoils the phases of its spectrum
+        )
         for part in work.parts
         if not (part == "text_encoder" and savings.text_encoder_on_cpu)
     }
