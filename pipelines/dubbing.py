@@ -24,6 +24,24 @@ from pipelines.placement import Target, place, requests
 NAME = "dubmill-dubbing"
 
 
+INPUTS = """From prompts to a release. Each input is one section of params.yaml; `dubmill params` explains every value.
+
+Args:
+    backbone: which joint audio-video diffusion model to use (source, repo, revision, licence)
+    prompts: what the synthetic speakers are and say (source, counts, languages, seed)
+    synthesize: size and sampling of the clips whose speaker changes language half-way
+    inpaint: how each half is re-voiced into the other language (pair source, mask, sampling)
+    gate: the strict and warning thresholds of every quality gate, and the least accepted share
+    encode: how pairs become latents (batch size, face margin)
+    train: the LoRA and its optimizer (rank, steps, learning rate, schedule, seed)
+    dub: how held-out clips are dubbed, and by which methods
+    evaluate: intervals and showcase of the report
+    register: MLflow experiment and model name
+    promote: when a challenger becomes champion (metrics to improve, regressions, floors)
+    scorers: the measuring models for real faces and speech, their weights and licences
+"""
+
+
 class Outputs(NamedTuple):
     """What a run leaves behind."""
 
@@ -36,7 +54,6 @@ def build(params: Params, target: Target) -> GraphComponent:
     """Returns the pipeline; the defaults of its inputs are the sections of `params`."""
     values, task = params.model_dump(mode="json"), _task_maker(params, target)
 
-    @dsl.pipeline(name=NAME, description="Generate, gate, train, measure, register and release a dubbing adapter.")
     def dubbing(
         backbone: dict = values["backbone"],
         prompts: dict = values["prompts"],
@@ -51,32 +68,14 @@ def build(params: Params, target: Target) -> GraphComponent:
         promote: dict = values["promote"],
         scorers: dict = values["scorers"],
     ) -> Outputs:
-        """From prompts to a release. Each input is one section of params.yaml; `dubmill params` explains every value.
-
-        Args:
-            backbone: which joint audio-video diffusion model to use (source, repo, revision, licence)
-            prompts: what the synthetic speakers are and say (source, counts, languages, seed)
-            synthesize: size and sampling of the clips whose speaker changes language half-way
-            inpaint: how each half is re-voiced into the other language (pair source, mask, sampling)
-            gate: the strict and warning thresholds of every quality gate, and the least accepted share
-            encode: how pairs become latents (batch size, face margin)
-            train: the LoRA and its optimizer (rank, steps, learning rate, schedule, seed)
-            dub: how held-out clips are dubbed, and by which methods
-            evaluate: intervals and showcase of the report
-            register: MLflow experiment and model name
-            promote: when a challenger becomes champion (metrics to improve, regressions, floors)
-            scorers: the measuring models for real faces and speech, their weights and licences
-        """
-        base = task(backbone_component, params=backbone).outputs["backbone"]
-        written = task(prompts_component, params=prompts).outputs["prompts"]
-        clips = task(synthesize_component, backbone=base, prompts=written, params=synthesize).outputs["clips"]
-        raw_pairs = task(inpaint_component, backbone=base, clips=clips, params=inpaint).outputs["pairs"]
-        pairs = task(gate_component, backbone=base, pairs=raw_pairs, scorers_params=scorers, params=gate).outputs[
-            "accepted"
-        ]
-        latents = task(encode_component, backbone=base, pairs=pairs, params=encode).outputs["latents"]
-        adapter = task(train_component, backbone=base, latents=latents, params=train).outputs["adapter"]
-        dubs = task(dub_component, backbone=base, adapter=adapter, pairs=pairs, params=dub).outputs["dubs"]
+        base = task(backbone_component, params=backbone)["backbone"]
+        written = task(prompts_component, params=prompts)["prompts"]
+        clips = task(synthesize_component, backbone=base, prompts=written, params=synthesize)["clips"]
+        raw_pairs = task(inpaint_component, backbone=base, clips=clips, params=inpaint)["pairs"]
+        pairs = task(gate_component, backbone=base, pairs=raw_pairs, scorers_params=scorers, params=gate)["accepted"]
+        latents = task(encode_component, backbone=base, pairs=pairs, params=encode)["latents"]
+        adapter = task(train_component, backbone=base, latents=latents, params=train)["adapter"]
+        dubs = task(dub_component, backbone=base, adapter=adapter, pairs=pairs, params=dub)["dubs"]
         report = task(
             evaluate_component,
             backbone=base,
@@ -85,8 +84,8 @@ def build(params: Params, target: Target) -> GraphComponent:
             adapter=adapter,
             scorers_params=scorers,
             params=evaluate,
-        ).outputs["report"]
-        version = task(register_component, adapter=adapter, report=report, params=register).outputs["registered"]
+        )["report"]
+        version = task(register_component, adapter=adapter, report=report, params=register)["registered"]
         release = task(
             promote_component,
             backbone=base,
@@ -96,19 +95,24 @@ def build(params: Params, target: Target) -> GraphComponent:
             registered=version,
             register_params=register,
             params=promote,
-        ).outputs["release"]
+        )["release"]
         return Outputs(backbone=cast(Any, base), report=cast(Any, report), release=cast(Any, release))
 
-    return cast(GraphComponent, dubbing)
+    dubbing.__doc__ = INPUTS
+    named = dsl.pipeline(
+        name=NAME, description="Generate, gate, train, measure, register and release a dubbing adapter."
+    )
+    return cast(GraphComponent, named(dubbing))
 
 
-def _task_maker(params: Params, target: Target) -> Callable[..., dsl.PipelineTask]:
-    """Returns a function that adds a component's task to the pipeline and places it."""
+def _task_maker(params: Params, target: Target) -> Callable[..., dict[str, Any]]:
+    """Returns a function that adds a component's task to the pipeline, places it, and returns its outputs by name."""
     needs = requests(params, target)
 
-    def task(component: Any, **inputs: Any) -> dsl.PipelineTask:
+    def task(component: Any, **inputs: Any) -> dict[str, Any]:
         memory_gib = needs[component.name].memory_gib
-        return place(component(**inputs), component.name, params=params, target=target, memory_gib=memory_gib)
+        added = place(component(**inputs), component.name, params=params, target=target, memory_gib=memory_gib)
+        return dict(added.outputs)
 
     return task
 

@@ -39,13 +39,14 @@ def evaluate(
     from dubmill.report import look
     from dubmill.steps.evaluate import evaluate as step
 
-    sections = [validate(ScorersParams, scorers_params, "scorers"), validate(EvaluateParams, params, "evaluate")]
-    opened = [
+    sealed = step(
         Backbone.open(backbone.path),
         DubSet.open(dubs.path),
         PairSet.open(pairs.path),
         Adapter.open(adapter.path),
-    ]
-    sealed = step(*opened, *sections, Path(report.path))
+        validate(ScorersParams, scorers_params, "scorers"),
+        validate(EvaluateParams, params, "evaluate"),
+        Path(report.path),
+    )
     look.log(sealed, report, metrics, summary)
     look.page(sealed, page.path)

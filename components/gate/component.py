@@ -35,8 +35,12 @@ def gate(
     from dubmill.report import look
     from dubmill.steps.gate import gate as step
 
-    sections = [validate(ScorersParams, scorers_params, "scorers"), validate(GateParams, params, "gate")]
-    opened = [Backbone.open(backbone.path), PairSet.open(pairs.path)]
-    sealed = step(*opened, *sections, Path(accepted.path))
+    sealed = step(
+        Backbone.open(backbone.path),
+        PairSet.open(pairs.path),
+        validate(ScorersParams, scorers_params, "scorers"),
+        validate(GateParams, params, "gate"),
+        Path(accepted.path),
+    )
     look.log(sealed, accepted, metrics, summary)
     look.page(sealed, page.path)
