@@ -11,7 +11,7 @@ import pytest
 from doubles import miniature
 from doubles.dubbers import EchoDubber, SilentDubber, ToneDubber, tone_hz
 from doubles.faces import FixedDetector, face
-from doubles.films import beat_film
+from doubles.films import beat_film, ffmpeg
 from doubles.releases import (
     CLIP_RATE,
     CONSENT,
@@ -340,6 +340,29 @@ def test_a_wrong_face_choice_is_refused_before_weights_are_loaded(
     assert run(monkeypatch, tmp_path, "in.mov", *words, *options(folders)) == 2
     assert "'middle' is no face; choose left, right, all or a number" in capsys.readouterr().err
     assert not Path("consent.jsonl").exists()
+
+
+def test_a_films_title_stays_its_language_is_tagged_and_what_is_left_out_is_named(
+    tmp_path, folders, stand_in, monkeypatch, capsys
+):
+    """Tracks, subtitles and chapters were dropped without a word, and always the first track was dubbed."""
+    (tmp_path / "subs.srt").write_text("1\n00:00:00,000 --> 00:00:01,000\nhello\n")
+    sounds = [part for hz in (400, 800) for part in ("-f", "lavfi", "-i", f"sine={hz}:d=4:r=16000")]
+    tags = ["-metadata", "title=A film", "-metadata:s:a:0", "language=eng", "-metadata:s:a:1", "language=fra"]
+    maps = ["-map", 0, "-map", 1, "-map", 2, "-map", 3]
+    picture = ["-f", "lavfi", "-i", "testsrc=s=64x64:r=25:d=4"]
+    ffmpeg(*picture, *sounds, "-i", tmp_path / "subs.srt", *maps, *tags, "-c:a", "pcm_s16le", tmp_path / "in.mkv")
+    script(tmp_path / "in.vtt", (1.0, 2.0, "uno dos"))
+    words = ["--to", "es", "--script", "in.vtt", "--out", "out.mp4", "--consent", CONSENT, "--track", "2"]
+    assert run(monkeypatch, tmp_path, "in.mkv", *words, *options(folders)) == 0
+    notes = capsys.readouterr().err
+    assert "sound track 2 (fra) is dubbed; left out: 1 (eng)" in notes
+    assert "not carried over: 1 subtitle track" in notes
+    info = media.probe("out.mp4")
+    assert [track.language for track in info.tracks] == ["spa"]
+    assert media.metadata("out.mp4")["title"] == "A film"
+    sound_N = media.read("out.mp4", frame_rate=None, sample_rate_hz=16000).mono_N[3 * 16000 :]
+    assert np.argmax(np.abs(np.fft.rfft(sound_N))) == pytest.approx(800 * len(sound_N) / 16000, abs=3)
 
 
 # Places to write

@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import os
 import subprocess
 import wave
 from fractions import Fraction
@@ -375,3 +376,126 @@ def test_an_ffmpeg_that_does_not_suffice_is_refused_when_it_is_first_used(tmp_pa
         media.probe(b"anything")
     assert reason in refused.value.what
     assert refused.value.where == str(tmp_path / "other")
+
+
+# What containers hold besides one picture and one sound
+
+
+def _ffmpeg(*arguments):
+    subprocess.run([media.executable(), "-v", "error", "-y", *map(str, arguments)], check=True)
+
+
+@pytest.fixture(scope="module")
+def bilingual(tmp_path_factory):
+    """Two sound tracks, English at 400 Hz and Spanish at 800 Hz, the second the default; subtitles and a chapter."""
+    folder = tmp_path_factory.mktemp("bilingual")
+    (folder / "subs.srt").write_text("1\n00:00:00,000 --> 00:00:01,000\nhello\n")
+    (folder / "chapters.txt").write_text(
+        ";FFMETADATA1\ntitle=A film\n[CHAPTER]\nTIMEBASE=1/1\nSTART=0\nEND=1\ntitle=One\n"
+    )
+    sounds = [part for hz in (400, 800) for part in ("-f", "lavfi", "-i", f"sine={hz}:d=2:r=16000")]
+    maps = ["-map", 0, "-map", 1, "-map", 2, "-map", 3, "-map_metadata", 4, "-map_chapters", 4]
+    tags = ["-metadata:s:a:0", "language=eng", "-metadata:s:a:1", "language=spa"]
+    which = ["-disposition:a:0", 0, "-disposition:a:1", "default"]
+    inputs = ["-f", "lavfi", "-i", "testsrc=s=64x64:r=25:d=2", *sounds, "-i", folder / "subs.srt"]
+    path = folder / "film.mkv"
+    _ffmpeg(*inputs, "-i", folder / "chapters.txt", *maps, *tags, *which, "-c:a", "pcm_s16le", "-c:s", "srt", path)
+    return path
+
+
+def _hz(sound_N, rate=16000):
+    return np.argmax(np.abs(np.fft.rfft(sound_N))) * rate / len(sound_N)
+
+
+@pytest.mark.parametrize(("track", "hz"), [(None, 800), (1, 400), (2, 800)])
+def test_the_default_sound_track_is_read_or_the_chosen_one(bilingual, track, hz):
+    info = media.probe(bilingual, track=track)
+    assert [one.language for one in info.tracks] == ["eng", "spa"]
+    clip = media.read(bilingual, frame_rate=None, sample_rate_hz=16000, track=track)
+    assert _hz(clip.mono_N) == pytest.approx(hz, abs=2)
+    blocks = list(media.sound(bilingual, sample_rate_hz=16000, channels=1, track=info.track, has_picture=True))
+    assert _hz(np.concatenate(blocks)[:, 0]) == pytest.approx(hz, abs=2)
+
+
+def test_a_sound_track_that_is_not_there_is_refused(bilingual):
+    with pytest.raises(UsageError, match="no sound track 3, it has 2"):
+        media.probe(bilingual, track=3)
+
+
+def test_what_else_a_file_holds_is_named(bilingual):
+    assert media.probe(bilingual).extras == ("1 subtitle track", "1 chapter")
+
+
+@pytest.mark.parametrize("delay", [0.489, -0.3])
+def test_picture_and_sound_of_a_transport_stream_share_one_clock(tmp_path, delay):
+    """Read apart, each would begin at its own first packet: +489 ms became -32 ms."""
+    path = tmp_path / "film.ts"
+    picture = ["-f", "lavfi", "-i", "color=black:s=64x64:r=25:d=3,drawbox=c=white:t=fill:enable='between(n,25,27)'"]
+    sound = ["-f", "lavfi", "-i", "aevalsrc='sin(2*PI*900*t)*between(t,1,1.1)':d=3:s=48000"]
+    late, early = (sound, picture) if delay > 0 else (picture, sound)
+    _ffmpeg(*early, "-itsoffset", abs(delay), *late, "-c:v", "mpeg2video", "-c:a", "mp2", path)
+    info = media.probe(path)
+    frames = media.frames(path, info, frame_rate=info.frame_rate, height=64, width=64)
+    flash = next(index for index, frame in enumerate(frames) if frame.mean() > 150) / float(info.frame_rate)
+    blocks = list(media.sound(path, sample_rate_hz=48000, channels=1, has_picture=True))
+    click = np.flatnonzero(np.abs(np.concatenate(blocks)[:, 0]) > 0.2)[0] / 48000
+    assert click - flash == pytest.approx(delay, abs=0.045)  # a frame is 40 ms
+
+
+@pytest.mark.parametrize(("size", "matrix"), [("1280x720", "bt709"), ("320x180", "smpte170m")])
+def test_colours_without_a_tag_are_read_as_cameras_of_that_size_mean_them(tmp_path, size, matrix):
+    """HD without a tag was read as BT.601: the whole film 29 of 255 off."""
+    path, none = (
+        tmp_path / "film.mp4",
+        "h264_metadata=matrix_coefficients=2:colour_primaries=2:transfer_characteristics=2",
+    )
+    picture = (
+        f"color=0xC83264:s={size}:r=25:d=0.4,format=gbrp,scale=out_color_matrix={matrix}:out_range=tv,format=yuv444p"
+    )
+    _ffmpeg("-f", "lavfi", "-i", picture, "-c:v", "libx264", "-qp", 1, "-bsf:v", none, path)
+    width, height = map(int, size.split("x"))
+    info = media.probe(path)
+    assert info.matrix == ("bt709" if height >= 720 else "")
+    frame = next(media.frames(path, info, frame_rate=info.frame_rate, height=height, width=width))
+    assert frame.mean(axis=(0, 1)) == pytest.approx([200, 50, 100], abs=3)
+
+
+def test_colours_with_a_tag_are_read_by_it(tmp_path):
+    path = tmp_path / "film.mp4"
+    _ffmpeg("-f", "lavfi", "-i", "color=red:s=1280x720:r=25:d=0.2", "-colorspace", "smpte170m", path)
+    assert media.probe(path).matrix == ""
+
+
+def test_slow_motion_keeps_its_rate(tmp_path):
+    path = tmp_path / "film.mp4"
+    _ffmpeg("-f", "lavfi", "-i", "testsrc=s=64x64:r=240:d=0.5", path)
+    assert media.probe(path).frame_rate == 240
+
+
+def test_sound_beyond_the_picture_is_measured(tmp_path):
+    path = tmp_path / "film.mkv"
+    _ffmpeg(
+        "-f",
+        "lavfi",
+        "-i",
+        "testsrc=s=64x64:r=25:d=1",
+        "-f",
+        "lavfi",
+        "-i",
+        "sine=d=3:r=16000",
+        "-c:a",
+        "pcm_s16le",
+        path,
+    )
+    info = media.probe(path)
+    assert (info.seconds, info.sound_seconds) == (pytest.approx(1), pytest.approx(3, abs=0.02))
+
+
+def test_a_pipe_and_a_long_name_are_called_what_they_are(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UnreadableMediaError, match="a pipe or device"):
+        media.probe(tmp_path / "pipe")
+    with pytest.raises(UnreadableMediaError, match="a pipe or device"):
+        media.probe("-")
+    with pytest.raises(UnreadableMediaError, match="name is too long"):
+        media.probe(tmp_path / ("x" * 300))

@@ -173,3 +173,40 @@ def test_a_word_longer_than_a_line_is_kept_whole():
     word = "Rindfleischetikettierungsüberwachungsaufgabenübertragungsgesetz"
     (made,) = subtitles.captions([Cue(0.0, 4.0, word)], "de")
     assert made.text == word
+
+
+def test_a_line_of_one_blank_belongs_to_its_cue_in_webvtt():
+    """As the largest video site writes automatic captions; the words behind the blank belonged to no cue."""
+    text = "WEBVTT\n\n00:00:00.000 --> 00:00:02.000\n \nhello there\n\n00:00:03.000 --> 00:00:04.000\nbye\n \n"
+    assert subtitles.parse(text, "x.vtt") == [Cue(0.0, 2.0, "hello there"), Cue(3.0, 4.0, "bye")]
+
+
+def test_rolling_captions_say_every_word_once():
+    text = (
+        "WEBVTT\nKind: captions\n\n"
+        "00:00:00.000 --> 00:00:02.000\n \nhello<00:00:00.500><c> there</c>\n\n"
+        "00:00:02.000 --> 00:00:02.010\nhello there\n \n\n"
+        "00:00:02.010 --> 00:00:04.000\nhello there\nhow<00:00:03.000><c> are you</c>\n\n"
+        "00:00:04.000 --> 00:00:04.010\nhow are you\n \n\n"
+        "00:00:04.010 --> 00:00:06.000\nhow are you\nfine\n"
+    )
+    cues = subtitles.parse(text, "x.vtt")
+    assert [cue.text for cue in cues] == ["hello there", "how are you", "fine"]
+    assert [cue.start_seconds for cue in cues] == [0.0, 2.01, 4.01]
+
+
+def test_a_line_that_somebody_says_twice_stays_twice():
+    text = "1\n00:00:01,000 --> 00:00:02,000\nNo.\n\n2\n00:00:02,000 --> 00:00:03,000\nNo.\n"
+    assert [cue.text for cue in subtitles.parse(text, "x.srt")] == ["No.", "No."]
+
+
+def test_a_cue_without_length_is_prolonged_and_the_script_is_read(caplog):
+    text = "1\n00:00:01,000 --> 00:00:01,000\nHello there\n\n2\n00:00:01,300 --> 00:00:02,000\nYes.\n"
+    cues = subtitles.parse(text, "x.srt")
+    assert cues == [Cue(1.0, 1.3, "Hello there"), Cue(1.3, 2.0, "Yes.")]
+    assert "no length" in caplog.text
+
+
+def test_a_cue_that_ends_before_it_starts_is_still_refused():
+    with pytest.raises(UsageError, match="ends before it starts"):
+        subtitles.parse("1\n00:00:02,000 --> 00:00:01,000\nHello\n", "x.srt")

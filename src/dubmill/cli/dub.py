@@ -29,6 +29,7 @@ class DubOptions:
     text: str
     script: Path | None
     tone_map: bool
+    track: int | None
     consent: str
     seed: int
     face: str
@@ -53,6 +54,9 @@ def dub(
         Path | None, typer.Option(help="write the dubbed words here, as SRT or WebVTT", show_default=False)
     ] = None,
     tone_map: Annotated[bool, typer.Option("--tone-map", help="convert an HDR video to standard range")] = False,
+    track: Annotated[
+        int | None, typer.Option(help="sound track to dub, from 1; else the default one", show_default=False)
+    ] = None,
     consent: Annotated[str, typer.Option(help="who agreed to be dubbed, in one sentence")] = "",
     face: Annotated[
         str, typer.Option(help="of several: left, right or a number from the left; all: generate the whole picture")
@@ -78,6 +82,7 @@ def dub(
         text=text,
         script=script,
         tone_map=tone_map,
+        track=track,
         consent=consent,
         seed=seed,
         face=face,
@@ -133,6 +138,7 @@ def _dub(options: DubOptions) -> FileDubResult:
         consent=options.consent,
         seed=options.seed,
         tone_map=options.tone_map,
+        track=options.track,
         face=options.face,
     )
     check_file_request(request)

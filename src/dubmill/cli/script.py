@@ -33,12 +33,14 @@ def transcribe(
 
     known(language)
     writer = providers.transcriber(by, model=model, url=url)
-    if not media.probe(clip, limits=media.Limits(max_seconds=24 * 3600.0)).has_audio:
+    info = media.probe(clip, limits=media.Limits(max_seconds=24 * 3600.0))
+    if not info.has_audio:
         raise UnreadableMediaError(
             "there is no sound in it", where=str(clip), cure="give a video in which somebody speaks"
         )
-    heard = np.concatenate(list(media.sound(clip, sample_rate_hz=providers.SAMPLE_RATE_HZ, channels=1)))
-    cues = writer.transcribe(heard[:, 0], language=language)
+    rate = providers.SAMPLE_RATE_HZ
+    blocks = media.sound(clip, sample_rate_hz=rate, channels=1, track=info.track, has_picture=True)
+    cues = writer.transcribe(np.concatenate(list(blocks))[:, 0], language=language)
     subtitles.write(out, cues)
     typer.echo(f"transcribe: {out}, {len(cues)} cues by a machine: read them against the clip")
 

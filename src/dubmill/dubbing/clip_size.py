@@ -66,14 +66,16 @@ def release_info(release: Release, name: str) -> Any:
     return release.info[name]
 
 
-def read_clip(video: bytes, size: ClipSize, limits: media.Limits, *, tone_map: bool) -> tuple[Clip, tuple[str, ...]]:
+def read_clip(
+    video: bytes, size: ClipSize, limits: media.Limits, *, tone_map: bool, track: int | None = None
+) -> tuple[Clip, tuple[str, ...]]:
     """The video as a clip of exactly `size`, and a sentence for each change that was needed.
 
     Raises:
         UnreadableMediaError: it cannot be read, or its length differs by more than `SLACK_SECONDS`.
     """
     try:
-        info = media.probe(video, limits=limits)
+        info = media.probe(video, limits=limits, track=track)
     except MediaTooLongError as error:
         raise MediaTooLongError(error.what, where=error.where, cure=f"cut it first, or {FILM_HINT}") from error
     surplus_seconds = info.seconds - size.seconds
@@ -92,8 +94,25 @@ def read_clip(video: bytes, size: ClipSize, limits: media.Limits, *, tone_map: b
         channels=min(info.channels, 2) or 1,  # a video without sound is refused by `read`
         tone_map=tone_map,
         limits=limits,
+        track=track,
     )
-    return clip.lasting(size.num_frames), (*_conversion_notes(info, size), *_length_notes(clip, size))
+    notes = (*_conversion_notes(info, size), *_length_notes(clip, size), *left_out_notes(info))
+    return clip.lasting(size.num_frames), notes
+
+
+def left_out_notes(info: media.MediaInfo) -> list[str]:
+    """A sentence for each part of the source that its dub does not have."""
+    notes = []
+    if len(info.tracks) > 1:
+        tags = [f"{number} ({track.language or 'no language'})" for number, track in enumerate(info.tracks, start=1)]
+        dubbed = tags.pop(info.track)
+        notes.append(f"sound track {dubbed} is dubbed; left out: {', '.join(tags)}; choose with --track")
+    if info.extras:
+        notes.append(f"not carried over: {', '.join(info.extras)}")
+    surplus_seconds = info.sound_seconds - info.seconds
+    if surplus_seconds > SLACK_SECONDS:
+        notes.append(f"the last {surplus_seconds:.1f} s of sound, after the end of the picture, were cut")
+    return notes
 
 
 def _conversion_notes(info: media.MediaInfo, size: ClipSize) -> list[str]:

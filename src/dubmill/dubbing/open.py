@@ -113,6 +113,7 @@ def dub_clip_file(
         seed=request.seed,
         face=request.face,
         tone_map=request.tone_map,
+        track=request.track,
     )
     check_request(clip_request)  # before the weights are loaded
     info = media.probe(request.path, limits=media.Limits())

@@ -14,13 +14,14 @@ from dubmill.artifacts.files import sha256_of
 from dubmill.artifacts.rows import Line
 from dubmill.artifacts.store import Release
 from dubmill.dubbing.clip_dubber import ClipDubber
-from dubmill.dubbing.clip_size import TONE_MAP_NOTE, read_clip, release_info
+from dubmill.dubbing.clip_size import TONE_MAP_NOTE, left_out_notes, read_clip, release_info
 from dubmill.dubbing.consent import ConsentLedger, check_statement
 from dubmill.dubbing.longform import Chunk, Film, FilmJob, dub_film
 from dubmill.dubbing.model_source import ModelSource
 from dubmill.errors import InvalidArtifactError, UnreadableMediaError
 from dubmill.faces import FaceMasker, check_face_choice, timed_sentences
 from dubmill.media.clips import Clip
+from dubmill.text.languages import ISO_639_2
 from dubmill.text.languages import language as language_of
 from dubmill.text.subtitles import Cue
 
@@ -37,6 +38,7 @@ class DubRequest:
     seed: int
     face: str
     tone_map: bool = False
+    track: int | None = None
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ class FileDubRequest:
     seed: int
     tone_map: bool
     face: str
+    track: int | None = None
 
 
 @dataclass(frozen=True)
@@ -105,14 +108,18 @@ class DubbingService:
             DubmillError: consent, language, words, media, faces or ledger are not in order.
         """
         check_request(request)
-        clip, notes = read_clip(request.video, self.source.size, self.limits, tone_map=request.tone_map)
+        clip, notes = read_clip(
+            request.video, self.source.size, self.limits, tone_map=request.tone_map, track=request.track
+        )
         mask = self.masker.mask(clip, request.face, start_seconds=0.0)
         metadata = self._record_consent(
             hashlib.sha256(request.video).hexdigest(), request.consent, request.line.language
         )
         dubbed = self.dubber.dub(clip, line=request.line, seed=request.seed, progress=progress)
         return DubResult(
-            mp4=media.mp4_bytes(mask.composite(clip, dubbed), metadata),
+            mp4=media.mp4_bytes(
+                mask.composite(clip, dubbed), metadata, language=ISO_639_2.get(request.line.language, "")
+            ),
             seconds=dubbed.seconds,
             seed=request.seed,
             model_version=self.source.version,
@@ -126,8 +133,11 @@ class DubbingService:
             DubmillError: consent, language, words, media, faces or ledger are not in order.
         """
         check_file_request(request)
-        film = Film.open(request.path, self.source.size, limits=self.limits, tone_map=request.tone_map)
-        metadata = self._record_consent(sha256_of(request.path), request.consent, request.language)
+        film = Film.open(
+            request.path, self.source.size, limits=self.limits, tone_map=request.tone_map, track=request.track
+        )
+        marks = self._record_consent(sha256_of(request.path), request.consent, request.language)
+        metadata = {**carried_metadata(request.path), **marks}
         words = request.words
         if isinstance(words, str):
             words = Line(language=request.language, text=words)
@@ -194,7 +204,13 @@ def _film_notes(film: Film, chunks: Sequence[Chunk]) -> tuple[str, ...]:
         notes.append(f"{info.channels} channels of sound were mixed down to {film.channels}")
     if info.hdr:
         notes.append(TONE_MAP_NOTE.format(hdr=info.hdr))
-    return tuple(notes)
+    return (*notes, *left_out_notes(info))
+
+
+def carried_metadata(path: Path) -> dict[str, str]:
+    """Title and the like of a source, as far as MP4 has a place for them; its comment gives way to the dub's."""
+    kept = set(media.METADATA_KEYS) - {"comment"}
+    return {key: value for key, value in media.metadata(path).items() if key in kept}
 
 
 def selftest_clip(release: Release) -> tuple[Clip, Line]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 import subprocess
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any
 
-from dubmill.errors import MediaTooLargeError, MediaTooLongError, UnreadableMediaError
+from dubmill.errors import MediaTooLargeError, MediaTooLongError, UnreadableMediaError, UsageError
 from dubmill.media.process import TRUSTED, Source, content, name_of, readable, started, stream
 
 # What a file of variable rate is made constant at, where FFmpeg's own guess is the clock of its time stamps.
@@ -18,6 +18,7 @@ USUAL_RATES = tuple(
     for rate in ((24000, 1001), (24, 1), (25, 1), (30000, 1001), (30, 1), (50, 1), (60000, 1001), (60, 1))
 )
 _MAX_RATE = 120
+_HD_LINES = 720
 _TRANSFERS = {"smpte2084": "PQ", "arib-std-b67": "HLG"}
 
 
@@ -31,8 +32,23 @@ class Limits:
 
 
 @dataclass(frozen=True)
+class SoundTrack:
+    """One of a file's sound tracks; `language` is an ISO 639-2 tag, empty where the file has none."""
+
+    language: str
+    is_default: bool
+
+
+@dataclass(frozen=True)
 class MediaInfo:
-    """What a file holds, as shown: sides after rotation with square pixels, `num_frames` at the constant `frame_rate`."""
+    """What a file holds, as shown: sides after rotation with square pixels, `num_frames` at the constant `frame_rate`.
+
+    Attributes:
+        track: index in `tracks` of the sound that is read.
+        matrix: the colour matrix that is assumed where the file states none; empty: as stated, or FFmpeg's own guess.
+        sound_seconds: length of the sound that is read.
+        extras: other contents, by name and count, such as "2 subtitle tracks".
+    """
 
     width: int
     height: int
@@ -42,6 +58,11 @@ class MediaInfo:
     sample_rate_hz: int  # 0 without audio
     channels: int  # 0 without audio
     hdr: str = ""  # PQ or HLG; empty: standard range
+    tracks: tuple[SoundTrack, ...] = field(default=(), compare=False)
+    track: int = field(default=0, compare=False)
+    matrix: str = field(default="", compare=False)
+    sound_seconds: float = field(default=0.0, compare=False)
+    extras: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def seconds(self) -> float:
@@ -49,39 +70,88 @@ class MediaInfo:
         return float(self.num_frames / self.frame_rate)
 
 
-def probe(source: Source, *, limits: Limits | None = None) -> MediaInfo:
+def probe(source: Source, *, limits: Limits | None = None, track: int | None = None) -> MediaInfo:
     """What `source` holds, by decoding all of it: counts are exact, a header is not trusted; constant memory.
+
+    `track` is the number of a sound track, from 1; without it, the one that the file marks as default, else the first.
 
     Raises:
         UnreadableMediaError: it is not there, not media, truncated, or without picture or frames.
+        UsageError: it has no such track.
         MediaTooLargeError: it is over a limit.
     """
     limits = limits or Limits()
     name = name_of(source)
     with readable(source) as (url, fds):
-        header = _picture_header(url, fds)
-        told = stream(_census(url, limits, _odd_rate(header)), name=name, fds=fds)
-        info = _parse_census(_lines(told), name, _hdr(header))
+        header = _header(url, fds)
+        picture, tracks = _picture_line(header), _sound_tracks(header)
+        chosen = _chosen_track(tracks, track, name)
+        told = stream(_census(url, limits, _odd_rate(picture), chosen), name=name, fds=fds)
+        info = _parse_census(_lines(told), name, _hdr(picture))
+    info = replace(info, tracks=tracks, track=chosen, extras=_extras(header))
+    info = replace(info, matrix=_assumed_matrix(picture, info))
     _hold_against(limits, info, name)
     return info
 
 
-def _picture_header(url: str, fds: list[int]) -> str:
-    """FFmpeg's line about the picture; empty where there is none, of which the census will complain."""
+def _header(url: str, fds: list[int]) -> str:
+    """FFmpeg's description of the file."""
     import ffmpeg
 
     graph = ffmpeg.input(url, **TRUSTED).output("pipe:", format="null", c="copy", **{"frames": 0, "v": "info"})
     with started(graph, fds=fds, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as (process, told):
         process.wait()
-        text = content(told).decode("utf-8", "replace")
-    lines = re.findall(r"^ *Stream #0:\d+.*?: Video: (.*)$", text, flags=re.MULTILINE)
+        return content(told).decode("utf-8", "replace").partition("Stream mapping:")[0].partition("\nOutput #")[0]
+
+
+def _picture_line(header: str) -> str:
+    """The header's line about the picture; empty where there is none, of which the census will complain."""
+    lines = re.findall(r"^ *Stream #0:\d+.*?: Video: (.*)$", header, flags=re.MULTILINE)
     return next((line for line in lines if "attached pic" not in line), "")
+
+
+def _sound_tracks(header: str) -> tuple[SoundTrack, ...]:
+    lines = re.findall(r"^ *Stream #0:\d+(?:\[\w+\])?(?:\((\w+)\))?: Audio: (.*)$", header, flags=re.MULTILINE)
+    return tuple(SoundTrack("" if tag == "und" else tag, "(default)" in line) for tag, line in lines)
+
+
+def _chosen_track(tracks: tuple[SoundTrack, ...], number: int | None, name: str) -> int:
+    """The index of the sound track to read."""
+    if number is not None:
+        if not 1 <= number <= len(tracks):
+            raise UsageError(
+                f"there is no sound track {number}, it has {len(tracks)}",
+                where=name,
+                cure="give --track a number from 1",
+            )
+        return number - 1
+    return next((index for index, track in enumerate(tracks) if track.is_default), 0)
+
+
+def _extras(header: str) -> tuple[str, ...]:
+    """Contents that are neither picture nor sound, counted."""
+    kinds = re.findall(r"^ *Stream #0:\d+.*?: (Subtitle|Data|Attachment)\b", header, flags=re.MULTILINE)
+    counts = {"subtitle track": kinds.count("Subtitle"), "data track": kinds.count("Data")}
+    counts |= {"attachment": kinds.count("Attachment"), "chapter": len(re.findall(r"^ *Chapter #0:", header, re.M))}
+    return tuple(f"{count} {name}{'s' * (count > 1)}" for name, count in counts.items() if count)
+
+
+def _assumed_matrix(picture: str, info: MediaInfo) -> str:
+    """BT.709 for HD in YUV whose colours carry no tag, as cameras and players have it; FFmpeg would take BT.601."""
+    layout = re.search(r"(\w+)\(([^)]*)\)|, (yuv\w+|nv12|p010\w*),", picture.split(",", 1)[-1])
+    pixels, tags = (layout[1] or layout[3], layout[2] or "") if layout else ("", "")
+    is_yuv = pixels.startswith(("yuv", "nv", "p0"))
+    has_tag = any(re.match(r"(bt|smpte|fcc|gbr|ycgco)", part.strip().split("/")[0]) for part in tags.split(","))
+    return "bt709" if is_yuv and not has_tag and max(info.height, info.width * 9 // 16) >= _HD_LINES else ""
 
 
 def _odd_rate(header: str) -> Fraction | None:
     """The usual rate nearest to the mean one, for a file whose varying time stamps have no rate that FFmpeg could find."""
     told = {kind: float(number) * (1000 if kilo else 1) for number, kilo, kind in _RATES.findall(header)}
-    if told.get("tbr", 0) <= _MAX_RATE:
+    is_steady = abs(told.get("fps", 0.0) - told.get("tbr", 0.0)) < 0.01 * told.get(
+        "tbr", 0.0
+    )  # slow motion: 240 a second
+    if told.get("tbr", 0) <= _MAX_RATE or is_steady:
         return None
     return min(USUAL_RATES, key=lambda rate: abs(rate - told.get("fps", 0.0)))
 
@@ -93,12 +163,12 @@ def _hdr(header: str) -> str:
     return next((name for transfer, name in _TRANSFERS.items() if transfer in header), "")
 
 
-def _census(url: str, limits: Limits, rate: Fraction | None) -> Any:
+def _census(url: str, limits: Limits, rate: Fraction | None, track: int) -> Any:
     """Decode everything to one line per frame; `xerror` makes a torn file an error and not a shorter clip."""
     import ffmpeg
 
     source = ffmpeg.input(url, t=limits.max_seconds + 1.0, **TRUSTED)
-    streams = source["V:0?"], source["a:0?"]
+    streams = source["V:0?"], source[f"a:{track}?"]
     square = {"filter:v": "scale=w=iw*sar:h=ih,setsar=1"} | ({"r": str(rate)} if rate else {})
     return ffmpeg.output(
         *streams, "pipe:", format="framecrc", fps_mode="cfr", acodec="pcm_s16le", **square
@@ -117,6 +187,7 @@ def _parse_census(lines: Iterable[str], name: str, hdr: str) -> MediaInfo:
     facts: dict[tuple[str, str], str] = {}
     counts: dict[str, int] = {}
     first: dict[str, list[str]] = {}
+    last: dict[str, list[str]] = {}
     for line in lines:
         if told := re.match(r"#(\w+) (\d+): (.+)$", line):
             facts[told[1], told[2]] = told[3]
@@ -124,6 +195,7 @@ def _parse_census(lines: Iterable[str], name: str, hdr: str) -> MediaInfo:
             index = line.split(",", 1)[0].strip()
             counts[index] = counts.get(index, 0) + 1
             first.setdefault(index, line.split(","))
+            last[index] = line.split(",")
     kinds = {value: index for (key, index), value in facts.items() if key == "media_type"}
     if "video" not in kinds:
         raise UnreadableMediaError("there is no picture in it", where=name, cure="give a video, not a sound file")
@@ -140,7 +212,14 @@ def _parse_census(lines: Iterable[str], name: str, hdr: str) -> MediaInfo:
         sample_rate_hz=int(facts["sample_rate", kinds["audio"]]) if heard else 0,
         channels=int(heard[4]) // (2 * int(heard[3])) if heard else 0,  # bytes per 16-bit sample
         hdr=hdr,
+        sound_seconds=_end_seconds(facts, kinds["audio"], last) if heard else 0.0,
     )
+
+
+def _end_seconds(facts: dict[tuple[str, str], str], index: str, last: dict[str, list[str]]) -> float:
+    """The end of a stream's last packet."""
+    _, _, presentation, duration, *_ = last[index]
+    return float((int(presentation) + int(duration)) * Fraction(facts["tb", index]))
 
 
 def _hold_against(limits: Limits, info: MediaInfo, name: str) -> None:

@@ -108,12 +108,29 @@ def readable(source: Source) -> Iterator[tuple[str, list[int]]]:
             yield url(held), [held.fileno()]
         return
     path = Path(source).absolute()
-    if not path.is_file():
-        trouble = "this is a directory" if path.is_dir() else "there is no such file"
-        raise UnreadableMediaError(trouble, where=str(source), cure="give the path of a video")
+    if not _is_file(path):
+        raise UnreadableMediaError(_why_no_file(path), where=str(source)[:200], cure="give the path of a video file")
     if not path.stat().st_size:
         raise UnreadableMediaError("the file is empty", where=str(source), cure="copy or export it again")
     yield f"file:{path}", []
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long
+        return False
+
+
+def _why_no_file(path: Path) -> str:
+    try:
+        if path.is_dir():
+            return "this is a directory"
+        if path.exists() or path.name == "-":
+            return "this is a pipe or device, and a video is read several times"
+    except OSError:  # a name that is too long
+        return "the name is too long"
+    return "there is no such file"
 
 
 def scratch() -> IO[bytes]:

@@ -5,6 +5,7 @@ Axes: F frames, H height, W width, C channels (frames: RGB), N samples.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from fractions import Fraction
@@ -39,18 +40,19 @@ def read(
     needs_sound: bool = True,
     tone_map: bool = False,
     limits: Limits | None = None,
+    track: int | None = None,
 ) -> Clip:
     """`source` as a clip, rotated as its file says, resampled, its sound cut or padded to the picture's length.
 
     `frame_rate` None keeps the file's own. With both sides given the picture is scaled to cover them and cropped at its
     centre; with one, the other follows; pixels become square. Without `needs_sound`, silence stands in for no sound.
-    `tone_map` brings HDR to standard range, which changes its colours for good.
+    `track` as in `probe`. `tone_map` brings HDR to standard range, which changes its colours for good.
 
     Raises:
         UnreadableMediaError: as `probe`; or HDR that shall not be mapped; or no sound, or only silence, and sound is needed.
     """
     limits = limits or Limits()
-    name, info = name_of(source), probe(source, limits=limits)
+    name, info = name_of(source), probe(source, limits=limits, track=track)
     if needs_sound and not info.has_audio:
         raise UnreadableMediaError("there is no sound in it", where=name, cure="give a clip in which somebody speaks")
     rate = frame_rate or info.frame_rate
@@ -80,18 +82,33 @@ def frames(
     Raises:
         UnreadableMediaError: it cannot be decoded, or is HDR that shall not be mapped.
     """
+    import ffmpeg
+
     name, pending = name_of(source), bytearray()
     with readable(source) as (place, fds):
         graph = _picture(place, info, frame_rate, (height, width), tone_map, name)
-        for data in stream(_raw(graph).global_args("-xerror"), name=name, fds=fds):
+        outputs = [_raw(graph)]
+        if info.has_audio:
+            outputs.append(_beside(place, "a:0"))
+        for data in stream(ffmpeg.merge_outputs(*outputs).global_args("-xerror"), name=name, fds=fds):
             pending += data
             while len(pending) >= height * width * 3:
                 frame, pending = pending[: height * width * 3], pending[height * width * 3 :]
                 yield np.frombuffer(frame, dtype=np.uint8).reshape(height, width, 3)
 
 
-def sound(source: Source, *, sample_rate_hz: int, channels: int, block_samples: int = 1 << 15) -> Iterator[np.ndarray]:
+def sound(
+    source: Source,
+    *,
+    sample_rate_hz: int,
+    channels: int,
+    block_samples: int = 1 << 15,
+    track: int = 0,
+    has_picture: bool = False,
+) -> Iterator[np.ndarray]:
     """The sound of `source` from its picture's start, in blocks (N, C) of float32; nothing where it has none.
+
+    `track` is an index of sound tracks, as `MediaInfo.track`. With `has_picture`, time counts from the earlier of both.
 
     Raises:
         UnreadableMediaError: it cannot be decoded.
@@ -100,8 +117,10 @@ def sound(source: Source, *, sample_rate_hz: int, channels: int, block_samples: 
 
     size, pending = block_samples * channels * 4, bytearray()
     with readable(source) as (place, fds):
-        heard = _heard(ffmpeg.input(place, **TRUSTED), sample_rate_hz)
+        heard = _heard(ffmpeg.input(place, **TRUSTED), sample_rate_hz, track)
         graph = heard.output("pipe:", format="f32le", ac=channels, ar=sample_rate_hz)
+        if has_picture:
+            graph = ffmpeg.merge_outputs(graph, _beside(place, "V:0"))
         for data in stream(graph.global_args("-xerror"), name=name_of(source), fds=fds):
             pending += data
             while len(pending) >= size:
@@ -146,7 +165,8 @@ def _picture(place: str, info: MediaInfo, rate: Fraction, sides: tuple[int, int]
         picture = picture.filter(step, **options)
     height, width = sides
     cover = {"force_original_aspect_ratio": "increase", "flags": SCALING}
-    picture = picture.filter("scale", w="iw*sar", h="ih", flags=SCALING).filter("setsar", 1)
+    matrix = {"in_color_matrix": info.matrix} if info.matrix else {}
+    picture = picture.filter("scale", w="iw*sar", h="ih", flags=SCALING, **matrix).filter("setsar", 1)
     return picture.filter("scale", w=width, h=height, **cover).filter("crop", width, height, exact=1)
 
 
@@ -154,8 +174,18 @@ def _raw(picture: Any) -> Any:
     return picture.output("pipe:", format="rawvideo", pix_fmt="rgb24")
 
 
-def _heard(source: Any, sample_rate_hz: int) -> Any:
-    return source["a:0"].filter("aresample", sample_rate_hz, **{"async": 1, "first_pts": 0})
+def _beside(place: str, stream_of: str) -> Any:
+    """A stream that is read and thrown away, so that FFmpeg counts time from the start of picture and sound together.
+
+    From MPEG transport and program streams it counts from the first of the streams that it is told to read.
+    """
+    import ffmpeg
+
+    return ffmpeg.input(place, **TRUSTED)[stream_of].output(os.devnull, format="null", c="copy")
+
+
+def _heard(source: Any, sample_rate_hz: int, track: int) -> Any:
+    return source[f"a:{track}"].filter("aresample", sample_rate_hz, **{"async": 1, "first_pts": 0})
 
 
 def _both(place: str, heard: IO[bytes], info: MediaInfo, picture: Any, listening: tuple[int, int]) -> Any:
@@ -164,6 +194,6 @@ def _both(place: str, heard: IO[bytes], info: MediaInfo, picture: Any, listening
     outs = [_raw(picture)]
     if info.has_audio:
         sample_rate_hz, channels = listening
-        sounding = _heard(ffmpeg.input(place, **TRUSTED), sample_rate_hz)
+        sounding = _heard(ffmpeg.input(place, **TRUSTED), sample_rate_hz, info.track)
         outs.append(sounding.output(url(heard), format="f32le", ac=channels, ar=sample_rate_hz))
     return ffmpeg.merge_outputs(*outs).overwrite_output()

@@ -24,15 +24,15 @@ METADATA_KEYS = ("title", "artist", "comment", "description", "copyright", "date
 _BT709 = {"colorspace": "bt709", "color_primaries": "bt709", "color_trc": "bt709", "color_range": "tv"}
 
 
-def mp4_bytes(clip: Clip, metadata: Mapping[str, str] | None = None) -> bytes:
+def mp4_bytes(clip: Clip, metadata: Mapping[str, str] | None = None, *, language: str = "") -> bytes:
     """`clip` as an MP4 that browsers play: H.264 4:2:0 and AAC, index first; equal input gives equal bytes.
 
-    4:2:0 needs even sides: an odd one gets its last row or column once more.
+    `language` is an ISO 639-2 tag for the sound. 4:2:0 needs even sides: an odd one gets its last row or column once more.
 
     Raises:
         UsageError: no frames, or a metadata key that MP4 has no place for.
     """
-    return _held(clip, _mp4(clip.sample_rate_hz, len(clip.audio_CN), metadata or {}))
+    return _held(clip, _mp4(clip.sample_rate_hz, len(clip.audio_CN), metadata or {}, language))
 
 
 def lossless_bytes(clip: Clip) -> bytes:
@@ -54,6 +54,7 @@ def write_film(
     sample_rate_hz: int,
     channels: int,
     metadata: Mapping[str, str],
+    language: str = "",
 ) -> None:
     """Write an MP4 as `mp4_bytes` would, from frames (H, W, 3) as they come, one in memory, and the sound in `wav`.
 
@@ -64,7 +65,7 @@ def write_film(
     """
     import ffmpeg
 
-    how = _mp4(sample_rate_hz, channels, metadata)
+    how = _mp4(sample_rate_hz, channels, metadata, language)
     _write(f"file:{path.absolute()}", frames, frame_rate, ffmpeg.input(f"file:{wav.absolute()}"), how, [])
 
 
@@ -149,7 +150,7 @@ def _write(
     feed(graph, (_evened(frame) for frame in chain([first], coming)), fds=fds)
 
 
-def _mp4(sample_rate_hz: int, channels: int, metadata: Mapping[str, str]) -> dict[str, Any]:
+def _mp4(sample_rate_hz: int, channels: int, metadata: Mapping[str, str], language: str) -> dict[str, Any]:
     """FFmpeg's output options for an MP4 that browsers play."""
     strangers = [key for key in metadata if key not in METADATA_KEYS]
     if strangers:
@@ -158,6 +159,8 @@ def _mp4(sample_rate_hz: int, channels: int, metadata: Mapping[str, str]) -> dic
     audio = {"acodec": "aac", "b:a": min(6 * sample_rate_hz, 128_000) * channels}
     # ffmpeg-python takes an option once; FFmpeg reads no further than the g (global) of this specifier
     said = {f"metadata:g:{index}": f"{key}={metadata[key]}" for index, key in enumerate(sorted(metadata))}
+    if language:
+        said["metadata:s:a:0"] = f"language={language}"
     return {"format": "mp4", "movflags": "+faststart", **video, **audio, **said}
 
 

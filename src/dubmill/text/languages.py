@@ -49,6 +49,10 @@ LANGUAGES = {
 _LETTERS = {"Latn": "LATIN", "Cyrl": "CYRILLIC"}
 
 
+ISO_639_2 = {"en": "eng", "es": "spa", "fr": "fra", "de": "deu", "ru": "rus", "pt": "por", "it": "ita"}
+"""Tags of three letters, as MP4 and Matroska store them."""
+
+
 def is_in_script(text: str, tag: str) -> bool:
     """Whether every letter of `text` belongs to the script of a language."""
     letters = _LETTERS[language(tag).script]

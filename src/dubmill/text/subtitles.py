@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 MAX_LINE_CHARACTERS = 42  # of a caption's line; two lines a caption, as broadcasters have it
 MAX_CHARACTERS_PER_SECOND = 20.0  # reading speed for adults; chosen after the same guides, UNVERIFIED
+_ROLL_SECONDS = 0.05  # between two cues of rolling captions, and the length of those that only scroll
 GAP_SECONDS = 0.08  # between two captions, so that a change is seen
 
 _CLOCK = r"(?:(\d{1,4}):)?(\d{1,2}):(\d{1,2})[.,](\d{1,3})"
@@ -62,10 +63,48 @@ def read(path: Path) -> list[Cue]:
 
 def parse(text: str, where: str) -> list[Cue]:
     """`read` of a text; `where` is how to call it."""
-    cues = [cue for cue in _cues(text, where) if cue.text]
+    cues = [
+        Cue(start, end, " ".join(lines)) for start, end, lines in _without_rolled_lines(_cues(text, where)) if lines
+    ]
     if not cues:
         raise UsageError("there is no cue in it", where=where, cure="give an SRT or WebVTT file")
-    return _in_order(cues, where)
+    return _with_length(_in_order(cues, where), where)
+
+
+_TimedLines = tuple[float, float, list[str]]
+"""Start, end and the lines of a cue, without those that are empty."""
+
+
+def _without_rolled_lines(cues: Iterator[_TimedLines]) -> list[_TimedLines]:
+    """The cues of rolling captions without the lines that only scroll up: each shows the last line of the one before.
+
+    A cue that shows nothing else prolongs the one before.
+    """
+    kept: list[_TimedLines] = []
+    shown: list[str] = []
+    for start, end, lines in cues:
+        touches = bool(kept) and start - kept[-1][1] <= _ROLL_SECONDS
+        num_old = next((num for num in range(min(len(shown), len(lines)), 0, -1) if shown[-num:] == lines[:num]), 0)
+        is_rolling = touches and num_old > 0 and (len(lines) > num_old or end - start <= _ROLL_SECONDS)
+        if is_rolling and len(lines) == num_old:
+            kept[-1] = (kept[-1][0], end, kept[-1][2])
+        else:
+            kept.append((start, end, lines[num_old:] if is_rolling else lines))
+        shown = lines
+    return kept
+
+
+def _with_length(cues: list[Cue], where: str) -> list[Cue]:
+    """The cues, those without any length prolonged by the time that reading takes, at most to the next one."""
+    limits = [cue.start_seconds for cue in cues[1:]] + [float("inf")]
+    long = []
+    for cue, limit in zip(cues, limits, strict=True):
+        if cue.seconds <= 0:
+            logger.warning("%s: the cue at %s has no length: it was prolonged", where, clock(cue.start_seconds))
+            needed = cue.start_seconds + len(cue.text) / MAX_CHARACTERS_PER_SECOND
+            cue = replace(cue, end_seconds=min(needed, limit))
+        long.append(cue)
+    return long
 
 
 def _decoded(data: bytes, where: str) -> str:
@@ -80,7 +119,7 @@ def _decoded(data: bytes, where: str) -> str:
         return data.decode("cp1252", "replace")
 
 
-def _cues(text: str, where: str) -> Iterator[Cue]:
+def _cues(text: str, where: str) -> Iterator[_TimedLines]:
     for number, block in _blocks(text):
         starts = [index for index, line in enumerate(block) if "-->" in line]
         if not starts and not _is_remark(number, block):
@@ -88,14 +127,20 @@ def _cues(text: str, where: str) -> Iterator[Cue]:
         for index, stop in pairwise([*starts, len(block)]) if starts else ():
             start, end = _times(block[index], number + index, where)
             is_next_numbered = stop < len(block) and stop - 1 > index and block[stop - 1].strip().isdigit()
-            yield Cue(start, end, _bare(block[index + 1 : stop - is_next_numbered]))
+            lines = (_bare(line) for line in _joined_tags(block[index + 1 : stop - is_next_numbered]))
+            yield start, end, [line for line in lines if line]
 
 
 def _blocks(text: str) -> Iterator[tuple[int, list[str]]]:
-    """Runs of lines that are not blank, each with the number of its first line."""
+    """Runs of lines between empty ones, each with the number of its first line.
+
+    In WebVTT a line of blanks is not empty: it belongs to its cue. In SRT files it often stands for an empty one.
+    """
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    is_vtt = lines[0].startswith("WEBVTT")
     block: list[str] = []
-    for number, line in enumerate([*text.replace("\r\n", "\n").replace("\r", "\n").split("\n"), ""], start=1):
-        if line.strip():
+    for number, line in enumerate([*lines, ""], start=1):
+        if line.strip() or (is_vtt and line and block):
             block.append(line)
         elif block:
             yield number - len(block), block
@@ -116,7 +161,7 @@ def _times(line: str, number: int, where: str) -> tuple[float, float]:
         )
     parts = told.groups()
     start, end = (_seconds(parts[place : place + 4], number, where) for place in (0, 4))
-    if end <= start:
+    if end < start:
         raise UsageError(f"the cue of line {number} ends before it starts", where=where, cure=_EXAMPLE)
     return start, end
 
@@ -128,9 +173,20 @@ def _seconds(parts: Sequence[str | None], number: int, where: str) -> float:
     return 3600 * hours + 60 * minutes + seconds + float(f"0.{parts[3]}")
 
 
-def _bare(lines: Sequence[str]) -> str:
-    """One line of text, without tags, entities and positions."""
-    return " ".join(html.unescape(_MARKUP.sub("", " ".join(lines))).split())
+def _joined_tags(lines: Sequence[str]) -> list[str]:
+    """The lines, a tag that runs over several of them brought onto one."""
+    joined: list[str] = []
+    for line in lines:
+        if joined and joined[-1].rfind("<") > joined[-1].rfind(">"):
+            joined[-1] += f" {line}"
+        else:
+            joined.append(line)
+    return joined
+
+
+def _bare(line: str) -> str:
+    """A line of text, without tags, entities and positions."""
+    return " ".join(html.unescape(_MARKUP.sub("", line)).split())
 
 
 def _in_order(cues: Sequence[Cue], where: str) -> list[Cue]:

@@ -41,13 +41,15 @@ class Film:
     tone_map: bool
 
     @classmethod
-    def open(cls, path: Path, size: ClipSize, *, limits: media.Limits, tone_map: bool) -> Film:
-        """The film at `path`, decoded once to count its frames.
+    def open(
+        cls, path: Path, size: ClipSize, *, limits: media.Limits, tone_map: bool, track: int | None = None
+    ) -> Film:
+        """The film at `path`, decoded once to count its frames; `track` as in `media.probe`.
 
         Raises:
             UnreadableMediaError: as `media.probe`, or it has no sound.
         """
-        info = media.probe(path, limits=limits)
+        info = media.probe(path, limits=limits, track=track)
         if not info.has_audio:
             raise UnreadableMediaError(
                 "there is no sound in it", where=str(path), cure="give a video in which somebody speaks"
@@ -81,7 +83,7 @@ class Film:
         """Its sound in blocks (N, C) at its own sample rate, exactly as long as its picture."""
         rate = self.info.sample_rate_hz
         remaining = round(self.info.num_frames / self.info.frame_rate * rate)
-        blocks = media.sound(self.path, sample_rate_hz=rate, channels=self.channels)
+        blocks = self._sound(rate, self.channels)
         for block in chain(blocks, repeat(np.zeros((rate, self.channels), np.float32))):
             yield block[:remaining]
             remaining -= len(block[:remaining])
@@ -91,13 +93,18 @@ class Film:
     def clip_reader(self) -> ClipReader:
         """A forward reader of clips at the model's rate and size."""
         frames = self._frames(self.size.frame_rate, self.size.height, self.size.width)
-        sound = media.sound(self.path, sample_rate_hz=self.size.sample_rate_hz, channels=self.channels)
+        sound = self._sound(self.size.sample_rate_hz, self.channels)
         return ClipReader(self, SlidingWindow(frame[None] for frame in frames), SlidingWindow(sound))
 
     def analyze(self) -> FilmAnalysis:
         """The loudness of each frame, and where shots change."""
-        levels_F = _levels(self, media.sound(self.path, sample_rate_hz=_LEVEL_RATE_HZ, channels=1))
+        levels_F = _levels(self, self._sound(_LEVEL_RATE_HZ, 1))
         return FilmAnalysis(levels_F, _shot_starts(self._frames(self.size.frame_rate, _SHOT_SIDE, _SHOT_SIDE)))
+
+    def _sound(self, sample_rate_hz: int, channels: int) -> Iterator[np.ndarray]:
+        return media.sound(
+            self.path, sample_rate_hz=sample_rate_hz, channels=channels, track=self.info.track, has_picture=True
+        )
 
     def _frames(self, rate: Fraction, height: int, width: int) -> Iterator[np.ndarray]:
         return media.frames(self.path, self.info, frame_rate=rate, height=height, width=width, tone_map=self.tone_map)

@@ -14,6 +14,7 @@ from dubmill.dubbing.longform.chunk_dubs import ChunkDub, FilmJob, check_lines, 
 from dubmill.dubbing.longform.chunks import Chunk, cues_over_speech, plan_chunks
 from dubmill.dubbing.longform.film import Film
 from dubmill.faces import timed_sentences
+from dubmill.text.languages import ISO_639_2
 from dubmill.text.subtitles import Cue
 
 Progress = Callable[[float], None]
@@ -58,14 +59,14 @@ def dub_film(
     work = out.with_name(f".{out.name}.chunks")
     work.mkdir(parents=True, exist_ok=True)
     dubs = dub_chunks(film, chunks, masks, job, work, _between(progress, _ANALYZED, _DUBBED))
-    _write_film(film, dubs, work, metadata, _between(progress, _DUBBED, 1.0))
+    _write_film(film, dubs, work, metadata, job.language, _between(progress, _DUBBED, 1.0))
     (work / "film.mp4").replace(out)
     shutil.rmtree(work)
     return FilmDub(chunks, cues, timed_sentences(note for mask in masks for note in mask.notes))
 
 
 def _write_film(
-    film: Film, dubs: Sequence[ChunkDub], work: Path, metadata: Mapping[str, str], progress: Progress
+    film: Film, dubs: Sequence[ChunkDub], work: Path, metadata: Mapping[str, str], language: str, progress: Progress
 ) -> None:
     rate, channels = film.info.sample_rate_hz, film.channels
     gain = join.gain_to_match(film, dubs)
@@ -78,6 +79,7 @@ def _write_film(
         sample_rate_hz=rate,
         channels=channels,
         metadata=metadata,
+        language=ISO_639_2.get(language, ""),
     )
 
 
