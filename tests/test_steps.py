@@ -15,6 +15,7 @@ from dubmill.config import params as parameters
 from dubmill.errors import InvalidArtifactError, InvalidParamsError, UnsealedArtifactError
 from dubmill.generation.codec import decode_clips, encode_clips, shape_of
 from dubmill.model.load import load
+from dubmill.steps import encode as encode_module
 from dubmill.steps import inpaint as inpaint_module
 from dubmill.steps import synthesize as synthesize_module
 from dubmill.steps.backbone import backbone as backbone_step
@@ -68,6 +69,11 @@ def filmed(nano, clips, values, tmp_path_factory):
     """World pairs, which pass the gate."""
     world = values.inpaint.model_copy(update={"source": "world"})
     return inpaint(nano, clips, world, tmp_path_factory.mktemp("filmed") / "pairs")
+
+
+@pytest.fixture(scope="module")
+def gated(nano, filmed, values, tmp_path_factory):
+    return gate(nano, filmed, values.scorers, values.gate, tmp_path_factory.mktemp("gated") / "pairs")
 
 
 def test_the_materialised_folder_is_an_ltx2_for_every_diffusers_pipeline(nano):
@@ -162,10 +168,9 @@ def test_ungated_pairs_cannot_be_encoded(nano, filmed, values, tmp_path):
         encode(nano, filmed, values.encode, tmp_path / "latents")
 
 
-def test_accepted_pairs_become_latents_with_a_face_region_and_captions(nano, filmed, values, tmp_path):
+def test_accepted_pairs_become_latents_with_a_face_region_and_captions(nano, gated, values, tmp_path):
     from dubmill.training.trainer import Pairs
 
-    gated = gate(nano, filmed, values.scorers, values.gate, tmp_path / "gated")
     latents = encode(nano, gated, values.encode, tmp_path / "latents")
     accepted = [row for row in gated.split("train") if row.accepted]
     pairs = Pairs.open(latents)
@@ -175,6 +180,41 @@ def test_accepted_pairs_become_latents_with_a_face_region_and_captions(nano, fil
     assert abs(pairs.video_P2SD.mean()) < 0.5
     assert 0.5 < pairs.video_P2SD.std() < 2
     assert latents.lineage.pair_source == "world"
+
+
+@pytest.mark.parametrize("moment", range(4))
+def test_a_killed_encoding_continues_and_ends_as_if_it_never_was(nano, gated, values, tmp_path, monkeypatch, moment):
+    """Killed before the captions, before either batch of pairs, and before the merged file is written."""
+    params = values.encode.model_copy(update={"batch_size": 3})
+    unbroken = encode(nano, gated, params, tmp_path / "unbroken")
+    steps, calls = [("caption_batches", 0), ("encode_clips", 0), ("encode_clips", 2), ("merge_rows", 0)], []
+    name, at = steps[moment]
+    whole = getattr(encode_module, name)
+
+    def dying(*args, **options):
+        calls.append(name)
+        if len(calls) == at + 1:
+            raise KeyboardInterrupt
+        return whole(*args, **options)
+
+    monkeypatch.setattr(encode_module, name, dying)
+    with pytest.raises(KeyboardInterrupt):
+        encode(nano, gated, params, tmp_path / "latents")
+    num_calls = len(calls)
+    assert encode(nano, gated, params, tmp_path / "latents").digest == unbroken.digest
+    assert len(calls) - num_calls == {0: 1, 1: 4, 2: 2, 3: 1}[moment]  # two sides of each batch that was missing
+    assert [path.name for path in (tmp_path / "latents").glob("*.safetensors")] == ["latents.safetensors"]
+
+
+def test_the_text_encoder_and_the_autoencoders_are_never_in_memory_together(nano, gated, values, tmp_path, monkeypatch):
+    loaded = []
+    monkeypatch.setattr(
+        encode_module,
+        "load",
+        lambda backbone, needed: (loaded.append(sorted(needed)), load(backbone, needed=needed))[1],
+    )
+    encode(nano, gated, values.encode, tmp_path / "latents")
+    assert loaded == [[], ["connectors", "text_encoder"], ["audio_vae", "vae"]]
 
 
 def test_the_same_work_gives_the_same_digest_and_a_killed_run_goes_on_to_it(

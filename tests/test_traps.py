@@ -31,7 +31,7 @@ from dubmill.model.conditioning import patched_attention, sequence_layout
 from dubmill.model.load import load
 from dubmill.model.shapes import LatentShape
 from dubmill.steps.dub import _round_trips
-from dubmill.steps.encode import like, reconcile
+from dubmill.steps.encode import check_finite, check_size, reconcile
 from dubmill.steps.train import train
 from dubmill.tracking import rules
 from dubmill.training import trainer as training
@@ -160,23 +160,22 @@ def test_5_rate_groups_catch_what_they_name_and_the_table_shows_it():
 
 def test_6_every_accepted_pair_is_encoded_or_the_step_fails_and_names_it():
     """Trap 6: preprocessing that skips short clips, swallows audio errors and puts other samples in their place."""
-    column = torch.zeros(2, 3)
-    whole = dict.fromkeys(("video", "audio", "face"), column) | dict.fromkeys(
-        ("text_video", "text_audio", "text_mask"), torch.zeros(5, 3)
-    )
-    reconcile(whole, ["a", "b"])
+    counts = {"video": 2, "audio": 2, "face": 2, "text_video": 5, "text_audio": 5, "text_mask": 5}
+    reconcile(counts, 2)
     with pytest.raises(InvalidArtifactError, match="audio 1 of 2"):
-        reconcile({**whole, "audio": column[:1]}, ["a", "b"])
+        reconcile(counts | {"audio": 1}, 2)
+    column = torch.zeros(2, 3)
+    check_finite({"video": column, "audio": column}, ["a", "b"])
     with pytest.raises(InvalidArtifactError, match="the first of pair b"):
-        reconcile({**whole, "video": torch.tensor([[0.0], [float("nan")]])}, ["a", "b"])
+        check_finite({"video": torch.tensor([[0.0], [float("nan")]]), "audio": column}, ["a", "b"])
     first = miniature.clip()
     short = miniature.clip(num_frames=9)
     mute = Clip(first.frames_FHWC, first.frame_rate, first.audio_CN[:, :100], first.sample_rate_hz)
-    assert like(first, miniature.clip(seed=4), "x") is not None
+    assert check_size(first, miniature.clip(seed=4), "x") is not None
     with pytest.raises(InvalidArtifactError, match="p-3, original: frames, sides and rates"):
-        like(first, short, "p-3, original")
+        check_size(first, short, "p-3, original")
     with pytest.raises(InvalidArtifactError, match="the sound lasts 0.01 s, the picture 0.68 s"):
-        like(first, mute, "p-3, original")
+        check_size(first, mute, "p-3, original")
 
 
 def test_7_text_features_of_another_encoder_are_never_used(mini_backbone, latents, tmp_path):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -98,7 +98,11 @@ class Draft(Generic[Kind]):
         except (OSError, ValueError, KeyError):
             return ""
 
-    def write(self, name: str, data: bytes) -> Path:
+    def has_file(self, name: str) -> bool:
+        """Whether a file was written, by this run or an earlier one."""
+        return (self.path / name).is_file()
+
+    def write(self, name: str, data: bytes | Iterable[bytes]) -> Path:
         """Write one file into the draft, atomically; returns its path."""
         path = self.path / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -107,7 +111,7 @@ class Draft(Generic[Kind]):
 
     def has_shard(self, index: int) -> bool:
         """Whether shard `index` was written, by this run or an earlier one."""
-        return (self.path / f"shard-{index:05d}.json").is_file()
+        return self.has_file(f"shard-{index:05d}.json")
 
     def missing(self, num_shards: int, shards: ShardSlice) -> list[int]:
         """The numbers of the shards in `shards` that are still to be made."""

@@ -10,7 +10,7 @@ import json
 import os
 import secrets
 import tarfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +49,8 @@ def hash_file(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write `data` to `path` whole or not at all.
+def write_atomically(path: Path, data: bytes | Iterable[bytes]) -> None:
+    """Write `data`, whole or as blocks that come one by one, to `path`; all of it or nothing.
 
     Raises:
         DiskFullError: the disk is full.
@@ -58,7 +58,8 @@ def write_atomically(path: Path, data: bytes) -> None:
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")  # process ids repeat across containers
     try:
         with partial.open("wb") as stream:
-            stream.write(data)
+            for block in [data] if isinstance(data, bytes) else data:
+                stream.write(block)
             stream.flush()
             os.fsync(stream.fileno())
         partial.replace(path)
