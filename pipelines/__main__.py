@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import sys
 import time
 import webbrowser
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-import dubmill
+from dubmill.artifacts.code import code_digest
 from dubmill.artifacts.store import Release
 from dubmill.config.overlays import read_yaml
 from dubmill.config.params import Params, load
@@ -133,16 +132,6 @@ def submit(
         webbrowser.open(started.page)
     if wait:
         cluster.wait(started, tell=typer.echo)
-
-
-def code_digest() -> str:
-    """Returns the sha256 of the library's sources and embedded weights: what the tasks would run."""
-    root = Path(dubmill.__file__).parent
-    digest = hashlib.sha256()
-    for path in sorted(root.rglob("*")):
-        if path.is_file() and path.suffix in (".py", ".safetensors", ".json", ".html", ".j2", ".css", ".js"):
-            digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()
 
 
 def _cluster_target(params: Params, gpu: bool | None, train_gpus: int, mlflow: str, models: str, work: str) -> Target:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import shutil
 import time
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
 
@@ -12,6 +15,7 @@ import pytest
 import yaml
 
 from dubmill import tracking
+from dubmill.artifacts.code import code_digest
 from dubmill.artifacts.files import table_bytes
 from dubmill.artifacts.manifest import Lineage
 from dubmill.artifacts.rows import Line, PairRow
@@ -30,6 +34,7 @@ from dubmill.media.clips import Clip
 from dubmill.steps.promote import promote
 from dubmill.steps.register import register
 from dubmill.tracking.ledger import Entry, Ledger
+from dubmill.tracking.lock import promotion_lock
 
 RULES = PromoteParams(
     improve=["words_right", "sync_correlation"],
@@ -424,3 +429,115 @@ def test_the_kserve_manifest_runs_the_predictor_on_the_mounted_release(tmp_path,
     options = dict(argument.split("=") for argument in predictor["containers"][0]["args"])
     assert [options["--release"], options["--backbone"]] == mounted
     assert release.info["adapter_digest"][:12] in predictor["annotations"]["dubmill/release"]
+
+
+def test_a_version_says_which_code_and_which_kubeflow_run_made_it(tmp_path, store, backbone, pairs, monkeypatch):
+    monkeypatch.setenv("DUBMILL_CODE", "c0de")
+    monkeypatch.setenv("KFP_RUN_ID", "run-7")
+    Candidate(tmp_path, backbone, pairs).register()
+    version = tracking.aliased(tmp_path.name, "challenger")
+    assert (version.tags["code_digest"], version.tags["kfp_run_id"]) == ("c0de", "run-7")
+    assert store.get_run(version.run_id).data.params["evaluate.salt"] == "0"
+
+
+def test_outside_of_kubeflow_the_code_is_still_named_by_its_digest(tmp_path, store, backbone, pairs, monkeypatch):
+    for name in ("DUBMILL_CODE", "KFP_RUN_ID"):
+        monkeypatch.delenv(name, raising=False)
+    Candidate(tmp_path, backbone, pairs).register()
+    tags = tracking.aliased(tmp_path.name, "challenger").tags
+    assert tags["code_digest"] == code_digest()
+    assert "kfp_run_id" not in tags
+
+
+def test_weights_are_in_the_registrys_store_whatever_their_size_and_wherever_the_pod_was(
+    tmp_path, store, backbone, pairs
+):
+    candidate = Candidate(tmp_path, backbone, pairs)
+    candidate.register()
+    version = tracking.aliased(tmp_path.name, "challenger")
+    shutil.rmtree(candidate.folder / "train")
+    logged = Path(store.download_artifacts(version.run_id, "adapter", str(tmp_path)))
+    assert Adapter.open(logged).digest == candidate.adapter.digest
+    assert "reference.json" not in [path.name for path in logged.iterdir()]
+
+
+def test_a_store_that_holds_other_bytes_than_were_sent_is_noticed_before_there_is_a_version(
+    tmp_path, store, backbone, pairs, monkeypatch
+):
+    send = type(store).log_artifact
+
+    def truncate(self, run_id, local_path, artifact_path=None):
+        if local_path.endswith(".safetensors"):
+            shorter = tmp_path / Path(local_path).name
+            shorter.write_bytes(Path(local_path).read_bytes()[:-1])
+            local_path = str(shorter)
+        return send(self, run_id, local_path, artifact_path)
+
+    monkeypatch.setattr(type(store), "log_artifact", truncate)
+    with pytest.raises(InvalidArtifactError) as raised:
+        Candidate(tmp_path, backbone, pairs).register()
+    assert "adapter.safetensors" in raised.value.what
+    assert tracking.aliased(tmp_path.name, "challenger") is None
+
+
+def test_of_two_promotions_at_once_one_wins_and_the_other_is_compared_with_it(tmp_path, store, backbone, pairs):
+    """Both were measured before either was champion; without a lock each would replace the other unseen."""
+    better = Candidate(tmp_path, backbone, pairs, seed=1, words=0.9, sync=0.9)
+    worse = Candidate(tmp_path, backbone, pairs, seed=2, words=0.6, sync=0.6)
+    for candidate in (better, worse):
+        candidate.register()
+
+    def attempt(candidate):
+        given = backbone, candidate.adapter, candidate.report, pairs, candidate.folder / "register"
+        try:
+            promote(*given, candidate.names, RULES, candidate.folder / "promote")
+        except PromotionRefusedError:
+            return "refused"
+        return "promoted"
+
+    with ThreadPoolExecutor(2) as pool:
+        outcomes = list(pool.map(attempt, (better, worse)))
+    version = tracking.find_version(tmp_path.name, better.adapter.digest)
+    assert outcomes[0] == "promoted"
+    assert number(tmp_path) == version.number
+    previous = number(tmp_path, "previous")
+    assert (outcomes[1] == "promoted") == (previous is not None)
+
+
+def assert_locked(name):
+    """Nobody else gets the lock."""
+    with pytest.raises(ServiceUnavailableError) as raised, promotion_lock(name, wait_seconds=0, poll_seconds=0):
+        pytest.fail("two held the lock")
+    assert "under way" in raised.value.what
+
+
+def test_a_promotion_waits_for_the_one_under_way_and_gives_up_in_the_end(tmp_path, store):
+    with promotion_lock(tmp_path.name):
+        assert_locked(tmp_path.name)
+    with promotion_lock(tmp_path.name, wait_seconds=0):
+        assert_locked(tmp_path.name)
+
+
+def test_a_lock_that_a_killed_promotion_left_is_removed(tmp_path, store):
+    store.create_registered_model(f"{tmp_path.name}.promotion-lock")
+    assert_locked(tmp_path.name)
+    with promotion_lock(tmp_path.name, wait_seconds=0, stale_seconds=0):
+        assert_locked(tmp_path.name)
+    assert not [model for model in store.search_registered_models() if "promotion-lock" in model.name]
+
+
+def test_a_promotion_judges_and_moves_the_alias_under_the_lock(tmp_path, store, backbone, pairs, monkeypatch):
+    champions, lock = [], tracking.promotion_lock
+
+    @contextlib.contextmanager
+    def watched(name):
+        champions.append(number(tmp_path))
+        with lock(name):
+            yield
+        champions.append(number(tmp_path))
+
+    candidate = Candidate(tmp_path, backbone, pairs, words=0.9)
+    candidate.register()
+    monkeypatch.setattr(tracking, "promotion_lock", watched)
+    candidate.promote_only()
+    assert champions == [None, 1]

@@ -208,6 +208,7 @@ def start_over(out: Path) -> None:
 
     A folder that holds anything else is left alone: the step refuses it.
     """
+    from dubmill.artifacts.code import code_digest
     from dubmill.artifacts.draft import DRAFT
     from dubmill.artifacts.manifest import MANIFEST
 
@@ -218,14 +219,6 @@ def start_over(out: Path) -> None:
         shutil.rmtree(out)
     marker.parent.mkdir(parents=True, exist_ok=True)
     marker.write_text(code)
-
-
-def code_digest() -> str:
-    """A digest of the library's sources."""
-    from dubmill.artifacts.files import digest_of, sha256_of
-
-    root = Path(__file__).parents[1]
-    return digest_of({path.relative_to(root).as_posix(): sha256_of(path) for path in sorted(root.rglob("*.py"))})
 
 
 def copy_metrics(report: Path, metrics: Path) -> None:

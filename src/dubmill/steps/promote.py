@@ -38,7 +38,8 @@ def promote(
 ) -> Release:
     """The sealed Release at `out`, whose version is now the champion.
 
-    The order is Release, alias, ledger; each is a no-op where it was done, so a killed call is ended by the next one.
+    The order is Release, alias, ledger; each is a no-op where it was done, so a killed call is ended by the next one. Of two
+    promotions at once the second waits, and is compared with what the first made champion.
 
     Raises:
         PromotionRefusedError: with every reason; the alias stays, and the ledger tells of it.
@@ -47,17 +48,18 @@ def promote(
         ServiceUnavailableError: the MLflow server does not answer.
     """
     _check_fit(backbone, adapter, report, pairs)
-    case = _case(adapter, report, registered, register_params)
-    ledger = Ledger(out.parent / FILE)
-    figures = rules.means(case.ours, rules.names_in(params))
-    if not case.is_champion:
-        _judge(case, report, pairs, params, ledger, figures)
-    release = _release(backbone, adapter, report, pairs, case.version, params, out)
-    old = tracking.promote_alias(case.version)
-    entry = _entry(case.version, old, release.digest, "promoted", [], figures)
-    tracking.record(case.version, ledger, entry, again=case.is_champion)
-    told = {"base_model": backbone.info["repo"], "heldout_digest": f"{report.digest}:{rules.heldout_digest(pairs)}"}
-    tracking.tag_version(case.version, told)
+    with tracking.promotion_lock(register_params.model):
+        case = _case(adapter, report, registered, register_params)
+        ledger = Ledger(out.parent / FILE)
+        figures = rules.means(case.ours, rules.names_in(params))
+        if not case.is_champion:
+            _judge(case, report, pairs, params, ledger, figures)
+        release = _release(backbone, adapter, report, pairs, case.version, params, out)
+        old = tracking.promote_alias(case.version)
+        entry = _entry(case.version, old, release.digest, "promoted", [], figures)
+        tracking.record(case.version, ledger, entry, again=case.is_champion)
+        heldout = f"{report.digest}:{rules.heldout_digest(pairs)}"
+        tracking.tag_version(case.version, {"base_model": backbone.info["repo"], "heldout_digest": heldout})
     return release
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from pathlib import Path
 
 from dubmill import tracking
+from dubmill.artifacts.code import code_digest
 from dubmill.artifacts.files import LOSSES_FILE, digest_of, sha256_of, write_atomically
 from dubmill.artifacts.store import Adapter, Report
 from dubmill.config.params import RegisterParams
@@ -60,7 +62,8 @@ def _new_version(adapter: Adapter, report: Report, params: RegisterParams) -> tr
         digest=adapter.digest,
         report=report,
     )
-    tracking.log_params(run, adapter.lineage.params, prefix=adapter.lineage.step)
+    for artifact in (adapter, report):
+        tracking.log_params(run, artifact.lineage.params, prefix=artifact.lineage.step)
     if adapter.has_file(LOSSES_FILE):
         tracking.log_losses(run, adapter.file(LOSSES_FILE))
     tracking.log_report(run, report)
@@ -88,6 +91,8 @@ def lineage_tags(adapter: Adapter, report: Report) -> dict[str, str]:
         "base_model": model_card.base_of(adapter.info, report),
         "git_revision": git_revision(),
         "dvc_revision": dvc_revision(),
+        "code_digest": os.environ.get("DUBMILL_CODE") or code_digest(),
+        "kfp_run_id": os.environ.get("KFP_RUN_ID", ""),
         **{f"input.{word}": digest for word, digest in lineage.inputs.items()},
         **tracking.report_tags(report),
     }

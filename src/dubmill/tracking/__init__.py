@@ -3,6 +3,7 @@
 server      the tracking server, and one error where it does not answer
 runs        params, figures, loss curves and files of a run
 registry    model versions by the adapter's digest; the aliases challenger, champion and previous
+lock        one promotion at a time
 ledger      the history of promotions, an append-only file (MLflow keeps no such history)
 rules       conditions under which a challenger becomes champion
 deployment  the KServe manifest of a release
@@ -11,6 +12,7 @@ MLflow is imported by the first call that needs it (1.8 s), with its telemetry d
 """
 
 from dubmill.tracking.ledger import Entry, Ledger
+from dubmill.tracking.lock import promotion_lock
 from dubmill.tracking.registry import (
     CHALLENGER,
     CHAMPION,
@@ -56,6 +58,7 @@ __all__ = [
     "move_alias",
     "open_run",
     "promote_alias",
+    "promotion_lock",
     "public_uri",
     "record",
     "report_of",

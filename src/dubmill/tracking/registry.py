@@ -19,6 +19,7 @@ from dubmill.artifacts.manifest import MANIFEST, read_manifest
 from dubmill.artifacts.store import Report
 from dubmill.errors import InvalidArtifactError, UsageError
 from dubmill.tracking.ledger import Entry, Ledger
+from dubmill.tracking.lock import promotion_lock
 from dubmill.tracking.runs import log_figures, log_report, report_folder
 from dubmill.tracking.server import answering, client, is_missing, public_uri
 
@@ -176,7 +177,13 @@ def rollback(name: str, ledger: Ledger) -> Version:
 
     Raises:
         UsageError: there is no previous version.
+        ServiceUnavailableError: a promotion is under way and does not end.
     """
+    with promotion_lock(name):
+        return _rollback(name, ledger)
+
+
+def _rollback(name: str, ledger: Ledger) -> Version:
     champion, previous = aliased(name, CHAMPION), aliased(name, PREVIOUS)
     if champion is None or previous is None:
         raise UsageError("there is no previous version to go back to", where=name, cure="promote another version")

@@ -6,12 +6,13 @@ import json
 import math
 import os
 import re
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dubmill.artifacts.files import METRICS_FILE
+from dubmill.artifacts.files import METRICS_FILE, sha256_of
 from dubmill.artifacts.manifest import MANIFEST
 from dubmill.artifacts.store import Adapter, Artifact, Report
 from dubmill.errors import InvalidArtifactError, UsageError
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from mlflow.entities import Metric, Run
 
 MAX_BATCH = 1000  # metrics per call, MLflow's limit; params: 100
-MAX_PROXIED_BYTES = 50_000_000  # uploads through the server's proxy time out above this (mlflow#7564, #8539)
 PARAM_NAME = re.compile(r"[\w\-./ :]+")
 
 
@@ -154,22 +154,31 @@ def _log_metrics(run: Run, points: list[Metric]) -> None:
 
 
 def log_adapter(run: Run, adapter: Adapter, card: str) -> str:
-    """Logs the sealed adapter under `adapter/` of the run with its card beside it; returns the folder's URI.
+    """Stores the sealed adapter, weights of any size included, under `adapter/` of the run; returns the folder's URI.
 
-    Large uploads through a server's proxy time out, so a large adapter is logged by reference: its manifest with the
-    digest of every file, and its path.
+    Large files go straight to the object store where the server offers it (multipart upload with presigned URLs).
+
+    Raises:
+        InvalidArtifactError: what is read back from the store is not what was sent.
     """
-    mlflow, run_id = client(), run.info.run_id
-    size = sum((adapter.path / name).stat().st_size for name in adapter.manifest.files)
-    artifact_uri = run.info.artifact_uri or ""
-    by_reference = artifact_uri.startswith("mlflow-artifacts:") and size > MAX_PROXIED_BYTES
     with answering():
-        _log_files(run, adapter, "adapter", () if by_reference else tuple(adapter.manifest.files))
-        if by_reference:
-            reference = {"uri": adapter.path.resolve().as_uri(), "digest": adapter.digest, "bytes": size}
-            mlflow.log_dict(run_id, reference, "adapter/reference.json")
-        mlflow.log_text(run_id, card, "card.md")  # with figures, unlike the README sealed with the adapter
-    return f"{artifact_uri}/adapter"
+        _log_files(run, adapter, "adapter", tuple(adapter.manifest.files))
+        client().log_text(run.info.run_id, card, "card.md")  # with figures, unlike the README sealed with the adapter
+        for name, digest in adapter.manifest.files.items():
+            _check_stored(run, f"adapter/{name}", digest)
+    return f"{run.info.artifact_uri or ''}/adapter"
+
+
+def _check_stored(run: Run, path: str, digest: str) -> None:
+    """Reads a stored file back and compares its digest; one file at a time, since each may be gigabytes."""
+    with tempfile.TemporaryDirectory() as folder:
+        stored = Path(client().download_artifacts(run.info.run_id, path, folder))
+        if sha256_of(stored) != digest:
+            raise InvalidArtifactError(
+                f"the registry's store holds other bytes of {path} than were sent",
+                where=f"MLflow run {run.info.run_id}",
+                cure="check the artifact store, then register again",
+            )
 
 
 def log_report(run: Run, report: Report) -> None:

@@ -52,6 +52,7 @@ def _client(uri: str) -> MlflowClient:
     _probe(uri)
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")  # the default of 7 retries takes four minutes
+    os.environ.setdefault("MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD", "true")  # of large files, past the server's proxy
     from mlflow import MlflowClient
 
     with answering():
