@@ -156,6 +156,15 @@ def test_every_volume_that_a_pod_mounts_is_there(overlay):
 
 
 @every_overlay
+def test_every_claim_is_mounted_by_a_pod_or_by_a_task_of_the_pipeline(overlay):
+    claims = {one["metadata"]["name"] for one in manifests(overlay, "PersistentVolumeClaim")}
+    volumes = [volume for _, pod in pods(overlay) for volume in pod["volumes"] if "emptyDir" not in volume]
+    mounted = {volume["persistentVolumeClaim"]["claimName"] for volume in volumes}
+    by_tasks = {"work", "models"}  # the defaults of `python -m pipelines compile`
+    assert claims == mounted | by_tasks
+
+
+@every_overlay
 def test_images_carry_a_fixed_tag_or_digest(overlay):
     for name, pod in pods(overlay):
         for container in pod["containers"]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
@@ -421,14 +422,18 @@ def test_a_changed_report_of_the_champion_is_noticed(tmp_path, store, backbone, 
         Candidate(tmp_path, backbone, pairs, seed=1, words=0.9).promote()
 
 
-def test_the_kserve_manifest_runs_the_predictor_on_the_mounted_release(tmp_path, store, backbone, pairs):
+def test_the_releases_kserve_manifest_is_the_clusters_with_image_and_release_put_in(tmp_path, store, backbone, pairs):
     release = Candidate(tmp_path, backbone, pairs).promote()
     manifest = yaml.safe_load((release.path / "inferenceservice.yaml").read_text())
-    predictor = manifest["spec"]["predictor"]
-    mounted = [one["mountPath"] for one in predictor["storageUris"]]
-    options = dict(argument.split("=") for argument in predictor["containers"][0]["args"])
-    assert [options["--release"], options["--backbone"]] == mounted
-    assert release.info["adapter_digest"][:12] in predictor["annotations"]["dubmill/release"]
+    expected = yaml.safe_load((ROOT / "k8s/base/predictor.yaml").read_text())
+    annotations = manifest["spec"]["predictor"]["annotations"]
+    assert release.info["adapter_digest"][:12] in annotations["dubmill/release"]
+    (container,) = manifest["spec"]["predictor"]["containers"]
+    recipe = subprocess.run(["make", "-n", "images"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert f"-t {container['image']} " in recipe
+    expected["spec"]["predictor"]["annotations"] = annotations
+    expected["spec"]["predictor"]["containers"][0]["image"] = container["image"]
+    assert manifest == expected
 
 
 def test_a_version_says_which_code_and_which_kubeflow_run_made_it(tmp_path, store, backbone, pairs, monkeypatch):
