@@ -14,5 +14,8 @@ TEMPLATE = Path(__file__).parent / "inferenceservice.yaml"
 def inference_service(version: Version, adapter_digest: str) -> str:
     """Returns the InferenceService manifest, as YAML, that serves this model version."""
     return Template(TEMPLATE.read_text()).substitute(
-        name=version.name, version=version.number, digest=adapter_digest[:12], image=f"dubmill/predictor:{__version__}-cpu"
+        name=version.name,
+        version=version.number,
+        digest=adapter_digest[:12],
+        image=f"dubmill/predictor:{__version__}-cpu",
     )
