@@ -79,7 +79,7 @@ def main() -> None:
         (Path(scratch) / "run").mkdir()
         accelerator = training.build_accelerator(values.train)
         trainer = training.Trainer(modules, latents, values.train, Path(scratch) / "run", accelerator)
-        batch = trainer._drawn(0, 0)[0]
+        batch = trainer._sample(0, 0)[0]
 
         def bare() -> None:
             video, audio = training.dubbing_losses(modules.transformer, batch, trainer.layout)
@@ -90,7 +90,7 @@ def main() -> None:
         with patched_attention(modules.transformer, trainer.layout):
             trainer.step(0), bare()
             timed = [
-                (seconds(lambda: trainer.step(1)), seconds(bare), seconds(lambda: trainer._drawn(1, 0)))
+                (seconds(lambda: trainer.step(1)), seconds(bare), seconds(lambda: trainer._sample(1, 0)))
                 for _ in range(rounds)
             ]
     ratio = statistics.median(step / least for step, least, _ in timed)

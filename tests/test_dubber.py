@@ -181,3 +181,16 @@ def test_half_a_clip_has_the_means_of_its_pixels():
     small = half_size(clip).frames_FHWC
     assert small.shape == (1, 2, 2, 3)
     assert np.abs(small[0, 0, 1] - clip.frames_FHWC[0, :2, 2:].mean(axis=(0, 1))).max() <= 0.5
+
+
+def test_one_backbone_serves_the_adapter_and_the_base_in_turn(doubling, adapter):
+    """Trap: a backbone for each method; of LTX-2 that is 62 GB while the last one is still held."""
+    sampling, clip = miniature.sampling(), miniature.clip()
+    alone = [Dubber.load(doubling, one, sampling=sampling) for one in (adapter, None)]
+    expected = [one.dub(clip, line=LINE, seed=1) for one in alone]
+    modules = load(doubling)
+    shared = [Dubber.load(doubling, one, sampling=sampling, modules=modules) for one in (adapter, None)]
+    for _ in range(2):
+        for one, other in zip(shared, expected, strict=True):
+            assert (one.dub(clip, line=LINE, seed=1).audio_CN == other.audio_CN).all()
+    assert (expected[0].audio_CN != expected[1].audio_CN).any()

@@ -71,13 +71,20 @@ class Dubber:
         self.world = world_of(backbone)
         self.pipeline = build_pipeline(modules)
         self.active_adapters = self.second_stage_adapters = active_adapters
+        self._activate(active_adapters)
         if sampling.second_stage.sigmas:
             self.upsampler = LTX2LatentUpsamplePipeline(modules.vae, load_upsampler(backbone))
             self.second_stage_adapters = self._load_second_stage_adapters()
 
     @classmethod
     def load(
-        cls, backbone: Backbone, adapter: Adapter | None, *, strength: float = 1.0, sampling: DubSamplingParams
+        cls,
+        backbone: Backbone,
+        adapter: Adapter | None,
+        *,
+        strength: float = 1.0,
+        sampling: DubSamplingParams,
+        modules: Modules | None = None,
     ) -> Dubber:
         """A dubber loaded from disk; without an adapter, the base model is given the same references.
 
@@ -86,7 +93,7 @@ class Dubber:
             InvalidArtifactError: the adapter's weights and its manifest disagree about its training, or the second stage needs a
                 file that is not there.
         """
-        modules = load(backbone)
+        modules = modules or load(backbone)
         if adapter is None:
             return cls(backbone, modules, sampling, mode=BASE_MODE, active_adapters={})
         mode = adapters.attach_adapter(modules, backbone, adapter, strength)
@@ -128,6 +135,7 @@ class Dubber:
         shape = shape_of(clips[0], self.modules)
         captions = [dub_caption(SPEAKER, line) for line in lines]
         text = encode_prompts(captions, self.modules, negative=self.sampling.negative_prompt)
+        self._activate(self.active_adapters)  # another dubber may have used the transformer
         noise, second_sigmas = generators(seeds), self.sampling.second_stage.sigmas
         num_steps = (len(self.sampling.sigmas) or self.sampling.num_steps) + len(second_sigmas)
         on_step = progress_callback(progress, num_steps)
@@ -221,7 +229,8 @@ class Dubber:
                 where=stage.lora,
                 cure="give a file in dub.sampling.second_stage.lora, or none",
             )
-        self.pipeline.load_lora_weights(stage.lora, adapter_name=SECOND_STAGE)
+        if SECOND_STAGE not in getattr(self.modules.transformer, "peft_config", {}):
+            self.pipeline.load_lora_weights(stage.lora, adapter_name=SECOND_STAGE)
         self._activate(self.active_adapters)
         return {**kept, SECOND_STAGE: 1.0}
 
@@ -238,6 +247,8 @@ class Dubber:
 
     def _activate(self, weights: dict[str, float]) -> None:
         transformer = self.modules.transformer
+        if not getattr(transformer, "peft_config", None):
+            return  # it has no adapters
         if not weights:
             transformer.disable_adapters()
             return

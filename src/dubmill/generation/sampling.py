@@ -17,11 +17,13 @@ from dubmill.media.clips import Clip
 from dubmill.model.conditioning import ReferenceMode
 from dubmill.model.latents import Latents
 from dubmill.model.load import Modules
+from dubmill.model.memory import explained_out_of_memory
 from dubmill.model.pipeline import LTX2DubPipeline, StepCallback
 from dubmill.model.shapes import LatentShape, latent_shape, pixel_frames
 from dubmill.model.text import TextFeatures, encode_captions
 
 Progress = Callable[[float], None]
+CURE = "lower the step's batch_size or the clip's size, or set backbone.transformer_bits: 8"
 
 
 @dataclass(frozen=True)
@@ -96,41 +98,42 @@ def sample(
         keep_video_BS, keep_audio_BL: True for a token that keeps its value.
         on_step: the pipeline's `callback_on_step_end`.
     """
-    video, audio = pipe(
-        text_features=text.captions,
-        negative_text_features=text.negative,
-        empty_text_features=text.empty,
-        reference_latents=None if reference is None else reference.video_BSD,
-        reference_audio_latents=None if reference is None else reference.audio_BLD,
-        reference_positions=mode.positions,
-        reference_attention=mode.attention,
-        isolate_reference=mode.isolate_modalities,
-        latents=video_BSD,
-        audio_latents=audio_BLD,
-        conditioning_mask=keep_video_BS,
-        audio_conditioning_mask=keep_audio_BL,
-        height=shape.height * pipe.vae_spatial_compression_ratio,
-        width=shape.width * pipe.vae_spatial_compression_ratio,
-        num_frames=pixel_frames(shape.frames, pipe.vae_temporal_compression_ratio),
-        frame_rate=frame_rate,
-        num_inference_steps=sampling.num_steps,
-        sigmas=sampling.sigmas or None,
-        shift_tokens=None if sampling.shift_tokens == "clip" else sampling.shift_tokens,
-        guidance_scale=sampling.video_guidance,
-        audio_guidance_scale=sampling.audio_guidance,
-        stg_scale=sampling.video_stg,
-        audio_stg_scale=sampling.audio_stg,
-        spatio_temporal_guidance_blocks=sampling.stg_blocks,
-        modality_scale=sampling.video_modality,
-        audio_modality_scale=sampling.audio_modality,
-        guidance_rescale=sampling.video_rescale,
-        audio_guidance_rescale=sampling.audio_rescale,
-        generator=list(noise),
-        num_resamplings=num_resamplings,
-        output_type="packed",
-        return_dict=False,
-        callback_on_step_end=on_step,
-    )
+    with explained_out_of_memory("denoising", CURE):
+        video, audio = pipe(
+            text_features=text.captions,
+            negative_text_features=text.negative,
+            empty_text_features=text.empty,
+            reference_latents=None if reference is None else reference.video_BSD,
+            reference_audio_latents=None if reference is None else reference.audio_BLD,
+            reference_positions=mode.positions,
+            reference_attention=mode.attention,
+            isolate_reference=mode.isolate_modalities,
+            latents=video_BSD,
+            audio_latents=audio_BLD,
+            conditioning_mask=keep_video_BS,
+            audio_conditioning_mask=keep_audio_BL,
+            height=shape.height * pipe.vae_spatial_compression_ratio,
+            width=shape.width * pipe.vae_spatial_compression_ratio,
+            num_frames=pixel_frames(shape.frames, pipe.vae_temporal_compression_ratio),
+            frame_rate=frame_rate,
+            num_inference_steps=sampling.num_steps,
+            sigmas=sampling.sigmas or None,
+            shift_tokens=None if sampling.shift_tokens == "clip" else sampling.shift_tokens,
+            guidance_scale=sampling.video_guidance,
+            audio_guidance_scale=sampling.audio_guidance,
+            stg_scale=sampling.video_stg,
+            audio_stg_scale=sampling.audio_stg,
+            spatio_temporal_guidance_blocks=sampling.stg_blocks,
+            modality_scale=sampling.video_modality,
+            audio_modality_scale=sampling.audio_modality,
+            guidance_rescale=sampling.video_rescale,
+            audio_guidance_rescale=sampling.audio_rescale,
+            generator=list(noise),
+            num_resamplings=num_resamplings,
+            output_type="packed",
+            return_dict=False,
+            callback_on_step_end=on_step,
+        )
     return Latents(video, audio)
 
 

@@ -7,6 +7,8 @@ Tokens, pixels and waveforms are float32; the modules compute in their own dtype
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,11 +16,18 @@ import torch
 from diffusers.pipelines.ltx2.pipeline_ltx2 import LTX2Pipeline
 
 from dubmill.model.mel import log_mel, settings_of
+from dubmill.model.memory import explained_out_of_memory
 
 if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl_ltx2 import AutoencoderKLLTX2Video
     from diffusers.models.autoencoders.autoencoder_kl_ltx2_audio import AutoencoderKLLTX2Audio
     from diffusers.pipelines.ltx2.vocoder import LTX2Vocoder, LTX2VocoderWithBWE
+
+
+MAX_UNTILED_PIXELS = 121 * 736 * 1280
+"""Pixels of a clip that the video VAE takes as a whole; docs/gpu.md says what that needs. Larger clips are tiled."""
+MAX_UNTILED_FRAMES = 257
+CURE = "lower the step's batch_size, its height and width or its num_frames"
 
 
 @dataclass(frozen=True)
@@ -67,9 +76,27 @@ def unpack_audio(audio_BLD: torch.Tensor, audio_vae: AutoencoderKLLTX2Audio) -> 
     return LTX2Pipeline._unpack_audio_latents(plain, audio_BLD.shape[1], mel_bins)
 
 
+@contextmanager
+def tiling(vae: AutoencoderKLLTX2Video, size: Sequence[int]) -> Iterator[None]:
+    """Lets the VAE work in overlapping tiles while open if a clip of `size` (F, H, W) would take too much memory.
+
+    Tiles are blended, so results differ a little: smaller clips are never tiled.
+    """
+    frames, height, width = size
+    before = vae.use_tiling, vae.use_framewise_encoding, vae.use_framewise_decoding
+    if frames * height * width > MAX_UNTILED_PIXELS:
+        vae.use_tiling = True
+        vae.use_framewise_encoding = vae.use_framewise_decoding = frames > MAX_UNTILED_FRAMES
+    try:
+        yield
+    finally:
+        vae.use_tiling, vae.use_framewise_encoding, vae.use_framewise_decoding = before
+
+
 def encode_pixels(pixels_BCFHW: torch.Tensor, vae: AutoencoderKLLTX2Video) -> torch.Tensor:
     """Returns video tokens (B, S, D) of pixels in [-1, 1]."""
-    return pack_video(vae.encode(pixels_BCFHW.to(vae.dtype), return_dict=False)[0].mode(), vae)
+    with tiling(vae, pixels_BCFHW.shape[2:]), explained_out_of_memory("encoding video", CURE):
+        return pack_video(vae.encode(pixels_BCFHW.to(vae.dtype), return_dict=False)[0].mode(), vae)
 
 
 def encode_wave(wave_BCN: torch.Tensor, num_latents: int, audio_vae: AutoencoderKLLTX2Audio) -> torch.Tensor:
@@ -81,7 +108,11 @@ def encode_wave(wave_BCN: torch.Tensor, num_latents: int, audio_vae: Autoencoder
 
 def decode_pixels(latents_BCFHW: torch.Tensor, vae: AutoencoderKLLTX2Video) -> torch.Tensor:
     """Returns pixels (B, 3, F, H, W), float32 and about [-1, 1], of latents as the VAE decodes them."""
-    return vae.decode(latents_BCFHW.to(vae.dtype), return_dict=False)[0].float()
+    frames, height, width = latents_BCFHW.shape[2:]
+    temporal, spatial = vae.temporal_compression_ratio, vae.spatial_compression_ratio
+    size = ((frames - 1) * temporal + 1, height * spatial, width * spatial)
+    with tiling(vae, size), explained_out_of_memory("decoding video", CURE):
+        return vae.decode(latents_BCFHW.to(vae.dtype), return_dict=False)[0].float()
 
 
 def decode_wave(

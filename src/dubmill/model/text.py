@@ -12,11 +12,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import Gemma3ForConditionalGeneration
 
+from dubmill.model.memory import copied_to, explained_out_of_memory
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from dubmill.model.load import Modules
 
+CURE = "set DUBMILL_TEXT_ENCODER=cpu or backbone.text_encoder_bits: 8"
 TOKENS_PER_BATCH = 2048
 """Text tokens per pass of the text encoder. All hidden states of Gemma 3 12B take 0.4 MB per token in bf16."""
 
@@ -80,15 +83,19 @@ def hidden_states(text_encoder: Any, token_ids_BT: torch.Tensor, mask_BT: torch.
 
 @torch.no_grad()
 def caption_batches(captions: Sequence[str], modules: Modules) -> Iterator[TextFeatures]:
-    """Yields the text features of captions, in order, in batches that the text encoder has room for."""
+    """Yields the text features of captions, in order, in batches that the text encoder has room for.
+
+    The text encoder is on the GPU only until the last batch is taken.
+    """
     batch_size = max(1, TOKENS_PER_BATCH // modules.max_text_tokens)
-    device = modules.text_encoder.device  # may be the CPU, to spare GPU memory
-    for start in range(0, len(captions), batch_size):
-        batch = captions[start : start + batch_size]
-        token_ids_BT, mask_BT = tokenize(modules.tokenizer, batch, modules.max_text_tokens)
-        states = hidden_states(modules.text_encoder, token_ids_BT.to(device), mask_BT.to(device))
-        states = states.to(modules.device, modules.dtype)
-        yield TextFeatures(*modules.connectors(states, mask_BT.to(modules.device), padding_side="left"))
+    encoder, device = modules.text_encoder, modules.text_encoder_device
+    with copied_to(device, encoder), explained_out_of_memory("encoding captions", CURE):
+        for start in range(0, len(captions), batch_size):
+            batch = captions[start : start + batch_size]
+            token_ids_BT, mask_BT = tokenize(modules.tokenizer, batch, modules.max_text_tokens)
+            states = hidden_states(encoder, token_ids_BT.to(device), mask_BT.to(device))
+            states = states.to(modules.device, modules.dtype)
+            yield TextFeatures(*modules.connectors(states, mask_BT.to(modules.device), padding_side="left"))
 
 
 def encode_captions(captions: Sequence[str], modules: Modules) -> TextFeatures:

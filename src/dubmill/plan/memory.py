@@ -76,7 +76,8 @@ def memory_of(
     vae = architecture.video_vae
     coding = precision * work.num_pixels * (vae.encode_bytes if work.step == "encode" else vae.decode_bytes)
     lora, gradients, moments = _trained(work, params, architecture, savings, setup)
-    busy = share * max(denoising, coding)
+    text_encoder = _text_encoder(work, architecture, savings)  # on the GPU only while captions are encoded
+    busy = max(share * max(denoising, coding), text_encoder)
     return Memory(
         weights=_weights(work, architecture, savings, setup),
         lora=lora,
@@ -104,13 +105,21 @@ def _weights(work: Work, architecture: Architecture, savings: MemorySavings, set
             FP32 if part == "vocoder" else number_bytes,  # always float32: bf16 spoils the phases of its spectrum
         )
         for part in work.parts
-        if not (part == "text_encoder" and savings.text_encoder_on_cpu)
+        if part != "text_encoder"
     }
     if savings.fsdp and work.step == "train":
         block = model.int8_block if savings.transformer_int8 else NOT_QUANTIZED
         gathered = 2 * weight_bytes(model.block_parameters, block, number_bytes)  # one in use, the next prefetched
         parts["transformer"] = parts["transformer"] / setup.num_gpus + gathered
     return sum(parts.values())
+
+
+def _text_encoder(work: Work, architecture: Architecture, savings: MemorySavings) -> float:
+    """Returns the bytes of the text encoder's weights, if captions are encoded on the GPU."""
+    if "text_encoder" not in work.parts or savings.text_encoder_on_cpu:
+        return 0.0
+    int8_layers = architecture.int8_layers["text_encoder"] if savings.text_encoder_int8 else NOT_QUANTIZED
+    return weight_bytes(architecture.parameters["text_encoder"], int8_layers, architecture.number_bytes)
 
 
 def _trained(

@@ -19,7 +19,7 @@ from dubmill.errors import InvalidArtifactError
 from dubmill.generation.codec import round_trip, shape_of
 from dubmill.generation.seeds import item_seed
 from dubmill.media.clips import Clip
-from dubmill.model.load import Modules
+from dubmill.model.load import Modules, load
 
 logger = logging.getLogger(__name__)
 
@@ -51,9 +51,10 @@ def dub(
         raise InvalidArtifactError("no held-out pair to dub", where=str(pairs.path), cure="raise prompts.num_heldout")
     shards = [(method, batch) for method in params.methods for batch in pairs.batches(rows, params.batch_size)]
     todo = draft.missing(len(shards), shard_slice)
+    modules = load(backbone) if any(shards[index][0] != "cascade" for index in todo) else None
     for method in params.methods:
         mine = [index for index in todo if shards[index][0] == method]
-        dubber = _dubber(method, backbone, adapter, params) if mine else None
+        dubber = _dubber(method, backbone, adapter, params, modules) if mine else None
         for index in mine:
             draft.add_shard(index, *_dub_batch(method, dubber, pairs, shards[index][1], params))
             logger.info("dubbed shard %d of %d by %s", index + 1, len(shards), method)
@@ -63,11 +64,14 @@ def dub(
     return draft.seal({"methods": methods, "num_clips": len(rows), "has_round_trips": "adapter" in methods})
 
 
-def _dubber(method: str, backbone: Backbone, adapter: Adapter, params: DubParams) -> Dubber | None:
+def _dubber(
+    method: str, backbone: Backbone, adapter: Adapter, params: DubParams, modules: Modules | None
+) -> Dubber | None:
+    """A method's dubber; all of them share `modules`, so that one backbone is in memory, and switch its adapters."""
     if method == "cascade":
         return None
     chosen = adapter if method == "adapter" else None
-    return Dubber.load(backbone, chosen, strength=params.adapter_strength, sampling=params.sampling)
+    return Dubber.load(backbone, chosen, strength=params.adapter_strength, sampling=params.sampling, modules=modules)
 
 
 def _dub_batch(

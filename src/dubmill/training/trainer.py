@@ -35,11 +35,13 @@ from dubmill.model.conditioning import SequenceLayout, cache_reference, patched_
 from dubmill.model.diffusion import add_noise, weighted_loss
 from dubmill.model.latents import Latents
 from dubmill.model.load import Modules, compute_device
+from dubmill.model.memory import explained_out_of_memory
 from dubmill.model.shapes import LatentShape
 from dubmill.training.batches import Batch, Pairs, sample_batch
 from dubmill.training.optimizer import build_optimizer, gathered, shard_like
 from dubmill.training.validation import Validation
 
+CURE = "set train.gradient_checkpointing: true or backbone.transformer_bits: 8, or lower train.batch_size"
 NUM_BINS = 10  # of the histogram of sampled sigmas
 PROCESS_TIMEOUT = timedelta(hours=2)  # of collective operations: all other processes wait while rank 0 validates
 
@@ -169,7 +171,8 @@ class Trainer:
             started = time.monotonic()
             for step in range(first, self.params.num_steps):
                 self._between_steps(step, stop)
-                row = self.step(step)
+                with explained_out_of_memory("training", CURE):
+                    row = self.step(step)
                 num_done, num_left = step + 1 - first, self.params.num_steps - step - 1
                 report({**row, "eta_seconds": (time.monotonic() - started) / num_done * num_left})
             self._validate(self.params.num_steps, stop)
