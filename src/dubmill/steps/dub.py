@@ -91,7 +91,7 @@ def _dub_batch(
     files = {}
     for row, clip in zip(rows, clips, strict=True):
         files |= clip_members(f"{row.id}/dub", clip)
-    if method == "adapter":
+    if method == "adapter" and dubber is not None:
         files |= _round_trips(rows, originals, dubber.modules)
     return rows, files
 
