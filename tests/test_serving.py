@@ -177,6 +177,7 @@ def test_the_raw_route_takes_and_gives_an_mp4(url, mp4, folder):
         ({"face": "middle"}, 400, "'middle' is no face; choose left"),
         ({"consent": ""}, 400, "consent"),
         ({"language": "tlh"}, 422, "unknown language"),
+        ({"language": "fr"}, 422, "does not dub into 'fr'; use one of en, es"),
         ({"text": "indecible"}, 422, "not a word"),
         ({"video": base64.b64encode(b"hello").decode()}, 422, "not a media file"),
         ({"video": ""}, 422, "no clip"),
@@ -260,6 +261,88 @@ def test_metrics_count_dubs_by_outcome(url, client, mp4):
     assert 'dub_seconds_count{model="dubmill"}' in told
     predict(url, instance(mp4, language="tlh", consent=""))
     assert "tlh" not in httpx.get(f"{url}/metrics", timeout=5).text  # a label of a stranger's making stays for ever
+
+
+def test_metrics_have_their_series_before_the_first_dub(urls):
+    """On the server that never got ready, nothing was ever counted."""
+    text = httpx.get(f"{urls[1]}/metrics", timeout=5).text
+    assert 'dubs_total{language="es",model="dubmill",outcome="done"} 0.0' in text
+    assert 'dub_seconds_count{model="dubmill"} 0.0' in text
+
+
+@pytest.mark.parametrize("tag", ["ES", "es-MX", "es_419"])
+def test_a_tag_with_a_region_or_in_capitals_is_its_language(client, mp4, tag):
+    assert tone_hz(client.dub(mp4, to=tag, text="uno", consent=CONSENT, seed=1)) == pytest.approx(400, abs=2)
+
+
+@pytest.mark.parametrize("name", ["language", "face", "consent", "text", "w" * 70_000])
+def test_an_error_does_not_send_the_input_back(url, mp4, name):
+    """It echoed up to 74 KB."""
+    answer = predict(url, instance(mp4, **{name: "w" * 70_000}))
+    assert answer.status_code in (400, 422)
+    assert len(answer.json()["error"]) < 900
+    assert "w" * 201 not in answer.text
+
+
+def _binary_request(mp4, *, cut=0, prefix=None, text=b"uno", size=None):
+    video = mp4.read_bytes()
+    texts = {"language": b"es", "text": text, "consent": CONSENT.encode()}
+    parts = [
+        video,
+        *((prefix if prefix is not None else len(value)).to_bytes(4, "little") + value for value in texts.values()),
+    ]
+    names = [("video", "UINT8", len(video)), *((name, "BYTES", 1) for name in texts)]
+    inputs = [
+        {"name": name, "datatype": kind, "shape": [count], "parameters": {"binary_data_size": size or len(part)}}
+        for (name, kind, count), part in zip(names, parts, strict=True)
+    ]
+    head = json.dumps({"inputs": inputs}).encode()
+    body = head + b"".join(parts)
+    return {"content": body[: len(body) - cut], "headers": {"Inference-Header-Content-Length": str(len(head))}}
+
+
+def test_a_binary_request_made_by_hand_is_understood(url, mp4):
+    answer = httpx.post(f"{url}/v2/models/dubmill/infer", timeout=30, **_binary_request(mp4))
+    assert answer.status_code == 200, answer.text
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [{"cut": 1}, {"cut": 30}, {"prefix": 2**31}, {"prefix": 10_000}, {"text": b"\xff\xfe"}, {"size": 3}, {"size": -1}],
+)
+def test_a_binary_request_whose_lengths_lie_is_the_callers_fault(url, mp4, broken):
+    """Short tails, bad prefixes and text that is not UTF-8 were answered with 500."""
+    answer = httpx.post(f"{url}/v2/models/dubmill/infer", timeout=30, **_binary_request(mp4, **broken))
+    assert answer.status_code == 400, answer.text
+    assert answer.json()["error"]
+
+
+def test_a_header_length_that_is_no_number_is_a_400(url, mp4):
+    request = _binary_request(mp4)
+    headers = {"Inference-Header-Content-Length": "many"}
+    answer = httpx.post(f"{url}/v2/models/dubmill/infer", timeout=30, content=request["content"], headers=headers)
+    assert answer.status_code == 400
+
+
+def test_the_client_comes_again_when_the_server_says(monkeypatch):
+    """It gave up at the first 429, although the server told when a place would be free."""
+    answers = [
+        httpx.Response(429, json={"error": "busy"}, headers={"retry-after": "2"}),
+        httpx.Response(200, json={"predictions": []}),
+    ]
+    waits = []
+    monkeypatch.setattr("httpx.request", lambda *_, **__: answers.pop(0))
+    monkeypatch.setattr("dubmill.client.time.sleep", waits.append)
+    assert DubClient("http://there").describe() == {"predictions": []}
+    assert 2.0 <= waits[0] <= 2.5
+
+
+def test_the_client_does_not_wait_beyond_its_timeout(monkeypatch):
+    busy = httpx.Response(429, json={"error": "busy"}, headers={"retry-after": "60"})
+    monkeypatch.setattr("httpx.request", lambda *_, **__: busy)
+    monkeypatch.setattr("dubmill.client.time.sleep", lambda seconds: pytest.fail("it waited"))
+    with pytest.raises(ServiceUnavailableError, match="busy"):
+        DubClient("http://there", timeout_seconds=5).describe()
 
 
 def test_nobody_can_take_the_model_away_over_the_network(url):

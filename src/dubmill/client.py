@@ -8,13 +8,17 @@ Path("out.mp4").write_bytes(video)
 from __future__ import annotations
 
 import base64
+import random
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dubmill import errors
 from dubmill.errors import DubmillError, ServiceUnavailableError, UnreadableMediaError
+
+if TYPE_CHECKING:
+    import httpx
 
 
 @dataclass(frozen=True)
@@ -66,10 +70,11 @@ class DubClient:
                 time.sleep(0.2)
 
     def _send(self, method: str, path: str, body: dict[str, Any] | None) -> dict[str, Any]:
+        """The JSON of the server's response, or its error."""
         import httpx
 
         try:
-            response = httpx.request(method, self.url.rstrip("/") + path, json=body, timeout=self.timeout_seconds)
+            response = self._request(method, path, body)
             content = response.json()
         except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
             raise ServiceUnavailableError(
@@ -78,6 +83,27 @@ class DubClient:
         if response.is_error:
             raise _refusal(response.status_code, content, self.url)
         return content
+
+    def _request(self, method: str, path: str, body: dict[str, Any] | None) -> httpx.Response:
+        """The server's response; while it is busy, the request is repeated when it says, within the timeout."""
+        import httpx
+
+        deadline = time.monotonic() + self.timeout_seconds
+        while True:
+            remaining = max(0.0, deadline - time.monotonic())
+            response = httpx.request(method, self.url.rstrip("/") + path, json=body, timeout=remaining)
+            wait_seconds = _retry_seconds(response)
+            if wait_seconds is None or time.monotonic() + wait_seconds > deadline:
+                return response
+            time.sleep(wait_seconds)
+
+
+def _retry_seconds(response: httpx.Response) -> float | None:
+    """When to repeat a request, by Retry-After, with up to a quarter more so that clients do not come all at once."""
+    seconds = response.headers.get("retry-after", "")
+    if response.status_code not in (429, 503) or not seconds.isdecimal():
+        return None
+    return int(seconds) * random.uniform(1.0, 1.25)  # noqa: S311 (no secret)
 
 
 def _refusal(status: int, content: Any, url: str) -> DubmillError:

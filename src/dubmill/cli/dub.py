@@ -94,7 +94,6 @@ def dub(
         overlays=overlay,
         backbone=backbone,
     )
-    _check(options)
     result = _dub(options)
     if captions is not None:
         from dubmill.text import subtitles
@@ -127,14 +126,16 @@ def _check(options: DubOptions) -> None:
 
 def _dub(options: DubOptions) -> FileDubResult:
     """Dub the video as a film where it is longer than one clip of the model or has a script, else as one clip."""
+    _check(options)
     from dubmill.dubbing.open import dub_clip_file, dub_film_file, is_film
     from dubmill.dubbing.service import FileDubRequest, check_file_request
+    from dubmill.text.languages import base_tag
     from dubmill.text.subtitles import read
 
     request = FileDubRequest(
         path=options.video,
         words=options.text if options.script is None else read(options.script),
-        language=options.to,
+        language=base_tag(options.to),
         consent=options.consent,
         seed=options.seed,
         tone_map=options.tone_map,

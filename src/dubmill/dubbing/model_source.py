@@ -12,7 +12,7 @@ from dubmill.artifacts.manifest import read_manifest
 from dubmill.artifacts.store import Adapter, Backbone, Release
 from dubmill.config.params import Params
 from dubmill.dubbing.clip_size import ClipSize, release_info
-from dubmill.errors import BackboneMismatchError
+from dubmill.errors import BackboneMismatchError, UnsupportedTextError
 from dubmill.model.shapes import Geometry, half_frames
 
 
@@ -89,6 +89,16 @@ class ModelSource:
             languages=tuple(adapter.info.get("languages") or ()),
             is_released=False,
         )
+
+    def check_language(self, tag: str) -> None:
+        """Refuse a language that a released adapter was not trained on; anything may be tried with an unreleased one.
+
+        Raises:
+            UnsupportedTextError: with the languages there are.
+        """
+        if self.is_released and self.languages and tag not in self.languages:
+            known = ", ".join(self.languages)
+            raise UnsupportedTextError(f"this release does not dub into {tag!r}", cure=f"use one of {known}")
 
     def check_backbone(self, backbone: Backbone) -> None:
         """Refuse another backbone than the one the adapter was trained on.

@@ -108,6 +108,7 @@ class DubbingService:
             DubmillError: consent, language, words, media, faces or ledger are not in order.
         """
         check_request(request)
+        self.source.check_language(request.line.language)
         clip, notes = read_clip(
             request.video, self.source.size, self.limits, tone_map=request.tone_map, track=request.track
         )
@@ -133,6 +134,7 @@ class DubbingService:
             DubmillError: consent, language, words, media, faces or ledger are not in order.
         """
         check_file_request(request)
+        self.source.check_language(request.language)
         film = Film.open(
             request.path, self.source.size, limits=self.limits, tone_map=request.tone_map, track=request.track
         )

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
+import struct
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
-from kserve import ModelServer
-from kserve.errors import ModelNotReady, ServerNotReady
+from kserve import InferRequest, ModelServer
+from kserve.errors import InferenceError, ModelNotReady, ServerNotReady
 from kserve.model_server import app as kserve_app
 from kserve.protocol.dataplane import DataPlane
 from kserve.protocol.model_repository_extension import ModelRepositoryExtension
@@ -36,6 +37,7 @@ from dubmill.serving.model import DubModel
 from dubmill.serving.queue import QueueFullError
 from dubmill.text.languages import LANGUAGES
 
+MAX_ERROR_CHARACTERS = 800  # the longest of our own; fields that are quoted have limits of their own
 PAGES = Path(__file__).parent / "pages"
 STATUS: dict[type[DubmillError], HTTPStatus] = {  # the first that matches, so subclasses come first
     MediaTooLargeError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
@@ -64,6 +66,21 @@ class ReadinessDataPlane(DataPlane):
             return all([await model.healthy() for model in self.model_registry.get_models().values()])
         except ModelNotReady as error:
             raise ServerNotReady(str(error)) from error
+
+    def decode_inference_request(self, body: Any, headers: dict[str, str], model_name: str) -> InferRequest:
+        """The V2 request in a body of JSON, or of JSON with binary tensors behind it.
+
+        Raises:
+            UsageError: lengths and contents do not agree; KServe's own answers 500.
+        """
+        try:
+            return super().decode_inference_request(body, headers, model_name)
+        except (InferenceError, struct.error, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+            raise UsageError(
+                f"the V2 request cannot be read ({type(error).__name__})",
+                where="body",
+                cure="make the lengths in the JSON and the header agree with the binary data",
+            ) from error
 
 
 class FixedModelRepository(ModelRepositoryExtension):
@@ -135,8 +152,14 @@ async def error_response(_: Request | None, error: Exception) -> JSONResponse:
     assert isinstance(error, DubmillError)
     status = next(status for kind, status in STATUS.items() if isinstance(error, kind))
     headers = {"Retry-After": str(error.retry_after_seconds)} if isinstance(error, QueueFullError) else None
-    content = {"error": error.sentence, "kind": type(error).__name__}
+    content = {"error": shortened(error.sentence), "kind": type(error).__name__}
     return JSONResponse(content, status_code=status, headers=headers)
+
+
+def shortened(sentence: str) -> str:
+    """At most `MAX_ERROR_CHARACTERS` of an error message, which may quote the caller's input, with both its ends."""
+    half = MAX_ERROR_CHARACTERS // 2
+    return sentence if len(sentence) <= MAX_ERROR_CHARACTERS else f"{sentence[:half]} … {sentence[-half:]}"
 
 
 def mount_model(server: DubServer, model: DubModel, *, max_body_bytes: int) -> None:

@@ -60,6 +60,14 @@ class DubModel(Model):
         self._open_dubber, self._open_masker = open_dubber, open_masker
         self._service: DubbingService | None = None
         self._loading = threading.Lock()
+        self._create_metrics()
+
+    def _create_metrics(self) -> None:
+        """Create the series that a healthy server has, so that a rate can be computed from its first dub on."""
+        DUB_SECONDS.labels(self.name)
+        for language in (*self.source.languages, "other"):
+            for outcome in ("done", "failed"):
+                DUBS.labels(self.name, language, outcome)
 
     def load(self) -> bool:
         """Load and self-test; on failure the model stays unready, for the reason in `unready_reason`."""
@@ -113,6 +121,7 @@ class DubModel(Model):
         assert service is not None, "KServe asks `healthy` first"
         try:
             check_request(request)
+            self.source.check_language(request.line.language)
             result = await self.queue.run(lambda: self._timed(service, request))
             outcome = "done"
             return result

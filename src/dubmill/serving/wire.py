@@ -10,18 +10,20 @@ from __future__ import annotations
 
 import base64
 import binascii
+import struct
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dubmill.artifacts.rows import Line
 from dubmill.config.params import Seed
 from dubmill.dubbing.service import DubRequest, DubResult
 from dubmill.errors import UsageError
+from dubmill.text.languages import base_tag
 
 if TYPE_CHECKING:
     from kserve import InferRequest, InferResponse
@@ -67,11 +69,13 @@ class Fields(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     video: bytes
-    language: str
-    text: str
-    consent: str = ""  # required: `check_request` raises MissingConsentError, whose message says what to send
+    language: str = Field(max_length=35)  # of a BCP-47 tag, RFC 5646, section 4.4.1
+    text: str = Field(max_length=2000)
+    consent: str = Field(
+        "", max_length=1000
+    )  # required: `check_request` raises MissingConsentError, whose message says what to send
     seed: Seed = 0
-    face: str = ""
+    face: str = Field("", max_length=20)
     tone_map: bool = False
 
 
@@ -85,9 +89,9 @@ def parse_request(fields: Mapping[str, Any], where: str) -> DubRequest:
         values = Fields.model_validate(fields)
     except ValidationError as error:
         fault = error.errors()[0]
-        name = ".".join(str(part) for part in fault["loc"])
+        name = ".".join(str(part) for part in fault["loc"])[:80]
         raise UsageError(f"{name}: {fault['msg']}", where=where, cure=EXAMPLE) from error
-    line = Line(language=values.language, text=values.text)
+    line = Line(language=base_tag(values.language), text=values.text)
     return DubRequest(
         video=values.video,
         line=line,
@@ -152,7 +156,7 @@ def from_v2(request: InferRequest) -> DubRequest:
         if tensor.name == "video":
             fields["video"] = _video(values)
         elif values.size != 1:
-            raise UsageError(f"{values.size} values, one is needed", where=tensor.name, cure="send shape [1]")
+            raise UsageError(f"{values.size} values, one is needed", where=tensor.name[:80], cure="send shape [1]")
         else:
             fields[tensor.name] = _scalar(values.reshape(-1)[0], tensor.name)
     return parse_request(fields, "inputs")
@@ -161,8 +165,10 @@ def from_v2(request: InferRequest) -> DubRequest:
 def _values(tensor: Any) -> np.ndarray:
     try:
         return tensor.as_numpy()  # and not as_string(): it fails on BYTES that came as JSON
-    except (ValueError, TypeError, OverflowError) as error:
-        raise UsageError(f"shape, type and data do not agree ({error})", where=tensor.name, cure="mend it") from error
+    except (ValueError, TypeError, OverflowError, struct.error) as error:
+        raise UsageError(
+            f"shape, type and data do not agree ({str(error)[:200]})", where=tensor.name[:80], cure="correct it"
+        ) from error
 
 
 def _video(values: np.ndarray) -> bytes:
@@ -183,7 +189,7 @@ def _scalar(value: Any, name: str) -> Any:
         try:
             return value.decode()
         except UnicodeDecodeError as error:
-            raise UsageError("this is not UTF-8", where=name, cure="send the text as UTF-8") from error
+            raise UsageError("this is not UTF-8", where=name[:80], cure="send the text as UTF-8") from error
     return value.item() if isinstance(value, np.generic) else value
 
 

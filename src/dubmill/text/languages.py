@@ -49,6 +49,11 @@ LANGUAGES = {
 _LETTERS = {"Latn": "LATIN", "Cyrl": "CYRILLIC"}
 
 
+def base_tag(tag: str) -> str:
+    """The language of a BCP-47 tag without region and script, in lower case: `es` for `es-MX`, `ES` and `es_419`."""
+    return tag.strip().replace("_", "-").split("-")[0].lower()
+
+
 ISO_639_2 = {"en": "eng", "es": "spa", "fr": "fra", "de": "deu", "ru": "rus", "pt": "por", "it": "ita"}
 """Tags of three letters, as MP4 and Matroska store them."""
 
@@ -67,5 +72,5 @@ def language(tag: str) -> Language:
     """
     if tag not in LANGUAGES:
         known = ", ".join(f"{one.tag} ({one.name})" for one in LANGUAGES.values())
-        raise UnsupportedTextError(f"unknown language {tag!r}", cure=f"use one of {known}")
+        raise UnsupportedTextError(f"unknown language {tag[:40]!r}", cure=f"use one of {known}")
     return LANGUAGES[tag]
