@@ -12,21 +12,24 @@ from dubmill.artifacts.draft import ShardSlice
 from dubmill.artifacts.store import Backbone, ClipSet, PairSet
 from dubmill.config import overlays
 from dubmill.config import params as parameters
-from dubmill.errors import InvalidArtifactError, InvalidParamsError, UnsealedArtifactError
+from dubmill.dubbing import dubber as dubber_module
+from dubmill.errors import InvalidArtifactError, InvalidParamsError, UnsealedArtifactError, UnsupportedTextError
 from dubmill.generation.codec import decode_clips, encode_clips, shape_of
 from dubmill.model.load import load
+from dubmill.steps import dub as dub_module
 from dubmill.steps import encode as encode_module
 from dubmill.steps import inpaint as inpaint_module
 from dubmill.steps import synthesize as synthesize_module
 from dubmill.steps.backbone import backbone as backbone_step
 from dubmill.steps.dub import dub
 from dubmill.steps.encode import encode
+from dubmill.steps.evaluate import evaluate
 from dubmill.steps.gate import gate
 from dubmill.steps.inpaint import half_tokens, inpaint
 from dubmill.steps.prompts import prompts as prompts_step
 from dubmill.steps.synthesize import synthesize
 from dubmill.steps.train import train
-from dubmill.worlds import world_of
+from dubmill.worlds import fit_line, world_of
 
 ROOT = Path(__file__).parents[1]
 FEW = {"num_steps": 2, "video_guidance": 1.0, "audio_guidance": 2.0}
@@ -304,13 +307,96 @@ def test_clips_that_make_no_pair_are_told_whoever_made_their_shard(nano, clips, 
     assert len(made.rows) == 2 * (len(clips.rows) - made.info["num_left_out_clips"])
 
 
-def test_dubs_that_several_tasks_make_are_those_that_one_makes(nano, filmed, values, tmp_path):
-    gated = gate(nano, filmed, values.scorers, values.gate, tmp_path / "gated")
+def test_clips_of_which_none_makes_a_pair_end_the_step_with_the_first_reason(
+    nano, clips, values, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("dubmill.worlds.nano.NanoWorld.has_true_pair", lambda world, prompt: False)
+    monkeypatch.setattr(inpaint_module, "_seen", lambda clips, rows, detector: ([], {row.id: "nobody" for row in rows}))
+    with pytest.raises(InvalidArtifactError, match="nobody") as failed:
+        inpaint(nano, clips, values.inpaint, tmp_path / "pairs")
+    assert failed.value.where == str(clips.path)
+    with pytest.raises(UnsealedArtifactError):
+        PairSet.open(tmp_path / "pairs")
+
+
+@pytest.fixture(scope="module")
+def adapter(nano, gated, values, tmp_path_factory):
+    out = tmp_path_factory.mktemp("adapter")
     quick = values.train.model_copy(update={"num_steps": 1, "num_warmup_steps": 0})
-    adapter = train(nano, encode(nano, gated, values.encode, tmp_path / "latents"), quick, tmp_path / "adapter")
+    return train(nano, encode(nano, gated, values.encode, out / "latents"), quick, out / "adapter")
+
+
+@pytest.fixture(scope="module")
+def dub_params(values):
     sampling = values.dub.sampling.model_copy(update=FEW)
-    asked = values.dub.model_copy(update={"batch_size": 2, "methods": ["adapter", "cascade"], "sampling": sampling})
-    whole = dub(nano, adapter, gated, asked, tmp_path / "whole")
+    return values.dub.model_copy(update={"batch_size": 2, "sampling": sampling})
+
+
+def test_dubs_that_several_tasks_make_are_those_that_one_makes(nano, adapter, gated, dub_params, tmp_path):
+    params = dub_params.model_copy(update={"methods": ["adapter", "cascade"]})
+    whole = dub(nano, adapter, gated, params, tmp_path / "whole")
     for index in (2, 0, 1):
-        assert not dub(nano, adapter, gated, asked, tmp_path / "parts", shard_slice=ShardSlice(index, 3)).is_sealed
-    assert dub(nano, adapter, gated, asked, tmp_path / "parts").digest == whole.digest
+        assert not dub(nano, adapter, gated, params, tmp_path / "parts", shard_slice=ShardSlice(index, 3)).is_sealed
+    assert dub(nano, adapter, gated, params, tmp_path / "parts").digest == whole.digest
+
+
+def test_all_methods_share_one_backbone_and_dub_as_if_each_had_its_own(
+    nano, adapter, gated, dub_params, tmp_path, monkeypatch
+):
+    loads = []
+    monkeypatch.setattr(dubber_module, "load", lambda backbone: (loads.append(1), load(backbone))[1])
+    alone = {
+        method: dub(nano, adapter, gated, dub_params.model_copy(update={"methods": [method]}), tmp_path / method)
+        for method in ("adapter", "base")
+    }
+    assert len(loads) == 2
+    for methods in (["adapter", "base"], ["base", "adapter"]):
+        params = dub_params.model_copy(update={"methods": methods})
+        both = dub(nano, adapter, gated, params, tmp_path / "-".join(methods))
+        for row in both.rows:
+            assert both.data(row.id, "dub.clip") == alone[row.method].data(row.id, "dub.clip")
+    assert len(loads) == 4
+
+
+def test_a_line_that_does_not_fit_its_clip_is_left_out_by_name_and_the_others_are_dubbed(
+    nano, adapter, gated, dub_params, values, tmp_path, monkeypatch
+):
+    heldout = gated.split("heldout")
+    unfit = heldout[1]
+    check = fit_line
+
+    def too_long(world, line, room_seconds):
+        return check(world, line, 0.1 if line == unfit.counterpart else room_seconds)
+
+    same = {row.id for row in heldout if row.counterpart == unfit.counterpart}
+    monkeypatch.setattr(dub_module, "fit_line", too_long)
+    dubs = dub(nano, adapter, gated, dub_params, tmp_path / "dubs")
+    assert set(dubs.info["left_out_clips"]) == same
+    assert {row.pair_id for row in dubs.rows} == {row.id for row in heldout} - same
+    assert dubs.info["num_clips"] == len(heldout) - len(same)
+    params = values.evaluate.model_copy(update={"num_bootstrap": 100, "num_showcase": 1})
+    report = evaluate(nano, dubs, gated, adapter, values.scorers, params, tmp_path / "report")
+    assert set(report.info["left_out_clips"]) == same
+
+
+def test_held_out_clips_of_which_none_fits_end_the_step(nano, adapter, gated, dub_params, tmp_path, monkeypatch):
+    check = fit_line
+    monkeypatch.setattr(dub_module, "fit_line", lambda world, line, room_seconds: check(world, line, 0.1))
+    with pytest.raises(UnsupportedTextError) as failed:
+        dub(nano, adapter, gated, dub_params, tmp_path / "dubs")
+    assert failed.value.where == str(gated.path)
+
+
+@pytest.mark.parametrize(
+    ("description", "speaker"),
+    [
+        ("A woman in her forties with red hair tied back", "The woman"),
+        ("An elderly man with a bald head", "The man"),
+        ("a girl of ten", "The girl"),
+        ("somebody", "A person"),
+        ("", "A person"),
+    ],
+)
+def test_captions_of_real_clips_name_the_speaker_as_the_release_was_trained(description, speaker, mini_backbone, nano):
+    assert world_of(mini_backbone).caption_speaker(description) == speaker
+    assert world_of(nano).caption_speaker(description) == "A person"

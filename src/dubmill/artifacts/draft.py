@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from dubmill.artifacts.store import Artifact
 
 DRAFT = "draft.json"
+LEFT_OUT = "left-out-{:05d}.json"  # reasons by id of the rows of a shard that the set has not
 
 Kind = TypeVar("Kind", bound="Artifact")
 
@@ -121,6 +122,16 @@ class Draft(Generic[Kind]):
         """Write the rows and files of shard `index`; members are named `<row id>/<name>`."""
         self.write(f"shard-{index:05d}.tar", tar_bytes(files))
         self.write(f"shard-{index:05d}.json", json.dumps([row.model_dump() for row in rows]).encode())
+
+    def leave_out(self, index: int, reasons: Mapping[str, str]) -> None:
+        """Note which rows of shard `index` are left out of the set and why, by id; written before the shard."""
+        if reasons:
+            self.write(LEFT_OUT.format(index), json.dumps(dict(reasons), sort_keys=True).encode())
+
+    def left_out(self) -> dict[str, str]:
+        """The reasons by id of all rows that were left out, by this run or an earlier one."""
+        notes = sorted(self.path.glob(LEFT_OUT.replace("{:05d}", "*")))
+        return {row_id: reason for note in notes for row_id, reason in json.loads(note.read_bytes()).items()}
 
     def seal(self, info: Mapping[str, Any] | None = None) -> Kind:
         """Merge the rows of all shards, write the manifest last, and return the artifact."""

@@ -38,7 +38,6 @@ from dubmill.worlds import fit_line, world_of
 
 logger = logging.getLogger(__name__)
 
-SPEAKER = "A person"
 SECOND_STAGE = "second_stage"
 BASE_MODE = ReferenceMode(positions="shared", attention="full", isolate_modalities=False)  # without an adapter
 UNGUIDED = {  # every published recipe runs the second stage without guidance
@@ -99,6 +98,10 @@ class Dubber:
         mode = adapters.attach_adapter(modules, backbone, adapter, strength)
         return cls(backbone, modules, sampling, mode=mode, active_adapters={adapters.ADAPTER_NAME: strength})
 
+    def without_adapter(self) -> Dubber:
+        """A dubber of the base model alone that shares this one's weights; either may dub at any time."""
+        return Dubber(self.backbone, self.modules, self.sampling, mode=BASE_MODE, active_adapters={})
+
     def dub(self, clip: Clip, *, line: Line, seed: int, progress: Progress | None = None) -> Clip:
         """`clip` with the same person saying `line`; same length and size.
 
@@ -117,9 +120,17 @@ class Dubber:
         return fit_line(self.world, line, room_seconds).check()
 
     def dub_batch(
-        self, clips: Sequence[Clip], lines: Sequence[Line], seeds: Sequence[int], progress: Progress | None = None
+        self,
+        clips: Sequence[Clip],
+        lines: Sequence[Line],
+        seeds: Sequence[int],
+        progress: Progress | None = None,
+        *,
+        speakers: Sequence[str] = (),
     ) -> list[Clip]:
         """Dubs of clips of one size, sampled together; each from its own seed.
+
+        `speakers` describe who speaks, as in `A woman in her forties with red hair`; without them it is anybody.
 
         Raises:
             UnsupportedTextError: the backbone cannot say the words, or not in the clip's time.
@@ -133,9 +144,17 @@ class Dubber:
         if len({(clip.frames_FHWC.shape, clip.frame_rate) for clip in clips}) != 1:
             raise UsageError("clips of several sizes cannot be dubbed in one batch", cure="dub them one by one")
         shape = shape_of(clips[0], self.modules)
-        captions = [dub_caption(SPEAKER, line) for line in lines]
+        speakers = speakers or [""] * len(lines)
+        captions = [
+            dub_caption(self.world.caption_speaker(speaker), line)
+            for speaker, line in zip(speakers, lines, strict=True)
+        ]
         text = encode_prompts(captions, self.modules, negative=self.sampling.negative_prompt)
+<<<<<<< HEAD
         self._activate(self.active_adapters)  # another dubber may have used the transformer
+=======
+        self._activate(self.active_adapters)  # another dubber may share the transformer
+>>>>>>> 124a261 (dub holds one backbone for all methods and leaves out by name what does not fit; inpaint without pairs fails; captions of real clips name the speaker as the release was trained)
         noise, second_sigmas = generators(seeds), self.sampling.second_stage.sigmas
         num_steps = (len(self.sampling.sigmas) or self.sampling.num_steps) + len(second_sigmas)
         on_step = progress_callback(progress, num_steps)
@@ -247,8 +266,13 @@ class Dubber:
 
     def _activate(self, weights: dict[str, float]) -> None:
         transformer = self.modules.transformer
+<<<<<<< HEAD
         if not getattr(transformer, "peft_config", None):
             return  # it has no adapters
+=======
+        if not getattr(transformer, "peft_config", {}):  # it has no adapter at all
+            return
+>>>>>>> 124a261 (dub holds one backbone for all methods and leaves out by name what does not fit; inpaint without pairs fails; captions of real clips name the speaker as the release was trained)
         if not weights:
             transformer.disable_adapters()
             return

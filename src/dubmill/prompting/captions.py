@@ -5,8 +5,7 @@ from __future__ import annotations
 from dubmill.artifacts.rows import Line, Prompt
 from dubmill.errors import UnsupportedTextError
 from dubmill.text.languages import language
-
-ANYBODY = "A person"
+from dubmill.text.speakers import ANYBODY
 
 
 def dub_caption(speaker: str, line: Line) -> str:

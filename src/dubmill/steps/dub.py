@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +16,16 @@ from dubmill.artifacts.storage import clip_members
 from dubmill.artifacts.store import Adapter, Backbone, DubSet, PairSet
 from dubmill.config.params import DubParams
 from dubmill.dubbing.dubber import Dubber
-from dubmill.errors import InvalidArtifactError
+from dubmill.errors import InvalidArtifactError, UnsupportedTextError
 from dubmill.generation.codec import round_trip, shape_of
 from dubmill.generation.seeds import item_seed
 from dubmill.media.clips import Clip
+<<<<<<< HEAD
 from dubmill.model.load import Modules, load
+=======
+from dubmill.model.load import Modules
+from dubmill.worlds import World, fit_line, world_of
+>>>>>>> 124a261 (dub holds one backbone for all methods and leaves out by name what does not fit; inpaint without pairs fails; captions of real clips name the speaker as the release was trained)
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +46,7 @@ def dub(
 
     Raises:
         InvalidArtifactError: there is no held-out pair.
+        UnsupportedTextError: none of them can be dubbed; a single one that cannot is left out and named in `info`.
         BackboneMismatchError: the adapter belongs to another backbone.
     """
     lineage = Lineage.of("dub", params, backbone, adapter, pairs)
@@ -50,6 +57,7 @@ def dub(
     if not rows:
         raise InvalidArtifactError("no held-out pair to dub", where=str(pairs.path), cure="raise prompts.num_heldout")
     shards = [(method, batch) for method in params.methods for batch in pairs.batches(rows, params.batch_size)]
+<<<<<<< HEAD
     todo = draft.missing(len(shards), shard_slice)
     modules = load(backbone) if any(shards[index][0] != "cascade" for index in todo) else None
     for method in params.methods:
@@ -58,12 +66,30 @@ def dub(
         for index in mine:
             draft.add_shard(index, *_dub_batch(method, dubber, pairs, shards[index][1], params))
             logger.info("dubbed shard %d of %d by %s", index + 1, len(shards), method)
+=======
+    todo, dubbers = draft.missing(len(shards), shard_slice), _Dubbers(backbone, adapter, params)
+    for index in todo:
+        method, batch = shards[index]
+        fitting, reasons = _fitting(pairs, batch, world_of(backbone))
+        draft.leave_out(index, reasons)
+        dubs, files = _dub_batch(method, dubbers, pairs, fitting, params) if fitting else ([], {})
+        draft.add_shard(index, dubs, files)
+        logger.info("dubbed shard %d of %d by %s", index + 1, len(shards), method)
+>>>>>>> 124a261 (dub holds one backbone for all methods and leaves out by name what does not fit; inpaint without pairs fails; captions of real clips name the speaker as the release was trained)
     if not shard_slice.is_all:
         return draft
-    methods = list(params.methods)
-    return draft.seal({"methods": methods, "num_clips": len(rows), "has_round_trips": "adapter" in methods})
+    methods, left_out = list(params.methods), draft.left_out()
+    if len(left_out) == len(rows):
+        raise UnsupportedTextError(
+            f"no held-out clip can be dubbed: {next(iter(left_out.values()))}",
+            where=str(pairs.path),
+            cure="make others",
+        )
+    info = {"methods": methods, "num_clips": len(rows) - len(left_out), "left_out_clips": left_out}
+    return draft.seal(info | {"has_round_trips": "adapter" in methods})
 
 
+<<<<<<< HEAD
 def _dubber(
     method: str, backbone: Backbone, adapter: Adapter, params: DubParams, modules: Modules | None
 ) -> Dubber | None:
@@ -72,27 +98,65 @@ def _dubber(
         return None
     chosen = adapter if method == "adapter" else None
     return Dubber.load(backbone, chosen, strength=params.adapter_strength, sampling=params.sampling, modules=modules)
+=======
+class _Dubbers:
+    """The dubber of each method, loaded when it is first used; all share one backbone."""
+
+    def __init__(self, backbone: Backbone, adapter: Adapter, params: DubParams) -> None:
+        self.backbone, self.adapter, self.params = backbone, adapter, params
+
+    @cached_property
+    def with_adapter(self) -> Dubber:
+        params = self.params
+        return Dubber.load(self.backbone, self.adapter, strength=params.adapter_strength, sampling=params.sampling)
+
+    @cached_property
+    def of_base(self) -> Dubber:
+        if "adapter" in self.params.methods:
+            return self.with_adapter.without_adapter()
+        return Dubber.load(self.backbone, None, sampling=self.params.sampling)
+
+
+def _fitting(pairs: PairSet, batch: list[PairRow], world: World) -> tuple[list[PairRow], dict[str, str]]:
+    """The rows whose words can be said in their clips' time, and by id why the others cannot be dubbed."""
+    fitting, reasons = [], {}
+    for row in batch:
+        try:
+            fit_line(world, row.counterpart, pairs.clip(row.id, "original").seconds).check()
+            fitting.append(row)
+        except UnsupportedTextError as error:
+            reasons[row.id] = error.what
+            logger.warning("clip %s is not dubbed: %s", row.id, error.what)
+    return fitting, reasons
+>>>>>>> 124a261 (dub holds one backbone for all methods and leaves out by name what does not fit; inpaint without pairs fails; captions of real clips name the speaker as the release was trained)
 
 
 def _dub_batch(
-    method: str, dubber: Dubber | None, pairs: PairSet, batch: list[PairRow], params: DubParams
+    method: str, dubbers: _Dubbers, pairs: PairSet, batch: list[PairRow], params: DubParams
 ) -> tuple[list[DubRow], dict[str, bytes]]:
+    """The rows and files of one shard: a dub of each pair in `batch`."""
     seeds = [item_seed(params.seed, row.seed) for row in batch]
     rows = [
         DubRow(id=f"{row.id}-{method}", pair_id=row.id, method=method, line=row.counterpart, seed=seed)
         for row, seed in zip(batch, seeds, strict=True)
     ]
     originals = [pairs.clip(row.id, "original") for row in batch]
-    clips = (
-        _cascade(pairs, batch, originals)
-        if dubber is None
-        else dubber.dub_batch(originals, [r.line for r in rows], seeds)
-    )
+    if method == "cascade":
+        clips = _cascade(pairs, batch, originals)
+    else:
+        dubber = dubbers.with_adapter if method == "adapter" else dubbers.of_base
+        lines, speakers = [row.counterpart for row in batch], [row.speaker for row in batch]
+        clips = dubber.dub_batch(originals, lines, seeds, speakers=speakers)
     files = {}
     for row, clip in zip(rows, clips, strict=True):
         files |= clip_members(f"{row.id}/dub", clip)
+<<<<<<< HEAD
     if method == "adapter" and dubber is not None:
         files |= _round_trips(rows, originals, dubber.modules)
+=======
+    if method == "adapter":
+        files |= _round_trips(rows, originals, dubbers.with_adapter.modules)
+>>>>>>> 124a261 (dub holds one backbone for all methods and leaves out by name what does not fit; inpaint without pairs fails; captions of real clips name the speaker as the release was trained)
     return rows, files
 
 
@@ -106,4 +170,4 @@ def _round_trips(rows: list[DubRow], originals: list[Clip], modules: Modules) ->
 
 def _cascade(pairs: PairSet, batch: list[PairRow], originals: list[Clip]) -> list[Clip]:
     speech = [pairs.clip(row.id, "counterpart") for row in batch]
-    return [original.with_audio(said.audio_CN) for original, said in zip(originals, speech, strict=True)]
+    return [original.with_audio(spoken.audio_CN) for original, spoken in zip(originals, speech, strict=True)]

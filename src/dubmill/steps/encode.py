@@ -15,7 +15,6 @@ from dubmill.artifacts.rows import PairRow
 from dubmill.artifacts.store import Backbone, LatentSet, PairSet
 from dubmill.artifacts.tensor_files import RowPlace, merge_rows, num_rows
 from dubmill.config.params import EncodeParams
-from dubmill.dubbing.dubber import SPEAKER
 from dubmill.errors import InvalidArtifactError
 from dubmill.generation.codec import encode_clips, shape_of
 from dubmill.generation.masks import pixel_mask, token_mask, widen
@@ -25,6 +24,7 @@ from dubmill.model.shapes import LatentShape
 from dubmill.model.text import caption_batches
 from dubmill.prompting import dub_caption
 from dubmill.training.batches import LATENTS
+from dubmill.worlds import world_of
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +67,9 @@ def encode(backbone: Backbone, pairs: PairSet, params: EncodeParams, out: Path) 
 
 def _encode_captions(draft: Draft[LatentSet], rows: list[PairRow], backbone: Backbone) -> dict[str, list[RowPlace]]:
     """Where the text features of both captions of each pair lie, and after them those of the empty caption."""
-    captions = [dub_caption(SPEAKER, getattr(row, side)) for row in rows for side in SIDES] + [""]
+    world = world_of(backbone)
+    captions = [dub_caption(world.caption_speaker(row.speaker), getattr(row, side)) for row in rows for side in SIDES]
+    captions.append("")
     unique = list(dict.fromkeys(captions))
     places: list[RowPlace] = []
     shards = _shards(draft, CAPTION_SHARD)

@@ -74,6 +74,7 @@ def evaluate(
             "base_model": backbone.info["repo"],
             "dub": dubs.lineage.params,
             "methods": scores.methods,
+            "left_out_clips": dubs.info.get("left_out_clips", {}),
             "html": "report.html",
             "light": light,
             "summary": means,

@@ -6,12 +6,11 @@ is a world, since nothing else has the truth; a real backbone's held-out pairs a
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -22,7 +21,7 @@ from dubmill.artifacts.rows import ClipRow, PairRow, Prompt
 from dubmill.artifacts.storage import clip_members
 from dubmill.artifacts.store import Backbone, ClipSet, PairSet
 from dubmill.config.params import InpaintParams, WorldParams
-from dubmill.errors import UnreadableMediaError
+from dubmill.errors import InvalidArtifactError, UnreadableMediaError
 from dubmill.faces import mouth_boxes
 from dubmill.generation.codec import shape_of
 from dubmill.generation.masks import fine_mask, pixel_mask, widen
@@ -41,7 +40,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 HALVES = ("first", "second")
-LEFT_OUT = "left-out"  # files, one a shard, of the clips in it that make no pair
 SECOND_PASS = 2**52  # added to the seed of a clip's first pass
 
 
@@ -55,6 +53,7 @@ def inpaint(
 
     Raises:
         UnsupportedTextError: lip augmentation was asked of prompts that have no words for it.
+        InvalidArtifactError: no clip made a pair.
         InvalidParamsError: world pairs were asked of a backbone or of prompts that have no world.
     """
     lineage = Lineage.of("inpaint", params, backbone, clips, pair_source=params.source)
@@ -68,8 +67,7 @@ def inpaint(
         detector = world.face_detector()
     for index in todo:
         made, left_out = _made(clips, batches[index], params, modules, world, detector)
-        if left_out:
-            draft.write(f"{LEFT_OUT}-{index:05d}.json", json.dumps(left_out, sort_keys=True).encode())
+        draft.leave_out(index, left_out)
         files = {}
         for row, original, counterpart in made:
             files |= clip_members(f"{row.id}/original", original) | clip_members(f"{row.id}/counterpart", counterpart)
@@ -77,15 +75,16 @@ def inpaint(
         logger.info("paired shard %d of %d", index + 1, len(batches))
     if not shard_slice.is_all:
         return draft
+    left_out = draft.left_out()
+    if len(left_out) == len(clips.rows):
+        example = next(iter(left_out.items()))
+        raise InvalidArtifactError(
+            f"no clip made a pair; the first, {example[0]}: {example[1]}",
+            where=str(clips.path),
+            cure="make other clips",
+        )
     info = {"gated": False, "pair_source": params.source, "num_lip_augmented_clips": num_articulated}
-    return draft.seal(info | _left_out(draft))
-
-
-def _left_out(draft: Draft[PairSet]) -> dict[str, Any]:
-    """How many clips make no pair, which, and why."""
-    parts = sorted(draft.path.glob(f"{LEFT_OUT}-*.json"))
-    clips = {row_id: why for part in parts for row_id, why in json.loads(part.read_bytes()).items()}
-    return {"num_left_out_clips": len(clips), "left_out_clips": clips}
+    return draft.seal(info | {"num_left_out_clips": len(left_out), "left_out_clips": left_out})
 
 
 Pair = tuple[PairRow, Clip, Clip]

@@ -64,6 +64,10 @@ class World(Protocol):
         """
         ...
 
+    def caption_speaker(self, description: str) -> str:
+        """Who speaks, in the words of the captions that dubbing adapters are trained with; `description` may be empty."""
+        ...
+
     def has_true_pair(self, prompt: Prompt) -> bool:
         """Whether the clip pair of a prompt is rendered with exact ground truth instead of being generated."""
         ...

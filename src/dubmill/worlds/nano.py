@@ -14,6 +14,7 @@ from dubmill.errors import InvalidParamsError
 from dubmill.faces import FaceDetector, ScorerFaceDetector
 from dubmill.media.clips import Clip
 from dubmill.model.load import PIPELINE
+from dubmill.text.speakers import ANYBODY
 
 if TYPE_CHECKING:
     from dubmill.nano.scorers import Scorers
@@ -62,6 +63,10 @@ class NanoWorld:
         recordings, voices = lexicon(), range(len(VOICES))
         words = check_text(line.language, line.text)
         return sum(recordings[line.language, voice, word].seconds for word in words for voice in voices) / len(voices)
+
+    def caption_speaker(self, description: str) -> str:
+        """Always `A person`."""
+        return ANYBODY
 
     def has_true_pair(self, prompt: Prompt) -> bool:
         """Held-out prompts of the grammar are rendered, for exact ground truth."""

@@ -13,6 +13,7 @@ from dubmill.errors import InvalidParamsError
 from dubmill.faces import FaceDetector
 from dubmill.media.clips import Clip
 from dubmill.text import languages, timing
+from dubmill.text.speakers import speaker_of
 
 if TYPE_CHECKING:
     from dubmill.metrics.scorers import Scorers
@@ -60,6 +61,13 @@ class RealWorld:
             UnsupportedTextError: unknown language.
         """
         return timing.speaking_seconds(line)
+
+    def caption_speaker(self, description: str) -> str:
+        """`The woman`, `The man`, `The girl` or `The boy` where the description names one, else `A person`.
+
+        JUST-DUB-IT's captions begin like that: `The woman is speaking English, saying: ...`.
+        """
+        return speaker_of(description)
 
     def has_true_pair(self, prompt: Prompt) -> bool:
         """False: nothing real is rendered with exact ground truth."""
