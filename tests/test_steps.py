@@ -12,7 +12,6 @@ from dubmill.artifacts.draft import ShardSlice
 from dubmill.artifacts.store import Backbone, ClipSet, PairSet
 from dubmill.config import overlays
 from dubmill.config import params as parameters
-from dubmill.dubbing import dubber as dubber_module
 from dubmill.errors import InvalidArtifactError, InvalidParamsError, UnsealedArtifactError, UnsupportedTextError
 from dubmill.generation.codec import decode_clips, encode_clips, shape_of
 from dubmill.model.load import load
@@ -344,7 +343,7 @@ def test_all_methods_share_one_backbone_and_dub_as_if_each_had_its_own(
     nano, adapter, gated, dub_params, tmp_path, monkeypatch
 ):
     loads = []
-    monkeypatch.setattr(dubber_module, "load", lambda backbone: (loads.append(1), load(backbone))[1])
+    monkeypatch.setattr(dub_module, "load", lambda backbone: (loads.append(1), load(backbone))[1])
     alone = {
         method: dub(nano, adapter, gated, dub_params.model_copy(update={"methods": [method]}), tmp_path / method)
         for method in ("adapter", "base")

@@ -98,10 +98,6 @@ class Dubber:
         mode = adapters.attach_adapter(modules, backbone, adapter, strength)
         return cls(backbone, modules, sampling, mode=mode, active_adapters={adapters.ADAPTER_NAME: strength})
 
-    def without_adapter(self) -> Dubber:
-        """A dubber of the base model alone that shares this one's weights; either may dub at any time."""
-        return Dubber(self.backbone, self.modules, self.sampling, mode=BASE_MODE, active_adapters={})
-
     def dub(self, clip: Clip, *, line: Line, seed: int, progress: Progress | None = None) -> Clip:
         """`clip` with the same person saying `line`; same length and size.
 
@@ -150,11 +146,7 @@ class Dubber:
             for speaker, line in zip(speakers, lines, strict=True)
         ]
         text = encode_prompts(captions, self.modules, negative=self.sampling.negative_prompt)
-<<<<<<< HEAD
         self._activate(self.active_adapters)  # another dubber may have used the transformer
-=======
-        self._activate(self.active_adapters)  # another dubber may share the transformer
->>>>>>> 124a261 (dub holds one backbone for all methods and leaves out by name what does not fit; inpaint without pairs fails; captions of real clips name the speaker as the release was trained)
         noise, second_sigmas = generators(seeds), self.sampling.second_stage.sigmas
         num_steps = (len(self.sampling.sigmas) or self.sampling.num_steps) + len(second_sigmas)
         on_step = progress_callback(progress, num_steps)
@@ -266,13 +258,8 @@ class Dubber:
 
     def _activate(self, weights: dict[str, float]) -> None:
         transformer = self.modules.transformer
-<<<<<<< HEAD
         if not getattr(transformer, "peft_config", None):
             return  # it has no adapters
-=======
-        if not getattr(transformer, "peft_config", {}):  # it has no adapter at all
-            return
->>>>>>> 124a261 (dub holds one backbone for all methods and leaves out by name what does not fit; inpaint without pairs fails; captions of real clips name the speaker as the release was trained)
         if not weights:
             transformer.disable_adapters()
             return

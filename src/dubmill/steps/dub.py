@@ -20,12 +20,8 @@ from dubmill.errors import InvalidArtifactError, UnsupportedTextError
 from dubmill.generation.codec import round_trip, shape_of
 from dubmill.generation.seeds import item_seed
 from dubmill.media.clips import Clip
-<<<<<<< HEAD
 from dubmill.model.load import Modules, load
-=======
-from dubmill.model.load import Modules
 from dubmill.worlds import World, fit_line, world_of
->>>>>>> 124a261 (dub holds one backbone for all methods and leaves out by name what does not fit; inpaint without pairs fails; captions of real clips name the speaker as the release was trained)
 
 logger = logging.getLogger(__name__)
 
@@ -57,16 +53,6 @@ def dub(
     if not rows:
         raise InvalidArtifactError("no held-out pair to dub", where=str(pairs.path), cure="raise prompts.num_heldout")
     shards = [(method, batch) for method in params.methods for batch in pairs.batches(rows, params.batch_size)]
-<<<<<<< HEAD
-    todo = draft.missing(len(shards), shard_slice)
-    modules = load(backbone) if any(shards[index][0] != "cascade" for index in todo) else None
-    for method in params.methods:
-        mine = [index for index in todo if shards[index][0] == method]
-        dubber = _dubber(method, backbone, adapter, params, modules) if mine else None
-        for index in mine:
-            draft.add_shard(index, *_dub_batch(method, dubber, pairs, shards[index][1], params))
-            logger.info("dubbed shard %d of %d by %s", index + 1, len(shards), method)
-=======
     todo, dubbers = draft.missing(len(shards), shard_slice), _Dubbers(backbone, adapter, params)
     for index in todo:
         method, batch = shards[index]
@@ -75,7 +61,6 @@ def dub(
         dubs, files = _dub_batch(method, dubbers, pairs, fitting, params) if fitting else ([], {})
         draft.add_shard(index, dubs, files)
         logger.info("dubbed shard %d of %d by %s", index + 1, len(shards), method)
->>>>>>> 124a261 (dub holds one backbone for all methods and leaves out by name what does not fit; inpaint without pairs fails; captions of real clips name the speaker as the release was trained)
     if not shard_slice.is_all:
         return draft
     methods, left_out = list(params.methods), draft.left_out()
@@ -89,32 +74,30 @@ def dub(
     return draft.seal(info | {"has_round_trips": "adapter" in methods})
 
 
-<<<<<<< HEAD
-def _dubber(
-    method: str, backbone: Backbone, adapter: Adapter, params: DubParams, modules: Modules | None
-) -> Dubber | None:
-    """A method's dubber; all of them share `modules`, so that one backbone is in memory, and switch its adapters."""
-    if method == "cascade":
-        return None
-    chosen = adapter if method == "adapter" else None
-    return Dubber.load(backbone, chosen, strength=params.adapter_strength, sampling=params.sampling, modules=modules)
-=======
 class _Dubbers:
-    """The dubber of each method, loaded when it is first used; all share one backbone."""
+    """The dubber of each method, loaded when it is first used; all share one backbone and switch its adapters."""
 
     def __init__(self, backbone: Backbone, adapter: Adapter, params: DubParams) -> None:
         self.backbone, self.adapter, self.params = backbone, adapter, params
 
     @cached_property
+    def modules(self) -> Modules:
+        """The one backbone."""
+        return load(self.backbone)
+
+    @cached_property
     def with_adapter(self) -> Dubber:
-        params = self.params
-        return Dubber.load(self.backbone, self.adapter, strength=params.adapter_strength, sampling=params.sampling)
+        """The dubber of the method `adapter`."""
+        return self._load(self.adapter)
 
     @cached_property
     def of_base(self) -> Dubber:
-        if "adapter" in self.params.methods:
-            return self.with_adapter.without_adapter()
-        return Dubber.load(self.backbone, None, sampling=self.params.sampling)
+        """The dubber of the method `base`: the same references, no adapter."""
+        return self._load(None)
+
+    def _load(self, adapter: Adapter | None) -> Dubber:
+        strength, sampling = self.params.adapter_strength, self.params.sampling
+        return Dubber.load(self.backbone, adapter, strength=strength, sampling=sampling, modules=self.modules)
 
 
 def _fitting(pairs: PairSet, batch: list[PairRow], world: World) -> tuple[list[PairRow], dict[str, str]]:
@@ -128,7 +111,6 @@ def _fitting(pairs: PairSet, batch: list[PairRow], world: World) -> tuple[list[P
             reasons[row.id] = error.what
             logger.warning("clip %s is not dubbed: %s", row.id, error.what)
     return fitting, reasons
->>>>>>> 124a261 (dub holds one backbone for all methods and leaves out by name what does not fit; inpaint without pairs fails; captions of real clips name the speaker as the release was trained)
 
 
 def _dub_batch(
@@ -150,13 +132,8 @@ def _dub_batch(
     files = {}
     for row, clip in zip(rows, clips, strict=True):
         files |= clip_members(f"{row.id}/dub", clip)
-<<<<<<< HEAD
-    if method == "adapter" and dubber is not None:
-        files |= _round_trips(rows, originals, dubber.modules)
-=======
     if method == "adapter":
-        files |= _round_trips(rows, originals, dubbers.with_adapter.modules)
->>>>>>> 124a261 (dub holds one backbone for all methods and leaves out by name what does not fit; inpaint without pairs fails; captions of real clips name the speaker as the release was trained)
+        files |= _round_trips(rows, originals, dubbers.modules)
     return rows, files
 
 
