@@ -1,6 +1,6 @@
 """What does a model lose whose weights lie in 8 bits?
 
-    python benchmarks/quantization.py [--clips 16]
+    python benchmarks/eight_bits.py [--clips 16]
 
 nano makes the same clips from the same captions and noise with its weights in 16 bits (float32 on a CPU) and with those of
 transformer and text encoder in 8; prints the share of asked words that are heard in each, how near the pictures are, what

@@ -15,6 +15,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -57,7 +58,7 @@ def latent_set(modules: Modules, values: params.Params, folder: Path) -> LatentS
     return draft.seal({"latent_shape": extents, "frame_rate": clip.frame_rate})
 
 
-def seconds(work: object) -> float:
+def seconds(work: Callable[[], object]) -> float:
     """Time of one call."""
     clock = time.perf_counter if torch.cuda.is_available() else time.process_time
     started = clock()
