@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from dubmill import __version__
 from dubmill.cli.main import app
@@ -82,3 +85,28 @@ def test_the_architecture_page_describes_every_room_and_names_only_files_that_ex
     assert not [room for room in rooms if f"`{room}/`" not in page]
     named = re.findall(r"`((?:[a-z0-9_]+/)*[a-z0-9_]+\.py)`", page)
     assert not [name for name in named if not any((ROOT / base / name).exists() for base in ("src/dubmill", "."))]
+
+
+def test_the_lock_holds_every_package_that_development_needs_at_the_version_of_the_constraints():
+    """A changed dependency needs `make lock`, or a fresh clone would lack it: the lock is installed without resolving."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras, wanted, queue = project["optional-dependencies"], [*project["dependencies"]], ["dev"]
+    while queue:
+        for text in extras[queue.pop()]:
+            requirement = Requirement(text)
+            if requirement.name == project["name"]:
+                queue += requirement.extras
+            else:
+                wanted.append(text)
+    locked, constrained = (pinned(ROOT / name) for name in ("requirements.lock", "constraints.txt"))
+    for requirement in map(Requirement, wanted):
+        name = canonicalize_name(requirement.name)
+        version = constrained[name]
+        assert requirement.specifier.contains(version), name
+        assert name == "torch" or locked[name] == version, f"{name}: run `make lock`"
+
+
+def pinned(path):
+    """The version of each package in a file of `name==version` lines."""
+    pairs = re.findall(r"^([\w.-]+)==([^\s;]+)", path.read_text(), re.MULTILINE)
+    return {canonicalize_name(name): version for name, version in pairs}
