@@ -32,6 +32,16 @@ def test_a_vocoder_in_float32_works_behind_an_audio_vae_in_bf16(mini):
     assert torch.isfinite(wave).all()
 
 
+def test_the_vocoder_stays_in_float32_under_autocast(mini):
+    """Trap: validation dubs are made under the training's bf16 autocast, which would run the convolutions in bf16."""
+    dtypes = []
+    hook = mini.vocoder.conv_in.register_forward_hook(lambda module, args, output: dtypes.append(output.dtype))
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        decode_wave(torch.zeros(1, 8, 17, 16), mini.audio_vae, mini.vocoder)
+    hook.remove()
+    assert dtypes == [torch.float32]
+
+
 def test_decoded_pixels_are_float32_whatever_the_vae_computes_in(mini):
     vae = copy.deepcopy(mini.vae).to(torch.bfloat16)
     with torch.no_grad():

@@ -120,4 +120,5 @@ def decode_wave(
 ) -> torch.Tensor:
     """Returns float32 waveforms (B, C, N) at the vocoder's rate of latents as the audio VAE decodes them."""
     mel_BCTM = audio_vae.decode(latents_BCLM.to(audio_vae.dtype), return_dict=False)[0]
-    return vocoder(mel_BCTM.to(vocoder.dtype)).float()
+    with torch.autocast(mel_BCTM.device.type, enabled=False):  # validation dubs run under bf16 autocast
+        return vocoder(mel_BCTM.to(vocoder.dtype)).float()
