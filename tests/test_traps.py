@@ -35,6 +35,7 @@ from dubmill.steps.encode import check_finite, check_size, reconcile
 from dubmill.steps.train import train
 from dubmill.tracking import rules
 from dubmill.training import trainer as training
+from dubmill.training.loss_log import LossLog
 from dubmill.training.sigmas import sample_sigmas
 
 ROOT = Path(__file__).parents[1]
@@ -262,7 +263,7 @@ def test_11_a_collapse_of_the_noise_levels_is_seen_in_the_adapter(adapter, tmp_p
     assert "noise levels drawn" in (adapter.path / "README.md").read_text()
     last = {}
     for sampler in ("shifted-logit-normal", "stretched-logit-normal"):
-        log = training.LossLog(tmp_path, 0)
+        log = LossLog(tmp_path, 0)
         params = PAPER.sigma_sampler.model_copy(update={"kind": sampler})
         drawn = sample_sigmas(params, 2000, 8160, torch.Generator().manual_seed(0)).tolist()
         log.add({"step": 1, "video": 0, "audio": 0, "total": 0, "lr": 0, "sigmas": drawn})

@@ -73,6 +73,7 @@ def encode_prompts(captions: Sequence[str], modules: Modules, *, negative: str) 
     return PromptFeatures(features.pick(rows), features.pick([-2]), features.pick([-1]))
 
 
+@explained_out_of_memory("denoising", CURE)
 def sample(
     pipe: LTX2DubPipeline,
     sampling: SamplingParams,
@@ -90,50 +91,48 @@ def sample(
     num_resamplings: int = 1,
     on_step: StepCallback | None = None,
 ) -> Latents:
-    """Returns the denoised tokens of a batch, with a generator in `noise` for each clip.
+    """Returns the denoised tokens of a batch; `noise` has a generator for each clip.
 
     Args:
-        reference: clean tokens of the clips to dub, read as `mode` says.
-        video_BSD, audio_BLD: tokens of the target to keep, or to add noise to; zero if not given.
+        reference: the source clips' clean tokens, read as `mode` says.
+        video_BSD, audio_BLD: the target's tokens to keep or to add noise to; zero if absent.
         keep_video_BS, keep_audio_BL: True for a token that keeps its value.
-        on_step: the pipeline's `callback_on_step_end`.
     """
-    with explained_out_of_memory("denoising", CURE):
-        video, audio = pipe(
-            text_features=text.captions,
-            negative_text_features=text.negative,
-            empty_text_features=text.empty,
-            reference_latents=None if reference is None else reference.video_BSD,
-            reference_audio_latents=None if reference is None else reference.audio_BLD,
-            reference_positions=mode.positions,
-            reference_attention=mode.attention,
-            isolate_reference=mode.isolate_modalities,
-            latents=video_BSD,
-            audio_latents=audio_BLD,
-            conditioning_mask=keep_video_BS,
-            audio_conditioning_mask=keep_audio_BL,
-            height=shape.height * pipe.vae_spatial_compression_ratio,
-            width=shape.width * pipe.vae_spatial_compression_ratio,
-            num_frames=pixel_frames(shape.frames, pipe.vae_temporal_compression_ratio),
-            frame_rate=frame_rate,
-            num_inference_steps=sampling.num_steps,
-            sigmas=sampling.sigmas or None,
-            shift_tokens=None if sampling.shift_tokens == "clip" else sampling.shift_tokens,
-            guidance_scale=sampling.video_guidance,
-            audio_guidance_scale=sampling.audio_guidance,
-            stg_scale=sampling.video_stg,
-            audio_stg_scale=sampling.audio_stg,
-            spatio_temporal_guidance_blocks=sampling.stg_blocks,
-            modality_scale=sampling.video_modality,
-            audio_modality_scale=sampling.audio_modality,
-            guidance_rescale=sampling.video_rescale,
-            audio_guidance_rescale=sampling.audio_rescale,
-            generator=list(noise),
-            num_resamplings=num_resamplings,
-            output_type="packed",
-            return_dict=False,
-            callback_on_step_end=on_step,
-        )
+    video, audio = pipe(
+        text_features=text.captions,
+        negative_text_features=text.negative,
+        empty_text_features=text.empty,
+        reference_latents=None if reference is None else reference.video_BSD,
+        reference_audio_latents=None if reference is None else reference.audio_BLD,
+        reference_positions=mode.positions,
+        reference_attention=mode.attention,
+        isolate_reference=mode.isolate_modalities,
+        latents=video_BSD,
+        audio_latents=audio_BLD,
+        conditioning_mask=keep_video_BS,
+        audio_conditioning_mask=keep_audio_BL,
+        height=shape.height * pipe.vae_spatial_compression_ratio,
+        width=shape.width * pipe.vae_spatial_compression_ratio,
+        num_frames=pixel_frames(shape.frames, pipe.vae_temporal_compression_ratio),
+        frame_rate=frame_rate,
+        num_inference_steps=sampling.num_steps,
+        sigmas=sampling.sigmas or None,
+        shift_tokens=None if sampling.shift_tokens == "clip" else sampling.shift_tokens,
+        guidance_scale=sampling.video_guidance,
+        audio_guidance_scale=sampling.audio_guidance,
+        stg_scale=sampling.video_stg,
+        audio_stg_scale=sampling.audio_stg,
+        spatio_temporal_guidance_blocks=sampling.stg_blocks,
+        modality_scale=sampling.video_modality,
+        audio_modality_scale=sampling.audio_modality,
+        guidance_rescale=sampling.video_rescale,
+        audio_guidance_rescale=sampling.audio_rescale,
+        generator=list(noise),
+        num_resamplings=num_resamplings,
+        output_type="packed",
+        return_dict=False,
+        callback_on_step_end=on_step,
+    )
     return Latents(video, audio)
 
 

@@ -15,8 +15,9 @@ from dubmill.config.params import TrainParams
 from dubmill.errors import BackboneMismatchError
 from dubmill.model.load import DECODERS, load
 from dubmill.report import model_card
+from dubmill.training.loss_log import LossLog
 from dubmill.training.optimizer import count_weights
-from dubmill.training.trainer import LossLog, Trainer, build_accelerator, uses_fsdp
+from dubmill.training.trainer import Trainer, build_accelerator, uses_fsdp
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,6 @@ is pickled.
 
 from __future__ import annotations
 
-import json
 import math
 import signal
 import threading
@@ -26,7 +25,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save
 
 from dubmill import adapters
-from dubmill.artifacts.files import LOSSES_FILE, write_atomically
+from dubmill.artifacts.files import write_atomically
 from dubmill.artifacts.store import LatentSet
 from dubmill.config.params import TrainParams
 from dubmill.errors import InterruptedStepError, InvalidParamsError
@@ -42,7 +41,6 @@ from dubmill.training.optimizer import build_optimizer, gathered, shard_like
 from dubmill.training.validation import Validation
 
 CURE = "set train.gradient_checkpointing: true or backbone.transformer_bits: 8, or lower train.batch_size"
-NUM_BINS = 10  # of the histogram of sampled sigmas
 PROCESS_TIMEOUT = timedelta(hours=2)  # of collective operations: all other processes wait while rank 0 validates
 
 Report = Callable[[dict[str, Any]], object]
@@ -330,24 +328,3 @@ def _map_tensors(batch: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> 
     if isinstance(batch, torch.Tensor):
         return change(batch)
     return type(batch)(*(_map_tensors(getattr(batch, name), change) for name in batch.__dataclass_fields__))
-
-
-class LossLog:
-    """The file of losses: a line per step, cut back to the checkpoint when a run resumes."""
-
-    def __init__(self, folder: Path, num_done: int) -> None:
-        self.path = folder / LOSSES_FILE
-        kept = self.path.read_text().splitlines()[:num_done] if self.path.exists() else []
-        self.path.write_text("".join(line + "\n" for line in kept))
-
-    def add(self, row: dict[str, Any]) -> None:
-        """Appends one step."""
-        kept = ("step", "video", "audio", "total", "lr", "sigmas")
-        with self.path.open("a") as stream:
-            stream.write(json.dumps({name: row[name] for name in kept}) + "\n")
-
-    def sigma_histogram(self) -> list[int]:
-        """Returns counts of all sampled sigmas in ten bins from 0 to 1; it shows a collapse to the last bins."""
-        rows = (json.loads(line) for line in self.path.read_text().splitlines())
-        sigmas = torch.tensor([sigma for row in rows for sigma in row["sigmas"]])
-        return torch.histc(sigmas, NUM_BINS, 0, 1).long().tolist()
