@@ -1,4 +1,4 @@
-"""The gate over tiny clips in which every fault can be made on purpose, judged by real Great Expectations."""
+"""The gate over tiny clips in which every fault can be made on purpose, with the real Great Expectations."""
 
 import io
 import json
@@ -21,6 +21,7 @@ from dubmill.config.params import Thresholds
 from dubmill.errors import BackboneMismatchError, GateFailedError, UnsealedArtifactError, UsageError
 from dubmill.media.clips import Clip
 from dubmill.metrics import measure_pair
+from dubmill.metrics.lipsync import correlation
 from dubmill.quality import apply_gates
 from dubmill.steps.gate import gate
 
@@ -40,6 +41,10 @@ GOOD = {
     "voice_cosine": 0.9,
     "identity_cosine": 0.9,
     "sync_correlation": 0.5,
+    "lse_c": 1.0,
+    "lse_d": 0.1,
+    "sync_offset_frames": 0.0,
+    "mouth_sharpness": 1.0,
     "outside_psnr_db": 30.0,
     "mouth_change": 0.1,
     "old_motion_correlation": 0.2,
@@ -50,7 +55,7 @@ GOOD = {
 
 
 class ToneScorers:
-    """Judges that read tones and brightness: words and voices are tones, the mouth is as open as its box is red."""
+    """Scorers that read tones and brightness: words and voices are tones, the mouth is as open as its box is red."""
 
     def __init__(self, patience=None):
         self.patience = patience  # clips until it is interrupted
@@ -86,7 +91,8 @@ class ToneScorers:
         return np.array([np.sqrt(np.mean(part**2)) for part in np.array_split(audio_N, num_frames)])
 
     def sync_distances(self, frames_FHWC, audio_N, frame_rate):
-        return np.array([2.0, 1.0, 2.0])
+        seen, heard = self.mouth(frames_FHWC)[:, 0], self.speech_opening(audio_N, len(frames_FHWC), frame_rate)
+        return np.array([2 - 2 * correlation(seen, np.roll(heard, shift)) for shift in range(-3, 4)])
 
 
 def _power(audio_N, tone):
@@ -109,6 +115,7 @@ def talk(words, mouth_F, *, voice=0, skin=(200, 150, 100), sound_F=None):
     frames[:, :2, :2] = skin
     x0, y0, x1, y1 = BOX
     frames[:, y0:y1, x0:x1, 0] = (255 * mouth_F).astype(np.uint8)[:, None, None]
+    frames[:, y0:y1:2, x0:x1, 1] = 10  # lips have edges
     num_samples = round(NUM_FRAMES / 12.5 * RATE_HZ)
     time = np.arange(num_samples) / RATE_HZ
     halves = np.array_split(time, 2)
@@ -135,12 +142,23 @@ def _recoloured_mouth():
     return replace(talk(GOOD_WORDS, opening(2)), frames_FHWC=frames)
 
 
+def _blurred_mouth():
+    frames = DUBBED.frames_FHWC.copy()
+    x0, y0, x1, y1 = BOX
+    frames[:, y0:y1, x0:x1, 1] = 50
+    return replace(DUBBED, frames_FHWC=frames)
+
+
 FAULTS = {
     "min_words_right": talk([("es", "uno"), ("es", "dos")], opening(3)),
     "min_language_right": talk([("es", "uno"), ("en", "no")], opening(3)),
     "min_voice_cosine": talk(GOOD_WORDS, opening(3), voice=1),
     "min_identity_cosine": talk(GOOD_WORDS, opening(3), skin=(0, 0, 255)),
     "min_sync_correlation": talk(GOOD_WORDS, opening(3), sound_F=1 - opening(3)),
+    "min_lse_c": talk(GOOD_WORDS, opening(3), sound_F=np.full(NUM_FRAMES, 0.5)),
+    "max_lse_d": talk(GOOD_WORDS, opening(3), sound_F=np.full(NUM_FRAMES, 0.5)),
+    "max_sync_offset_frames": talk(GOOD_WORDS, opening(3), sound_F=np.roll(opening(3), 1)),
+    "min_mouth_sharpness": _blurred_mouth(),
     "min_outside_psnr_db": _redder(DUBBED),
     "min_mouth_change": talk(GOOD_WORDS, opening(2)),
     "max_old_motion_correlation": _recoloured_mouth(),

@@ -32,7 +32,7 @@ FEW = {
     "train": {"num_steps": 4, "num_warmup_steps": 1, "checkpoint_every": 2},
     "dub": {"sampling": FEW_STEPS},
     "evaluate": {"num_bootstrap": 100, "num_showcase": 1},
-    "promote": {"floors": {}},
+    "promote": {"min_shares": {}},
 }
 
 

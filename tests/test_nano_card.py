@@ -57,7 +57,7 @@ def test_every_kind_of_clip_is_measured(rows):
     assert {name: len(some) for name, some in rows.items()} == dict.fromkeys(rows, 2)
     assert set(rows) <= set(page.KINDS)
     for some in rows.values():
-        assert all(set(row) <= set(page.MEANINGS) for row in some)
+        assert all(set(row) <= {*page.MEANINGS, "puppet"} for row in some)
         assert all(np.isfinite(list(row.values())).all() for row in some)
 
 
@@ -101,13 +101,31 @@ def test_a_target_is_plain_a_share_or_a_gap():
 
 
 def test_the_adapter_is_held_against_each_other_method_clip_by_clip():
-    rows = {"adapter": [{"x": 1.0}, {"x": 0.5}], "base": [{"x": 0.5}, {"x": 0.25}]}
-    assert targets.differences(rows, "base")["x"] == {"mean": 0.375, "low": 0.25, "high": 0.5, "num_clips": 2}
+    def rows_of(values):
+        return [{"puppet": float(seed), "x": value} for seed, value in enumerate(values)]
+
+    rows = {"adapter": rows_of([1.0, 0.5]), "base": rows_of([0.5, 0.25])}
+    expected = {"mean": 0.375, "low": 0.25, "high": 0.5, "num_clips": 2, "num_puppets": 2}
+    assert targets.differences(rows, "base")["x"] == expected
+
+
+def test_two_clips_of_one_puppet_are_one_unit_of_the_interval():
+    rows = {"made": [{"puppet": 1.0, "x": 0.0}, {"puppet": 1.0, "x": 1.0}]}
+    assert targets.summary(rows)["made"]["x"] == {
+        "mean": 0.5,
+        "low": 0.5,
+        "high": 0.5,
+        "num_clips": 2,
+        "num_puppets": 1,
+    }
 
 
 def _card() -> dict:
     kinds = {one.kind for one in targets.TARGETS} | {one.of for one in targets.TARGETS if one.of} | {"base", "cascade"}
-    rows = {kind: [dict.fromkeys(page.MEANINGS, value) for value in (0.5, 0.7)] for kind in sorted(kinds)}
+    rows = {
+        kind: [dict.fromkeys(page.MEANINGS, value) | {"puppet": value} for value in (0.5, 0.7)]
+        for kind in sorted(kinds)
+    }
     training = {"base": {"steps": 10, "seconds": 60, "shown": ["words"], "curve": {"words": [[5, 0.1], [10, 0.9]]}}}
     facts = {
         "num_clips": 2,

@@ -91,8 +91,8 @@ def test_an_overlay_changes_only_what_it_names(tmp_path):
 
 
 def test_an_overlay_replaces_free_form_maps_whole(tmp_path):
-    overlay = written(tmp_path, {"promote": {"floors": {"sync_correlation": 0.1}}}, "overlay.yaml")
-    assert load(COMMITTED, overlay).promote.floors == {"sync_correlation": 0.1}
+    overlay = written(tmp_path, {"promote": {"min_shares": {"sync_correlation": 0.1}}}, "overlay.yaml")
+    assert load(COMMITTED, overlay).promote.min_shares == {"sync_correlation": 0.1}
 
 
 def test_an_overlay_with_a_name_that_does_not_exist_is_refused(tmp_path):

@@ -1,4 +1,4 @@
-"""Evaluation and its report, over films of the nano world and judges who were told what each clip is."""
+"""Evaluation and its report, over films of the nano world and scorers that know what each clip contains."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from dubmill.config.params import EvaluateParams, load
 from dubmill.errors import BackboneMismatchError, InvalidArtifactError
 from dubmill.media.clips import Clip
 from dubmill.metrics import METRICS
+from dubmill.metrics.shares import share_of_way
 from dubmill.nano import world
 from dubmill.report import charts, figures, page, showcase, stills
 from dubmill.steps.evaluate import evaluate
@@ -33,15 +34,15 @@ PARAMS = EvaluateParams(seed=23, num_bootstrap=200, confidence=0.95, num_showcas
 NUM_PAIRS = 8
 
 
-class ToldScorers:
-    """Judges at the process edge: words and mouths are looked up, everything else is calculated from the clip."""
+class LookupScorers:
+    """Scorers for films whose content is known: words and mouths are looked up, everything else is calculated from the clip."""
 
     def __init__(self) -> None:
-        self.told_words, self.told_openings = {}, {}
+        self.word_table, self.opening_table = {}, {}
 
-    def tell(self, clip: Clip, line: Line, opening_F: np.ndarray) -> Clip:
-        self.told_words[_key(clip.mono_N)] = [(line.language, word) for word in line.text.split()]
-        self.told_openings[_key(clip.frames_FHWC)] = opening_F
+    def register(self, clip: Clip, line: Line, opening_F: np.ndarray) -> Clip:
+        self.word_table[_key(clip.mono_N)] = [(line.language, word) for word in line.text.split()]
+        self.opening_table[_key(clip.frames_FHWC)] = opening_F
         return clip
 
     missing = {}
@@ -50,7 +51,7 @@ class ToldScorers:
         return []
 
     def words(self, audio_N):
-        return self.told_words[_key(audio_N)]
+        return self.word_table[_key(audio_N)]
 
     def voice(self, audio_N):
         bands = np.abs(np.fft.rfft(audio_N))[:4000].reshape(20, -1).mean(axis=1)
@@ -62,7 +63,7 @@ class ToldScorers:
 
     def mouth(self, frames_FHWC):
         boxes = np.tile([24.0, 36.0, 40.0, 48.0], (len(frames_FHWC), 1))
-        return np.column_stack([self.told_openings[_key(frames_FHWC)], boxes])
+        return np.column_stack([self.opening_table[_key(frames_FHWC)], boxes])
 
     def speech_opening(self, audio_N, num_frames, frame_rate):
         return np.array([np.sqrt(np.mean(part**2)) for part in np.array_split(audio_N, num_frames)])
@@ -108,7 +109,7 @@ def _lines(index: int) -> tuple[Line, Line, Line]:
 @pytest.fixture(scope="session")
 def line_up(tmp_path_factory):
     """Backbone, adapter, pairs and dubs of eight puppets, with the scorers that know them."""
-    room, scorers = tmp_path_factory.mktemp("evaluate"), ToldScorers()
+    room, scorers = tmp_path_factory.mktemp("evaluate"), LookupScorers()
     backbone = Backbone.draft(room / "backbone", Lineage(step="backbone", params={})).seal(
         {"source": "nano", "repo": "nano", "text_encoder_digest": "t" * 64}
     )
@@ -126,12 +127,12 @@ def line_up(tmp_path_factory):
     return backbone, dubs.seal(), pairs.seal({"gated": True}), adapter, scorers
 
 
-def _film_pair(index: int, scorers: ToldScorers, pairs, dubs) -> None:
+def _film_pair(index: int, scorers: LookupScorers, pairs, dubs) -> None:
     said, asked, other = _lines(index)
     (source, seen, boxes), (truth, true_seen, _) = _take(index, said), _take(index, asked)
     (wrong, wrong_seen, _), name = _take(index, other), f"p{index}"
-    scorers.tell(source, said, seen)
-    scorers.tell(truth, asked, true_seen)
+    scorers.register(source, said, seen)
+    scorers.register(truth, asked, true_seen)
     grain = np.random.default_rng(index).integers(-12, 13, truth.frames_FHWC.shape)
     noisy = replace(
         truth,
@@ -140,8 +141,8 @@ def _film_pair(index: int, scorers: ToldScorers, pairs, dubs) -> None:
     )
     says = asked if index else Line(language="es", text=asked.text.rsplit(maxsplit=1)[0])  # the first dub loses a word
     made = {
-        "adapter": scorers.tell(noisy, says, true_seen),
-        "base": scorers.tell(wrong, other, wrong_seen[::-1]),
+        "adapter": scorers.register(noisy, says, true_seen),
+        "base": scorers.register(wrong, other, wrong_seen[::-1]),
         "cascade": source.with_audio(truth.audio_CN),
     }
     row = PairRow(
@@ -155,7 +156,7 @@ def _film_pair(index: int, scorers: ToldScorers, pairs, dubs) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _told(request, monkeypatch):
+def _lookup_scorers(request, monkeypatch):
     if "line_up" in request.fixturenames:
         scorers = request.getfixturevalue("line_up")[-1]
         monkeypatch.setattr("dubmill.worlds.nano.NanoWorld.scorers", lambda world, params: scorers)
@@ -211,8 +212,9 @@ def test_other_params_give_another_digest_but_a_sealed_report_is_not_made_again(
 
 def test_there_is_a_row_per_pair_and_method_and_an_oracle_that_is_the_truth(sealed):
     rows = pq.read_table(sealed.path / "rows.parquet").to_pylist()
-    assert len(rows) == NUM_PAIRS * 4
-    assert {row["method"] for row in rows} == {"adapter", "base", "cascade", "oracle"}
+    assert len(rows) == NUM_PAIRS * 5
+    assert {row["method"] for row in rows} == {"adapter", "base", "cascade", "oracle", "floor"}
+    assert {row["cluster"] for row in rows} == {f"seed-{index}" for index in range(NUM_PAIRS)}
     assert set(METRICS) <= set(rows[0])
     oracle = [row for row in rows if row["method"] == "oracle"]
     assert all(row["words_right"] == 1 and row["truth_mouth_correlation"] == pytest.approx(1) for row in oracle)
@@ -221,21 +223,57 @@ def test_there_is_a_row_per_pair_and_method_and_an_oracle_that_is_the_truth(seal
 def test_the_figures_are_those_of_the_rows(sealed):
     rows = pq.read_table(sealed.path / "rows.parquet").to_pylist()
     words = [row["words_right"] for row in rows if row["method"] == "adapter"]
-    told = _metrics(sealed)["adapter"]["words_right"]
-    assert told["mean"] == pytest.approx(np.mean(words)) == pytest.approx(1 - 1 / world.WORDS_PER_HALF / NUM_PAIRS)
-    assert told["n"] == NUM_PAIRS
-    assert told["low"] <= told["mean"] <= told["high"]
-    assert _metrics(sealed)["summary"]["words_right"] == told["mean"] == sealed.info["summary"]["words_right"]
+    figure = _metrics(sealed)["adapter"]["words_right"]
+    assert figure["mean"] == pytest.approx(np.mean(words)) == pytest.approx(1 - 1 / world.WORDS_PER_HALF / NUM_PAIRS)
+    assert (figure["n"], figure["num_clusters"]) == (NUM_PAIRS, NUM_PAIRS)
+    assert figure["low"] <= figure["mean"] <= figure["high"]
+    assert _metrics(sealed)["summary"]["words_right"] == figure["mean"] == sealed.info["summary"]["words_right"]
 
 
-def test_the_tests_find_the_adapter_ahead_where_it_is_and_correct_for_asking_often(sealed):
+def test_the_tests_find_the_adapter_ahead_where_it_is_and_correct_for_their_number(sealed):
     tests = _metrics(sealed)["tests"]
     assert set(tests) == {"base", "cascade"}
     words = tests["base"]["words_right"]
-    assert words["difference"] > 0.3
-    assert words["p"] < 0.05 < words["p_worse"]
-    assert all(test["p"] <= test["p_holm"] <= 1 for own in tests.values() for test in own.values())
-    assert tests["cascade"]["words_right"]["difference"] < 0
+    assert words["gain"] > 0.3
+    assert words["low"] <= words["gain"] <= words["high"]
+    assert words["p"] < 0.05
+    corrected = [test for own in tests.values() for test in own.values() if "p_holm" in test]
+    assert all(test["p"] <= test["p_holm"] <= 1 for test in corrected)
+    assert tests["cascade"]["words_right"]["gain"] < 0
+
+
+def test_a_test_without_any_difference_is_called_equal_and_is_not_in_the_family(sealed):
+    tests = _metrics(sealed)["tests"]
+    equal = [test for own in tests.values() for test in own.values() if test["verdict"] == "equal"]
+    assert equal
+    assert all("p_holm" not in test and test["gain"] == 0 for test in equal)
+    pairs = _rows(adapter=[1.0] * 12, base=[0.0] * 12)
+    for row in pairs:
+        row.values["duration_gap_ms"] = 0.0
+    assert figures.score(pairs, PARAMS).tests["base"]["words_right"].p_holm == pytest.approx(2 / 2**12)
+
+
+def test_the_floor_is_made_of_other_puppets_and_a_figure_is_a_share_of_the_way_to_the_ceiling(sealed):
+    means = {
+        method: own["words_right"]["mean"]
+        for method, own in _metrics(sealed).items()
+        if "words_right" in own and isinstance(own["words_right"], dict)
+    }
+    assert means["floor"] < 0.5 < means["oracle"]
+    scores = figures.score(_rows(adapter=[0.7] * 4, base=[0.4] * 4, floor=[0.2] * 4, ceiling=[1.0] * 4), PARAMS)
+    assert scores.figures["adapter"]["words_right"].share == pytest.approx(0.625)
+    assert scores.figures["floor"]["words_right"].share == 0
+    assert list(scores.tests) == ["base"]
+    assert share_of_way("lse_d", 0.6, 1.0, 0.5) == pytest.approx(0.8)
+    assert share_of_way("clipped_share", 0.0, 0.0, 0.0) is None
+    assert share_of_way("loudness_dbfs", -20.0, -30.0, -10.0) is None
+
+
+def test_a_neutral_metric_is_compared_with_the_truth():
+    rows = _rows("loudness_dbfs", adapter=[-20.0] * 8, base=[-10.0] * 8, oracle=[-21.0] * 8)
+    test = figures.score(rows, PARAMS).tests["base"]["loudness_dbfs"]
+    assert (test.verdict, test.gain) == ("better", 10.0)
+    assert not figures.score(_rows("loudness_dbfs", adapter=[-20.0] * 8, base=[-10.0] * 8), PARAMS).tests["base"]
 
 
 def test_metrics_json_has_no_figure_that_is_not_a_number(sealed):
@@ -315,9 +353,9 @@ def test_a_pair_without_a_truth_has_no_oracle(line_up, tmp_path):
         0, own, {f"{dub.id}/dub.{kind}": dubs.data(dub.id, f"dub.{kind}") for dub in own for kind in ("clip", "mp4")}
     )
     sealed = evaluate(backbone, few.seal(), alone.seal(), adapter, SCORERS, PARAMS, tmp_path / "out")
-    told = _metrics(sealed)
-    assert "oracle" not in told
-    assert "truth_mouth_correlation" not in told["adapter"]
+    found = _metrics(sealed)
+    assert "oracle" not in found
+    assert "truth_mouth_correlation" not in found["adapter"]
     assert "truth mouth correlation" not in _page(sealed)
 
 
@@ -331,22 +369,23 @@ def test_dubs_of_another_backbone_or_of_other_pairs_are_refused(line_up, tmp_pat
         evaluate(backbone, dubs, empty, adapter, SCORERS, PARAMS, tmp_path / "out")
 
 
-def _rows(**values: list[float]) -> list[report.Measured]:
+def _rows(metric: str = "words_right", **values: list[float]) -> list[report.Measured]:
     line = Line(language="es", text="uno dos")
     return [
-        report.Measured(f"p{at}", method, line, {"words_right": value})
+        report.Measured(f"p{at}", f"seed-{at}", method, line, {metric: value})
         for method, own in values.items()
         for at, value in enumerate(own)
     ]
 
 
-def test_the_headline_tells_only_what_was_measured():
-    scores = figures.score(_rows(adapter=[1.0] * 12, base=[0.0] * 12), PARAMS)
+def test_the_headline_contains_only_what_was_measured_against_the_hardest_baseline():
+    scores = figures.score(_rows(adapter=[1.0] * 40, base=[0.0] * 40, cascade=[0.5] * 40), PARAMS)
     assert figures.headline(scores) == (
-        "On 12 held-out clips the adapter gets 100% of the asked words right (base 0%: better, p\u00a0<\u00a00.001)."
+        "On 40 held-out clips of 40 speakers, the adapter gets 100% of the requested words right "
+        "(cascade 50%: better, p ≤ 0.0001, the smallest that this test can give)."
     )
     nothing = figures.score(_rows(adapter=[math.nan]), PARAMS)
-    assert "nothing decisive" in figures.headline(nothing)
+    assert "No decisive figure" in figures.headline(nothing)
 
 
 def test_an_adapter_that_lost_is_called_worse_and_a_draw_is_no_difference():
@@ -384,7 +423,7 @@ def test_a_contact_sheet_of_clips_of_any_shape_is_made_with_or_without_a_mouth()
 
 
 def test_charts_keep_quiet_about_time_and_draw_no_more_dots_than_can_be_seen():
-    figure = figures.Figure(0.5, 0.4, 0.6, 1000)
+    figure = figures.Figure(0.5, 0.4, 0.6, 1000, 1000, None)
     many = charts.dot_plot("x", "share", {"adapter": np.linspace(0, 1, 1000)}, {"adapter": figure})
     assert len(many) < 12_000
     assert "date" not in many.lower()

@@ -22,7 +22,7 @@ from dubmill.artifacts.manifest import Lineage
 from dubmill.artifacts.rows import Line, PairRow
 from dubmill.artifacts.store import Adapter, Backbone, PairSet, Release, Report
 from dubmill.cli import main as cli
-from dubmill.config.params import PromoteParams, RegisterParams
+from dubmill.config.params import PromoteParams, RegisterParams, load
 from dubmill.errors import (
     BackboneMismatchError,
     InvalidArtifactError,
@@ -34,14 +34,16 @@ from dubmill.errors import (
 from dubmill.media.clips import Clip
 from dubmill.steps.promote import promote
 from dubmill.steps.register import register
+from dubmill.tracking import rules
 from dubmill.tracking.ledger import Entry, Ledger
 from dubmill.tracking.lock import promotion_lock
 
 RULES = PromoteParams(
     improve=["words_right", "sync_correlation"],
     max_regression={"words_right": 0.02, "duration_gap_ms": 5.0},
-    floors={"words_right": 0.3, "duration_gap_ms": 100.0},
+    min_shares={"words_right": 0.3, "lse_d": 0.4},
 )
+METHODS = ("adapter", "base", "floor", "ceiling")
 ROOT = Path(__file__).parents[1]
 SAMPLING = {"num_steps": 2, "video_guidance": 1.0, "audio_guidance": 1.0}
 
@@ -120,16 +122,23 @@ def make_adapter(out, backbone, *, seed=0):
     return draft.seal({"rank": 4})
 
 
-def make_report(out, adapter, pairs, *, words=0.5, sync=0.5, gap_ms=10.0, salt=0):
+def make_report(out, adapter, pairs, *, words=0.5, sync=0.5, gap_ms=10.0, lse_d=0.6, salt=0, methods=METHODS):
     lineage = Lineage(
         step="evaluate", params={"salt": salt}, inputs={"Adapter": adapter.digest, "PairSet": pairs.digest}
     )
     draft = Report.draft(out, lineage)
-    figures = {"words_right": words, "sync_correlation": sync, "duration_gap_ms": gap_ms}
+    figures = {"words_right": words, "sync_correlation": sync, "duration_gap_ms": gap_ms, "lse_d": lse_d}
+    of_method = {
+        "adapter": figures,
+        "base": dict.fromkeys(figures, 0.0),
+        "floor": {"words_right": 0.0, "sync_correlation": 0.1, "duration_gap_ms": 0.0, "lse_d": 1.0},
+        "ceiling": {"words_right": 1.0, "sync_correlation": 0.9, "duration_gap_ms": 0.0, "lse_d": 0.5},
+    }
     rows = [
-        {"pair_id": row.id, "method": method, **(figures if method == "adapter" else dict.fromkeys(figures, 0.0))}
-        for method in ("adapter", "base")
+        {"pair_id": row.id, "method": method, **values}
+        for method, values in of_method.items()
         for row in pairs.split("heldout")
+        if method in methods
     ]
     draft.write("rows.parquet", table_bytes(rows))
     means = {name: {"mean": value, "num_clips": 2} for name, value in figures.items()}
@@ -258,7 +267,7 @@ def test_an_unreachable_server_is_one_quick_sentence(uri, tmp_path, backbone, pa
     assert "secret" not in caught.value.sentence
 
 
-def test_the_first_challenger_over_the_floors_becomes_champion_with_a_release(tmp_path, store, backbone, pairs):
+def test_the_first_challenger_above_its_shares_becomes_champion_with_a_release(tmp_path, store, backbone, pairs):
     line = Candidate(tmp_path, backbone, pairs)
     release = line.promote()
     assert number(tmp_path) == 1
@@ -275,11 +284,39 @@ def test_the_first_challenger_over_the_floors_becomes_champion_with_a_release(tm
     assert "Apache-2.0" in (opened.path / "NOTICE").read_text()
 
 
-def test_the_first_challenger_under_a_floor_is_refused(tmp_path, store, backbone, pairs):
-    with pytest.raises(PromotionRefusedError, match=r"words_right is 0.2, below its floor 0.3; duration_gap_ms is 120"):
-        Candidate(tmp_path, backbone, pairs, words=0.2, gap_ms=120.0).promote()
+def test_a_first_challenger_below_its_share_of_a_ceiling_is_refused(tmp_path, store, backbone, pairs):
+    with pytest.raises(
+        PromotionRefusedError, match=r"words_right is 0.2, 20% of the way.*; lse_d is 0.9, 20% of the way"
+    ):
+        Candidate(tmp_path, backbone, pairs, words=0.2, lse_d=0.9).promote()
     assert number(tmp_path) is None
     assert not (tmp_path / "promote").exists()
+
+
+def test_a_first_challenger_with_frozen_lips_is_refused_by_the_committed_params():
+    """It says every word in the right voice; the mouth does not move."""
+    committed = load(ROOT / "params.yaml").promote
+    frozen = dict.fromkeys(committed.min_shares, 1.0) | {"sync_correlation": 0.0, "lse_c": 0.03}
+    rows = [
+        {"pair_id": "a", "method": method, **values}
+        for method, values in {
+            "adapter": frozen,
+            "floor": dict.fromkeys(committed.min_shares, 0.0),
+            "ceiling": dict.fromkeys(committed.min_shares, 1.0),
+        }.items()
+    ]
+    reasons = list(rules.below_shares(rows, committed.min_shares))
+    assert [reason.split()[0] for reason in reasons] == ["sync_correlation", "lse_c"]
+
+
+def test_a_report_without_floor_and_ceiling_promotes_nothing(tmp_path, store, backbone, pairs):
+    with pytest.raises(PromotionRefusedError, match="words_right has no share: not measured of floor, ceiling"):
+        Candidate(tmp_path, backbone, pairs, methods=("adapter", "base")).promote()
+
+
+def test_a_neutral_metric_cannot_be_a_condition():
+    with pytest.raises(InvalidParamsError, match="loudness_dbfs"):
+        rules.directions(["loudness_dbfs"])
 
 
 def test_a_worse_challenger_is_refused_with_all_reasons_and_nothing_moves(tmp_path, store, backbone, pairs):

@@ -321,7 +321,7 @@ def test_14_a_better_sync_does_not_buy_a_worse_face_voice_or_text(name):
     ours = {"clip": {**theirs["clip"], "sync_correlation": 0.9, name: 0.5}}
     assert [reason for reason in rules.against(ours, theirs, params, better) if reason.startswith(f"{name} is worse")]
     assert len(params.max_regression) >= 3
-    assert params.floors
+    assert params.min_shares
 
 
 def test_the_facts_that_keep_an_adapter_from_its_traps_travel_in_its_file(adapter):

@@ -46,5 +46,6 @@ class PlainScorers:
 def talking(openings, gain=0.5):
     frames = np.zeros((len(openings), 16, 16, 3), np.uint8)
     frames[:, 4:8, 4:8] = (np.asarray(openings) * 255).astype(np.uint8)[:, None, None, None]
+    frames[:, 5, 4:8, 2] = 0  # lips have edges
     loudness = np.repeat(openings, 1280)
     return plain_clip(frames, (gain * loudness * np.sign(np.sin(np.arange(len(loudness))))).astype(np.float32)[None])

@@ -63,6 +63,6 @@ class DubRow(Row):
 
     id: str
     pair_id: str
-    method: str  # adapter | base | cascade
+    method: str  # adapter | base | cascade | ceiling
     line: Line
     seed: int

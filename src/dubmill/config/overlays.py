@@ -10,7 +10,7 @@ import yaml
 
 from dubmill.errors import InvalidParamsError
 
-FREE_FORM = ("learning_rate_groups", "max_regression", "floors")
+FREE_FORM = ("learning_rate_groups", "max_regression", "min_shares")
 PRESETS = Path(__file__).parent / "presets"
 PARAMS_FILE = Path("params.yaml")
 SHIPPED_PARAMS = Path(__file__).parent / "params.yaml"  # in the repository a link to the file at its root
@@ -18,7 +18,7 @@ EXTENDS = "extends"  # an overlay's first line may name the preset that it stand
 
 
 def merge(base: Mapping[str, Any], overlay: Mapping[str, Any], where: str = "overlay") -> dict[str, Any]:
-    """`base` with the values of `overlay` in place; free-form maps (rates, floors) are replaced whole.
+    """`base` with the values of `overlay` in place; free-form maps (rates, shares) are replaced whole.
 
     Raises:
         InvalidParamsError: the overlay names something that the base does not have.

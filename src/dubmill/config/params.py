@@ -196,6 +196,16 @@ class Thresholds(Section):
     min_sync_correlation: Cosine | Literal["none"] = Field(
         description="mouth opening seen against heard, worse of the two clips"
     )
+    min_lse_c: NotNegative | Literal["none"] = Field(
+        description="LSE-C: confidence of lip sync, worse of the two clips"
+    )
+    max_lse_d: NotNegative | Literal["none"] = Field(description="LSE-D: distance of lip sync, worse of the two clips")
+    max_sync_offset_frames: NotNegative | Literal["none"] = Field(
+        description="offset of the sound in frames, worse of the two clips"
+    )
+    min_mouth_sharpness: NotNegative | Literal["none"] = Field(
+        description="gradient inside the mouth box, counterpart to original"
+    )
     min_outside_psnr_db: NotNegative | Literal["none"] = Field(description="likeness outside the mouth box")
     min_mouth_change: Share | Literal["none"] = Field(
         description="mean absolute difference inside the mouth box, 0..1: nothing changed means copied"
@@ -316,8 +326,10 @@ class DubParams(Section):
     """Dubbing the held-out clips."""
 
     seed: Seed
-    methods: list[Literal["adapter", "base", "cascade"]] = Field(
-        min_length=1, description="cascade: target speech under the old picture"
+    methods: list[Literal["adapter", "base", "cascade", "ceiling"]] = Field(
+        min_length=1,
+        description="cascade: the counterpart's speech with the unchanged picture; ceiling: the counterpart; both after"
+        " the autoencoders and the vocoder",
     )
     adapter_strength: Positive = Field(description="LoRA weight at inference")
     batch_size: Count
@@ -347,8 +359,9 @@ class PromoteParams(Section):
         min_length=1, description="metrics of which at least one must be better than the champion's"
     )
     max_regression: dict[str, float] = Field(description="metric -> the most it may get worse, in its own unit")
-    floors: dict[str, float] = Field(
-        description="metric -> the least (or most, where lower is better) a champion may have"
+    min_shares: dict[str, Share] = Field(
+        description="metric -> the least share of the way from its floor (mismatched clips) to its ceiling (the true dub"
+        " after the autoencoders and the vocoder) that a champion's mean must reach"
     )
 
 

@@ -9,7 +9,16 @@ scorers  the Protocol of the models that hear and see
 A figure that cannot be measured (no true dub, no visible mouth) is NaN.
 """
 
-from dubmill.metrics.measure import Observation, compare, measure, measure_pair, observe, own_figures, paired_figures
+from dubmill.metrics.measure import (
+    Observation,
+    compare,
+    measure,
+    measure_pair,
+    observe,
+    own_figures,
+    pair_figures,
+    paired_figures,
+)
 from dubmill.metrics.table import METRICS, Metric
 
 __all__ = [
@@ -21,5 +30,6 @@ __all__ = [
     "measure_pair",
     "observe",
     "own_figures",
+    "pair_figures",
     "paired_figures",
 ]

@@ -155,13 +155,14 @@ def paired_figures(dub: Observation, source: Observation, mouth_boxes_F4: np.nda
         "voice_cosine": likeness(dub.voice, source.voice),
         "outside_psnr_db": picture.outside_psnr_db(dub_FHWC, source_FHWC, mouth_boxes_F4),
         "mouth_change": picture.mouth_change(dub_FHWC, source_FHWC, mouth_boxes_F4),
+        "mouth_sharpness": picture.mouth_sharpness(dub_FHWC, source_FHWC, mouth_boxes_F4),
         "old_motion_correlation": lipsync.correlation(dub.opening_F, source.opening_F),
         "duration_gap_ms": speech.duration_gap_ms(dub.clip, source.clip),
     }
 
 
 def measure_pair(original: Clip, counterpart: Clip, *, row: PairRow, scorers: Scorers) -> dict[str, float | str]:
-    """Returns the measurement row of a pair: its id, what was recognised, and of each figure the worse of both clips.
+    """Returns the measurement row of a pair: its id, what was recognised, and its figures; see `pair_figures`.
 
     The gate compares a column `x` with `min_x` or `max_x` of `params.Thresholds`; the other columns are for people.
 
@@ -169,8 +170,6 @@ def measure_pair(original: Clip, counterpart: Clip, *, row: PairRow, scorers: Sc
         UsageError: the pictures differ in size.
     """
     first, second = observe(original, scorers), observe(counterpart, scorers)
-    own = own_figures(first, row.original), own_figures(second, row.counterpart)
-    boxes_F4 = np.asarray(row.mouth_boxes, dtype=np.float64).reshape(-1, 4)
     return {
         "id": row.id,
         "split": row.split,
@@ -180,11 +179,22 @@ def measure_pair(original: Clip, counterpart: Clip, *, row: PairRow, scorers: Sc
         "requested_counterpart": f"{row.counterpart.text} ({row.counterpart.language})",
         "recognised_counterpart": second.transcript,
         "not_measured": "; ".join(dict.fromkeys((*first.troubles, *second.troubles))),
-        **{name: _worse(name, own[0][name], own[1][name]) for name in own[0]},
-        **paired_figures(second, first, boxes_F4),
+        **pair_figures(first, second, row),
     }
 
 
+def pair_figures(original: Observation, counterpart: Observation, row: PairRow) -> dict[str, float]:
+    """Returns the figures of a pair: the worse of both clips' own figures, and those of one clip against the other.
+
+    Raises:
+        UsageError: the pictures differ in size.
+    """
+    own = own_figures(original, row.original), own_figures(counterpart, row.counterpart)
+    boxes_F4 = np.asarray(row.mouth_boxes, dtype=np.float64).reshape(-1, 4)
+    worse = {name: _worse(name, own[0][name], own[1][name]) for name in own[0]}
+    return worse | paired_figures(counterpart, original, boxes_F4)
+
+
 def _worse(name: str, a: float, b: float) -> float:
-    """The worse of two figures; NaN, a figure that could not be measured, is the worst."""
-    return float(np.minimum(a, b) if METRICS[name].better == "higher" else np.maximum(a, b))
+    """Returns the worse of two figures, the smaller one of a neutral metric; NaN is the worst."""
+    return float(np.maximum(a, b) if METRICS[name].better == "lower" else np.minimum(a, b))

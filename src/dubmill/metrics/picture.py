@@ -71,6 +71,27 @@ def outside_psnr_db(dub_FHWC: np.ndarray, source_FHWC: np.ndarray, boxes_F4: np.
     return psnr_db(dub_FHWC, source_FHWC, outside_HW)
 
 
+def mouth_sharpness(dub_FHWC: np.ndarray, source_FHWC: np.ndarray, boxes_F4: np.ndarray) -> float:
+    """Returns the mean absolute gradient inside the mouth boxes, as a ratio of the dub's to the source's.
+
+    About 1 for a mouth as sharp as the source's, less for a blurred one. NaN where no frame has a box of at least two
+    pixels, and where the source's mouth has no gradient.
+
+    Raises:
+        UsageError: the pictures differ in size.
+    """
+    boxes_F4 = np.asarray(boxes_F4, dtype=np.float64).reshape(-1, 4)
+    totals = [0.0, 0.0]
+    for frame in range(min(_num_common_frames(dub_FHWC, source_FHWC), len(boxes_F4))):
+        if not np.isfinite(boxes_F4[frame]).all():
+            continue
+        inside = _slices(boxes_F4[frame], *dub_FHWC.shape[1:3])
+        for which, frames_FHWC in enumerate((dub_FHWC, source_FHWC)):
+            mouth_HW = frames_FHWC[frame][inside].mean(axis=2)
+            totals[which] += sum(float(np.abs(np.diff(mouth_HW, axis=axis)).sum()) for axis in (0, 1))
+    return totals[0] / totals[1] if totals[1] > 0 else float("nan")
+
+
 def mouth_change(dub_FHWC: np.ndarray, source_FHWC: np.ndarray, boxes_F4: np.ndarray) -> float:
     """Returns the mean absolute difference 0..1 inside each frame's mouth box; 0 means that the mouth was copied.
 

@@ -89,12 +89,15 @@ METRICS: dict[str, Metric] = {
         Metric(
             "lip_diversity",
             "opening",
-            "higher",
+            "truth",
             "standard deviation of the mouth opening; stands in for the paper's LMD, which has no formula",
             True,
             ("mouth",),
         ),
-        Metric("mouth_change", "share", "higher", "mean difference inside the mouth box; 0 is a copied mouth", True),
+        Metric("mouth_change", "share", "truth", "mean difference inside the mouth box; 0 is a copied mouth", True),
+        Metric(
+            "mouth_sharpness", "ratio", "truth", "gradient inside the mouth box, dub to source; a blur is below 1", True
+        ),
         Metric(
             "old_motion_correlation",
             "correlation",
@@ -111,7 +114,7 @@ METRICS: dict[str, Metric] = {
             True,
             ("mouth",),
         ),
-        Metric("loudness_dbfs", "dBFS", "higher", "root mean square of the sound; -120 is silence", False),
+        Metric("loudness_dbfs", "dBFS", "truth", "root mean square of the sound; -120 is silence", False),
         Metric("clipped_share", "share", "lower", "share of samples at full scale", False),
     )
 }

@@ -12,6 +12,8 @@ from dubmill.metrics.lipsync import correlation
 from dubmill.nano.world import Film, Phrase
 
 Row = dict[str, float]
+"""Figures of one clip by name; the entry PUPPET is the seed of its puppet."""
+PUPPET = "puppet"
 
 MEANINGS = {
     **{name: f"{metric.description} ({metric.better} is better)" for name, metric in METRICS.items()},

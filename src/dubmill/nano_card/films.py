@@ -25,7 +25,7 @@ from dubmill.nano.captions import caption
 from dubmill.nano.mel import log_mel
 from dubmill.nano.pretrain.data import HELD_OUT_SEED, Take, mouth_mask
 from dubmill.nano.scorers import Scorers
-from dubmill.nano_card.figures import Row, lines_of, own_row, source_row, truth_row
+from dubmill.nano_card.figures import PUPPET, Row, lines_of, own_row, source_row, truth_row
 from dubmill.steps.inpaint import HALVES, half_region
 
 FIRST_PUPPET = HELD_OUT_SEED + 1000  # the puppets before it were measured during training
@@ -36,6 +36,7 @@ _BATCH = 10
 class DubCase:
     """One puppet's switch clip and the same take with one half's words in the other half's language."""
 
+    seed: int  # of puppet and motion
     puppet: world.Puppet
     film: world.Film
     half: int
@@ -63,7 +64,7 @@ def dub_case(index: int) -> DubCase:
     other = phrases[1 - half].language
     phrases[half] = world.Phrase(other, tuple(world.LANGUAGES[other][digit] for digit in digits))
     film = world.film(puppet, (first, second), motion_seed=seed)
-    return DubCase(puppet, film, half, world.film(puppet, (phrases[0], phrases[1]), motion_seed=seed))
+    return DubCase(seed, puppet, film, half, world.film(puppet, (phrases[0], phrases[1]), motion_seed=seed))
 
 
 def clip_of(film: world.Film) -> Clip:
@@ -90,13 +91,13 @@ def _measured(
     generated = generate(captions, seeds, params.synthesize, modules)
     trips, vocoded = round_trip(clips, modules), _vocoded(clips, modules)
     for case, clip, trip, resynthesis, new in zip(cases, clips, trips, vocoded, generated, strict=True):
-        lines = lines_of(case.film.phrases)
+        lines, puppet = lines_of(case.film.phrases), {PUPPET: float(case.seed)}
         for kind, own in (("world", clip), ("round_trip", trip)):
             observation = observe(own, scorers)
             psnr = _psnr_row(trip, case) if kind == "round_trip" else {}
-            yield kind, own_row(observation, lines) | truth_row(observation, case.film) | psnr
-        yield "vocoder", {"words_right": own_row(observe(resynthesis, scorers), lines)["words_right"]}
-        yield "from_caption", own_row(observe(new, scorers), lines)
+            yield kind, puppet | own_row(observation, lines) | truth_row(observation, case.film) | psnr
+        yield "vocoder", puppet | {"words_right": own_row(observe(resynthesis, scorers), lines)["words_right"]}
+        yield "from_caption", puppet | own_row(observe(new, scorers), lines)
     for half in range(len(HALVES)):
         chosen = [(case, clip) for case, clip in zip(cases, clips, strict=True) if case.half == half]
         if chosen:
@@ -141,16 +142,17 @@ def _inpainted_halves(
 def _half_rows(case: DubCase, clips: _HalfClips, scorers: Scorers) -> Iterator[tuple[str, Row]]:
     """Yields the rows of the inpainted half, of its source and of its truth, before and after a round trip."""
     boxes_F4, lines = case.source.mouth_box_F4, lines_of(case.truth.phrases)
+    puppet = {PUPPET: float(case.seed)}
     half = clips.whole_inpainted.cut(clips.frames.start, clips.frames.stop)
     source, source_trip, truth, truth_trip, inpainted = (
         observe(clip, scorers) for clip in (clips.source, clips.source_trip, clips.truth, clips.truth_trip, half)
     )
     unmasked = {"unmasked_psnr_db": clips.unmasked_psnr_db(clips.whole_trip)}
-    yield "source_round_trip", source_row(source_trip, source, boxes_F4) | unmasked
+    yield "source_round_trip", puppet | source_row(source_trip, source, boxes_F4) | unmasked
     unmasked = {"unmasked_psnr_db": clips.unmasked_psnr_db(clips.whole_inpainted)}
-    yield "inpainted", own_row(inpainted, lines) | source_row(inpainted, source, boxes_F4) | unmasked
-    yield "true_dub", own_row(truth, lines) | source_row(truth, source, boxes_F4)
-    yield "true_dub_round_trip", source_row(truth_trip, source, boxes_F4)
+    yield "inpainted", puppet | own_row(inpainted, lines) | source_row(inpainted, source, boxes_F4) | unmasked
+    yield "true_dub", puppet | own_row(truth, lines) | source_row(truth, source, boxes_F4)
+    yield "true_dub_round_trip", puppet | source_row(truth_trip, source, boxes_F4)
 
 
 def _kept_pixels(region: Region, clips: Sequence[Clip], modules: Modules) -> np.ndarray:

@@ -13,7 +13,7 @@ import numpy as np
 from dubmill.artifacts.store import Adapter, Backbone, ClipSet, DubSet, PairSet
 from dubmill.config.params import Params
 from dubmill.metrics import observe
-from dubmill.nano_card.figures import Row, own_row, source_row
+from dubmill.nano_card.figures import PUPPET, Row, own_row, source_row
 from dubmill.worlds.nano import NanoWorld
 
 Result = TypeVar("Result")
@@ -80,6 +80,10 @@ def _rows(backbone: Backbone, pairs: PairSet, dubs: DubSet) -> dict[str, list[Ro
         pair = by_id[dub_row.pair_id]
         source = observe(pairs.clip(pair.id, "original"), scorers)
         dub = observe(dubs.clip(dub_row.id, "dub"), scorers)
-        figures = own_row(dub, [dub_row.line]) | source_row(dub, source, np.asarray(pair.mouth_boxes))
+        figures = (
+            {PUPPET: float(pair.seed)}
+            | own_row(dub, [dub_row.line])
+            | source_row(dub, source, np.asarray(pair.mouth_boxes))
+        )
         rows.setdefault(dub_row.method, []).append(figures)
     return rows

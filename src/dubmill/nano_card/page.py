@@ -21,7 +21,8 @@ KINDS = {
     "inpainted": "the half inpainted into the other language",
     "adapter": "held-out halves dubbed by the adapter that the pipeline trained on self-made, gated pairs",
     "base": "the same halves dubbed by the base without an adapter, given the same references",
-    "cascade": "the true dub's sound with the unchanged picture",
+    "cascade": "the sound of the true dub after its round trip, with the unchanged picture",
+    "ceiling": "the true dub after both autoencoders and the vocoder, on the same held-out halves",
 }
 MAX_SECONDS_PER_CLIP, MIN_FILMS_PER_SECOND = 1.5, 20.0
 
@@ -58,7 +59,7 @@ def _head(card: Mapping[str, Any]) -> Iterator[str]:
     yield "# What nano reaches\n"
     yield (
         f"{card['num_clips']} clips of each kind, of puppets that no part was trained on, saying digits in orders drawn\n"
-        "for this card; means with their 95 % bootstrap interval. These figures are nano's and say nothing about LTX-2.\n"
+        "for this card; means with their 95 % bootstrap interval over puppets. These figures are nano's and say nothing about LTX-2.\n"
         f"`make card` measured them from the shipped weights in {card['measured_seconds']} s on {card['num_cores']} cores. "
         "The scorers read\npixels and waveforms and were used in no training loss."
     )

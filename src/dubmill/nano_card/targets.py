@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from dubmill.metrics.stats import interval
-from dubmill.nano_card.figures import Row
+from dubmill.metrics.stats import bootstrap_interval
+from dubmill.nano_card.figures import PUPPET, Row
 
 Rows = Mapping[str, Sequence[Row]]
 Relation = Literal["plain", "share", "gap"]
@@ -66,21 +66,26 @@ def reached(target: Target, rows: Rows) -> float:
 
 def summary(rows: Rows) -> dict[str, dict[str, dict[str, float]]]:
     """Returns mean and 95 % bootstrap interval of every figure of every kind of clip."""
-    return {kind: {figure: _interval(some, figure) for figure in some[0]} for kind, some in rows.items()}
+    return {
+        kind: {figure: _interval(some, figure) for figure in some[0] if figure != PUPPET} for kind, some in rows.items()
+    }
 
 
 def differences(rows: Rows, baseline: str) -> dict[str, dict[str, float]]:
     """Returns the adapter's figures minus the baseline's on the same clips: mean difference and its interval."""
     pairs = list(zip(rows["adapter"], rows[baseline], strict=True))
-    return {
-        name: _interval([{name: ours[name] - theirs[name]} for ours, theirs in pairs], name) for name in pairs[0][0]
-    }
+    assert all(ours[PUPPET] == theirs[PUPPET] for ours, theirs in pairs), "both methods have the same clips in order"
+    gains = [{name: ours[name] - theirs[name] for name in ours} | {PUPPET: ours[PUPPET]} for ours, theirs in pairs]
+    return {name: _interval(gains, name) for name in gains[0] if name != PUPPET}
 
 
 def _interval(rows: Sequence[Row], figure: str) -> dict[str, float]:
-    values = [row[figure] for row in rows]
-    mean, low, high = interval(values, num_bootstrap=NUM_BOOTSTRAP, confidence=CONFIDENCE, seed=SEED)
-    return {"mean": round(mean, 4), "low": round(low, 4), "high": round(high, 4), "num_clips": len(values)}
+    puppets = [row[PUPPET] for row in rows]
+    interval = bootstrap_interval(
+        [row[figure] for row in rows], clusters=puppets, num_bootstrap=NUM_BOOTSTRAP, confidence=CONFIDENCE, seed=SEED
+    )
+    counts = {"num_clips": len(rows), "num_puppets": len(set(puppets))}
+    return {"mean": round(interval.mean, 4), "low": round(interval.low, 4), "high": round(interval.high, 4), **counts}
 
 
 def _mean(rows: Sequence[Row], figure: str) -> float:

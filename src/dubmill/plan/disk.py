@@ -42,7 +42,7 @@ def disk_of(params: Params, architecture: Architecture) -> dict[str, int]:
     """Returns the bytes of each artifact; clips are stored losslessly, and all pairs are assumed to pass the gate."""
     clips = clip_shapes(params, architecture)
     num_clips = params.prompts.num_train + params.prompts.num_heldout
-    generated = [method for method in params.dub.methods if method != "cascade"]
+    generated = [method for method in params.dub.methods if method in ("adapter", "base")]
     whole, half = (_clip_bytes(clips, frames, architecture) for frames in (clips.num_frames, clips.half_frames))
     sides = 4 * num_clips * half  # two pairs of a clip, two sides of a pair
     lora = FP32 * architecture.transformer.num_lora_parameters(params.train.rank, params.train.targets)

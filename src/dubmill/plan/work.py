@@ -200,7 +200,7 @@ def _validation_flops(params: Params, architecture: Architecture, clips: ClipSha
 
 def _dub(params: Params, architecture: Architecture, clips: ClipShapes) -> Work:
     section, vae, model = params.dub, architecture.video_vae, architecture.transformer
-    generated = [method for method in section.methods if method != "cascade"]
+    generated = [method for method in section.methods if method in ("adapter", "base")]
     num_clips = 2 * params.prompts.num_heldout
     tokens = _tokens(clips.half, architecture, times=2)
     num_pixels, num_samples = clips.half_pixels, _num_at_once(section.sampling, section.batch_size)

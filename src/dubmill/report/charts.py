@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _INK, _FAINT = "#010101", "#020202"
-_METHODS = {"adapter": "#030301", "base": "#030302", "cascade": "#030303", "oracle": "#030304", "other": "#030305"}
+_METHODS = {
+    name: f"#03030{number}"
+    for number, name in enumerate(("adapter", "base", "cascade", "floor", "ceiling", "oracle", "other"), 1)
+}
 _SENTINELS = {_INK: "var(--ink-2)", _FAINT: "var(--line)"} | {
     colour: f"var(--{method})" for method, colour in _METHODS.items()
 }

@@ -1,152 +1,229 @@
-"""From measured rows to figures: means with intervals, paired tests against the baselines, verdicts in plain words."""
+"""Figures of a report: means with intervals by puppet, shares between floor and ceiling, and tests against baselines."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 from dubmill.artifacts.rows import Line
 from dubmill.config.params import EvaluateParams
 from dubmill.metrics import METRICS
-from dubmill.metrics.stats import holm, interval, paired_test
+from dubmill.metrics.shares import CEILING, FLOOR, share_of_way
+from dubmill.metrics.stats import PairedTest, bootstrap_interval, effect_size, holm, paired_test
 
-SUBJECT, ORACLE = "adapter", "oracle"
-DECISIVE = (("words_right", "base"), ("sync_correlation", "cascade"))  # what the adapter must win, and against whom
+SUBJECT = "adapter"
+ORACLE = "oracle"
+REFERENCES = (FLOOR, CEILING, ORACLE)
+"""Methods that show the range of a metric: mismatched clips, the true dub after the autoencoders, and the true dub."""
+DECISIVE = ("words_right", "sync_correlation", "voice_cosine")  # in the headline, and the order of the showcase
+
+ROUNDING = 1e-6  # a smaller difference is not one
+
+Verdict = Literal["better", "worse", "no difference shown", "equal"]
 
 
 @dataclass(frozen=True)
 class Measured:
-    """All figures of one clip; a figure that could not be had is NaN."""
+    """All figures of one clip; a figure that could not be measured is NaN."""
 
     pair_id: str
-    method: str  # a method of the DubSet, or oracle
+    cluster: str  # the puppet or person; clips of one cluster are not independent
+    method: str  # of the DubSet, or one of REFERENCES
     line: Line
     values: dict[str, float]
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A mean over `n` clips with its bootstrap interval."""
+    """A mean over `n` clips of `num_clusters` puppets with its bootstrap interval."""
 
     mean: float
     low: float
     high: float
     n: int
+    num_clusters: int
+    share: float | None  # of the way from the floor's mean to the ceiling's; None where that is not defined
 
 
 @dataclass(frozen=True)
 class Test:
-    """The adapter against one baseline on the same clips; `p` is one-sided: of "no better" and of "no worse"."""
+    """A two-sided paired test of the adapter against one baseline on the same clips.
 
-    difference: float  # adapter minus baseline, in the metric's unit
+    `gain` is positive where the adapter is better. For a neutral metric it is how much nearer the adapter is to the true
+    dub. `p_holm` is NaN where all gains are zero: such a test is not part of the family.
+    """
+
+    gain: float
+    low: float
+    high: float
+    effect_size: float
     p: float
     p_holm: float
-    p_worse: float
-    p_worse_holm: float
+    is_at_resolution: bool
     n: int
-    verdict: str  # better | worse | no difference shown
+    num_clusters: int
+    verdict: Verdict
 
 
 @dataclass(frozen=True)
 class Scores:
-    """`figures[method][metric]` and `tests[baseline][metric]`, both only where there is something to say."""
+    """`figures[method][metric]` and `tests[baseline][metric]`; entries without any value are missing."""
 
     figures: dict[str, dict[str, Figure]]
     tests: dict[str, dict[str, Test]]
     num_pairs: int
+    num_clusters: int
     confidence: float
 
     @property
     def methods(self) -> list[str]:
-        """The methods, in the order they are shown."""
+        """Returns the methods in the order of the page."""
         return list(self.figures)
 
     def mean(self, method: str, metric: str) -> float:
-        """The mean, or NaN where nothing was measured."""
+        """Returns the mean, or NaN where nothing was measured."""
         figure = self.figures.get(method, {}).get(metric)
         return figure.mean if figure else math.nan
 
 
+Columns = dict[str, dict[str, dict[str, float]]]
+"""method -> metric -> pair id -> value."""
+
+
 def score(rows: Sequence[Measured], params: EvaluateParams) -> Scores:
-    """Figures and tests of all rows; methods keep the order in which they first come."""
-    columns = {method: _columns(rows, method) for method in dict.fromkeys(row.method for row in rows)}
+    """Returns figures and tests of all rows: the adapter and its baselines in the order of the rows, then references."""
+    methods = dict.fromkeys(row.method for row in rows)
+    own = [method for method in methods if method not in REFERENCES]
+    columns = {method: _columns(rows, method) for method in (*own, *(ref for ref in REFERENCES if ref in methods))}
+    clusters = {row.pair_id: row.cluster for row in rows}
     figures = {
         method: {
-            metric: _figure(list(values.values()), params)
+            metric: _figure(columns, method, metric, clusters, params)
             for metric, values in by_metric.items()
             if any(map(math.isfinite, values.values()))
         }
         for method, by_metric in columns.items()
     }
-    return Scores(figures, _tests(columns, params), len({row.pair_id for row in rows}), params.confidence)
+    return Scores(
+        figures,
+        _tests(columns, clusters, params),
+        num_pairs=len(clusters),
+        num_clusters=len(set(clusters.values())),
+        confidence=params.confidence,
+    )
 
 
 def _columns(rows: Sequence[Measured], method: str) -> dict[str, dict[str, float]]:
-    """metric -> pair -> value."""
     own = [row for row in rows if row.method == method]
     return {name: {row.pair_id: row.values.get(name, math.nan) for row in own} for name in METRICS}
 
 
-def _figure(values: list[float], params: EvaluateParams) -> Figure:
-    mean, low, high = interval(
-        values, num_bootstrap=params.num_bootstrap, confidence=params.confidence, seed=params.seed
+def _figure(columns: Columns, method: str, metric: str, clusters: dict[str, str], params: EvaluateParams) -> Figure:
+    values = {pair: value for pair, value in columns[method][metric].items() if math.isfinite(value)}
+    owners = [clusters[pair] for pair in values]
+    interval = bootstrap_interval(
+        list(values.values()),
+        clusters=owners,
+        num_bootstrap=params.num_bootstrap,
+        confidence=params.confidence,
+        seed=params.seed,
     )
-    return Figure(mean, low, high, sum(map(math.isfinite, values)))
+    means = {name: _mean(columns.get(name, {}).get(metric, {})) for name in (FLOOR, CEILING)}
+    share = share_of_way(metric, interval.mean, means[FLOOR], means[CEILING])
+    return Figure(interval.mean, interval.low, interval.high, len(values), len(set(owners)), share)
 
 
-def _tests(columns: dict[str, dict[str, dict[str, float]]], params: EvaluateParams) -> dict[str, dict[str, Test]]:
-    """Every metric against every baseline; Holm's correction counts all of them as one family."""
-    baselines = [method for method in columns if method not in (SUBJECT, ORACLE)]
+def _mean(values: dict[str, float]) -> float:
+    known = [value for value in values.values() if math.isfinite(value)]
+    return math.fsum(known) / len(known) if known else math.nan
+
+
+def _tests(columns: Columns, clusters: dict[str, str], params: EvaluateParams) -> dict[str, dict[str, Test]]:
+    """Tests every metric against every baseline; Holm's correction counts all tests with any difference."""
+    baselines = [method for method in columns if method not in (SUBJECT, *REFERENCES)]
     if SUBJECT not in columns:
         return {}
-    asked = []
-    for baseline in baselines:
-        for metric in METRICS:
-            a, b = _paired(columns[SUBJECT][metric], columns[baseline][metric])
-            if a:
-                asked.append((baseline, metric, a, b))
-    ps = [paired_test(a, b, better=METRICS[metric].better, seed=params.seed) for _, metric, a, b in asked]
-    worse = [paired_test(b, a, better=METRICS[metric].better, seed=params.seed) for _, metric, a, b in asked]
+    gains = {(baseline, metric): _gains(columns, baseline, metric) for baseline in baselines for metric in METRICS}
+    gains = {key: by_pair for key, by_pair in gains.items() if by_pair}
+    results = {
+        key: paired_test(list(by_pair.values()), clusters=[clusters[pair] for pair in by_pair], seed=params.seed)
+        for key, by_pair in gains.items()
+    }
+    family = [results[key].p if any(by_pair.values()) else math.nan for key, by_pair in gains.items()]
     tests: dict[str, dict[str, Test]] = {baseline: {} for baseline in baselines}
-    for (baseline, metric, a, b), *four in zip(asked, ps, holm(ps), worse, holm(worse), strict=True):
-        difference = (sum(a) - sum(b)) / len(a)
-        tests[baseline][metric] = Test(difference, *four, n=len(a), verdict=_verdict(four[1], four[3], params))
+    for (baseline, metric), p_holm in zip(gains, holm(family), strict=True):
+        key = baseline, metric
+        tests[baseline][metric] = _test(gains[key], results[key], p_holm, clusters, params)
     return tests
 
 
-def _paired(first: dict[str, float], second: dict[str, float]) -> tuple[list[float], list[float]]:
-    """The values of pairs that both have, side by side."""
-    both = [
-        (value, second[pair])
-        for pair, value in first.items()
-        if math.isfinite(value) and math.isfinite(second.get(pair, math.nan))
-    ]
-    return [a for a, _ in both], [b for _, b in both]
+def _gains(columns: Columns, baseline: str, metric: str) -> dict[str, float]:
+    """Returns by pair how much better the adapter is than the baseline, where both have the figure."""
+    ours, theirs = columns[SUBJECT][metric], columns[baseline][metric]
+    better, truth = METRICS[metric].better, columns.get(ORACLE, {}).get(metric, {})
+    gains = {}
+    for pair in ours:
+        first, second = ours[pair], theirs.get(pair, math.nan)
+        if better == "truth":
+            gain = abs(second - truth.get(pair, math.nan)) - abs(first - truth.get(pair, math.nan))
+        else:
+            gain = first - second if better == "higher" else second - first
+        if math.isfinite(gain):
+            gains[pair] = gain if abs(gain) > ROUNDING else 0.0
+    return gains
 
 
-def _verdict(p_holm: float, p_worse_holm: float, params: EvaluateParams) -> str:
-    alpha = 1 - params.confidence
-    if p_holm < alpha:
-        return "better"
-    return "worse" if p_worse_holm < alpha else "no difference shown"
+def _test(
+    gains: dict[str, float], result: PairedTest, p_holm: float, clusters: dict[str, str], params: EvaluateParams
+) -> Test:
+    values, owners = list(gains.values()), [clusters[pair] for pair in gains]
+    interval = bootstrap_interval(
+        values, clusters=owners, num_bootstrap=params.num_bootstrap, confidence=params.confidence, seed=params.seed
+    )
+    return Test(
+        gain=interval.mean,
+        low=interval.low,
+        high=interval.high,
+        effect_size=effect_size(values, clusters=owners),
+        p=result.p,
+        p_holm=p_holm,
+        is_at_resolution=result.is_at_resolution,
+        n=len(values),
+        num_clusters=len(set(owners)),
+        verdict=_verdict(interval.mean, p_holm, params),
+    )
+
+
+def _verdict(gain: float, p_holm: float, params: EvaluateParams) -> Verdict:
+    if math.isnan(p_holm):
+        return "equal"
+    if p_holm >= 1 - params.confidence:
+        return "no difference shown"
+    return "better" if gain > 0 else "worse"
 
 
 def metrics_json(scores: Scores, about: dict[str, Any]) -> dict[str, Any]:
-    """The nested form for `dvc metrics`; `summary` is flat: the adapter's means. Nothing without a number is in it."""
+    """Returns the nested form for `dvc metrics`, without NaN; `summary` is flat and holds the adapter's means."""
     return {
-        **{method: {name: asdict(figure) for name, figure in own.items()} for method, own in scores.figures.items()},
+        **{method: {name: _finite(figure) for name, figure in own.items()} for method, own in scores.figures.items()},
         "tests": {
-            baseline: {name: asdict(test) for name, test in own.items()} for baseline, own in scores.tests.items()
+            baseline: {name: _finite(test) for name, test in own.items()} for baseline, own in scores.tests.items()
         },
         "summary": {name: figure.mean for name, figure in scores.figures.get(SUBJECT, {}).items()},
         "about": about,
     }
 
 
+def _finite(entry: Figure | Test) -> dict[str, Any]:
+    """Returns the fields of a figure or test that have a value."""
+    fields = asdict(entry).items()
+    return {name: value for name, value in fields if value is not None and value == value}  # noqa: PLR0124 (NaN)
+
+
 def shown(value: float, unit: str) -> str:
-    """`value` with as many digits as its unit bears: 0.76, 28.4, 12."""
+    """Returns `value` with as many digits as its unit supports: 0.76, 28.4, 12."""
     if not math.isfinite(value):
         return "–"
     if 0 < abs(value) < 0.001:
@@ -155,37 +232,51 @@ def shown(value: float, unit: str) -> str:
     return f"{value:.{digits}f}".replace("-", "−")
 
 
-def shown_p(p: float) -> str:
-    """`p < 0.001`, or `p = 0.031`."""
-    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 1 else "p = 1"
+def shown_p(test: Test) -> str:
+    """Returns the corrected p, such as `p = 0.031`, `p < 0.001` or `p ≤ 0.016, the smallest that this test can give`."""
+    if math.isnan(test.p_holm):
+        return "no difference at all"
+    if test.is_at_resolution and test.p_holm < 1:
+        return f"p ≤ {test.p_holm:.2g}, the smallest that this test can give"
+    return "p < 0.001" if test.p_holm < 0.001 else f"p = {test.p_holm:.3f}" if test.p_holm < 1 else "p = 1"
 
 
 def headline(scores: Scores) -> str:
-    """The decisive figures in one sentence, only those that were measured."""
-    parts = [part for metric, baseline in DECISIVE if (part := _decisive(scores, metric, baseline))]
-    many = f"On {scores.num_pairs} held-out clip{'' if scores.num_pairs == 1 else 's'}"
+    """Returns the decisive figures in one sentence, each against its hardest baseline."""
+    parts = list(_headline_parts(scores))
+    clips = f"{scores.num_pairs} held-out clip{'' if scores.num_pairs == 1 else 's'}"
+    puppets = f"{scores.num_clusters} speaker{'' if scores.num_clusters == 1 else 's'}"
     if not parts:
-        return f"{many} nothing decisive could be measured."
-    return f"{many} the adapter " + " and ".join(parts) + "."
+        return f"No decisive figure could be measured on {clips} of {puppets}."
+    return f"On {clips} of {puppets}, the adapter {'; '.join(parts)}."
 
 
-_SAID = {
-    "words_right": "gets {value} of the asked words right",
-    "sync_correlation": "moves its mouth with the sound at r\u00a0=\u00a0{value}",
+_HEADLINE = {
+    "words_right": "gets {value} of the requested words right",
+    "sync_correlation": "moves the mouth with the sound at r\u00a0=\u00a0{value}",
+    "voice_cosine": "keeps the voice at cosine {value}",
 }
 
 
-def _decisive(scores: Scores, metric: str, baseline: str) -> str:
-    value = scores.mean(SUBJECT, metric)
-    if not math.isfinite(value):
-        return ""
-    said = _SAID[metric].format(value=_plain(value, metric))
-    test = scores.tests.get(baseline, {}).get(metric)
-    if test is None:
-        return said
-    other = _plain(scores.mean(baseline, metric), metric)
-    p = shown_p(test.p_worse_holm if test.verdict == "worse" else test.p_holm).replace(" ", "\u00a0")
-    return f"{said} ({baseline} {other}: {test.verdict}, {p})"
+def _headline_parts(scores: Scores) -> Iterator[str]:
+    for metric in DECISIVE:
+        value = scores.mean(SUBJECT, metric)
+        if not math.isfinite(value):
+            continue
+        text = _HEADLINE[metric].format(value=_plain(value, metric))
+        baseline = hardest_baseline(scores, metric)
+        if baseline is None:
+            yield text
+            continue
+        test, other = scores.tests[baseline][metric], _plain(scores.mean(baseline, metric), metric)
+        yield f"{text} ({baseline} {other}: {test.verdict}, {shown_p(test)})".replace("p = ", "p\u00a0=\u00a0")
+
+
+def hardest_baseline(scores: Scores, metric: str) -> str | None:
+    """Returns the tested baseline with the best mean, or None where there is none."""
+    sign = -1 if METRICS[metric].better == "lower" else 1
+    tested = [baseline for baseline, own in scores.tests.items() if metric in own]
+    return max(tested, key=lambda baseline: sign * scores.mean(baseline, metric), default=None)
 
 
 def _plain(value: float, metric: str) -> str:

@@ -1,4 +1,4 @@
-"""The report's files: one self-contained page, a lighter one if it is heavy, a summary, and data for `dvc plots`."""
+"""Renders the report: a self-contained page, a light page if that is large, a summary, and data for `dvc plots`."""
 
 from __future__ import annotations
 
@@ -9,17 +9,19 @@ from dataclasses import dataclass, replace
 
 from dubmill.metrics import METRICS, Metric
 from dubmill.report.charts import dot_plot, loss_curves
-from dubmill.report.figures import ORACLE, SUBJECT, Figure, Measured, Scores, Test, headline, shown, shown_p
+from dubmill.report.figures import REFERENCES, SUBJECT, Figure, Measured, Scores, Test, headline, shown, shown_p
 from dubmill.report.showcase import ShowcasePair
 
 MAX_BYTES, MAX_LIGHT_BYTES = 6_000_000, 1_500_000
 FULL, LIGHT, SUMMARY = "report.html", "report_light.html", "summary.md"
+COLOURS = ("adapter", "base", "cascade", "floor", "ceiling", "oracle")  # methods with a CSS colour of their own
+ARROWS = {"higher": "↑", "lower": "↓", "truth": "≈"}
 SHOWN_FIRST = ("words_right", "sync_correlation", "voice_cosine", "identity_cosine")
 
 
 @dataclass(frozen=True)
 class About:
-    """Whose figures these are."""
+    """The adapter and the backbone that the figures belong to."""
 
     pair_source: str  # self-made | world: what trained the adapter
     is_toy: bool
@@ -29,25 +31,24 @@ class About:
 
     @property
     def first_line(self) -> str:
-        """What a reader must know before any figure."""
+        """Returns what a reader must know before the figures."""
         pairs = {
-            "self-made": "self-made pairs (inpainted from its own clips)",
-            "world": "the world's own true pairs, not self-made ones",
+            "self-made": "self-made pairs (inpainted clips of the backbone)",
+            "world": "true pairs of the rendered world, not self-made ones",
         }.get(self.pair_source, "pairs of unknown source")
-        whose = (
-            " All figures are those of nano, the small embedded model, and say nothing of LTX-2." if self.is_toy else ""
-        )
-        return f"The adapter was trained on {pairs}.{whose}"
+        scope = " All figures were measured on nano, the small embedded model, and say nothing about LTX-2."
+        return f"The adapter was trained on {pairs}.{scope if self.is_toy else ''}"
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One figure of the table, with its place on the row's scale in percent."""
+    """One figure of the table; `low`, `middle` and `width` place its bar on the row's scale, in percent."""
 
     method: str
     figure: Figure | None
     text: str
-    span: str
+    interval: str
+    share: str  # of the way from floor to ceiling
     low: float
     middle: float
     width: float
@@ -65,7 +66,7 @@ class TableRow:
 
 @dataclass(frozen=True)
 class View:
-    """All that the templates show."""
+    """The data of the templates."""
 
     about: About
     headline: str
@@ -76,7 +77,7 @@ class View:
     other_dots: list[tuple[Metric, str]]
     losses: str
     shows: list[ShowcasePair]
-    num_asked_shows: int
+    num_requested_shows: int
     has_videos: bool
 
 
@@ -88,8 +89,10 @@ def render(
     shows: Sequence[ShowcasePair],
     losses: Sequence[Mapping[str, float]],
 ) -> dict[str, bytes]:
-    """Name -> bytes: report.html (at most about 6 MB: clips are left out, least first), summary.md, plots/*.json, and
-    report_light.html without players where report.html is over 1.5 MB.
+    """Returns name -> bytes of report.html, summary.md and plots/*.json, and of report_light.html where needed.
+
+    report.html has at most about 6 MB: clips are left out from the end. report_light.html has no players; it is written
+    where report.html is over 1.5 MB.
     """
     view = _view(about, scores, rows, shows, losses)
     full = _fitting(view, MAX_BYTES)
@@ -98,14 +101,14 @@ def render(
 
 
 def write(files: Mapping[str, bytes], put: Callable[[str, bytes], object]) -> str:
-    """Hand every file to `put(name, data)`; returns the name of the page that is light enough for a pipeline's UI."""
+    """Hands every file to `put(name, data)`; returns the name of the page that suits a pipeline's UI."""
     for name, data in files.items():
         put(name, data)
     return LIGHT if LIGHT in files else FULL
 
 
 def _fitting(view: View, max_bytes: int) -> bytes:
-    """The page with as many of its clips as fit; with none of them it is as large as it is."""
+    """Returns the page with as many of its clips as fit into `max_bytes`."""
     page = _template("report.html.j2", view)
     while len(page) > max_bytes and view.shows:
         view = replace(view, shows=view.shows[:-1])
@@ -125,7 +128,7 @@ def _view(
         for metric in METRICS.values()
         if any(metric.name in own for own in scores.figures.values())
     ]
-    first = [one for name in SHOWN_FIRST for one in dots if one[0].name == name]
+    first = [entry for name in SHOWN_FIRST for entry in dots if entry[0].name == name]
     return View(
         about=about,
         headline=headline(scores),
@@ -133,10 +136,10 @@ def _view(
         baselines=list(scores.tests),
         table=[_table_row(metric, scores) for metric, _ in dots],
         first_dots=first,
-        other_dots=[one for one in dots if one not in first],
+        other_dots=[entry for entry in dots if entry not in first],
         losses=loss_curves(losses) if losses else "",
         shows=list(shows),
-        num_asked_shows=len(shows),
+        num_requested_shows=len(shows),
         has_videos=True,
     )
 
@@ -164,10 +167,11 @@ def _table_row(metric: Metric, scores: Scores) -> TableRow:
 
 def _cell(method: str, figure: Figure | None, unit: str, least: float, most: float) -> Cell:
     if figure is None:
-        return Cell(method, None, "–", "not measured", 0, 0, 0)
+        return Cell(method, None, "–", "not measured", "", 0, 0, 0)
     low, middle, high = (_percent(value, least, most) for value in (figure.low, figure.mean, figure.high))
-    span = f"{shown(figure.low, unit)} to {shown(figure.high, unit)}"
-    return Cell(method, figure, shown(figure.mean, unit), span, low, middle, round(high - low, 1))
+    interval = f"{shown(figure.low, unit)} to {shown(figure.high, unit)}"
+    share = "" if figure.share is None or method in REFERENCES else f"{figure.share:.0%} of the way"
+    return Cell(method, figure, shown(figure.mean, unit), interval, share, low, middle, round(high - low, 1))
 
 
 def _percent(value: float, least: float, most: float) -> float:
@@ -177,19 +181,19 @@ def _percent(value: float, least: float, most: float) -> float:
 def _template(name: str, view: View) -> bytes:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    room = Environment(
+    environment = Environment(
         loader=PackageLoader("dubmill.report", "templates"),
         autoescape=name.endswith(".html.j2"),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    room.globals |= {"shown": shown, "shown_p": shown_p, "subject": SUBJECT, "oracle": ORACLE}
-    return room.get_template(name).render(view=view).encode()
+    names = {"shown": shown, "shown_p": shown_p, "subject": SUBJECT, "colours": COLOURS, "arrows": ARROWS}
+    return environment.get_template(name).render(view=view, **names).encode()
 
 
 def _plots(scores: Scores, losses: Sequence[Mapping[str, float]]) -> dict[str, bytes]:
-    """Rows for `dvc plots`: one per optimizer step, and one per metric and method."""
+    """Returns rows for `dvc plots`: one per optimizer step, and one per metric and method."""
     methods = [
         {"metric": name, "method": method, "mean": figure.mean, "low": figure.low, "high": figure.high}
         for method, own in scores.figures.items()

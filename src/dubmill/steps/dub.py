@@ -1,4 +1,4 @@
-"""Step `dub`: held-out clips dubbed by the adapter, by the base alone, and by a cascade."""
+"""Step `dub`: dubs held-out clips by the adapter, by the base without it, and by a cascade; and the ceiling of all."""
 
 from __future__ import annotations
 
@@ -17,13 +17,15 @@ from dubmill.artifacts.store import Adapter, Backbone, DubSet, PairSet
 from dubmill.config.params import DubParams
 from dubmill.dubbing.dubber import Dubber
 from dubmill.errors import InvalidArtifactError, UnsupportedTextError
-from dubmill.generation.codec import round_trip, shape_of
+from dubmill.generation.codec import decode_clips, encode_clips, round_trip, shape_of
 from dubmill.generation.seeds import item_seed
 from dubmill.media.clips import Clip
 from dubmill.model.load import Modules, load
 from dubmill.worlds import World, fit_line, world_of
 
 logger = logging.getLogger(__name__)
+
+REFERENCE_METHODS = ("cascade", "ceiling")  # made from the counterpart, without sampling
 
 
 def dub(
@@ -37,8 +39,8 @@ def dub(
 ) -> DubSet | Draft[DubSet]:
     """Dub every held-out original into its counterpart's words by each of `params.methods`.
 
-    The base alone is given the same references as the adapter. The cascade lays the counterpart's speech, the best that
-    any voice could say, under the untouched picture. A task with a part of the shards leaves them in the draft, unsealed.
+    The base gets the same references as the adapter. The method `ceiling` is the counterpart after both autoencoders and
+    the vocoder: the most that any dub can reach. The cascade is the ceiling's sound with the unchanged picture. A task with a part of the shards leaves them in the draft, unsealed.
 
     Raises:
         InvalidArtifactError: there is no held-out pair.
@@ -123,8 +125,9 @@ def _dub_batch(
         for row, seed in zip(batch, seeds, strict=True)
     ]
     originals = [pairs.clip(row.id, "original") for row in batch]
-    if method == "cascade":
-        clips = _cascade(pairs, batch, originals)
+    if method in REFERENCE_METHODS:
+        counterparts = [pairs.clip(row.id, "counterpart") for row in batch]
+        clips = _references(method, originals, counterparts, dubbers.modules)
     else:
         dubber = dubbers.with_adapter if method == "adapter" else dubbers.of_base
         lines, speakers = [row.counterpart for row in batch], [row.speaker for row in batch]
@@ -145,6 +148,10 @@ def _round_trips(rows: list[DubRow], originals: list[Clip], modules: Modules) ->
     return {f"{row.id}/round-trip.clip": clip.to_bytes() for row, clip in zip(rows, clips, strict=True)}
 
 
-def _cascade(pairs: PairSet, batch: list[PairRow], originals: list[Clip]) -> list[Clip]:
-    speech = [pairs.clip(row.id, "counterpart") for row in batch]
-    return [original.with_audio(spoken.audio_CN) for original, spoken in zip(originals, speech, strict=True)]
+def _references(method: str, originals: list[Clip], counterparts: list[Clip], modules: Modules) -> list[Clip]:
+    """Returns the counterparts after both autoencoders and the vocoder; for the cascade with the originals' picture."""
+    shape, frame_rate = shape_of(counterparts[0], modules), counterparts[0].frame_rate
+    decoded = decode_clips(encode_clips(counterparts, modules), shape, frame_rate, modules)
+    if method == "ceiling":
+        return decoded
+    return [replace(clip, frames_FHWC=source.frames_FHWC) for clip, source in zip(decoded, originals, strict=True)]

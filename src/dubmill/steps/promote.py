@@ -69,7 +69,8 @@ class Case:
 
     version: tracking.Version
     champion: tracking.Version | None
-    ours: rules.Rows
+    rows: list[dict[str, Any]]  # of its report
+    ours: rules.Rows  # of them, the adapter's by pair id
 
     @property
     def is_champion(self) -> bool:
@@ -110,8 +111,8 @@ def _case(adapter: Adapter, report: Report, registered: Path, params: RegisterPa
             where=str(path),
             cure="run `dubmill step register` with them first",
         )
-    ours = rules.dubs_of(tracking.report_rows(report), str(report.path))
-    return Case(version, tracking.aliased(name, tracking.CHAMPION), ours)
+    rows = tracking.report_rows(report)
+    return Case(version, tracking.aliased(name, tracking.CHAMPION), rows, rules.dubs_of(rows, str(report.path)))
 
 
 def _judge(
@@ -119,7 +120,7 @@ def _judge(
 ) -> None:
     """Let the case pass, or note the refusal and raise it with all reasons."""
     better = rules.directions(rules.names_in(params))
-    reasons, cure = list(rules.below_floors(case.ours, params.floors, better)), BETTER
+    reasons, cure = list(rules.below_shares(case.rows, params.min_shares)), BETTER
     if case.champion is not None:
         theirs = rules.dubs_of(tracking.report_of(case.champion), case.champion.uri)
         if _are_same_clips(case, theirs, report, pairs):

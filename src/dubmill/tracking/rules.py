@@ -1,4 +1,4 @@
-"""Conditions for promotion: floors, no regression, and an improvement, on the same held-out clips."""
+"""Conditions for promotion: shares of each ceiling, no regression, and an improvement, on the same held-out clips."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from dubmill.artifacts.store import PairSet
 from dubmill.config.params import PromoteParams
 from dubmill.errors import InvalidArtifactError, InvalidParamsError
 from dubmill.metrics import METRICS
+from dubmill.metrics.shares import CEILING, FLOOR, share_of_way
 
 METHOD = "adapter"
 Rows = Mapping[str, Mapping[str, Any]]  # pair id -> its figures
@@ -23,12 +24,16 @@ def dubs_of(rows: Sequence[Mapping[str, Any]], where: str) -> Rows:
     Raises:
         InvalidArtifactError: the report measured none.
     """
-    dubs = {row["pair_id"]: row for row in rows if row.get("method") == METHOD}
+    dubs = _of_method(rows, METHOD)
     if not dubs:
         raise InvalidArtifactError(
             "no dub by the adapter was measured", where=where, cure="put `adapter` into dub.methods"
         )
     return dubs
+
+
+def _of_method(rows: Sequence[Mapping[str, Any]], method: str) -> Rows:
+    return {row["pair_id"]: row for row in rows if row.get("method") == method}
 
 
 def heldout_digest(pairs: PairSet) -> str:
@@ -44,18 +49,19 @@ def directions(names: Sequence[str]) -> dict[str, str]:
     """Returns the better direction of each metric, `higher` or `lower`.
 
     Raises:
-        InvalidParamsError: the table of metrics does not know one.
+        InvalidParamsError: METRICS has no metric of that name, or it is neutral: neither direction is better.
     """
-    unknown = [name for name in names if name not in METRICS]
-    if unknown:
-        known = ", ".join(sorted(METRICS))
-        raise InvalidParamsError(f"no metric is called {unknown[0]!r}", where="promote", cure=f"use one of {known}")
+    for name in names:
+        if name not in METRICS or METRICS[name].better == "truth":
+            known = ", ".join(sorted(metric.name for metric in METRICS.values() if metric.better != "truth"))
+            fault = f"{name!r} is neutral: neither direction is better" if name in METRICS else f"no metric is {name!r}"
+            raise InvalidParamsError(fault, where="promote", cure=f"use one of {known}")
     return {name: METRICS[name].better for name in names}
 
 
 def names_in(params: PromoteParams) -> list[str]:
     """Every metric that the rules name, once."""
-    return list(dict.fromkeys([*params.improve, *params.max_regression, *params.floors]))
+    return list(dict.fromkeys([*params.improve, *params.max_regression, *params.min_shares]))
 
 
 def means(dubs: Rows, names: Sequence[str]) -> dict[str, float]:
@@ -68,16 +74,23 @@ def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
-def below_floors(dubs: Rows, floors: Mapping[str, float], better: Mapping[str, str]) -> Iterator[str]:
-    """Yields a reason for each mean below its floor (above it, where lower is better)."""
-    found = means(dubs, list(floors))
-    for name, floor in floors.items():
-        if name not in found:
-            yield f"{name} was not measured on any clip"
-        elif better[name] == "higher" and found[name] < floor:
-            yield f"{name} is {found[name]:.4g}, below its floor {floor:g}"
-        elif better[name] == "lower" and found[name] > floor:
-            yield f"{name} is {found[name]:.4g}, above its ceiling {floor:g}"
+def below_shares(rows: Sequence[Mapping[str, Any]], min_shares: Mapping[str, float]) -> Iterator[str]:
+    """Yields a reason for each metric whose mean is below its share of the way from floor to ceiling.
+
+    `rows` are all rows of a report, with those of the methods `floor` and `ceiling`.
+    """
+    found = {method: means(_of_method(rows, method), list(min_shares)) for method in (METHOD, FLOOR, CEILING)}
+    for name, least in min_shares.items():
+        values = [found[method].get(name, math.nan) for method in (METHOD, FLOOR, CEILING)]
+        share = share_of_way(name, values[0], values[1], values[2])
+        if share is None:
+            absent = [method for method, value in zip(found, values, strict=True) if math.isnan(value)]
+            yield f"{name} has no share: {'not measured of ' + ', '.join(absent) if absent else 'floor and ceiling are equal'}"
+        elif share < least:
+            yield (
+                f"{name} is {values[0]:.4g}, {share:.0%} of the way from floor {values[1]:.4g} to ceiling {values[2]:.4g}"
+                f" (at least {least:.0%} required)"
+            )
 
 
 def gain(ours: Rows, theirs: Rows, name: str, better: str) -> float | None:
