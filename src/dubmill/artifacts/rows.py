@@ -23,7 +23,7 @@ class Prompt(Row):
 
     id: str
     split: str  # train | heldout
-    source: str  # grammar | bank | llm | world
+    source: str  # grammar | bank | llm | footage | footage-pair
     seed: int
     speaker: str
     first: Line
@@ -33,10 +33,16 @@ class Prompt(Row):
     caption: str  # of the switch clip
     caption_first_dubbed: str  # of the whole clip when its first half is inpainted
     caption_second_dubbed: str
+    consent: str = ""  # of the person in the footage; empty: nobody real is in it
+
+
+FOOTAGE, FOOTAGE_PAIR = "footage", "footage-pair"  # sources of prompts: one recording, or two in two languages
+TRUE_PAIRS = ("world", "footage")  # sources of pairs whose counterpart is the truth and not generated
 
 
 class ClipRow(Row):
-    """One switch clip; a held-out prompt of the nano world has none, since the world films its exact pair later."""
+    """One switch clip, as member `clip`; where `has_clip` is false there is none: the world renders the pair later, or
+    the footage holds it already, as members `original` and `counterpart`."""
 
     id: str
     prompt: Prompt
@@ -48,13 +54,14 @@ class PairRow(Row):
 
     id: str
     split: str
-    source: str  # self-made | world
+    source: str  # self-made | world | footage
     half: str  # first | second
     seed: int
     speaker: str
     original: Line
     counterpart: Line
     mouth_boxes: list[list[float]]
+    consent: str = ""
     accepted: bool  # by the gate; False until it has spoken
 
 

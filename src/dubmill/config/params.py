@@ -71,9 +71,11 @@ class BackboneParams(Section):
 class PromptsParams(Section):
     """What the synthetic speakers are and say."""
 
-    source: Literal["grammar", "bank", "llm"] = Field(
-        description="grammar: the nano world; bank: LTX-2 paragraphs; llm: an endpoint"
+    source: Literal["grammar", "bank", "llm", "footage"] = Field(
+        description="grammar: the nano world; bank: LTX-2 paragraphs; llm: an endpoint; footage: own recordings"
     )
+    licence: str = Field(description="licence of the prompts' texts, or of the recordings")
+    footage: str = Field(description="footage: CSV file, or folder with a manifest.csv (docs/footage.md); else none")
     seed: Seed = Field(description="seed of every draw")
     num_train: Count = Field(description="switch-clip prompts to make pairs from")
     num_heldout: Count = Field(description="prompts whose clips are kept for evaluation")
@@ -160,8 +162,8 @@ class WorldParams(Section):
 class InpaintParams(Section):
     """Re-voicing each half of a switch clip into the other half's language."""
 
-    source: Literal["self-made", "world"] = Field(
-        description="self-made: inpainted switch clips; world: exact pairs (nano only)"
+    source: Literal["self-made", "world", "footage"] = Field(
+        description="self-made: inpainted clips; world: exact pairs (nano only); footage: recordings in two languages"
     )
     seed: Seed
     batch_size: Count = Field(description="clips inpainted at once")

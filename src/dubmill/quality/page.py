@@ -230,8 +230,8 @@ def _left_out(clips: Mapping[str, str]) -> str:
 def _heldout(rows: Sequence[Mapping[str, Any]], params: GateParams) -> str:
     if not rows:
         return ""
-    true = all(row["source"] == "world" for row in rows)
-    what = "They are true pairs of the world, so their figures are the oracle." if true else "They are self-made."
+    true = all(row["source"] in ("world", "footage") for row in rows)
+    what = "They are true pairs, so their figures are those of the oracle." if true else "They are self-made."
     columns = [gate.column for gate in gates(params) if gate.level == "strict"]
     lines = "".join(f"<tr><td>{name}</td><td>{_mean([row[name] for row in rows])}</td></tr>" for name in columns)
     return (

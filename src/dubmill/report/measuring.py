@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from dubmill.artifacts.rows import DubRow, Line, PairRow
+from dubmill.artifacts.rows import TRUE_PAIRS, DubRow, Line, PairRow
 from dubmill.artifacts.store import DubSet, PairSet
 from dubmill.errors import InvalidArtifactError
 from dubmill.metrics import Observation, compare, observe
@@ -45,7 +45,7 @@ class HeldOutMeasurer:
         """Yields one row per pair and method, and rows of the oracle and the floor where they can be had."""
         for row in self.rows:
             source = observe(self.pairs.clip(row.id, "original"), self.scorers)
-            truth = observe(self.pairs.clip(row.id, "counterpart"), self.scorers) if row.source == "world" else None
+            truth = observe(self.pairs.clip(row.id, "counterpart"), self.scorers) if row.source in TRUE_PAIRS else None
             observations = [
                 (dub.method, observe(self.dubs.clip(dub.id, "dub"), self.scorers)) for dub in self.dubs_of[row.id]
             ]
@@ -100,7 +100,7 @@ class HeldOutMeasurer:
             for dub in self.dubs_of[row.id]
             if dub.method not in REFERENCES
         ]
-        if row.source == "world":
+        if row.source in TRUE_PAIRS:
             clips.append(self._clip("truth", row.counterpart, self.pairs, row.id, "counterpart", row))
         return clips
 

@@ -23,7 +23,7 @@ SHOWN_FIRST = ("words_right", "sync_correlation", "voice_cosine", "identity_cosi
 class About:
     """The adapter and the backbone that the figures belong to."""
 
-    pair_source: str  # self-made | world: what trained the adapter
+    pair_source: str  # self-made | world | footage: what trained the adapter
     is_toy: bool
     backbone: str  # digest
     adapter: str  # digest
@@ -34,6 +34,7 @@ class About:
         """Returns what a reader must know before the figures."""
         pairs = {
             "self-made": "self-made pairs (inpainted clips of the backbone)",
+            "footage": "recordings of the same people in two languages",
             "world": "true pairs of the rendered world, not self-made ones",
         }.get(self.pair_source, "pairs of unknown source")
         scope = " All figures were measured on nano, the small embedded model, and say nothing about LTX-2."

@@ -7,8 +7,9 @@ is a world, since nothing else has the truth; a real backbone's held-out pairs a
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ import torch
 
 from dubmill.artifacts.draft import ALL_SHARDS, Draft, ShardSlice
 from dubmill.artifacts.manifest import Lineage
-from dubmill.artifacts.rows import ClipRow, PairRow, Prompt
+from dubmill.artifacts.rows import FOOTAGE, FOOTAGE_PAIR, ClipRow, PairRow, Prompt
 from dubmill.artifacts.storage import clip_members
 from dubmill.artifacts.store import Backbone, ClipSet, PairSet
 from dubmill.config.params import InpaintParams, WorldParams
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 HALVES = ("first", "second")
+ONE_LANGUAGE = "it is in one language only; inpaint.source self-made uses such clips"
+TWO_LANGUAGES = "it is a true pair; inpaint.source footage uses such clips"
 SECOND_PASS = 2**52  # added to the seed of a clip's first pass
 
 
@@ -63,10 +66,13 @@ def inpaint(
     batches = list(clips.batches(clips.rows, params.batch_size))
     num_articulated = sum(_is_articulated(row.prompt, params) for row in clips.rows)
     if todo := draft.missing(len(batches), shard_slice):
-        modules, world = load(backbone), world_of(backbone)
+        load_once, world = (
+            cache(lambda: load(backbone)),
+            world_of(backbone),
+        )  # recorded and rendered pairs need no model
         detector = world.face_detector()
     for index in todo:
-        made, left_out = _made(clips, batches[index], params, modules, world, detector)
+        made, left_out = _made(clips, batches[index], params, load_once, world, detector)
         draft.leave_out(index, left_out)
         files = {}
         for row, original, counterpart in made:
@@ -103,19 +109,47 @@ def _row(prompt: Prompt, half: str, source: str, boxes_F4: np.ndarray) -> PairRo
         original=prompt.first if is_first else prompt.second,
         counterpart=prompt.first_dubbed if is_first else prompt.second_dubbed,
         mouth_boxes=boxes_F4.astype(float).round(2).tolist(),
+        consent=prompt.consent,
         accepted=False,
     )
 
 
 def _made(
-    clips: ClipSet, batch: list[ClipRow], params: InpaintParams, modules: Modules, world: World, detector: FaceDetector
+    clips: ClipSet,
+    batch: list[ClipRow],
+    params: InpaintParams,
+    load_once: Callable[[], Modules],
+    world: World,
+    detector: FaceDetector,
 ) -> tuple[list[Pair], dict[str, str]]:
     """The pairs of a batch; and, by id, why a clip makes none."""
-    from_world = [row.prompt for row in batch if params.source == "world" or world.has_true_pair(row.prompt)]
-    self_made = [row for row in batch if row.prompt not in from_world]
-    seen, left_out = _seen(clips, self_made, detector)
-    made = [pair for prompt in from_world for pair in _filmed(prompt, world, params.world)]
-    return made + (_self_made(seen, params, modules) if seen else []), left_out
+    recorded = [row for row in batch if row.prompt.source == FOOTAGE_PAIR]
+    rest = [row for row in batch if row not in recorded]
+    from_world = [row.prompt for row in rest if params.source == "world" or world.has_true_pair(row.prompt)]
+    generated = [row for row in rest if row.prompt not in from_world]
+    if params.source == FOOTAGE:  # the control without generated clips
+        left_out = {row.id: ONE_LANGUAGE for row in generated if row.prompt.split == "train"}
+    else:
+        left_out = {row.id: TWO_LANGUAGES for row in recorded if row.prompt.split == "train"}
+    pairs = [pair for prompt in from_world for pair in _filmed(prompt, world, params.world)]
+    pairs += _recorded(clips, [row for row in recorded if row.id not in left_out], detector, left_out)
+    seen, unseen = _seen(clips, [row for row in generated if row.id not in left_out], detector)
+    return pairs + (_self_made(seen, params, load_once()) if seen else []), left_out | unseen
+
+
+def _recorded(clips: ClipSet, rows: Sequence[ClipRow], detector: FaceDetector, left_out: dict[str, str]) -> list[Pair]:
+    """Recordings of one speaker in two languages, as they are; one without a face is added to `left_out`."""
+    pairs = []
+    for row in rows:
+        original, counterpart = clips.clip(row.id, "original"), clips.clip(row.id, "counterpart")
+        try:
+            boxes_F4 = mouth_boxes(original, detector)
+        except UnreadableMediaError as error:
+            left_out[row.id] = error.what
+            logger.warning("clip %s makes no pair: %s", row.id, error.what)
+            continue
+        pairs.append((_row(row.prompt, "first", FOOTAGE, boxes_F4), original, counterpart))
+    return pairs
 
 
 def _filmed(prompt: Prompt, world: World, difficulty: WorldParams) -> list[Pair]:
