@@ -11,16 +11,9 @@ import yaml
 from ruamel.yaml import YAML
 
 from dubmill.config.overlays import merge, read_yaml
-from dubmill.config.params import (
-    DubSamplingParams,
-    Params,
-    SecondStageParams,
-    SigmaSamplerParams,
-    TrainParams,
-    ValidationParams,
-    load,
-    validate,
-)
+from dubmill.config.params import Params, load, validate
+from dubmill.config.sampling import DubSamplingParams, SecondStageParams
+from dubmill.config.training import SigmaSamplerParams, TrainParams, ValidationParams
 from dubmill.errors import InvalidParamsError
 
 ROOT = Path(__file__).parent.parent

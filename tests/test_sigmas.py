@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from dubmill.config.params import SigmaSamplerParams, load, validate
+from dubmill.config.params import load, validate
+from dubmill.config.training import SigmaSamplerParams
 from dubmill.errors import InvalidParamsError
 from dubmill.training.sigmas import sample_sigmas
 

@@ -20,7 +20,8 @@ from dubmill.artifacts.rows import DubRow, Line
 from dubmill.artifacts.store import Adapter, LatentSet
 from dubmill.config import params as parameters
 from dubmill.config.overlays import read_yaml
-from dubmill.config.params import Params, PromoteParams, TrainParams, validate
+from dubmill.config.params import Params, PromoteParams, validate
+from dubmill.config.training import TrainParams
 from dubmill.dubbing.dubber import Dubber
 from dubmill.errors import BackboneMismatchError, InvalidArtifactError, InvalidParamsError
 from dubmill.generation.codec import round_trip, shape_of

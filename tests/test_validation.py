@@ -13,7 +13,7 @@ from doubles.noise_pairs import PARAMS
 from dubmill import adapters, media
 from dubmill.artifacts.files import LOSSES_FILE
 from dubmill.artifacts.store import Adapter
-from dubmill.config.params import ValidationParams
+from dubmill.config.training import ValidationParams
 from dubmill.errors import InterruptedStepError, InvalidParamsError, UnsealedArtifactError
 from dubmill.model import pipeline as model_pipeline
 from dubmill.model.conditioning import patched_attention

@@ -27,7 +27,8 @@ def train(
     from pathlib import Path
 
     from dubmill.artifacts.store import Backbone, LatentSet
-    from dubmill.config.params import TrainParams, validate
+    from dubmill.config.params import validate
+    from dubmill.config.training import TrainParams
     from dubmill.launching import run_with_kept_draft, train_on_all_gpus
     from dubmill.report import look
 

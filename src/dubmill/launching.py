@@ -18,7 +18,8 @@ from typing import TypeVar
 from dubmill.artifacts.draft import Draft
 from dubmill.artifacts.files import digest_of
 from dubmill.artifacts.store import Adapter, Artifact, Backbone, LatentSet
-from dubmill.config.params import Section, TrainParams
+from dubmill.config.params import Section
+from dubmill.config.training import TrainParams
 from dubmill.errors import DubmillError, InterruptedStepError
 
 WORK = "DUBMILL_WORK"  # a folder that is kept when the pod is lost

@@ -32,7 +32,7 @@ from transformers import (
 
 from dubmill.artifacts.manifest import Lineage
 from dubmill.artifacts.store import Backbone
-from dubmill.config.params import DubSamplingParams, SamplingParams
+from dubmill.config.sampling import DubSamplingParams, SamplingParams
 from dubmill.media.clips import Clip
 from dubmill.model.load import PIPELINE, UPSAMPLER, Modules, load_folder
 from dubmill.worlds.materialize import folder_digest

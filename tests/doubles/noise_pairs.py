@@ -10,7 +10,7 @@ from safetensors.torch import save
 from doubles import miniature
 from dubmill.artifacts.manifest import Lineage
 from dubmill.artifacts.store import Backbone, LatentSet
-from dubmill.config.params import SigmaSamplerParams, TrainParams, ValidationParams
+from dubmill.config.training import SigmaSamplerParams, TrainParams, ValidationParams
 from dubmill.generation.codec import encode_clips, shape_of
 from dubmill.model.load import Modules
 from dubmill.model.text import encode_captions

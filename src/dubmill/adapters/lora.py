@@ -21,7 +21,7 @@ from safetensors.torch import save
 from dubmill.adapters.naming import DIFFUSERS_PREFIX
 from dubmill.artifacts.manifest import Lineage
 from dubmill.artifacts.store import Adapter, Backbone
-from dubmill.config.params import TrainParams
+from dubmill.config.training import TrainParams
 from dubmill.errors import BackboneMismatchError, InvalidArtifactError, InvalidParamsError
 from dubmill.model.conditioning import ReferenceMode
 from dubmill.model.load import Modules

@@ -15,7 +15,7 @@ from diffusers.pipelines.ltx2.pipeline_ltx2_latent_upsample import LTX2LatentUps
 from dubmill import adapters
 from dubmill.artifacts.rows import Line
 from dubmill.artifacts.store import Adapter, Backbone
-from dubmill.config.params import DubSamplingParams
+from dubmill.config.sampling import DubSamplingParams
 from dubmill.errors import InvalidArtifactError, UsageError
 from dubmill.generation.codec import decode_clips, encode_clips, shape_of
 from dubmill.generation.sampling import (

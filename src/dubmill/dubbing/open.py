@@ -10,7 +10,8 @@ from dubmill.artifacts.files import write_atomically
 from dubmill.artifacts.manifest import read_manifest
 from dubmill.artifacts.rows import Line
 from dubmill.artifacts.store import Adapter, Backbone, Release
-from dubmill.config.params import DubSamplingParams, Params, validate
+from dubmill.config.params import Params, validate
+from dubmill.config.sampling import DubSamplingParams
 from dubmill.dubbing.clip_dubber import ClipDubber
 from dubmill.dubbing.clip_size import SLACK_SECONDS, ClipSize
 from dubmill.dubbing.consent import LEDGER, ConsentLedger

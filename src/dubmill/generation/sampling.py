@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from dubmill.config.params import SamplingParams, SynthesizeParams
+from dubmill.config.params import SynthesizeParams
+from dubmill.config.sampling import SamplingParams
 from dubmill.generation.codec import decode_clips, encode_clips, shape_of
 from dubmill.generation.masks import keep_of
 from dubmill.generation.seeds import generators

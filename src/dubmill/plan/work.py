@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dubmill.config.params import Params, SamplingParams
+from dubmill.config.params import Params
+from dubmill.config.sampling import SamplingParams
 from dubmill.model.shapes import LatentShape, half_frames, latent_shape
 from dubmill.plan.architecture import PARTS, Architecture
 from dubmill.plan.layers import Tokens

@@ -11,7 +11,7 @@ from dubmill import adapters
 from dubmill.artifacts.draft import Draft
 from dubmill.artifacts.manifest import Lineage
 from dubmill.artifacts.store import Adapter, Backbone, LatentSet
-from dubmill.config.params import TrainParams
+from dubmill.config.training import TrainParams
 from dubmill.errors import BackboneMismatchError
 from dubmill.model.load import DECODERS, load
 from dubmill.report import model_card

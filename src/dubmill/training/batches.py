@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from dubmill.artifacts.store import LatentSet
-from dubmill.config.params import TrainParams
+from dubmill.config.training import TrainParams
 from dubmill.model.latents import Latents
 from dubmill.model.shapes import LatentShape
 from dubmill.model.text import TextFeatures

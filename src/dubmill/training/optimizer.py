@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from dubmill.config.params import TrainParams
+from dubmill.config.training import TrainParams
 from dubmill.errors import InvalidParamsError
 
 

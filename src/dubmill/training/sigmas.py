@@ -7,7 +7,7 @@ from statistics import NormalDist
 import torch
 from diffusers.pipelines.ltx2.pipeline_ltx2 import calculate_shift
 
-from dubmill.config.params import SigmaSamplerParams
+from dubmill.config.training import SigmaSamplerParams
 
 
 def sample_sigmas(

@@ -27,7 +27,7 @@ from safetensors.torch import load_file, save
 from dubmill import adapters
 from dubmill.artifacts.files import write_atomically
 from dubmill.artifacts.store import LatentSet
-from dubmill.config.params import TrainParams
+from dubmill.config.training import TrainParams
 from dubmill.errors import InterruptedStepError, InvalidParamsError
 from dubmill.generation.seeds import generators, rank_seed, step_seed
 from dubmill.model.conditioning import SequenceLayout, cache_reference, patched_attention, predict, sequence_layout

@@ -18,7 +18,7 @@ import torch
 
 from dubmill import media
 from dubmill.artifacts.files import write_atomically
-from dubmill.config.params import TrainParams
+from dubmill.config.training import TrainParams
 from dubmill.errors import InvalidParamsError
 from dubmill.generation.codec import decode_clips
 from dubmill.generation.sampling import PromptFeatures, build_pipeline, sample

@@ -1,0 +1,65 @@
+"""Parameters of sampling: denoising steps, noise levels, guidance, and the second stage of a dub."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, Field, model_validator
+
+from dubmill.config.section import Count, Positive, Section, Share
+
+
+def _falling(sigmas: list[float]) -> list[float]:
+    if sigmas != sorted(set(sigmas), reverse=True) or not all(0 < sigma <= 1 for sigma in sigmas):
+        raise ValueError("noise levels fall within (0, 1], without the final 0")
+    return sigmas
+
+
+Sigmas = Annotated[list[float], AfterValidator(_falling)]
+
+
+class SamplingParams(Section):
+    """How a generation is sampled; the released figures are in docs."""
+
+    num_steps: Count = Field(description="denoising steps; not read where sigmas are given")
+    sigmas: Sigmas = Field(description="noise levels, falling, without the final 0; empty: the backbone's own")
+    shift_tokens: Literal["clip"] | int = Field(
+        description="video tokens, > 0, that the noise schedule is shifted for; clip: those of the clip itself"
+    )
+    negative_prompt: str = Field(description="prompt that classifier-free guidance moves away from; may be empty")
+    video_guidance: Positive = Field(description="classifier-free guidance of the video; 1 is off")
+    audio_guidance: Positive = Field(description="classifier-free guidance of the audio; 1 is off")
+    video_stg: float = Field(ge=0, description="spatio-temporal guidance of the video; 0 is off")
+    audio_stg: float = Field(ge=0, description="spatio-temporal guidance of the audio; 0 is off")
+    stg_blocks: list[int] = Field(description="transformer blocks that spatio-temporal guidance perturbs, from 0")
+    video_modality: Positive = Field(description="guidance of the video away from one deaf to the audio; 1 is off")
+    audio_modality: Positive = Field(description="guidance of the audio away from one blind to the video; 1 is off")
+    video_rescale: Share = Field(description="how far the guided video is rescaled to the spread of the unguided")
+    audio_rescale: Share = Field(description="how far the guided audio is rescaled to the spread of the unguided")
+
+    @model_validator(mode="after")
+    def _shifts_for_tokens(self) -> Self:
+        if self.shift_tokens != "clip" and self.shift_tokens < 1:
+            raise ValueError("shift_tokens is clip or a number of tokens")
+        return self
+
+    @model_validator(mode="after")
+    def _perturbs_something(self) -> Self:
+        if (self.video_stg or self.audio_stg) and not self.stg_blocks:
+            raise ValueError("spatio-temporal guidance needs stg_blocks")
+        return self
+
+
+class SecondStageParams(Section):
+    """The dub made once more at twice the size from its upsampled latents; its sound stays."""
+
+    sigmas: Sigmas = Field(description="noise levels, falling, without the final 0; empty: one stage only")
+    keep_adapter: bool = Field(description="whether the dubbing adapter is on in the second stage too")
+    lora: str = Field(description="a LoRA file that is on in the second stage only, or 'none'")
+
+
+class DubSamplingParams(SamplingParams):
+    """How a dub is sampled."""
+
+    first_frame: bool = Field(description="whether the source's first frame is given clean as the dub's")
+    second_stage: SecondStageParams = Field(description="twice the size, where the backbone has a latent upsampler")
