@@ -12,7 +12,7 @@ from dubmill.nano.modules import TEXT_LENGTH
 from dubmill.nano.world import FRAME_RATE, FRAME_SIZE, NUM_FRAMES, SAMPLE_RATE_HZ
 
 if TYPE_CHECKING:
-    from diffusers import LTX2Pipeline
+    from diffusers.pipelines.ltx2.pipeline_ltx2 import LTX2Pipeline
 
 STEPS = 20
 GUIDANCE = 3.0
@@ -20,7 +20,7 @@ GUIDANCE = 3.0
 
 def load(folder: Path) -> LTX2Pipeline:
     """The pipeline of a materialised folder, without its progress bar."""
-    from diffusers import LTX2Pipeline
+    from diffusers.pipelines.ltx2.pipeline_ltx2 import LTX2Pipeline
 
     pipeline = LTX2Pipeline.from_pretrained(folder)
     pipeline.set_progress_bar_config(disable=True)
@@ -32,7 +32,7 @@ def generate(
     pipeline: LTX2Pipeline, captions: list[str], *, seed: int, num_frames: int = NUM_FRAMES, steps: int = STEPS
 ) -> tuple[np.ndarray, np.ndarray]:
     """uint8 frames (B, F, H, W, 3) and float32 audio (B, N), padded with silence to the clip's length."""
-    made = pipeline(
+    frames, audio = pipeline(
         prompt=captions,
         height=FRAME_SIZE,
         width=FRAME_SIZE,
@@ -51,9 +51,10 @@ def generate(
         max_sequence_length=TEXT_LENGTH,
         generator=torch.Generator().manual_seed(seed),
         output_type="np",
+        return_dict=False,
     )
-    frames = (np.asarray(made.frames) * 255 + 0.5).astype(np.uint8)
-    return frames, whole_clip(made.audio.float().cpu().numpy()[:, 0], num_frames)
+    frames_BFHWC = (np.asarray(frames) * 255 + 0.5).astype(np.uint8)
+    return frames_BFHWC, whole_clip(audio.float().cpu().numpy()[:, 0], num_frames)
 
 
 def whole_clip(audio_BN: np.ndarray, num_frames: int) -> np.ndarray:

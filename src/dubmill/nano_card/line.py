@@ -56,7 +56,7 @@ def train_adapter(backbone: Backbone, params: Params, work: Path) -> TrainingRun
     clips = ClipSet.open(work / "synthesize")
     watch.run("inpaint", lambda: inpaint(backbone, clips, params.inpaint, work / "inpaint"))
     pairs = PairSet.open(work / "inpaint")
-    gated = watch.run("gate", lambda: gate(backbone, pairs, params.gate, work / "gate"))
+    gated = watch.run("gate", lambda: gate(backbone, pairs, params.scorers, params.gate, work / "gate"))
     latents = watch.run("encode", lambda: encode(backbone, gated, params.encode, work / "encode"))
     watch.run("train", lambda: train(backbone, latents, params.train, work / "train"))
     return TrainingRun(len(pairs.split("train")), sum(row.accepted for row in gated.split("train")), watch.seconds)

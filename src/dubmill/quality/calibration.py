@@ -2,9 +2,9 @@
 
 Each gate has damages of its own. Its base bound is the loosest with which it alone rejects nearly all of each of them. The
 tightness moves all bounds from there (0) towards the edge of the pairs to keep (1): the worst true pair, or the 5th
-percentile of self-made pairs where that is looser. A gate whose damages overlap with true pairs rejects at most the
-allowed share of those. The bounds are those half-way, or tighter where a damage needs it. Then
-the sync gates, whose values of damaged and self-made pairs overlap, are loosened as far as the target holds.
+percentile of self-made pairs where that is looser. The bounds half-way are taken, or tighter ones where a damage needs
+them. A gate whose damages overlap with true pairs rejects at most the allowed share of those. The sync gates, whose
+damaged and self-made pairs overlap, are then loosened towards the edge as far as the target holds.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ TRUE, SELF_MADE = "true_pair", "self_made_pair"
 KEPT = (TRUE, SELF_MADE)
 TARGET = 0.95  # share of each damage that is to be rejected on other puppets
 FIT_TARGET = 0.97  # the same on the puppets that the bounds are found on
-NUM_STEPS = 20  # from a bound to the one in the params, when it is loosened
+NUM_STEPS = 20  # from a bound to the edge, when it is loosened
 MAX_TRUE = 0.03  # share of true pairs that may be rejected
 TIGHTNESS = tuple(step / 20 for step in range(21))
 LEAST_TIGHTNESS = 0.5
@@ -89,7 +89,7 @@ def calibrate(rows: Sequence[Measurement], strict: Thresholds) -> Calibration:
         ),
         LEAST_TIGHTNESS,
     )
-    found = _loosened(candidates[chosen], gates, halves[0])
+    found = _loosened(candidates[chosen], halves[0])
     return Calibration(
         bounds={gate.name: gate.bound for gate in found},
         tightness=chosen,
@@ -121,24 +121,36 @@ def _bound(gate: Gate, half: Figures, tightness: float) -> float:
     damages = [half[name] for name in OWN_DAMAGES.get(gate.name, ()) if name in half]
     if not damages:
         return gate.bound
-    sign = 1.0 if gate.is_minimum else -1.0  # as if every gate were a minimum
+    sign = _sign(gate)
     base = max(_quantile([sign * figures[gate.column] for figures in rows], FIT_TARGET) for rows in damages)
     true = sorted(_finite([sign * figures[gate.column] for figures in half[TRUE]]))
-    edge, limit = true[0], true[int(MAX_TRUE * len(true))]
-    if SELF_MADE in half:
-        self_made = _finite([sign * figures[gate.column] for figures in half[SELF_MADE]])
-        edge = min(edge, float(np.quantile(self_made, KEPT_QUANTILE)))
+    edge, limit = sign * _edge(gate, half), true[int(MAX_TRUE * len(true))]
     tightened = base + tightness * (edge - base) if base < edge else min(base, limit)
     return sign * max(min(sign * gate.bound, edge), tightened)
 
 
-def _loosened(found: Sequence[Gate], old: Sequence[Gate], half: Figures) -> list[Gate]:
-    """Returns the gates with those of LOOSENED moved towards their old bounds while the rate of every damage holds."""
+def _edge(gate: Gate, half: Figures) -> float:
+    """Returns the gate's value of the worst pair to keep: true pairs, or the 5th percentile of self-made ones."""
+    sign = _sign(gate)
+    edge = min(_finite([sign * figures[gate.column] for figures in half[TRUE]]))
+    if SELF_MADE in half:
+        self_made = _finite([sign * figures[gate.column] for figures in half[SELF_MADE]])
+        edge = min(edge, float(np.quantile(self_made, KEPT_QUANTILE)))
+    return sign * edge
+
+
+def _sign(gate: Gate) -> float:
+    """Returns the factor that makes every gate a minimum."""
+    return 1.0 if gate.is_minimum else -1.0
+
+
+def _loosened(found: Sequence[Gate], half: Figures) -> list[Gate]:
+    """Returns the gates with those of LOOSENED moved towards the edge of the pairs to keep, while every rate holds."""
     gates = list(found)
     needed = {damage: min(rate, FIT_TARGET) for damage, rate in _rates(gates, half).items() if damage not in KEPT}
     for name in LOOSENED:
         place = next(place for place, gate in enumerate(gates) if gate.name == name)
-        start, end = gates[place].bound, old[place].bound
+        start, end = gates[place].bound, min(gates[place].bound, _edge(gates[place], half))
         for step in range(NUM_STEPS, 0, -1):
             looser = replace(gates[place], bound=start + step / NUM_STEPS * (end - start))
             trial = [*gates[:place], looser, *gates[place + 1 :]]

@@ -17,7 +17,9 @@ from dubmill.nano.lexicon import LEXICON_PATH
 from dubmill.nano.weights import DIGESTS, TRAINING, files_in
 
 if TYPE_CHECKING:
-    from diffusers import LTX2Pipeline
+    from diffusers.models.modeling_utils import ModelMixin
+    from diffusers.pipelines.ltx2.pipeline_ltx2 import LTX2Pipeline
+    from transformers import PreTrainedModel
 
 _SHOWN = {
     "video_vae": ("psnr_db", "mouth_psnr_db"),
@@ -81,14 +83,14 @@ def _training(run: Path) -> dict[str, dict]:
 
 
 def _pipeline(run: Path) -> LTX2Pipeline:
-    from diffusers import LTX2Pipeline
+    from diffusers.pipelines.ltx2.pipeline_ltx2 import LTX2Pipeline
 
     from dubmill.nano import modules, tokenizer
     from dubmill.nano.pretrain.latents import normalising_vaes
     from dubmill.nano.pretrain.parts import sources
 
     torch.manual_seed(0)
-    makers: dict[str, Callable[[], torch.nn.Module]] = {
+    makers: dict[str, Callable[[], ModelMixin | PreTrainedModel]] = {
         "vae": modules.video_vae,
         "audio_vae": modules.audio_vae,
         "vocoder": modules.vocoder,
