@@ -72,7 +72,7 @@ def test_equal_clips_give_equal_mp4_bytes_with_the_index_first():
 def test_metadata_survives_signs_that_mean_something_to_ffmpeg():
     said = {"comment": "machine=made; by\n#us \\ ü", "title": "a; b"}
     assert media.metadata(media.mp4_bytes(a_clip(), said)).items() >= said.items()
-    with pytest.raises(UsageError, match="no place for 'mood'"):
+    with pytest.raises(UsageError, match="'mood'"):
         media.mp4_bytes(a_clip(), {"mood": "good"})
 
 
@@ -332,8 +332,8 @@ def test_loudness_is_that_of_ebu_r128():
     assert media.loudness([stereo[:, :1]], sample_rate_hz=48000, channels=1) == pytest.approx(-26, abs=0.1)
     spaced = np.concatenate([stereo, np.zeros_like(stereo)])
     assert media.loudness([spaced], sample_rate_hz=48000, channels=2) == pytest.approx(-23, abs=0.2)
-    assert media.loudness([np.zeros_like(stereo)], sample_rate_hz=48000, channels=2) == media.UNHEARD_LUFS
-    assert media.loudness([stereo[:100]], sample_rate_hz=48000, channels=2) == media.UNHEARD_LUFS
+    assert media.loudness([np.zeros_like(stereo)], sample_rate_hz=48000, channels=2) == media.SILENCE_LUFS
+    assert media.loudness([stereo[:100]], sample_rate_hz=48000, channels=2) == media.SILENCE_LUFS
 
 
 def script(folder, name, text):

@@ -110,7 +110,7 @@ METRICS_OPTION = Annotated[
 
 def _signature(step: Step) -> inspect.Signature:
     """The options of a step's command, as typer reads them."""
-    options = {
+    options: dict[str, tuple[Any, Any]] = {
         name: (Annotated[Path, typer.Option(help=INPUTS[name][1])], inspect.Parameter.empty) for name in step.inputs
     }
     options |= COMMON_OPTIONS

@@ -1,4 +1,4 @@
-"""How loud a programme is to the ear: EBU R128, measured by FFmpeg."""
+"""Loudness by EBU R 128, measured by FFmpeg."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import numpy as np
 
 from dubmill.media.writing import feed
 
-UNHEARD_LUFS = -70.0  # R128's absolute gate: nothing below it counts
+SILENCE_LUFS = -70.0  # absolute gate of R 128: quieter sound does not count
 
 
 def loudness(blocks: Iterable[np.ndarray], *, sample_rate_hz: int, channels: int) -> float:
-    """Integrated loudness in LUFS of sound that comes in blocks (N, C); `UNHEARD_LUFS` for silence or under 0.4 s.
+    """Integrated loudness in LUFS of sound that comes in blocks (N, C); `SILENCE_LUFS` for silence or under 0.4 s.
 
     Source: EBU R 128 and ITU-R BS.1770, by FFmpeg's ebur128; a quiet block counts only if it is within 10 LU of the
     rest, so pauses do not make speech quieter.
@@ -22,7 +22,7 @@ def loudness(blocks: Iterable[np.ndarray], *, sample_rate_hz: int, channels: int
 
     graph = ffmpeg.input("pipe:", format="f32le", ar=sample_rate_hz, ac=channels)
     graph = graph.filter("ebur128", framelog="quiet").output("pipe:", format="null", v="info")
-    said = feed(graph, (block.astype("<f4") for block in blocks), fds=[])
-    told = re.search(r"I: +(-?[\d.]+|-?inf|nan) LUFS", said)
-    heard = float(told[1]) if told else UNHEARD_LUFS
-    return max(heard, UNHEARD_LUFS) if np.isfinite(heard) else UNHEARD_LUFS
+    messages = feed(graph, (block.astype("<f4") for block in blocks), fds=[])
+    found = re.search(r"I: +(-?[\d.]+|-?inf|nan) LUFS", messages)
+    lufs = float(found[1]) if found else SILENCE_LUFS
+    return max(lufs, SILENCE_LUFS) if np.isfinite(lufs) else SILENCE_LUFS

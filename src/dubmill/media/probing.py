@@ -1,4 +1,4 @@
-"""What a file holds, found by decoding all of it, and the limits that keep a stranger's file from filling the memory."""
+"""Facts about a media file, found by decoding all of it, and limits that keep an upload from filling the memory."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from fractions import Fraction
 from typing import Any
 
 from dubmill.errors import MediaTooLargeError, MediaTooLongError, UnreadableMediaError, UsageError
-from dubmill.media.process import TRUSTED, Source, content, name_of, readable, started, stream
+from dubmill.media.process import CONTAINERS_ONLY, Source, content, name_of, running, seekable, stream
 
-# What a file of variable rate is made constant at, where FFmpeg's own guess is the clock of its time stamps.
-USUAL_RATES = tuple(
+# Rates for files of variable rate of which FFmpeg only knows the clock of the time stamps.
+COMMON_RATES = tuple(
     Fraction(*rate)
     for rate in ((24000, 1001), (24, 1), (25, 1), (30000, 1001), (30, 1), (50, 1), (60000, 1001), (60, 1))
 )
@@ -24,7 +24,7 @@ _TRANSFERS = {"smpte2084": "PQ", "arib-std-b67": "HLG"}
 
 @dataclass(frozen=True)
 class Limits:
-    """What is still taken on: a longer, larger or heavier clip is refused before it fills the memory."""
+    """The largest clip that is read: a longer or larger one is refused before it fills the memory."""
 
     max_seconds: float = 60.0
     max_side: int = 4096  # pixels
@@ -71,7 +71,7 @@ class MediaInfo:
 
 
 def probe(source: Source, *, limits: Limits | None = None, track: int | None = None) -> MediaInfo:
-    """What `source` holds, by decoding all of it: counts are exact, a header is not trusted; constant memory.
+    """Facts about `source`, by decoding all of it in constant memory: counts are exact, headers are not trusted.
 
     `track` is the number of a sound track, from 1; without it, the one that the file marks as default, else the first.
 
@@ -82,15 +82,15 @@ def probe(source: Source, *, limits: Limits | None = None, track: int | None = N
     """
     limits = limits or Limits()
     name = name_of(source)
-    with readable(source) as (url, fds):
+    with seekable(source) as (url, fds):
         header = _header(url, fds)
         picture, tracks = _picture_line(header), _sound_tracks(header)
         chosen = _chosen_track(tracks, track, name)
-        told = stream(_census(url, limits, _odd_rate(picture), chosen), name=name, fds=fds)
-        info = _parse_census(_lines(told), name, _hdr(picture))
+        output = stream(_count_graph(url, limits, _replacement_rate(picture), chosen), name=name, fds=fds)
+        info = _parse_counts(_lines(output), name, _hdr(picture))
     info = replace(info, tracks=tracks, track=chosen, extras=_extras(header))
     info = replace(info, matrix=_assumed_matrix(picture, info))
-    _hold_against(limits, info, name)
+    _check_limits(limits, info, name)
     return info
 
 
@@ -98,10 +98,10 @@ def _header(url: str, fds: list[int]) -> str:
     """FFmpeg's description of the file."""
     import ffmpeg
 
-    graph = ffmpeg.input(url, **TRUSTED).output("pipe:", format="null", c="copy", **{"frames": 0, "v": "info"})
-    with started(graph, fds=fds, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as (process, told):
+    graph = ffmpeg.input(url, **CONTAINERS_ONLY).output("pipe:", format="null", c="copy", **{"frames": 0, "v": "info"})
+    with running(graph, fds=fds, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as (process, log):
         process.wait()
-        return content(told).decode("utf-8", "replace").partition("Stream mapping:")[0].partition("\nOutput #")[0]
+        return content(log).decode("utf-8", "replace").partition("Stream mapping:")[0].partition("\nOutput #")[0]
 
 
 def _picture_line(header: str) -> str:
@@ -145,15 +145,15 @@ def _assumed_matrix(picture: str, info: MediaInfo) -> str:
     return "bt709" if is_yuv and not has_tag and max(info.height, info.width * 9 // 16) >= _HD_LINES else ""
 
 
-def _odd_rate(header: str) -> Fraction | None:
-    """The usual rate nearest to the mean one, for a file whose varying time stamps have no rate that FFmpeg could find."""
-    told = {kind: float(number) * (1000 if kilo else 1) for number, kilo, kind in _RATES.findall(header)}
-    is_steady = abs(told.get("fps", 0.0) - told.get("tbr", 0.0)) < 0.01 * told.get(
+def _replacement_rate(header: str) -> Fraction | None:
+    """The common rate nearest to the mean, for a file of variable rate of which FFmpeg found none; else None."""
+    rates = {kind: float(number) * (1000 if kilo else 1) for number, kilo, kind in _RATES.findall(header)}
+    is_steady = abs(rates.get("fps", 0.0) - rates.get("tbr", 0.0)) < 0.01 * rates.get(
         "tbr", 0.0
     )  # slow motion: 240 a second
-    if told.get("tbr", 0) <= _MAX_RATE or is_steady:
+    if rates.get("tbr", 0) <= _MAX_RATE or is_steady:
         return None
-    return min(USUAL_RATES, key=lambda rate: abs(rate - told.get("fps", 0.0)))
+    return min(COMMON_RATES, key=lambda rate: abs(rate - rates.get("fps", 0.0)))
 
 
 _RATES = re.compile(r"([\d.]+)(k?) (fps|tbr)\b")
@@ -163,11 +163,11 @@ def _hdr(header: str) -> str:
     return next((name for transfer, name in _TRANSFERS.items() if transfer in header), "")
 
 
-def _census(url: str, limits: Limits, rate: Fraction | None, track: int) -> Any:
-    """Decode everything to one line per frame; `xerror` makes a torn file an error and not a shorter clip."""
+def _count_graph(url: str, limits: Limits, rate: Fraction | None, track: int) -> Any:
+    """Decodes everything to one line per frame; with `xerror` a truncated file is an error and not a shorter clip."""
     import ffmpeg
 
-    source = ffmpeg.input(url, t=limits.max_seconds + 1.0, **TRUSTED)
+    source = ffmpeg.input(url, t=limits.max_seconds + 1.0, **CONTAINERS_ONLY)
     streams = source["V:0?"], source[f"a:{track}?"]
     square = {"filter:v": "scale=w=iw*sar:h=ih,setsar=1"} | ({"r": str(rate)} if rate else {})
     return ffmpeg.output(
@@ -175,22 +175,22 @@ def _census(url: str, limits: Limits, rate: Fraction | None, track: int) -> Any:
     ).global_args("-xerror")
 
 
-def _lines(told: Iterable[bytes]) -> Iterator[str]:
+def _lines(blocks: Iterable[bytes]) -> Iterator[str]:
     rest = b""
-    for data in told:
+    for data in blocks:
         *whole, rest = (rest + data).split(b"\n")
         yield from (line.decode("utf-8", "replace") for line in whole)
 
 
-def _parse_census(lines: Iterable[str], name: str, hdr: str) -> MediaInfo:
+def _parse_counts(lines: Iterable[str], name: str, hdr: str) -> MediaInfo:
     """The facts in framecrc's lines: `#key stream: value`, then `stream, dts, pts, duration, bytes, checksum`."""
     facts: dict[tuple[str, str], str] = {}
     counts: dict[str, int] = {}
     first: dict[str, list[str]] = {}
     last: dict[str, list[str]] = {}
     for line in lines:
-        if told := re.match(r"#(\w+) (\d+): (.+)$", line):
-            facts[told[1], told[2]] = told[3]
+        if fact := re.match(r"#(\w+) (\d+): (.+)$", line):
+            facts[fact[1], fact[2]] = fact[3]
         elif line and not line.startswith("#"):
             index = line.split(",", 1)[0].strip()
             counts[index] = counts.get(index, 0) + 1
@@ -222,7 +222,7 @@ def _end_seconds(facts: dict[tuple[str, str], str], index: str, last: dict[str, 
     return float((int(presentation) + int(duration)) * Fraction(facts["tb", index]))
 
 
-def _hold_against(limits: Limits, info: MediaInfo, name: str) -> None:
+def _check_limits(limits: Limits, info: MediaInfo, name: str) -> None:
     if info.seconds > limits.max_seconds:
         raise MediaTooLongError(f"it is longer than {limits.max_seconds:g} s", where=name, cure="cut it first")
     if max(info.width, info.height) > limits.max_side:
@@ -231,13 +231,13 @@ def _hold_against(limits: Limits, info: MediaInfo, name: str) -> None:
         )
 
 
-def hold_weight(
+def check_decoded_size(
     limits: Limits, info: MediaInfo, rate: Fraction, height: int | None, width: int | None, name: str
 ) -> None:
-    """Refuse what would fill the memory once decoded.
+    """Refuse a clip whose decoded frames would fill the memory.
 
     Raises:
-        MediaTooLargeError: it would.
+        MediaTooLargeError: they would.
     """
     tall, wide = height or info.height, width or info.width
     weight = round(info.seconds * rate) * tall * wide * 3

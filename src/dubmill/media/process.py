@@ -1,4 +1,4 @@
-"""FFmpeg as a process: the one executable, what it may open, and one sentence for what it complains about."""
+"""FFmpeg as a process: the containers that it may open, and one error for its messages."""
 
 from __future__ import annotations
 
@@ -21,57 +21,63 @@ Source = Path | str | bytes
 
 # Real containers only: playlists, concat scripts and image patterns could make FFmpeg read other files of the machine.
 CONTAINERS = "mov,matroska,webm,avi,mpegts,mpeg,ogg,flv,asf,nut,wav,mp3,aac,flac"
-TRUSTED = {"format_whitelist": CONTAINERS}
-EXACT = "+bitexact"
+CONTAINERS_ONLY = {"format_whitelist": CONTAINERS}
+BITEXACT = "+bitexact"
 SCALING = "bicubic+accurate_rnd+full_chroma_int+full_chroma_inp+bitexact"
-PATIENCE_SECONDS = 600.0  # without a sign of life
-_TORN = ("partial file", "File ended prematurely")  # of which FFmpeg complains, and then ends as if all were well
+STALL_SECONDS = 600.0  # without any output
+_TRUNCATED = ("partial file", "File ended prematurely")  # messages after which FFmpeg exits with success
 
 
 def name_of(source: Source) -> str:
-    """What to call `source` when speaking of it."""
+    """How an error names `source`."""
     return "the given clip" if isinstance(source, bytes) else str(source)
 
 
 def run(graph: Any, *, name: str, fds: Sequence[int]) -> bytes:
-    """What FFmpeg writes to its standard output.
+    """Everything that FFmpeg writes to its standard output.
 
     Raises:
-        UnreadableMediaError: it failed, or took far too long.
+        UnreadableMediaError: it failed, or stalled.
     """
     return b"".join(stream(graph, name=name, fds=fds))
 
 
 def stream(graph: Any, *, name: str, fds: Sequence[int]) -> Iterator[bytes]:
-    """What FFmpeg writes to its standard output, as it comes; a reader who stops early ends the process.
+    """What FFmpeg writes to its standard output, block by block; a reader that stops early ends the process.
 
     Raises:
-        UnreadableMediaError: it failed, or gave no sign of life for far too long.
+        UnreadableMediaError: it failed, or wrote nothing for `STALL_SECONDS`.
     """
-    with started(graph, fds=fds, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as (process, told):
+    with running(graph, fds=fds, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as (process, log):
+        assert process.stdout is not None
         pipe = process.stdout.fileno()
         while True:
-            if not select.select([pipe], [], [], PATIENCE_SECONDS)[0]:
-                raise UnreadableMediaError("FFmpeg did not go on", where=name, cure="export it again")
+            if not select.select([pipe], [], [], STALL_SECONDS)[0]:
+                raise UnreadableMediaError("FFmpeg stalled", where=name, cure="export it again")
             data = os.read(pipe, 1 << 20)
             if not data:
                 break
             yield data
-        failed, said = process.wait(), content(told).decode("utf-8", "replace")
-        if failed or any(sign in said for sign in _TORN):
-            raise fault(said, name)
+        has_failed, messages = bool(process.wait()), content(log).decode("utf-8", "replace")
+        if has_failed or any(sign in messages for sign in _TRUNCATED):
+            raise error_of(messages, name)
 
 
 @contextmanager
-def started(graph: Any, *, fds: Sequence[int], **pipes: int) -> Iterator[tuple[subprocess.Popen, IO[bytes]]]:
-    """A running FFmpeg and what it has complained of so far; it never outlives the block."""
+def running(
+    graph: Any, *, fds: Sequence[int], stdin: int, stdout: int
+) -> Iterator[tuple[subprocess.Popen[bytes], IO[bytes]]]:
+    """A running FFmpeg and the file of its messages; the process never outlives the block.
+
+    `fds` are the descriptors that it inherits.
+    """
     command = graph.global_args("-nostdin", "-hide_banner", "-nostats").compile(cmd=executable())
     if "-v" not in command:
         command += ["-v", "error"]
-    with scratch() as told:  # a file and not a pipe: nobody need read it for FFmpeg to go on
-        process = subprocess.Popen(command, stderr=told, pass_fds=tuple(fds), **pipes)  # noqa: S603 (no shell)
+    with anonymous_file() as log:  # a file and not a pipe, which would fill up if nobody read it
+        process = subprocess.Popen(command, stderr=log, pass_fds=tuple(fds), stdin=stdin, stdout=stdout)
         try:
-            yield process, told
+            yield process, log
         finally:
             for pipe in (process.stdin, process.stdout):
                 if pipe:
@@ -81,31 +87,36 @@ def started(graph: Any, *, fds: Sequence[int], **pipes: int) -> Iterator[tuple[s
             process.wait()
 
 
-def fault(told: str, name: str) -> UnreadableMediaError:
-    """One sentence for what FFmpeg complained about."""
-    begun = ("moov atom not found", "error reading header")  # the container was known before it failed
-    if "does not contain any stream" in told:
+def error_of(messages: str, name: str) -> UnreadableMediaError:
+    """The error that FFmpeg's messages amount to."""
+    is_container_known = any(sign in messages for sign in ("moov atom not found", "error reading header"))
+    if "does not contain any stream" in messages:
         return UnreadableMediaError(
-            "neither picture nor sound is in it, or it is truncated", where=name, cure="give a video"
+            "it has neither picture nor sound, or is truncated", where=name, cure="give a video"
         )
-    unopened = re.search(r"Error opening input|^file:.*: Invalid data", told, flags=re.MULTILINE)  # FFmpeg 7 | 5, 6
-    if unopened and not any(sign in told for sign in begun):
+    cannot_open = re.search(r"Error opening input|^file:.*: Invalid data", messages, flags=re.MULTILINE)  # 7 | 5, 6
+    if cannot_open and not is_container_known:
         return UnreadableMediaError("this is not a media file", where=name, cure="give an MP4, MOV, MKV or WebM")
-    if any(sign in told for sign in ("Invalid data found", *_TORN)):
+    if any(sign in messages for sign in ("Invalid data found", *_TRUNCATED)):
         return UnreadableMediaError("the file is truncated or damaged", where=name, cure="copy or export it again")
-    last = re.sub(r"\[[^]]*\] ?", "", told.strip().splitlines()[-1]) if told.strip() else "no reason given"
+    lines = messages.strip().splitlines()
+    last = re.sub(r"\[[^]]*\] ?", "", lines[-1]) if lines else "no reason given"
     return UnreadableMediaError(f"FFmpeg cannot read it ({last})", where=name, cure="export it as MP4 (H.264, AAC)")
 
 
 @contextmanager
-def readable(source: Source) -> Iterator[tuple[str, list[int]]]:
-    """A URL that FFmpeg can seek in, and the descriptors it must inherit."""
+def seekable(source: Source) -> Iterator[tuple[str, list[int]]]:
+    """A URL in which FFmpeg can seek, and the descriptors that it must inherit.
+
+    Raises:
+        UnreadableMediaError: there is no such file, or it is empty.
+    """
     if isinstance(source, bytes):
         if not source:
             raise UnreadableMediaError("the file is empty", where=name_of(source), cure="copy or export it again")
-        with scratch() as held:
-            fill(held, np.frombuffer(source, dtype=np.uint8))
-            yield url(held), [held.fileno()]
+        with anonymous_file() as file:
+            fill(file, np.frombuffer(source, dtype=np.uint8))
+            yield url(file), [file.fileno()]
         return
     path = Path(source).absolute()
     if not _is_file(path):
@@ -133,26 +144,27 @@ def _why_no_file(path: Path) -> str:
     return "there is no such file"
 
 
-def scratch() -> IO[bytes]:
-    """A file without a name: in memory where the kernel can, else unlinked on disk."""
+def anonymous_file() -> IO[bytes]:
+    """A file without a name: in memory where the kernel has that, else unlinked on disk."""
     if hasattr(os, "memfd_create"):
         return os.fdopen(os.memfd_create("clip"), "w+b")
     return tempfile.TemporaryFile()
 
 
-def url(stream: IO[bytes]) -> str:
-    """How FFmpeg opens an inherited file."""
-    return f"file:/dev/fd/{stream.fileno()}"
+def url(file: IO[bytes]) -> str:
+    """The URL by which FFmpeg opens a file that it inherits."""
+    return f"file:/dev/fd/{file.fileno()}"
 
 
-def fill(stream: IO[bytes], values: np.ndarray) -> None:
-    """Put `values` into `stream`, to be read from its start."""
-    stream.write(memoryview(values).cast("B") if values.size else b"")
-    stream.flush()
-    stream.seek(0)
+def fill(file: IO[bytes], values: np.ndarray) -> None:
+    """Write an array to `file`, to be read from its start."""
+    if values.size:
+        file.write(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)
+    file.flush()
+    file.seek(0)
 
 
-def content(stream: IO[bytes]) -> bytes:
-    """All that is in `stream`."""
-    stream.seek(0)
-    return stream.read()
+def content(file: IO[bytes]) -> bytes:
+    """All bytes of `file`."""
+    file.seek(0)
+    return file.read()

@@ -1,4 +1,4 @@
-"""Clips from media files, whole or frame by frame; a source is a path or a file's bytes.
+"""Reads clips from media files, whole or frame by frame; a source is a path or a file's bytes.
 
 Axes: F frames, H height, W width, C channels (frames: RGB), N samples.
 """
@@ -15,10 +15,21 @@ import numpy as np
 
 from dubmill.errors import UnreadableMediaError
 from dubmill.media.clips import Clip, fit
-from dubmill.media.probing import Limits, MediaInfo, hold_weight, probe
-from dubmill.media.process import SCALING, TRUSTED, Source, content, name_of, readable, run, scratch, stream, url
+from dubmill.media.probing import Limits, MediaInfo, check_decoded_size, probe
+from dubmill.media.process import (
+    CONTAINERS_ONLY,
+    SCALING,
+    Source,
+    anonymous_file,
+    content,
+    name_of,
+    run,
+    seekable,
+    stream,
+    url,
+)
 
-SILENCE = 1e-4  # peak below -80 dBFS: no voice to take over
+SILENCE = 1e-4  # peak: below -80 dBFS there is no voice
 _TONE_MAPPED = (
     ("zscale", {"t": "linear", "npl": 100}),
     ("format", {"pix_fmts": "gbrpf32le"}),
@@ -42,30 +53,35 @@ def read(
     limits: Limits | None = None,
     track: int | None = None,
 ) -> Clip:
-    """`source` as a clip, rotated as its file says, resampled, its sound cut or padded to the picture's length.
+    """`source` as a clip, rotated as its file says and resampled, with sound cut or padded to the picture's length.
 
     `frame_rate` None keeps the file's own. With both sides given the picture is scaled to cover them and cropped at its
-    centre; with one, the other follows; pixels become square. Without `needs_sound`, silence stands in for no sound.
-    `track` as in `probe`. `tone_map` brings HDR to standard range, which changes its colours for good.
+    centre; with one, the other follows; pixels become square. Without `needs_sound`, a file without sound
+    gets silence.
+    `track` as in `probe`. `tone_map` converts HDR to standard range; colours change.
 
     Raises:
-        UnreadableMediaError: as `probe`; or HDR that shall not be mapped; or no sound, or only silence, and sound is needed.
+        UnreadableMediaError: as `probe`; HDR without `tone_map`; or no sound, or only silence, where sound is needed.
     """
     limits = limits or Limits()
     name, info = name_of(source), probe(source, limits=limits, track=track)
     if needs_sound and not info.has_audio:
         raise UnreadableMediaError("there is no sound in it", where=name, cure="give a clip in which somebody speaks")
     rate = frame_rate or info.frame_rate
-    hold_weight(limits, info, rate, height, width, name)
+    check_decoded_size(limits, info, rate, height, width, name)
     sides = _sides(info, height, width)
-    with readable(source) as (place, fds), scratch() as heard:
-        graph = _both(
-            place, heard, info, _picture(place, info, rate, sides, tone_map, name), (sample_rate_hz, channels)
+    with seekable(source) as (place, fds), anonymous_file() as samples_file:
+        graph = _clip_graph(
+            place,
+            samples_file,
+            info,
+            _picture_graph(place, info, rate, sides, tone_map, name),
+            (sample_rate_hz, channels),
         )
         pictures = bytearray()
-        for data in stream(graph, name=name, fds=[*fds, heard.fileno()]):
+        for data in stream(graph, name=name, fds=[*fds, samples_file.fileno()]):
             pictures += data
-        samples = np.frombuffer(content(heard), dtype="<f4").reshape(-1, channels).T
+        samples = np.frombuffer(content(samples_file), dtype="<f4").reshape(-1, channels).T
     if needs_sound and np.abs(samples).max(initial=0.0) < SILENCE:
         raise UnreadableMediaError("its sound is silent", where=name, cure="give a clip in which somebody speaks")
     frames_FHWC = np.frombuffer(pictures, dtype=np.uint8).reshape(-1, *sides, 3)
@@ -80,13 +96,13 @@ def frames(
     """The frames (H, W, 3) of `source` one by one, as `read` would resample them; one frame is in memory at a time.
 
     Raises:
-        UnreadableMediaError: it cannot be decoded, or is HDR that shall not be mapped.
+        UnreadableMediaError: it cannot be decoded, or is HDR without `tone_map`.
     """
     import ffmpeg
 
     name, pending = name_of(source), bytearray()
-    with readable(source) as (place, fds):
-        graph = _picture(place, info, frame_rate, (height, width), tone_map, name)
+    with seekable(source) as (place, fds):
+        graph = _picture_graph(place, info, frame_rate, (height, width), tone_map, name)
         outputs = [_raw(graph)]
         if info.has_audio:
             outputs.append(_beside(place, "a:0"))
@@ -116,9 +132,9 @@ def sound(
     import ffmpeg
 
     size, pending = block_samples * channels * 4, bytearray()
-    with readable(source) as (place, fds):
-        heard = _heard(ffmpeg.input(place, **TRUSTED), sample_rate_hz, track)
-        graph = heard.output("pipe:", format="f32le", ac=channels, ar=sample_rate_hz)
+    with seekable(source) as (place, fds):
+        audio = _sound_graph(ffmpeg.input(place, **CONTAINERS_ONLY), sample_rate_hz, track)
+        graph = audio.output("pipe:", format="f32le", ac=channels, ar=sample_rate_hz)
         if has_picture:
             graph = ffmpeg.merge_outputs(graph, _beside(place, "V:0"))
         for data in stream(graph.global_args("-xerror"), name=name_of(source), fds=fds):
@@ -138,29 +154,33 @@ def metadata(source: Source) -> dict[str, str]:
     """
     import ffmpeg
 
-    with readable(source) as (place, fds):
-        told = run(ffmpeg.input(place, **TRUSTED).output("pipe:", format="ffmetadata"), name=name_of(source), fds=fds)
-    lines = (line for line in re.split(r"(?<!\\)\n", told.decode("utf-8", "replace")) if "=" in line)
+    with seekable(source) as (place, fds):
+        text = run(
+            ffmpeg.input(place, **CONTAINERS_ONLY).output("pipe:", format="ffmetadata"), name=name_of(source), fds=fds
+        )
+    lines = (line for line in re.split(r"(?<!\\)\n", text.decode("utf-8", "replace")) if "=" in line)
     pairs = (re.split(r"(?<!\\)=", line, maxsplit=1) for line in lines if line[0] not in ";#")
     return {key: re.sub(r"\\(.)", r"\1", value, flags=re.DOTALL) for key, value in pairs}
 
 
 def _sides(info: MediaInfo, height: int | None, width: int | None) -> tuple[int, int]:
-    """Height and width to read at: as asked for, the other in proportion."""
+    """Height and width to read at: as given, a missing one in proportion."""
     tall = height or (max(1, round(info.height * width / info.width)) if width else info.height)
     wide = width or (max(1, round(info.width * height / info.height)) if height else info.width)
     return tall, wide
 
 
-def _picture(place: str, info: MediaInfo, rate: Fraction, sides: tuple[int, int], tone_map: bool, name: str) -> Any:
+def _picture_graph(
+    place: str, info: MediaInfo, rate: Fraction, sides: tuple[int, int], tone_map: bool, name: str
+) -> Any:
     import ffmpeg
 
     if info.hdr and not tone_map:
         raise UnreadableMediaError(
-            f"its picture is HDR ({info.hdr})", where=name, cure="convert it to BT.709, or ask for tone mapping"
+            f"its picture is HDR ({info.hdr})", where=name, cure="convert it to BT.709, or use tone mapping"
         )
     # start_time and first_pts: a track that begins late is filled from the clip's start, not moved to it
-    picture = ffmpeg.input(place, **TRUSTED)["V:0"].filter("fps", fps=str(rate), start_time=0)
+    picture = ffmpeg.input(place, **CONTAINERS_ONLY)["V:0"].filter("fps", fps=str(rate), start_time=0)
     for step, options in _TONE_MAPPED if info.hdr else ():
         picture = picture.filter(step, **options)
     height, width = sides
@@ -181,19 +201,21 @@ def _beside(place: str, stream_of: str) -> Any:
     """
     import ffmpeg
 
-    return ffmpeg.input(place, **TRUSTED)[stream_of].output(os.devnull, format="null", c="copy")
+    return ffmpeg.input(place, **CONTAINERS_ONLY)[stream_of].output(os.devnull, format="null", c="copy")
 
 
-def _heard(source: Any, sample_rate_hz: int, track: int) -> Any:
+def _sound_graph(source: Any, sample_rate_hz: int, track: int) -> Any:
     return source[f"a:{track}"].filter("aresample", sample_rate_hz, **{"async": 1, "first_pts": 0})
 
 
-def _both(place: str, heard: IO[bytes], info: MediaInfo, picture: Any, listening: tuple[int, int]) -> Any:
+def _clip_graph(
+    place: str, samples_file: IO[bytes], info: MediaInfo, picture: Any, audio_format: tuple[int, int]
+) -> Any:
     import ffmpeg
 
     outs = [_raw(picture)]
     if info.has_audio:
-        sample_rate_hz, channels = listening
-        sounding = _heard(ffmpeg.input(place, **TRUSTED), sample_rate_hz, info.track)
-        outs.append(sounding.output(url(heard), format="f32le", ac=channels, ar=sample_rate_hz))
+        sample_rate_hz, channels = audio_format
+        sound = _sound_graph(ffmpeg.input(place, **CONTAINERS_ONLY), sample_rate_hz, info.track)
+        outs.append(sound.output(url(samples_file), format="f32le", ac=channels, ar=sample_rate_hz))
     return ffmpeg.merge_outputs(*outs).overwrite_output()

@@ -1,4 +1,4 @@
-"""Clips and films to files: an MP4 that browsers play, whole or frame by frame; a NUT without loss; a WAV.
+"""Writes clips and films: an MP4 that browsers play, whole or frame by frame; a lossless NUT; a WAV.
 
 Axes: F frames, H height, W width, C channels (frames: RGB), N samples.
 """
@@ -18,7 +18,17 @@ import numpy as np
 
 from dubmill.errors import DiskFullError, UsageError
 from dubmill.media.clips import Clip
-from dubmill.media.process import EXACT, PATIENCE_SECONDS, SCALING, content, fault, fill, scratch, started, url
+from dubmill.media.process import (
+    BITEXACT,
+    SCALING,
+    STALL_SECONDS,
+    anonymous_file,
+    content,
+    error_of,
+    fill,
+    running,
+    url,
+)
 
 METADATA_KEYS = ("title", "artist", "comment", "description", "copyright", "date", "genre", "album")
 _BT709 = {"colorspace": "bt709", "color_primaries": "bt709", "color_trc": "bt709", "color_range": "tv"}
@@ -27,22 +37,22 @@ _BT709 = {"colorspace": "bt709", "color_primaries": "bt709", "color_trc": "bt709
 def mp4_bytes(clip: Clip, metadata: Mapping[str, str] | None = None, *, language: str = "") -> bytes:
     """`clip` as an MP4 that browsers play: H.264 4:2:0 and AAC, index first; equal input gives equal bytes.
 
-    `language` is an ISO 639-2 tag for the sound. 4:2:0 needs even sides: an odd one gets its last row or column once more.
+    `language` is an ISO 639-2 tag for the sound. 4:2:0 needs even sides: the last row or column of an odd one is repeated.
 
     Raises:
-        UsageError: no frames, or a metadata key that MP4 has no place for.
+        UsageError: no frames, or a metadata key that MP4 does not have.
     """
-    return _held(clip, _mp4(clip.sample_rate_hz, len(clip.audio_CN), metadata or {}, language))
+    return _file_bytes(clip, _mp4(clip.sample_rate_hz, len(clip.audio_CN), metadata or {}, language))
 
 
 def lossless_bytes(clip: Clip) -> bytes:
-    """`clip` as a NUT file (H.264 in RGB, PCM) from which `read` gives the same numbers, smaller than they are.
+    """`clip` as a lossless NUT file (H.264 in RGB, PCM), smaller than the raw numbers; `read` gives the same numbers back.
 
     Raises:
         UsageError: no frames.
     """
     codecs = {"vcodec": "libx264rgb", "preset": "veryfast", "qp": 0, "pix_fmt": "rgb24", "acodec": "pcm_f32le"}
-    return _held(clip, {"format": "nut", **codecs})
+    return _file_bytes(clip, {"format": "nut", **codecs})
 
 
 def write_film(
@@ -56,21 +66,21 @@ def write_film(
     metadata: Mapping[str, str],
     language: str = "",
 ) -> None:
-    """Write an MP4 as `mp4_bytes` would, from frames (H, W, 3) as they come, one in memory, and the sound in `wav`.
+    """Write an MP4 as `mp4_bytes` does, from frames (H, W, 3) that come one by one, and the sound in `wav`.
 
     Raises:
-        UsageError: no frames, or a metadata key that MP4 has no place for.
+        UsageError: no frames, or a metadata key that MP4 does not have.
         DiskFullError: the disk is full.
         UnreadableMediaError: FFmpeg failed.
     """
     import ffmpeg
 
-    how = _mp4(sample_rate_hz, channels, metadata, language)
-    _write(f"file:{path.absolute()}", frames, frame_rate, ffmpeg.input(f"file:{wav.absolute()}"), how, [])
+    options = _mp4(sample_rate_hz, channels, metadata, language)
+    _write(f"file:{path.absolute()}", frames, frame_rate, ffmpeg.input(f"file:{wav.absolute()}"), options, [])
 
 
 def write_sound(path: Path, blocks: Iterable[np.ndarray], *, sample_rate_hz: int, channels: int) -> None:
-    """Write 16-bit PCM as WAV, with 64-bit sizes where it outgrows 4 GiB, from blocks (N, C) as they come.
+    """Write 16-bit PCM as WAV, with 64-bit sizes above 4 GiB, from blocks (N, C) that come one by one.
 
     Raises:
         DiskFullError: the disk is full.
@@ -79,7 +89,7 @@ def write_sound(path: Path, blocks: Iterable[np.ndarray], *, sample_rate_hz: int
     import ffmpeg
 
     graph = ffmpeg.input("pipe:", format="f32le", ar=sample_rate_hz, ac=channels).output(
-        f"file:{path.absolute()}", format="wav", acodec="pcm_s16le", rf64="auto", fflags=EXACT
+        f"file:{path.absolute()}", format="wav", acodec="pcm_s16le", rf64="auto", fflags=BITEXACT
     )
     feed(graph.overwrite_output(), (np.clip(block, -1.0, 1.0).astype("<f4") for block in blocks), fds=[])
 
@@ -96,75 +106,76 @@ def wav_bytes(audio_CN: np.ndarray, sample_rate_hz: int) -> bytes:
 
 
 def feed(graph: Any, arrays: Iterable[np.ndarray], *, fds: Sequence[int]) -> str:
-    """Run FFmpeg with `arrays` as its standard input, one at a time; answers what it said.
+    """Run FFmpeg with `arrays` as its standard input, one at a time; returns its messages.
 
     Raises:
         DiskFullError: the disk is full.
         UnreadableMediaError: it failed.
     """
-    with started(graph, fds=fds, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as (process, told):
+    with running(graph, fds=fds, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as (process, log):
+        assert process.stdin is not None
         try:
             for array in arrays:
                 process.stdin.write(np.ascontiguousarray(array).data)
             process.stdin.close()
         except BrokenPipeError:
-            pass  # it died, and says below of what
-        failed = process.wait(PATIENCE_SECONDS)
-        said = content(told).decode("utf-8", "replace")
-    if "No space left on device" in said:
+            pass  # it ended early; its exit status and messages say why
+        has_failed = bool(process.wait(STALL_SECONDS))
+        messages = content(log).decode("utf-8", "replace")
+    if "No space left on device" in messages:
         raise DiskFullError("the disk is full", cure="free room and run it again")
-    if failed:
-        raise fault(said, "FFmpeg's output")
-    return said
+    if has_failed:
+        raise error_of(messages, "FFmpeg's output")
+    return messages
 
 
-def _held(clip: Clip, how: Mapping[str, Any]) -> bytes:
-    """The file of `clip`, made in memory; its picture is fed, and never there twice."""
+def _file_bytes(clip: Clip, options: Mapping[str, Any]) -> bytes:
+    """A media file of `clip`, written in memory; the picture is fed to FFmpeg and not copied."""
     import ffmpeg
 
     clip = clip.with_audio(clip.audio_CN)
-    with scratch() as heard, scratch() as film:
-        fill(heard, np.ascontiguousarray(np.clip(clip.audio_CN, -1.0, 1.0).T, dtype="<f4"))
-        sounding = ffmpeg.input(url(heard), format="f32le", ar=clip.sample_rate_hz, ac=len(clip.audio_CN))
-        fds = [heard.fileno(), film.fileno()]
-        _write(url(film), clip.frames_FHWC, clip.frame_rate, sounding, how, fds)
+    with anonymous_file() as samples, anonymous_file() as film:
+        fill(samples, np.ascontiguousarray(np.clip(clip.audio_CN, -1.0, 1.0).T, dtype="<f4"))
+        sound = ffmpeg.input(url(samples), format="f32le", ar=clip.sample_rate_hz, ac=len(clip.audio_CN))
+        fds = [samples.fileno(), film.fileno()]
+        _write(url(film), clip.frames_FHWC, clip.frame_rate, sound, options, fds)
         return content(film)
 
 
 def _write(
-    place: str, frames: Iterable[np.ndarray], rate: Fraction, sounding: Any, how: Mapping[str, Any], fds: Sequence[int]
+    place: str, frames: Iterable[np.ndarray], rate: Fraction, sound: Any, options: Mapping[str, Any], fds: Sequence[int]
 ) -> None:
     import ffmpeg
 
-    coming = iter(frames)
-    first = next(coming, None)
+    remaining = iter(frames)
+    first = next(remaining, None)
     if first is None:
         raise UsageError("a clip without frames cannot be a video")
-    height, width, _ = _evened(first).shape
-    told = {"format": "rawvideo", "pix_fmt": "rgb24", "s": f"{width}x{height}", "r": str(rate)}
-    picture = ffmpeg.input("pipe:", **told)
-    if how["format"] == "mp4":
+    height, width, _ = _with_even_sides(first).shape
+    size = f"{width}x{height}"
+    picture = ffmpeg.input("pipe:", format="rawvideo", pix_fmt="rgb24", s=size, r=str(rate))
+    if options["format"] == "mp4":
         picture = picture.filter("scale", out_color_matrix="bt709", out_range="tv", flags=SCALING)
-    exact = {"threads": 1, "fflags": EXACT, "flags:v": EXACT, "flags:a": EXACT, "map_metadata": -1}
-    graph = ffmpeg.output(picture, sounding, place, **how, **exact).overwrite_output()
-    feed(graph, (_evened(frame) for frame in chain([first], coming)), fds=fds)
+    exact = {"threads": 1, "fflags": BITEXACT, "flags:v": BITEXACT, "flags:a": BITEXACT, "map_metadata": -1}
+    graph = ffmpeg.output(picture, sound, place, **options, **exact).overwrite_output()
+    feed(graph, (_with_even_sides(frame) for frame in chain([first], remaining)), fds=fds)
 
 
 def _mp4(sample_rate_hz: int, channels: int, metadata: Mapping[str, str], language: str) -> dict[str, Any]:
     """FFmpeg's output options for an MP4 that browsers play."""
-    strangers = [key for key in metadata if key not in METADATA_KEYS]
-    if strangers:
-        raise UsageError(f"MP4 has no place for {strangers[0]!r}", cure=f"use one of {', '.join(METADATA_KEYS)}")
+    unknown = [key for key in metadata if key not in METADATA_KEYS]
+    if unknown:
+        raise UsageError(f"MP4 has no metadata key {unknown[0]!r}", cure=f"use one of {', '.join(METADATA_KEYS)}")
     video = {"vcodec": "libx264", "pix_fmt": "yuv420p", "preset": "veryfast", "crf": 16, **_BT709}
     audio = {"acodec": "aac", "b:a": min(6 * sample_rate_hz, 128_000) * channels}
     # ffmpeg-python takes an option once; FFmpeg reads no further than the g (global) of this specifier
-    said = {f"metadata:g:{index}": f"{key}={metadata[key]}" for index, key in enumerate(sorted(metadata))}
+    tags = {f"metadata:g:{index}": f"{key}={metadata[key]}" for index, key in enumerate(sorted(metadata))}
     if language:
-        said["metadata:s:a:0"] = f"language={language}"
-    return {"format": "mp4", "movflags": "+faststart", **video, **audio, **said}
+        tags["metadata:s:a:0"] = f"language={language}"
+    return {"format": "mp4", "movflags": "+faststart", **video, **audio, **tags}
 
 
-def _evened(frame_HWC: np.ndarray) -> np.ndarray:
+def _with_even_sides(frame_HWC: np.ndarray) -> np.ndarray:
     height, width, _ = frame_HWC.shape
     if height % 2 == width % 2 == 0:
         return frame_HWC

@@ -61,7 +61,7 @@ def gain_to_match(film: Film, dubs: Sequence[ChunkDub]) -> float:
     peaks: list[float] = []
     speech = _record_peaks(_dubbed_speech(film, dubs), peaks)
     after = media.loudness(speech, sample_rate_hz=rate, channels=channels)
-    if media.UNHEARD_LUFS in (before, after):
+    if media.SILENCE_LUFS in (before, after):
         return 1.0
     gain = 10 ** (float(np.clip(before - after, -_MAX_GAIN_DB, _MAX_GAIN_DB)) / 20)
     return min(gain, max(1.0, 1.0 / max(peaks)))
