@@ -65,6 +65,11 @@ class Motion:
     hand_F: np.ndarray
 
 
+def _colour(rng: np.random.Generator, low: float, high: float) -> tuple[float, float, float]:
+    red, green, blue = (float(value) for value in rng.uniform(low, high, 3))
+    return red, green, blue
+
+
 def puppet(seed: int, num_voices: int) -> Puppet:
     """The puppet of this seed."""
     rng = np.random.default_rng([seed, 11])
@@ -74,8 +79,8 @@ def puppet(seed: int, num_voices: int) -> Puppet:
         hair=str(rng.choice(list(HAIRS))),
         backdrop=str(rng.choice(list(BACKDROPS))),
         skin_shade=float(rng.uniform(0.92, 1.05)),
-        shirt=tuple(float(v) for v in rng.uniform(0.15, 0.9, 3)),
-        eyes=tuple(float(v) for v in rng.uniform(0.0, 0.5, 3)),
+        shirt=_colour(rng, 0.15, 0.9),
+        eyes=_colour(rng, 0.0, 0.5),
         lips=(float(rng.uniform(0.6, 0.85)), float(rng.uniform(0.12, 0.3)), float(rng.uniform(0.2, 0.35))),
         head_width=float(rng.uniform(0.68, 0.84)),
         head_height=float(rng.uniform(0.84, 0.97)),
@@ -111,14 +116,14 @@ class _Canvas:
         The edge is soft by the first-order distance k0 (k0 - 1) / k1, with k0 = |p / r| and k1 = |p / r^2|.
         What is thinner than the edge is drawn as thick as the edge and as much paler.
         """
-        width, asked = np.float32(width), np.float32(height)
-        height = np.maximum(asked, np.float32(_SOFT))
-        across = (self.x_FHW[:, rows] - np.float32(x)) / width
-        down = (self.y_FHW[:, rows] - np.float32(y)) / height
+        width_1, height_1 = np.asarray(width, np.float32), np.asarray(height, np.float32)
+        drawn_1 = np.maximum(height_1, np.float32(_SOFT))
+        across = (self.x_FHW[:, rows] - np.asarray(x, np.float32)) / width_1
+        down = (self.y_FHW[:, rows] - np.asarray(y, np.float32)) / drawn_1
         k0 = np.sqrt(across * across + down * down)
-        k1 = np.sqrt((across / width) ** 2 + (down / height) ** 2) + np.float32(1e-6)
+        k1 = np.sqrt((across / width_1) ** 2 + (down / drawn_1) ** 2) + np.float32(1e-6)
         distance = k0 * (k0 - 1) / k1
-        self.blend(np.clip(0.5 - distance / np.float32(2 * _SOFT), 0, 1) * (asked / height), colour, rows=rows)
+        self.blend(np.clip(0.5 - distance / np.float32(2 * _SOFT), 0, 1) * (height_1 / drawn_1), colour, rows=rows)
 
     def blend(self, cover_FHW: np.ndarray, colour: Colour, *, rows: slice = slice(None)) -> None:
         target = self.frames_FHWC[:, rows]

@@ -6,6 +6,7 @@ Each scorer was trained on the world and on nothing else; none of them was used 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -34,6 +35,7 @@ class Scorers:
     def __init__(self, networks: nets.ScorerNets) -> None:
         self.missing: dict[str, str] = {}
         self._nets = networks.eval().requires_grad_(False)
+        self._sync = cast(nets.SyncNet, networks["sync"])
 
     def troubles(self, frames_FHWC: np.ndarray, audio_N: np.ndarray) -> list[str]:
         """None: every puppet clip shows its one face."""
@@ -87,8 +89,8 @@ class Scorers:
         LSE-D is the minimum, LSE-C the median less the minimum, the offset its place less K (Chung and Zisserman, 2016).
         """
         num_frames = len(frames_FHWC)
-        seen = self._nets["sync"].see(nets.mouth_windows(_frames(frames_FHWC).transpose(0, 1)[None])[0])
-        heard = self._nets["sync"].hear(nets.speech_windows(_speech(audio_N), num_frames)[0])
+        seen = self._sync.see(nets.mouth_windows(_frames(frames_FHWC).transpose(0, 1)[None])[0])
+        heard = self._sync.hear(nets.speech_windows(_speech(audio_N), num_frames)[0])
         distance_FF = torch.cdist(seen, heard)
         offsets = range(-MAX_OFFSET_FRAMES, MAX_OFFSET_FRAMES + 1)
         return np.array([distance_FF.diagonal(offset).mean().item() for offset in offsets])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKLLTX2Audio
+from diffusers.models.autoencoders.autoencoder_kl_ltx2_audio import AutoencoderKLLTX2Audio
 
 from dubmill.nano import modules
 from dubmill.nano.mel import HOP_SAMPLES, SAMPLE_RATE_HZ, log_mel
