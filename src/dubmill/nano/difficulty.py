@@ -11,7 +11,7 @@ import numpy as np
 
 from dubmill.nano.lexicon import SAMPLE_RATE_HZ, WORD_RMS
 
-_GRAIN, _HOP, _REACH = 400, 200, 80  # samples: 25 ms grains laid every 12.5 ms, matched within 5 ms
+_GRAIN, _HOP, _REACH = 600, 300, 120  # samples: 25 ms grains laid every 12.5 ms, matched within 5 ms
 _HAND_SPEED = 4.0  # half pictures a second
 _SCALE_HZ = (220.0, 261.6, 329.6, 392.0, 440.0)
 

@@ -1,6 +1,7 @@
-"""Every word of the world in every voice, baked once: waves, phoneme times, and the mouth shapes they ask for.
+"""Every word of the world in every voice, recorded once: waves, phoneme times, and the mouth shapes they ask for.
 
-The shipped file is what rendering reads; espeak-ng is needed only to bake it again.
+The shipped file is what rendering reads; `python -m dubmill.nano record` makes it (see `dubmill.nano.recording`). The
+recordings are Kokoro-82M's, whose weights and voices are Apache-2.0.
 """
 
 from __future__ import annotations
@@ -9,14 +10,12 @@ import json
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-if TYPE_CHECKING:
-    from dubmill.nano.speech import Synthesizer
+from dubmill.nano.splits import VOICES
 
 LANGUAGES: dict[str, tuple[str, ...]] = {
     "en": ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"),
@@ -25,12 +24,17 @@ LANGUAGES: dict[str, tuple[str, ...]] = {
     "de": ("null", "eins", "zwei", "drei", "vier", "fünf", "sechs", "sieben", "acht", "neun"),
 }
 LANGUAGE_NAMES: dict[str, str] = {"en": "English", "es": "Spanish", "fr": "French", "de": "German"}
-VOICES = (("m3", 35), ("m3", 60), ("m7", 45), ("f2", 50), ("f2", 75), ("f4", 60), ("m1", 25), ("f5", 85))
-"""espeak-ng variant and pitch of each voice."""
+NUM_DIGITS = 10
+COLOURS: dict[str, tuple[str, ...]] = {
+    "en": ("red", "blue", "green", "white", "black", "pink", "brown", "grey", "gold", "silver"),
+    "es": ("rojo", "azul", "verde", "blanco", "negro", "rosa", "marrón", "gris", "oro", "plata"),
+    "fr": ("rouge", "bleu", "vert", "blanc", "noir", "rose", "brun", "gris", "or", "argent"),
+    "de": ("rot", "blau", "grün", "weiß", "schwarz", "rosa", "braun", "grau", "gold", "silber"),
+}
+"""A second class of words, recorded by the same command; not in the shipped lexicon yet."""
 
-SAMPLE_RATE_HZ = 16000
+SAMPLE_RATE_HZ = 24000
 TRACK_RATE_HZ = 200
-MAX_WORD_SECONDS = 0.375
 WORD_RMS = 0.12
 _MU = 255
 LEXICON_PATH = Path(__file__).parent / "weights" / "lexicon.safetensors"
@@ -50,10 +54,10 @@ _VISEMES: dict[str, tuple[float, float, float]] = {
     **dict.fromkeys("ø", (0.45, 0.2, 0.9)),
     **dict.fromkeys("yʏ", (0.28, 0.15, 1.0)),
     **dict.fromkeys("uʊw", (0.28, 0.1, 1.0)),
-    **dict.fromkeys("szθðtdnɾ", (0.18, 0.75, 0.0)),
+    **dict.fromkeys("szʦθðtdnɾ", (0.18, 0.75, 0.0)),
     **dict.fromkeys("lrɹʁ", (0.3, 0.5, 0.2)),
-    **dict.fromkeys("kɡxg", (0.28, 0.6, 0.0)),
-    **dict.fromkeys("ʃʒ", (0.2, 0.25, 0.7)),
+    **dict.fromkeys("kɡxçɣg", (0.28, 0.6, 0.0)),
+    **dict.fromkeys("ʃʒʧʤ", (0.2, 0.25, 0.7)),
 }
 _VOWELS = frozenset("aæɑɒɐʌəɜeɛiɪoɔœøyʏuʊ")
 _GLIDE = 0.55
@@ -64,7 +68,7 @@ _UNKNOWN = (0.3, 0.5, 0.0)
 
 @dataclass(frozen=True)
 class Word:
-    """One word in one voice: `wave_N` float32 at 16 kHz, `visemes` = `(start_seconds, (open, width, round))`."""
+    """One word in one voice: `wave_N` float32 at 24 kHz, `visemes` = `(start_seconds, (open, width, round))`."""
 
     wave_N: np.ndarray
     visemes: tuple[tuple[float, tuple[float, float, float]], ...]
@@ -104,50 +108,25 @@ def lexicon(path: Path = LEXICON_PATH) -> dict[tuple[str, int, str], Word]:
     return words
 
 
-def bake(path: Path) -> None:
-    """Speak every word in every voice and write them to `path`."""
-    from dubmill.nano.speech import Synthesizer
-
-    synthesizer = Synthesizer()
-    waves, tracks = {}, {}
-    for language, words in LANGUAGES.items():
-        for voice in range(len(VOICES)):
-            for word in words:
-                key = f"{language}/{voice}/{word}"
-                waves[key], tracks[key] = _spoken(synthesizer, language, voice, word)
+def seal(takes: dict[str, tuple[np.ndarray, list[tuple[float, str]]]], path: Path) -> None:
+    """Write recorded words, waves and phonemes by `language/voice/word`."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(waves, path, metadata={"phonemes": json.dumps(tracks, ensure_ascii=False)})
-
-
-def _spoken(
-    synthesizer: Synthesizer, language: str, voice: int, word: str
-) -> tuple[np.ndarray, list[tuple[float, str]]]:
-    """Stored wave at 16 kHz and phoneme starts, spoken as fast as a half clip needs."""
-    from scipy.signal import resample_poly
-
-    variant, pitch = VOICES[voice]
-    words_per_minute = 200
-    while True:
-        said = synthesizer.say(word, voice=f"{language}+{variant}", pitch=pitch, words_per_minute=words_per_minute)
-        loud = np.flatnonzero(np.abs(said.wave_N) > 0.01)
-        first, last = loud[0], loud[-1] + 1
-        if last - first <= MAX_WORD_SECONDS * said.sample_rate_hz:
-            break
-        words_per_minute += 15
-        assert words_per_minute < 450, f"{word} cannot be said fast enough"
-    wave_N = resample_poly(said.wave_N[first:last], SAMPLE_RATE_HZ, said.sample_rate_hz).astype(np.float32)
-    wave_N = np.clip(wave_N * WORD_RMS / np.sqrt((wave_N**2).mean()), -0.95, 0.95)
-    fade = int(0.004 * SAMPLE_RATE_HZ)
-    wave_N[:fade] *= np.linspace(0, 1, fade)
-    wave_N[-fade:] *= np.linspace(1, 0, fade)
-    starts = [(round(float(at - first / said.sample_rate_hz), 4), ipa) for at, ipa in said.phonemes if ipa]
-    return _compressed(wave_N), starts
+    tracks = {key: phonemes for key, (_, phonemes) in takes.items()}
+    metadata = {"phonemes": json.dumps(tracks, ensure_ascii=False), "licence": "Apache-2.0 (Kokoro-82M)"}
+    save_file({key: _compressed(wave_N) for key, (wave_N, _) in takes.items()}, path, metadata=metadata)
 
 
 def _compressed(wave_N: np.ndarray) -> np.ndarray:
-    """uint8 by the mu-law of ITU-T G.711: half the size, and its noise lies 38 dB under the speech."""
-    companded = np.sign(wave_N) * np.log1p(_MU * np.abs(wave_N)) / np.log1p(_MU)
-    return np.round(companded * 127 + 128).astype(np.uint8)
+    """uint8 by the mu-law of ITU-T G.711, each sample's error taken off the next ones, so that noise hides under speech."""
+    codes_N = np.empty(len(wave_N), np.uint8)
+    levels = _expanded(np.arange(256, dtype=np.uint8))
+    first = second = 0.0  # errors of the two samples before
+    for place, sample in enumerate(wave_N.tolist()):
+        wanted = sample + 1.1 * first + 0.4 * second
+        code = round(float(np.sign(wanted) * np.log1p(_MU * min(abs(wanted), 1.0)) / np.log1p(_MU)) * 127 + 128)
+        codes_N[place] = code
+        first, second = float(levels[code]) - wanted, first
+    return codes_N
 
 
 def _expanded(stored_N: np.ndarray) -> np.ndarray:

@@ -1,8 +1,8 @@
 """The closed world: puppets that count in several languages, filmed with everything about them known.
 
 The same puppet and motion seed with other words is the same take in another language: exact bilingual ground truth.
-Each clip carries a clock that is seen (a bar, a sunrise) and heard (a hum, a rising tone), because RoPE is relative and
-a small model cannot otherwise know where in the clip it is.
+Each clip carries a clock that is seen (the sun rises in a window) and heard (a hum that swells), because RoPE is relative
+and a small model cannot otherwise know where in the clip it is.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from dubmill.nano import difficulty as hardships
 from dubmill.nano import face
 from dubmill.nano.difficulty import EASY, Difficulty
 from dubmill.nano.face import FRAME_RATE, FRAME_SIZE, Puppet
-from dubmill.nano.lexicon import LANGUAGE_NAMES, LANGUAGES, SAMPLE_RATE_HZ, TRACK_RATE_HZ, VOICES, Word, lexicon
+from dubmill.nano.lexicon import LANGUAGE_NAMES, LANGUAGES, SAMPLE_RATE_HZ, TRACK_RATE_HZ, Word, lexicon
+from dubmill.nano.splits import is_held_out_order, split_of
 
 __all__ = [
     "EASY", "FRAME_RATE", "FRAME_SIZE", "LANGUAGES", "LANGUAGE_NAMES", "SAMPLE_RATE_HZ", "WORDS_PER_HALF",
@@ -26,16 +27,16 @@ __all__ = [
 ]  # fmt: skip
 
 WORDS_PER_HALF = 3
-NUM_FRAMES = 33
-HALF_FRAMES = 17
+NUM_FRAMES = 65
+HALF_FRAMES = 33
 CLIP_SECONDS = NUM_FRAMES / FRAME_RATE
 NUM_SAMPLES = round(CLIP_SECONDS * SAMPLE_RATE_HZ)
 HALF_SECONDS = HALF_FRAMES / FRAME_RATE
 SECOND_HALF_STARTS = (HALF_FRAMES - 1) / FRAME_RATE
 
-# Neither span touches 1.28..1.36 s, where the two halves overlap; the last 30 ms do not survive the audio VAE's framing.
-_SPANS = ((0.02, 1.27), (1.37, 2.60))
-_MIN_GAP = 0.045
+# Neither span touches 1.28..1.32 s, where the two halves overlap; the last 30 ms do not survive the audio VAE's framing.
+_SPANS = ((0.02, 1.26), (1.33, 2.57))
+_MIN_GAP = 0.05
 _NOISE_RMS = 0.001
 _PUNCTUATION = re.compile(r"[.,;:!?¡¿\"]")
 
@@ -53,8 +54,8 @@ class Film:
     """A clip and the truth about it.
 
     Attributes:
-        frames_FHWC: uint8 RGB at 12.5 fps.
-        audio_N: float32 in [-1, 1] at 16 kHz.
+        frames_FHWC: uint8 RGB at 25 fps.
+        audio_N: float32 in [-1, 1] at 24 kHz.
         mouth_opening_F: float32 0 (closed) to 1.
         mouth_box_F4: float32 pixels x0, y0, x1, y1 around the lips.
         phrases: what is said, in order.
@@ -70,8 +71,8 @@ class Film:
 
 
 def puppet(seed: int) -> Puppet:
-    """The puppet of this seed."""
-    return face.puppet(seed, len(VOICES))
+    """The puppet of this seed, with a voice of the seed's split."""
+    return face.puppet(seed, split_of(seed).voices)
 
 
 def film(
@@ -100,9 +101,9 @@ def film(
     if is_drawn:
         frames_FHWC = face.draw(puppet, moves, mouth_F3, times_F / CLIP_SECONDS)
     else:
-        frames_FHWC = np.zeros((NUM_FRAMES, 1, 1, 3), np.float32)
+        frames_FHWC = np.zeros((NUM_FRAMES, 1, 1, 3), np.uint8)
     return Film(
-        frames_FHWC=(frames_FHWC * 255 + 0.5).astype(np.uint8),
+        frames_FHWC=frames_FHWC,
         audio_N=_sound(words, onsets, rng, hardships.background(difficulty, hard, NUM_SAMPLES)),
         mouth_opening_F=mouth_F3[:, 0].astype(np.float32),
         mouth_box_F4=face.mouth_boxes(moves, mouth_F3),
@@ -112,7 +113,7 @@ def film(
 
 
 def halves(film: Film) -> tuple[Film, Film]:
-    """Frames 0..16 with audio [0, 1.36 s), and frames 16..32 with audio [1.28 s, 2.64 s)."""
+    """Frames 0..32 with audio [0, 1.32 s), and frames 32..64 with audio [1.28 s, 2.6 s)."""
     return _half(film, 0), _half(film, 1)
 
 
@@ -131,17 +132,26 @@ def _half(film: Film, which: int) -> Film:
     )
 
 
-def random_words(language: str, rng: np.random.Generator, count: int = WORDS_PER_HALF) -> tuple[str, ...]:
-    """`count` words of `language`, drawn with replacement."""
-    return tuple(str(word) for word in rng.choice(LANGUAGES[language], count))
+def random_words(
+    language: str, rng: np.random.Generator, count: int = WORDS_PER_HALF, *, is_held_out: bool = False
+) -> tuple[str, ...]:
+    """`count` words of `language`, drawn with replacement; three of them in an order of the training or the held-out kind."""
+    words = LANGUAGES[language]
+    while True:
+        places = rng.integers(0, len(words), count)
+        if count != WORDS_PER_HALF or is_held_out_order(places.tolist()) == is_held_out:
+            return tuple(words[place] for place in places)
 
 
-def random_phrases(rng: np.random.Generator, switch_share: float = 0.6) -> tuple[Phrase, Phrase]:
+def random_phrases(
+    rng: np.random.Generator, switch_share: float = 0.6, *, is_held_out: bool = False
+) -> tuple[Phrase, Phrase]:
     """Two phrases; with probability `switch_share` the second is in another language."""
     first, second = (str(language) for language in rng.choice(list(LANGUAGES), 2, replace=False))
     if rng.random() >= switch_share:
         second = first
-    return Phrase(first, random_words(first, rng)), Phrase(second, random_words(second, rng))
+    words = [random_words(language, rng, is_held_out=is_held_out) for language in (first, second)]
+    return Phrase(first, words[0]), Phrase(second, words[1])
 
 
 def check_text(language: str, text: str) -> tuple[str, ...]:
@@ -227,9 +237,6 @@ def _sound(words: list[Word], onsets: list[float], rng: np.random.Generator, bac
 
 
 def _audible_clock() -> np.ndarray:
-    """(N,) a hum below speech that swells by 20 dB, and a soft tone above it that climbs from 6.2 to 7.7 kHz."""
+    """(N,) a hum below speech that swells by 20 dB, as of a city that wakes."""
     seconds = np.arange(NUM_SAMPLES) / SAMPLE_RATE_HZ
-    clock = seconds / CLIP_SECONDS
-    hum = 0.002 * 10**clock * np.sin(2 * np.pi * 50 * seconds)
-    tone = 0.006 * np.sin(2 * np.pi * (6200 * seconds + 1500 * seconds**2 / (2 * CLIP_SECONDS)))
-    return hum + tone
+    return 0.002 * 10 ** (seconds / CLIP_SECONDS) * np.sin(2 * np.pi * 50 * seconds)

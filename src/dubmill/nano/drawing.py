@@ -1,0 +1,162 @@
+"""Anti-aliased shapes on numpy arrays: layers that are drawn once at twice the size, and strokes drawn anew in every frame.
+
+Coordinates: x and y in [-1, 1], y down, of the picture's side. Axes: F frames, C colours, H rows, W columns; colours come
+before rows because numpy is quickest along long inner axes. A layer's colours are premultiplied by its cover.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+Colour = tuple[float, float, float] | np.ndarray
+Span = float | np.ndarray
+
+PHASES = 4
+"""A layer moves in steps of one pixel divided by this."""
+
+
+def ellipse_cover(x: np.ndarray, y: np.ndarray, across: Span, down: Span, soft: float) -> np.ndarray:
+    """How much of a pixel an ellipse of half axes `across` and `down` around the origin covers, its edge `soft` wide.
+
+    The distance is k0 (k0 - 1) / k1 to the first order, with k0 = |p / r| and k1 = |p / r^2|. What is thinner than the
+    edge is drawn as thick as the edge and as much paler.
+    """
+    thick = np.maximum(down, np.float32(soft))
+    u, v = x / across, y / thick
+    k0 = np.sqrt(u * u + v * v)
+    u /= across
+    v /= thick
+    k1 = np.sqrt(u * u + v * v) + np.float32(1e-6)
+    cover = np.clip(0.5 - k0 * (k0 - 1) / (k1 * np.float32(soft)), 0, 1)
+    return cover if np.isscalar(down) and down >= soft else cover * (down / thick)
+
+
+class Layer:
+    """One sheet of colour and cover, drawn at `scale` times the picture's `size`."""
+
+    def __init__(self, size: int, *, scale: int = 2) -> None:
+        self.size, self.scale = size, scale
+        side = size * scale
+        axis = ((np.arange(side, dtype=np.float32) + 0.5) / side * 2 - 1).astype(np.float32)
+        self.x_W, self.y_H = axis, axis[:, None]
+        self.rgba_CHW = np.zeros((4, side, side), np.float32)
+        self.pixel = 2.0 / size
+
+    def fill(self, colour: Colour) -> None:
+        """Cover everything."""
+        self.rgba_CHW[:3] = np.asarray(colour, np.float32)[:, None, None]
+        self.rgba_CHW[3] = 1
+
+    def window(self, x: float, y: float, reach_x: float, reach_y: float) -> tuple[slice, slice]:
+        """Rows and columns within reach of a point."""
+        side = self.size * self.scale
+        bounds = []
+        for middle, reach in ((y, reach_y), (x, reach_x)):
+            first, last = ((middle + way * reach + 1) / 2 * side for way in (-1, 1))
+            bounds.append(slice(max(0, int(first) - 2), max(0, min(side, int(last) + 3))))
+        return bounds[0], bounds[1]
+
+    def ellipse(
+        self, x: float, y: float, across: float, down: float, *, turn: float = 0.0, soft: float = 1.0
+    ) -> tuple[tuple[slice, slice], np.ndarray]:
+        """Where an ellipse lies and what it covers there; `turn` radians, edge `soft` pixels wide."""
+        reach = max(across, down) if turn else None
+        soft = soft * self.pixel
+        at = self.window(x, y, (reach or across) + soft, (reach or down) + soft)
+        dx, dy = self.x_W[at[1]] - np.float32(x), self.y_H[at[0]] - np.float32(y)
+        if turn:
+            cos, sin = np.float32(np.cos(turn)), np.float32(np.sin(turn))
+            dx, dy = dx * cos + dy * sin, dy * cos - dx * sin
+        return at, ellipse_cover(dx + 0 * dy, dy + 0 * dx, across, down, soft)
+
+    def box(self, x0: float, y0: float, x1: float, y1: float, *, soft: float = 1.0) -> tuple[tuple[slice, slice], np.ndarray]:
+        """Where an upright rectangle lies and what it covers there."""
+        width = soft * self.pixel
+        at = self.window((x0 + x1) / 2, (y0 + y1) / 2, (x1 - x0) / 2 + width, (y1 - y0) / 2 + width)
+        covers = [
+            np.clip(0.5 + np.minimum(axis - low, high - axis) / width, 0, 1)
+            for axis, low, high in ((self.x_W[at[1]], x0, x1), (self.y_H[at[0]], y0, y1))
+        ]
+        return at, covers[0] * covers[1]
+
+    def paint(self, shape: tuple[tuple[slice, slice], np.ndarray], colour: Colour, *, strength: float = 1.0) -> None:
+        """Lay a colour over what is there."""
+        (rows, columns), cover_HW = shape
+        cover_HW = cover_HW * np.float32(strength)
+        for channel, value in enumerate((*np.asarray(colour, np.float32), np.float32(1))):
+            target = self.rgba_CHW[channel, rows, columns]
+            target += cover_HW * (value - target)
+
+    def tint(self, shape: tuple[tuple[slice, slice], np.ndarray], colour: Colour, *, strength: float) -> None:
+        """Change the colour of what is covered already, as light, blush and shadow do; the cover stays."""
+        (rows, columns), cover_HW = shape
+        share_HW = cover_HW * np.float32(strength)
+        for channel, value in enumerate(np.asarray(colour, np.float32)):
+            target = self.rgba_CHW[channel, rows, columns]
+            target += share_HW * (value * self.rgba_CHW[3, rows, columns] - target)
+
+    def cut(self, shape: tuple[tuple[slice, slice], np.ndarray]) -> None:
+        """Take away what a shape covers."""
+        (rows, columns), cover_HW = shape
+        self.rgba_CHW[:, rows, columns] *= 1 - cover_HW
+
+    def light(self, field_HW: np.ndarray) -> None:
+        """Multiply the colour by a field of the layer's size; no colour grows brighter than its cover."""
+        self.rgba_CHW[:3] *= field_HW
+        np.minimum(self.rgba_CHW[:3], self.rgba_CHW[3], out=self.rgba_CHW[:3])
+
+    def small(self) -> np.ndarray:
+        """(C, H, W) at the picture's size, the cover last."""
+        return _halved(_halved(self.rgba_CHW, 0, axis=1), 0, axis=2)
+
+
+class Sprite:
+    """A layer at every sub-pixel place, each made when it is first needed."""
+
+    def __init__(self, layer: Layer) -> None:
+        self.size = layer.size
+        cover_HW = layer.rgba_CHW[3]
+        self._top, bottom = _even_span(cover_HW.any(axis=1))
+        self._left, right = _even_span(cover_HW.any(axis=0))
+        cut_CHW = layer.rgba_CHW[:, self._top : bottom, self._left : right]
+        self._sheet_CHW = np.pad(cut_CHW, ((0, 0), (2, 2), (2, 2)))
+        self._phases: dict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = {}
+
+    def _phase(self, down: int, across: int) -> tuple[np.ndarray, np.ndarray]:
+        """Colours (C, H, W) and what shines through (H, W), moved by `down` and `across` parts of a pixel."""
+        if (down, across) not in self._phases:
+            picture_CHW = _halved(_halved(self._sheet_CHW, down, axis=1), across, axis=2)
+            self._phases[down, across] = picture_CHW[:3], 1 - picture_CHW[3]
+        return self._phases[down, across]
+
+    def put(self, frame_CHW: np.ndarray, across_steps: int, down_steps: int) -> None:
+        """Lay the layer over a frame, moved by steps of 1 / PHASES pixel."""
+        whole_y, part_y = divmod(down_steps, PHASES)
+        whole_x, part_x = divmod(across_steps, PHASES)
+        colours_CHW, through_HW = self._phase(part_y, part_x)
+        top, left = self._top // 2 - 1 + whole_y, self._left // 2 - 1 + whole_x
+        y0, x0 = max(0, top), max(0, left)
+        y1, x1 = min(self.size, top + through_HW.shape[0]), min(self.size, left + through_HW.shape[1])
+        if y0 < y1 and x0 < x1:
+            piece = slice(y0 - top, y1 - top), slice(x0 - left, x1 - left)
+            target_CHW = frame_CHW[:, y0:y1, x0:x1]
+            target_CHW *= through_HW[piece]
+            target_CHW += colours_CHW[:, *piece]
+
+
+def _even_span(flags: np.ndarray) -> tuple[int, int]:
+    """First and last but one of the true ones, widened to whole pixels of the picture."""
+    found = np.flatnonzero(flags)
+    return (int(found[0]) // 2 * 2, -(-(int(found[-1]) + 1) // 2) * 2) if len(found) else (0, 2)
+
+
+def _halved(sheet_CHW: np.ndarray, part: int, *, axis: int) -> np.ndarray:
+    """Pairs along an axis averaged, `part` / PHASES of a picture's pixel earlier, so that what is there comes later."""
+    start = 2.0 * part / PHASES  # in rows or columns of the sheet
+    whole, rest = int(start), np.float32(start - int(start))
+    sheet = sheet_CHW.swapaxes(0, axis)
+    count = len(sheet)
+    padded = np.concatenate([np.zeros((whole + 1, *sheet.shape[1:]), np.float32), sheet])
+    first, second, third = (padded[offset : offset + count : 2] for offset in (0, 1, 2)) if rest else (None, padded[1:count + 1:2], padded[2:count + 2:2])
+    made = (second + third) / 2 if first is None else (rest * first + second + (1 - rest) * third) / 2
+    return np.ascontiguousarray(made.swapaxes(0, axis))
