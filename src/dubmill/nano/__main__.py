@@ -7,8 +7,7 @@ import math
 from pathlib import Path
 
 PARTS = {
-    "lexicon": 0,
-    "video_vae": 7300,
+    "video_vae": 12000,
     "audio_vae": 4000,
     "vocoder": 3000,
     "scorers": 1200,
@@ -28,7 +27,8 @@ def _arguments() -> argparse.Namespace:
     pretrain.add_argument("--seconds", type=float, default=math.inf, help="stop at a checkpoint after this time")
     pretrain.add_argument("--threads", type=int, default=2)
     pretrain.add_argument("--compile", action="store_true", help="base: compile its blocks; needs a C++ compiler")
-    pretrain.add_argument("--continued", action="store_true", help="video_vae: go on from the shipped weights")
+    pretrain.add_argument("--evaluate-every", type=int, default=500, help="steps between held-out figures")
+    pretrain.add_argument("--workers", type=int, default=0, help="processes that draw batches ahead; for a GPU")
     ship = commands.add_parser("ship", help="gather the trained parts into the package's weights")
     ship.add_argument("run", type=Path, help="the --out of pretrain")
     return parser.parse_args()
@@ -56,8 +56,9 @@ def _pretrain(arguments: argparse.Namespace) -> None:
             steps=steps,
             seconds=arguments.seconds,
             threads=arguments.threads,
+            workers=arguments.workers,
+            evaluate_every=arguments.evaluate_every,
             is_compiled=arguments.compile,
-            is_continued=arguments.continued,
         )
 
 

@@ -269,3 +269,11 @@ def mouth_boxes(moves: Motion, mouth_F3: np.ndarray) -> np.ndarray:
     across, down = half_width + _LIP, half_height + _LIP
     box_F4 = np.stack([x - across, y - down - _SMILE * across**2, x + across, y + down], axis=1)
     return np.clip((box_F4 + 1) / _PIXEL, 0, FRAME_SIZE).astype(np.float32)
+
+
+def eyes_boxes(who: Puppet, moves: Motion) -> np.ndarray:
+    """(F, 4) pixel boxes around both eyes, without the brows."""
+    x, y = features_aside(moves) + moves.shift_x_F, EYE_Y + moves.shift_y_F
+    across, down = who.eye_distance + 1.15 * who.eye_size, who.eye_size
+    box_F4 = np.stack([x - across, y - down, x + across, y + down], axis=1)
+    return np.clip((box_F4 + 1) / _PIXEL, 0, FRAME_SIZE).astype(np.float32)

@@ -40,7 +40,7 @@ _MU = 255
 LEXICON_PATH = Path(__file__).parent / "weights" / "lexicon.safetensors"
 
 # Mouth opening, width and rounding (each 0..1) of a phoneme, by the first letter of its IPA name.
-_VISEMES: dict[str, tuple[float, float, float]] = {
+VISEMES: dict[str, tuple[float, float, float]] = {
     **dict.fromkeys("mbpβ", (0.0, 0.5, 0.0)),
     **dict.fromkeys("fv", (0.08, 0.6, 0.0)),
     **dict.fromkeys("aæ", (1.0, 0.7, 0.0)),
@@ -91,7 +91,7 @@ def visemes(phonemes: list[tuple[float, str]], seconds: float) -> tuple[tuple[fl
 
 
 def _viseme(letter: str) -> tuple[float, float, float]:
-    return _REST if letter in ("", "_", " ") else _VISEMES.get(letter, _UNKNOWN)
+    return _REST if letter in ("", "_", " ") else VISEMES.get(letter, _UNKNOWN)
 
 
 @cache

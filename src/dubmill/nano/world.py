@@ -18,7 +18,7 @@ from dubmill.nano import difficulty as hardships
 from dubmill.nano import face
 from dubmill.nano.difficulty import EASY, Difficulty
 from dubmill.nano.face import FRAME_RATE, FRAME_SIZE, Puppet
-from dubmill.nano.lexicon import LANGUAGE_NAMES, LANGUAGES, SAMPLE_RATE_HZ, TRACK_RATE_HZ, Word, lexicon
+from dubmill.nano.lexicon import LANGUAGE_NAMES, LANGUAGES, SAMPLE_RATE_HZ, TRACK_RATE_HZ, VISEMES, Word, lexicon
 from dubmill.nano.splits import is_held_out_order, split_of
 
 __all__ = [
@@ -58,6 +58,8 @@ class Film:
         audio_N: float32 in [-1, 1] at 24 kHz.
         mouth_opening_F: float32 0 (closed) to 1.
         mouth_box_F4: float32 pixels x0, y0, x1, y1 around the lips.
+        eyes_open_F: float32 0 (a blink) to 1.
+        eyes_box_F4: float32 pixels around both eyes.
         phrases: what is said, in order.
         word_seconds_W2: float32 start and end of each word.
     """
@@ -66,6 +68,8 @@ class Film:
     audio_N: np.ndarray
     mouth_opening_F: np.ndarray
     mouth_box_F4: np.ndarray
+    eyes_open_F: np.ndarray
+    eyes_box_F4: np.ndarray
     phrases: tuple[Phrase, ...]
     word_seconds_W2: np.ndarray
 
@@ -90,9 +94,34 @@ def film(
     """
     for phrase in phrases:
         check_text(phrase.language, " ".join(phrase.words))
+    words = [lexicon()[phrase.language, puppet.voice, word] for phrase in phrases for word in phrase.words]
+    return _shot(puppet, words, phrases, motion_seed, is_drawn=is_drawn, difficulty=difficulty)
+
+
+def babble(puppet: Puppet, *, motion_seed: int) -> Film:
+    """A silent clip of `puppet` mouthing shapes in no order that a language has; a video VAE needs no more than that."""
+    rng = np.random.default_rng([motion_seed, 15])
+    shapes = list(dict.fromkeys(VISEMES.values()))
+    words = []
+    for _ in range(2 * WORDS_PER_HALF):
+        seconds, count = rng.uniform(0.15, 0.37), int(rng.integers(1, 6))
+        starts = np.sort(rng.uniform(0, seconds, count))
+        chosen = tuple((float(start), shapes[rng.integers(len(shapes))]) for start in starts)
+        words.append(Word(np.zeros(round(seconds * SAMPLE_RATE_HZ), np.float32), chosen))
+    return _shot(puppet, words, (), motion_seed, is_drawn=True, difficulty=EASY)
+
+
+def _shot(
+    puppet: Puppet,
+    words: list[Word],
+    phrases: tuple[Phrase, ...],
+    motion_seed: int,
+    *,
+    is_drawn: bool,
+    difficulty: Difficulty,
+) -> Film:
     rng, hard = (np.random.default_rng([motion_seed, purpose]) for purpose in (12, 14))
-    said = [lexicon()[phrase.language, puppet.voice, word] for phrase in phrases for word in phrase.words]
-    words = _paced(said, difficulty.tempo)
+    words = _paced(words, difficulty.tempo)
     times_F = np.arange(NUM_FRAMES) / FRAME_RATE
     turn_F, hand_F = hardships.turn(difficulty, hard, times_F), hardships.hand(difficulty, hard, times_F)
     moves = face.motion(rng, times_F, turn_F, hand_F)
@@ -107,7 +136,9 @@ def film(
         audio_N=_sound(words, onsets, rng, hardships.background(difficulty, hard, NUM_SAMPLES)),
         mouth_opening_F=mouth_F3[:, 0].astype(np.float32),
         mouth_box_F4=face.mouth_boxes(moves, mouth_F3),
-        phrases=tuple(phrases),
+        eyes_open_F=moves.eyes_open_F.astype(np.float32),
+        eyes_box_F4=face.eyes_boxes(puppet, moves),
+        phrases=phrases,
         word_seconds_W2=np.array([(at, at + word.seconds) for at, word in zip(onsets, words, strict=True)], np.float32),
     )
 
@@ -127,7 +158,9 @@ def _half(film: Film, which: int) -> Film:
         audio_N=film.audio_N[first_sample : first_sample + round(HALF_SECONDS * SAMPLE_RATE_HZ)],
         mouth_opening_F=film.mouth_opening_F[frames],
         mouth_box_F4=film.mouth_box_F4[frames],
-        phrases=(film.phrases[which],),
+        eyes_open_F=film.eyes_open_F[frames],
+        eyes_box_F4=film.eyes_box_F4[frames],
+        phrases=film.phrases[which : which + 1],
         word_seconds_W2=film.word_seconds_W2[words] - np.float32(first_second),
     )
 

@@ -1,7 +1,8 @@
 """The training loop that all parts share: seeded by step, so a killed run resumes to the same weights.
 
 Nothing random survives a step: torch and numpy are seeded anew from `(part, step)`, and the learning rate is a function
-of the step alone. A checkpoint therefore holds the model, the optimizer, the average and the step, and nothing else.
+of the step alone. A checkpoint therefore holds the model, the optimizer, the average and the step, and nothing else; and
+the batches of later steps can be drawn by other processes while one is trained on, which a GPU needs.
 """
 
 from __future__ import annotations
@@ -10,10 +11,13 @@ import json
 import math
 import time
 import zlib
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Generator
+from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -51,8 +55,11 @@ class Part(Protocol):
     model: nn.Module
     schedule: Schedule
 
-    def loss(self, step: int, progress: float, rng: np.random.Generator) -> tuple[torch.Tensor, dict[str, float]]:
-        """The loss of one seeded batch, and the figures to plot."""
+    def batches(self) -> Callable[[int, np.random.Generator], Any]:
+        """A picklable function of the step that draws its batch, free of the model."""
+
+    def loss(self, step: int, progress: float, batch: Any, rng: np.random.Generator) -> tuple[torch.Tensor, dict[str, float]]:
+        """The loss of one batch, and the figures to plot."""
 
     def evaluate(self) -> dict[str, float]:
         """Held-out figures."""
@@ -91,9 +98,13 @@ def fit(
     stop_at: float = math.inf,
     evaluate_every: int = 500,
     checkpoint_seconds: float = 120.0,
+    workers: int = 0,
     say: Callable[[str], None] = print,
 ) -> int:
-    """Train `part` to `total_steps`, or stop at a checkpoint after `seconds` or at step `stop_at`; returns the step reached."""
+    """Train `part` to `total_steps`, or stop at a checkpoint after `seconds` or at step `stop_at`; returns the step reached.
+
+    `workers` processes draw batches ahead; without them each batch is drawn when its step begins.
+    """
     out.mkdir(parents=True, exist_ok=True)
     trained = [parameter for parameter in part.model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(
@@ -103,8 +114,9 @@ def fit(
     step = _resume(part, optimizer, average, out)
     started = saved = time.monotonic()
     first_step, figures = step, []
+    drawn = _drawn(part.name, part.batches(), range(step, total_steps), workers)
     while step < min(total_steps, stop_at) and time.monotonic() - started < seconds:
-        figures.append(_one_step(part, optimizer, trained, step, total_steps))
+        figures.append(_one_step(part, optimizer, trained, step, total_steps, next(drawn)))
         average.update(step)
         step += 1
         if step % 50 == 0 or step == total_steps:
@@ -123,18 +135,44 @@ def fit(
         if time.monotonic() - saved > checkpoint_seconds:
             _save(part, optimizer, average, out, step)
             saved = time.monotonic()
+    drawn.close()
     _save(part, optimizer, average, out, step)
     return step
 
 
+def _seed(name: str, step: int) -> int:
+    return zlib.crc32(f"{name}/{step}".encode())
+
+
+def _draw(name: str, draw: Callable[[int, np.random.Generator], Any], step: int) -> Any:
+    return draw(step, np.random.default_rng(_seed(name, step)))
+
+
+def _drawn(
+    name: str, draw: Callable[[int, np.random.Generator], Any], steps: range, workers: int
+) -> Generator[Any, None, None]:
+    """The batches of `steps` in order, `2 * workers` of them drawn ahead."""
+    if not workers:
+        for step in steps:
+            yield _draw(name, draw, step)
+        return
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        ahead: deque[Future] = deque()
+        for step in steps:
+            ahead.append(pool.submit(_draw, name, draw, step))
+            if len(ahead) > 2 * workers:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+
+
 def _one_step(
-    part: Part, optimizer: torch.optim.Optimizer, trained: list[nn.Parameter], step: int, total_steps: int
+    part: Part, optimizer: torch.optim.Optimizer, trained: list[nn.Parameter], step: int, total_steps: int, batch: Any
 ) -> dict[str, float]:
-    seed = zlib.crc32(f"{part.name}/{step}".encode())
-    torch.manual_seed(seed)
+    torch.manual_seed(_seed(part.name, step))
     for group in optimizer.param_groups:
         group["lr"] = part.schedule.rate(step, total_steps)
-    loss, figures = part.loss(step, step / total_steps, np.random.default_rng(seed))
+    loss, figures = part.loss(step, step / total_steps, batch, np.random.default_rng([_seed(part.name, step), 1]))
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     norm = nn.utils.clip_grad_norm_(trained, part.schedule.clip_norm)
@@ -183,7 +221,7 @@ def _save(part: Part, optimizer: torch.optim.Optimizer, average: _Average, out: 
 def _resume(part: Part, optimizer: torch.optim.Optimizer, average: _Average, out: Path) -> int:
     if not (out / _CHECKPOINT).exists():
         return 0
-    state = torch.load(out / _CHECKPOINT, weights_only=True)
+    state = torch.load(out / _CHECKPOINT, weights_only=True, map_location=next(part.model.parameters()).device)
     part.model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
     average.values = state["average"]

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 
-from dubmill.nano import lexicon
 from dubmill.nano.pretrain import latents, loop
 from dubmill.nano.pretrain.audio_vae import AudioVae
 from dubmill.nano.pretrain.denoiser import Denoiser, Sources
@@ -26,22 +25,22 @@ def pretrain(
     steps: int,
     seconds: float = math.inf,
     threads: int = 2,
+    workers: int = 0,
+    evaluate_every: int = 500,
     is_compiled: bool = False,
-    is_continued: bool = False,
 ) -> None:
-    """Train one part under `out/PART`; `lexicon` bakes the words, `latents` encodes what the base trains on."""
+    """Train one part under `out/PART`; `latents` encodes what the base trains on."""
     torch.set_num_threads(threads)
-    if part == "lexicon":
-        lexicon.bake(lexicon.LEXICON_PATH)
-    elif part == "latents":
+    if part == "latents":
         encode(out)
-    else:
-        loop.fit(_makers(out, is_compiled, is_continued)[part](), out / part, total_steps=steps, seconds=seconds)
+        return
+    trained = _makers(out, is_compiled)[part]()
+    loop.fit(trained, out / part, total_steps=steps, seconds=seconds, workers=workers, evaluate_every=evaluate_every)
 
 
-def _makers(out: Path, is_compiled: bool, is_continued: bool) -> dict[str, Callable[[], loop.Part]]:
+def _makers(out: Path, is_compiled: bool) -> dict[str, Callable[[], loop.Part]]:
     return {
-        "video_vae": lambda: VideoVae(is_continued=is_continued),
+        "video_vae": VideoVae,
         "audio_vae": AudioVae,
         "vocoder": lambda: Vocoder(sources(out).audio_vae),
         "scorers": ScorerTraining,
