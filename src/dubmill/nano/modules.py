@@ -16,7 +16,7 @@ from transformers import Gemma3Config, Gemma3ForConditionalGeneration, Gemma3Tex
 WIDTH, HEADS, HEAD_WIDTH, TEXT_LAYERS = 128, 4, 32, 2
 TEXT_LENGTH = 32
 VIDEO_LATENT_CHANNELS = 64
-AUDIO_LATENT_CHANNELS, AUDIO_LATENT_BANDS = 2, 16
+AUDIO_LATENT_CHANNELS, AUDIO_LATENT_BANDS = 3, 16
 SPATIAL_RATIO, TEMPORAL_RATIO = 32, 8
 FRAME_SIZE = 128
 SAMPLING_SHIFT = 4.0
@@ -52,12 +52,12 @@ def video_vae() -> AutoencoderKLLTX2Video:
 
 
 def audio_vae() -> AutoencoderKLLTX2Audio:
-    """Mel frames to 25 latents a second of 2 channels x 16 bands."""
+    """Mel frames at 16 kHz to 25 latents a second of 3 channels x 16 bands."""
     return AutoencoderKLLTX2Audio(
         # latent statistics apply to packed latents, so diffusers sizes them by this number
         base_channels=AUDIO_LATENT_CHANNELS * AUDIO_LATENT_BANDS,
         output_channels=1,
-        ch_mult=(1, 1, 2),
+        ch_mult=(1, 1, 1),
         num_res_blocks=1,
         attn_resolutions=None,
         in_channels=1,
@@ -75,16 +75,16 @@ def audio_vae() -> AutoencoderKLLTX2Audio:
 
 
 def vocoder() -> LTX2Vocoder:
-    """Mel frames to 160 samples each."""
+    """Mel frames of a sound at 16 kHz to 240 samples each at 24 kHz, as LTX-2's own vocoder does."""
     return LTX2Vocoder(
         in_channels=64,
-        hidden_channels=128,
+        hidden_channels=160,
         out_channels=1,
-        upsample_kernel_sizes=[11, 8, 8, 4],
-        upsample_factors=[5, 4, 4, 2],
+        upsample_kernel_sizes=[12, 11, 8, 4],
+        upsample_factors=[6, 5, 4, 2],
         resnet_kernel_sizes=[3, 7],
         resnet_dilations=[[1, 3], [1, 3]],
-        output_sampling_rate=16000,
+        output_sampling_rate=24000,
     )
 
 

@@ -1,6 +1,6 @@
 """The networks behind the scorers: small convolutions over log-mel frames and over pixels.
 
-Axes: B clips, T mel frames (100 a second), M mel bands, F film frames (12.5 a second), C channels, H rows, W columns,
+Axes: B clips, T mel frames (100 a second), M mel bands, F film frames (25 a second), C channels, H rows, W columns,
 E numbers of an embedding.
 """
 
@@ -10,16 +10,17 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from dubmill.nano.lexicon import LANGUAGES, VOICES
+from dubmill.nano.lexicon import LANGUAGES
+from dubmill.nano.splits import TRAINED_VOICES
 
-MEL_FRAMES_PER_FRAME = 8
-SYNC_WINDOW = 5
+MEL_FRAMES_PER_FRAME = 4
+SYNC_WINDOW = 9
 CLASSES: tuple[tuple[str, str], ...] = tuple((tag, word) for tag, words in LANGUAGES.items() for word in words)
 BLANK = len(CLASSES)
 
-_SPEECH_BANDS = slice(4, 54)
-"""Between the hum and the rising tone: a scorer must hear speech, not the clock."""
-_MOUTH_ROWS, _MOUTH_COLUMNS = slice(28, 58), slice(12, 52)
+_SPEECH_BANDS = slice(3, 64)
+"""Above the hum: a scorer must hear speech, not the clock."""
+_MOUTH_ROWS, _MOUTH_COLUMNS = slice(60, 104), slice(36, 92)
 _QUIET = -6.5
 
 
@@ -56,16 +57,16 @@ class WordNet(nn.Module):
 
 
 class VoiceNet(nn.Module):
-    """(B, M, T) to unit vectors (B, E); the head that trains it knows the eight voices."""
+    """(B, M, T) to unit vectors (B, E); the head that trains it knows the trained voices."""
 
-    def __init__(self, width: int = 40, embedding: int = 24) -> None:
+    def __init__(self, width: int = 48, embedding: int = 32) -> None:
         super().__init__()
         self.body = nn.Sequential(
             nn.Conv1d(NUM_BANDS, width, 5, stride=2, padding=2), _Residual(width, 1), _Residual(width, 2)
         )
         self.attention = nn.Conv1d(width, 1, 1)
         self.project = nn.Linear(width, embedding)
-        self.head = nn.Linear(embedding, len(VOICES), bias=False)
+        self.head = nn.Linear(embedding, len(TRAINED_VOICES), bias=False)
 
     def forward(self, mel_BMT: torch.Tensor) -> torch.Tensor:
         hidden = self.body(mel_BMT)
@@ -99,7 +100,7 @@ class FaceNet(nn.Module):
 
     def __init__(self, embedding: int = 24) -> None:
         super().__init__()
-        self.body = _picture_body((3, 16, 24, 40, 48))
+        self.body = _picture_body((3, 12, 16, 24, 40, 48))
         self.project = nn.Linear(48 * 16, embedding)
 
     def forward(self, frames_BCHW: torch.Tensor) -> torch.Tensor:
@@ -111,7 +112,7 @@ class MouthNet(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.body = _picture_body((3, 16, 24, 32, 40))
+        self.body = _picture_body((3, 12, 16, 24, 32, 40))
         self.head = nn.Sequential(nn.Linear(40 * 16, 40), nn.SiLU(), nn.Linear(40, 5))
 
     def forward(self, frames_BCHW: torch.Tensor) -> torch.Tensor:
@@ -119,11 +120,11 @@ class MouthNet(nn.Module):
 
 
 class SyncNet(nn.Module):
-    """Five frames of a mouth and 0.4 s of speech to embeddings that lie close when they belong together."""
+    """Nine frames of a mouth and 0.36 s of speech to embeddings that lie close when they belong together."""
 
     def __init__(self, embedding: int = 24) -> None:
         super().__init__()
-        self.picture = nn.Sequential(_picture_body((3 * SYNC_WINDOW, 24, 32, 40)), nn.Linear(40 * 4 * 5, embedding))
+        self.picture = nn.Sequential(_picture_body((3 * SYNC_WINDOW, 24, 32, 40, 40)), nn.Linear(40 * 3 * 4, embedding))
         self.sound = nn.Sequential(
             nn.Conv1d(NUM_BANDS, 40, 5, stride=2, padding=2),
             nn.SiLU(),
@@ -141,12 +142,12 @@ class SyncNet(nn.Module):
         return functional.normalize(self.picture(windows), dim=1)
 
     def hear(self, windows: torch.Tensor) -> torch.Tensor:
-        """(N, M, 40) speech windows to (N, E)."""
+        """(N, M, 36) speech windows to (N, E)."""
         return functional.normalize(self.sound(windows), dim=1)
 
 
 def mouth_windows(frames_BCFHW: torch.Tensor) -> torch.Tensor:
-    """(B, F, C * 5, h, w) the mouth region of five frames around each frame; edges repeat."""
+    """(B, F, C * 5, h, w) the mouth region of nine frames around each frame; edges repeat."""
     mouth = frames_BCFHW[:, :, :, _MOUTH_ROWS, _MOUTH_COLUMNS]
     reach = SYNC_WINDOW // 2
     padded = torch.cat([mouth[:, :, :1]] * reach + [mouth] + [mouth[:, :, -1:]] * reach, dim=2)
@@ -155,7 +156,7 @@ def mouth_windows(frames_BCFHW: torch.Tensor) -> torch.Tensor:
 
 
 def speech_windows(mel_BMT: torch.Tensor, num_frames: int) -> torch.Tensor:
-    """(B, F, M, 40) speech around each frame; edges repeat."""
+    """(B, F, M, 36) speech around each frame; edges repeat."""
     width = SYNC_WINDOW * MEL_FRAMES_PER_FRAME
     needed = (num_frames - 1) * MEL_FRAMES_PER_FRAME + width
     left = width // 2

@@ -15,7 +15,7 @@ from dubmill.nano import scorer_nets as nets
 from dubmill.nano.face import FRAME_SIZE
 from dubmill.nano.mel import log_mel
 
-MAX_OFFSET_FRAMES = 5
+MAX_OFFSET_FRAMES = 10
 _MIN_RUN = 3
 """Frames of 20 ms that a word must be heard for."""
 _MAX_BREAK = 4
@@ -28,7 +28,7 @@ _LOUD, _MIN_LOUD_FRAMES = -1.0, 5
 class Scorers:
     """Recognisers and embedders; arrays in, arrays out.
 
-    Frames are uint8 RGB (F, H, W, 3) at 12.5 fps; audio is float32 (N,) in [-1, 1] at 16 kHz.
+    Frames are uint8 RGB (F, H, W, 3) at 25 fps; audio is float32 (N,) in [-1, 1] at 16 kHz.
     """
 
     def __init__(self, networks: nets.ScorerNets) -> None:

@@ -10,14 +10,15 @@ from __future__ import annotations
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from dubmill.nano.face import BACKDROPS, HAIRS, SKINS
-from dubmill.nano.lexicon import LANGUAGE_NAMES, LANGUAGES, VOICES
+from dubmill.nano.face import BACKDROPS, HAIRS, SKINS, STYLES
+from dubmill.nano.lexicon import LANGUAGE_NAMES, LANGUAGES
 from dubmill.nano.modules import TEXT_LENGTH
+from dubmill.nano.splits import VOICES
 from dubmill.nano.world import WORDS_PER_HALF
 
 _SLOTS = "①②③④⑤⑥"
 _SPECIAL = ("<pad>", "<eos>", "<bos>", "<unk>")
-_SENTENCE = "A person Puppet with voice skin hair and a backdrop is speaking saying then switches to"
+_SENTENCE = "A person Puppet with voice skin hair and a room is speaking saying then switches to"
 _IMAGE_PLACES = 3
 """Gemma keeps three ids for pictures; nothing is said with them."""
 
@@ -29,7 +30,7 @@ def spoken_words() -> tuple[str, ...]:
 
 def vocabulary() -> dict[str, int]:
     """Ids of all tokens; the first four are special."""
-    attributes = [*map(str, range(len(VOICES))), *SKINS, *HAIRS, *BACKDROPS, *LANGUAGE_NAMES.values()]
+    attributes = [*map(str, range(len(VOICES))), *SKINS, *STYLES, *HAIRS, *BACKDROPS, *LANGUAGE_NAMES.values()]
     fused = [slot + word for slot in _SLOTS for word in spoken_words()]
     tokens = dict.fromkeys([*_SPECIAL, *_SENTENCE.split(), *attributes, *fused])
     return {token: index for index, token in enumerate(tokens)}

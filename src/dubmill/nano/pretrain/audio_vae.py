@@ -5,6 +5,8 @@ Axes: B clips, T mel frames, M mel bands.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ import torch
 from dubmill.nano import modules
 from dubmill.nano.mel import log_mel
 from dubmill.nano.pretrain import data
+from dubmill.nano.pretrain.hardware import autocast, device
 from dubmill.nano.pretrain.loop import Schedule
 from dubmill.nano.pretrain.sheets import save_mels
 
@@ -27,32 +30,44 @@ def whole_mel(audio_BN: torch.Tensor) -> torch.Tensor:
     return mel_BTM[:, None, :num_frames]
 
 
+def draw_batch(step: int, rng: np.random.Generator, *, batch_size: int) -> torch.Tensor:
+    """(B, N) sound of whole clips and, every other step, of twice as many halves."""
+    is_half = step % 2 == 1
+    count = batch_size * (2 if is_half else 1)
+    return data.heard(data.training_takes(rng, count, is_half=is_half, is_drawn=False))
+
+
 class AudioVae:
-    """Part `audio_vae`: full and half clips from their start, since both ends are causal."""
+    """Part `audio_vae`: whole and half clips from their start, since both ends are causal."""
 
     name = "audio_vae"
 
     def __init__(self, *, batch_size: int = 3) -> None:
         torch.manual_seed(0)
-        self.model = modules.audio_vae()
+        self.device = device()
+        self.model = modules.audio_vae().to(self.device)
         self.schedule = Schedule(peak_rate=1e-3, warmup_steps=100, average=0.998)
         self.batch_size = batch_size
 
-    def loss(self, step: int, progress: float, rng: np.random.Generator) -> tuple[torch.Tensor, dict[str, float]]:
-        is_half = step % 2 == 1
-        takes = data.training_takes(rng, self.batch_size * (2 if is_half else 1), is_half=is_half, is_drawn=False)
-        mel = whole_mel(data.audio(takes))
-        with torch.autocast("cpu", torch.bfloat16):
+    def batches(self) -> Callable[[int, np.random.Generator], torch.Tensor]:
+        return partial(draw_batch, batch_size=self.batch_size)
+
+    def loss(
+        self, step: int, progress: float, batch: torch.Tensor, rng: np.random.Generator
+    ) -> tuple[torch.Tensor, dict[str, float]]:
+        mel = whole_mel(batch.to(self.device))
+        with autocast(self.device):
             latents = self.model.encode(mel).latent_dist.mode().float()
             difference = self.model.decode(latents + _LATENT_NOISE * torch.randn_like(latents)).sample.float() - mel
         loss = difference.abs().mean() + 0.1 * (difference**2).mean() + _LATENT_PENALTY * (latents**2).mean()
         return loss, {"l1": difference.detach().abs().mean().item()}
 
     def evaluate(self) -> dict[str, float]:
-        mel = whole_mel(data.audio(data.held_out_takes(32)))
+        mel = whole_mel(data.heard(data.held_out_takes(32, is_drawn=False))).to(self.device)
         latents = self.model.encode(mel).latent_dist.mode()
-        self._seen = mel, self.model.decode(latents).sample
-        difference = (self._seen[1] - mel).abs()
+        made = self.model.decode(latents).sample
+        self._seen = mel.cpu(), made.cpu()
+        difference = (made - mel).abs()
         loud = mel > -5
         return {
             "mel_l1": difference.mean().item(),

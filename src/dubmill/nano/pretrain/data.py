@@ -41,6 +41,10 @@ def silent_take(seed: int, *, is_half: bool = False) -> Take:
     return Take(puppet(seed), halves(clip)[seed % 2] if is_half else clip)
 
 
+def nothing(step: int, rng: np.random.Generator) -> None:
+    """The batch of a part that draws from what it holds."""
+
+
 def training_seeds(rng: np.random.Generator, count: int) -> list[int]:
     """Seeds of `count` clips that no figure is measured on."""
     return rng.integers(Split.PRETRAIN.value.start, Split.PRETRAIN.value.stop, count).tolist()
@@ -51,9 +55,11 @@ def training_takes(rng: np.random.Generator, count: int, *, is_half: bool = Fals
     return [take(seed, is_half=is_half, is_drawn=is_drawn) for seed in training_seeds(rng, count)]
 
 
-def held_out_takes(count: int, *, first: int = 0, is_half: bool = False, split: Split = Split.HELD_OUT) -> list[Take]:
+def held_out_takes(
+    count: int, *, first: int = 0, is_half: bool = False, is_drawn: bool = True, split: Split = Split.HELD_OUT
+) -> list[Take]:
     """The same `count` unseen puppets each time."""
-    return [take(split.value[first + index], is_half=is_half) for index in range(count)]
+    return [take(split.value[first + index], is_half=is_half, is_drawn=is_drawn) for index in range(count)]
 
 
 def video(takes: list[Take]) -> torch.Tensor:
@@ -68,12 +74,17 @@ def audio(takes: list[Take]) -> torch.Tensor:
 
 
 def heard(takes: list[Take]) -> torch.Tensor:
-    """(B, N) the sound at the rate that the audio VAE hears, as `dubmill.codec` resamples it."""
+    """(B, N) the sound at the rate that the audio VAE hears."""
+    return resampled(audio(takes))
+
+
+def resampled(audio_BN: torch.Tensor) -> torch.Tensor:
+    """From the world's rate to the audio VAE's, as `dubmill.codec` does it."""
     from scipy.signal import resample_poly
 
     ratio = Fraction(mel.SAMPLE_RATE_HZ, SAMPLE_RATE_HZ)
-    audio_BN = np.stack([one.film.audio_N for one in takes])
-    return torch.from_numpy(resample_poly(audio_BN, ratio.numerator, ratio.denominator, axis=1).astype(np.float32))
+    heard_BN = resample_poly(audio_BN.numpy(), ratio.numerator, ratio.denominator, axis=1)
+    return torch.from_numpy(heard_BN.astype(np.float32))
 
 
 def mouth_mask(takes: list[Take]) -> torch.Tensor:

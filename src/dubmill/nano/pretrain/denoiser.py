@@ -6,6 +6,7 @@ new to the base, and mostly without a word on who speaks, so that it takes looks
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,15 +15,17 @@ import torch
 from torch import nn
 
 from dubmill.nano import modules, tokenizer
+from dubmill.nano.face import FRAME_RATE
 from dubmill.nano.figures import clip_figures, mean_figures
 from dubmill.nano.pretrain import data, latents
+from dubmill.nano.pretrain.hardware import autocast, device
 from dubmill.nano.pretrain.loop import Schedule
 
 _EMPTY_SHARE, _PLAIN_SHARE, _FULL_SHARE, _CLEAN_SHARE = 0.12, 0.2, 0.6, 0.35
 _PLAIN_SHARE_BESIDE_CLEAN = 0.6  # what is not told must be taken over from what is seen and heard
 _PAD, _BOS = 0, 2
 _SIDE = 4
-_FIRST_HALF_FRAMES, _FIRST_HALF_AUDIO = 5, 33
+_FIRST_HALF_FRAMES, _FIRST_HALF_AUDIO = 5, 32
 
 
 @dataclass(frozen=True)
@@ -44,34 +47,41 @@ class Denoiser:
 
     def __init__(self, sources: Sources, *, batch_size: int = 16, is_compiled: bool = False) -> None:
         torch.manual_seed(0)
-        self._text_encoder = modules.text_encoder(tokenizer.vocabulary_size())
+        self.device = device()
+        self._text_encoder = modules.text_encoder(tokenizer.vocabulary_size()).to(self.device)
         self.model = nn.ModuleDict(
             {
                 "transformer": modules.transformer(),
                 "connectors": modules.connectors(),
                 "text": self._text_encoder.model.language_model,
             }
-        )
+        ).to(self.device)
         self.schedule = Schedule(peak_rate=1e-3, weight_decay=0.01, average=0.995)
         self.batch_size, self._sources = batch_size, sources
         self._latents = latents.read(sources.shards, sources.statistics)
         if is_compiled:
             self.model["transformer"].compile_repeated_blocks()
 
-    def loss(self, step: int, progress: float, rng: np.random.Generator) -> tuple[torch.Tensor, dict[str, float]]:
+    def batches(self) -> Callable[[int, np.random.Generator], None]:
+        return data.nothing
+
+    def loss(
+        self, step: int, progress: float, batch: None, rng: np.random.Generator
+    ) -> tuple[torch.Tensor, dict[str, float]]:
         clips = self._latents["full" if rng.random() < _FULL_SHARE else "half"]
         at = torch.from_numpy(rng.integers(0, len(clips), self.batch_size))
-        clean = [clips.video_BSC[at].float(), clips.audio_BSC[at].float()]
+        clean = [tokens[at].to(self.device).float() for tokens in (clips.video_BSC, clips.audio_BSC)]
         noise = [torch.randn_like(tokens) for tokens in clean]
-        sigma_B = _sigma(self.batch_size)
+        sigma_B = _sigma(self.batch_size).to(self.device)
         noised = _noised_tokens(clean, rng) if rng.random() < _CLEAN_SHARE else None
         plain_share = _PLAIN_SHARE if noised is None else _PLAIN_SHARE_BESIDE_CLEAN
-        ids_BL = _with_dropout(clips.rich_BL[at], clips.plain_BL[at], plain_share, rng)
+        ids_BL = _with_dropout(clips.rich_BL[at], clips.plain_BL[at], plain_share, rng).to(self.device)
         sigmas = [sigma_B[:, None] * (1.0 if noised is None else mask) for mask in noised or (1, 1)]
         mixed = [
             torch.lerp(one, other, sigma[..., None]) for one, other, sigma in zip(clean, noise, sigmas, strict=True)
         ]
-        velocity = self._velocity(*mixed, *sigmas, ids_BL)
+        with autocast(self.device):
+            velocity = [one.float() for one in self._velocity(*mixed, *sigmas, ids_BL)]
         losses = []
         for place in range(2):
             squared_BS = (velocity[place] - (noise[place] - clean[place])).square().mean(-1)
@@ -105,10 +115,10 @@ class Denoiser:
             num_frames=num_frames,
             height=_SIDE,
             width=_SIDE,
-            fps=12.5,
+            fps=FRAME_RATE,
             audio_num_frames=audio_BSC.shape[1],
-            video_coords=transformer.rope.prepare_video_coords(num_clips, num_frames, _SIDE, _SIDE, "cpu", fps=12.5),
-            audio_coords=transformer.audio_rope.prepare_audio_coords(num_clips, audio_BSC.shape[1], "cpu"),
+            video_coords=transformer.rope.prepare_video_coords(num_clips, num_frames, _SIDE, _SIDE, self.device, fps=FRAME_RATE),
+            audio_coords=transformer.audio_rope.prepare_audio_coords(num_clips, audio_BSC.shape[1], self.device),
             return_dict=False,
         )
 
@@ -131,14 +141,15 @@ class Denoiser:
             connectors=self.model["connectors"],
             transformer=self.model["transformer"],
             vocoder=LTX2Vocoder.from_pretrained(places.vocoder),
-        )
+        ).to(self.device)
         pipeline.set_progress_bar_config(disable=True)
         captions = [caption(one.puppet.describe(), one.film.phrases) for one in takes]
         frames, audio = sampling.generate(pipeline, captions, seed=0)
         self._seen = torch.from_numpy(frames[:6]).permute(0, 4, 1, 2, 3).float() / 127.5 - 1
         judge = scorers.load(places.scorers)
+        heard = data.resampled(torch.from_numpy(audio)).numpy()
         return mean_figures(
-            [clip_figures(judge, *made, one.film.phrases) for *made, one in zip(frames, audio, takes, strict=True)]
+            [clip_figures(judge, *made, one.film.phrases) for *made, one in zip(frames, heard, takes, strict=True)]
         )
 
     def save(self, out: Path) -> None:
@@ -176,8 +187,8 @@ def _noised_tokens(clean: list[torch.Tensor], rng: np.random.Generator) -> tuple
     """(B, S) for video and audio: one where a token is noised, zero where it is given clean."""
     video_BSC, audio_BSC = clean
     num_frames = video_BSC.shape[1] // _SIDE**2
-    video = torch.zeros(len(video_BSC), num_frames, _SIDE, _SIDE)
-    audio = torch.zeros(audio_BSC.shape[:2])
+    video = video_BSC.new_zeros(len(video_BSC), num_frames, _SIDE, _SIDE)
+    audio = audio_BSC.new_zeros(audio_BSC.shape[:2])
     for clip in range(len(video)):
         frames, sounds = _span(num_frames, rng)
         kind = rng.choice(["mouth", "picture", "sound", "all"], p=[0.55, 0.15, 0.15, 0.15])

@@ -18,6 +18,7 @@ from dubmill.nano.captions import caption
 from dubmill.nano.modules import TEXT_LENGTH
 from dubmill.nano.pretrain import data
 from dubmill.nano.pretrain.audio_vae import whole_mel
+from dubmill.nano.pretrain.hardware import autocast, device
 from dubmill.nano.world import halves
 
 LENGTHS = ("full", "half")
@@ -43,8 +44,8 @@ class Latents:
 
 def encode_shard(video_vae: Path, audio_vae: Path, out: Path, seeds: range, *, batch_size: int = 16) -> None:
     """Encode the clips of `seeds` and one half of each, unnormalised, to `out`."""
-    vae = AutoencoderKLLTX2Video.from_pretrained(video_vae).eval()
-    ears = AutoencoderKLLTX2Audio.from_pretrained(audio_vae).eval()
+    vae = AutoencoderKLLTX2Video.from_pretrained(video_vae).to(device()).eval()
+    ears = AutoencoderKLLTX2Audio.from_pretrained(audio_vae).to(device()).eval()
     rows: dict[str, list[tuple[torch.Tensor, ...]]] = {name: [] for name in LENGTHS}
     for first in range(seeds.start, seeds.stop, batch_size):
         full = [data.take(seed) for seed in range(first, min(first + batch_size, seeds.stop))]
@@ -60,10 +61,10 @@ def encode_shard(video_vae: Path, audio_vae: Path, out: Path, seeds: range, *, b
 def _encode(
     vae: AutoencoderKLLTX2Video, ears: AutoencoderKLLTX2Audio, takes: list[data.Take]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    with torch.autocast("cpu", torch.bfloat16):
-        video_BCFHW = vae.encode(data.video(takes)).latent_dist.mode()
-        audio_BCLM = ears.encode(whole_mel(data.audio(takes))).latent_dist.mode()
-    return video_BCFHW.flatten(2).transpose(1, 2).half(), audio_BCLM.transpose(1, 2).flatten(2).half()
+    with autocast(vae.device):
+        video_BCFHW = torch.cat([vae.encode(data.video([one]).to(vae.device)).latent_dist.mode() for one in takes])
+        audio_BCLM = ears.encode(whole_mel(data.heard(takes).to(ears.device))).latent_dist.mode()
+    return video_BCFHW.flatten(2).transpose(1, 2).half().cpu(), audio_BCLM.transpose(1, 2).flatten(2).half().cpu()
 
 
 def _token_ids(takes: list[data.Take]) -> tuple[torch.Tensor, torch.Tensor]:

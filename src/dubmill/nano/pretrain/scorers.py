@@ -6,7 +6,9 @@ Axes: B clips, T mel frames, M mel bands, F film frames, C channels, H rows, W c
 from __future__ import annotations
 
 import copy
-from functools import cached_property
+from collections.abc import Callable
+from dataclasses import astuple, dataclass
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +18,15 @@ from torch.nn import functional
 
 from dubmill.nano import scorer_nets as nets
 from dubmill.nano.figures import clip_figures, mean_figures, same_and_other, truth_figures
+from dubmill.nano.face import FRAME_SIZE
 from dubmill.nano.lexicon import SAMPLE_RATE_HZ
 from dubmill.nano.mel import log_mel
 from dubmill.nano.pretrain import data
 from dubmill.nano.pretrain.augment import wear_audio, wear_mel, wear_pictures
+from dubmill.nano.pretrain.hardware import device
 from dubmill.nano.pretrain.loop import Schedule
 from dubmill.nano.scorers import Scorers
+from dubmill.nano.splits import Split
 from dubmill.nano.world import NUM_FRAMES, film, puppet, random_phrases
 
 _WORD_RATE_HZ = 50
@@ -29,76 +34,117 @@ _CORE = 0.25
 """A word is labelled from this share of its length to one less it, so that blanks part neighbours."""
 
 
+@dataclass(frozen=True)
+class Batch:
+    """Sounds with their words, voices and openings; faces, the second moments after the first; films with their sounds."""
+
+    sound_BN: torch.Tensor
+    labels_BT: torch.Tensor
+    voices_B: torch.Tensor
+    opening_BF: torch.Tensor
+    faces_NHWC: torch.Tensor
+    mouths_N5: torch.Tensor
+    films_BFHWC: torch.Tensor
+    film_sound_BN: torch.Tensor
+
+
+@cache
+def _pooled(seed: int) -> data.Take:
+    """A film of the pool, drawn once in a process."""
+    return data.take(seed)
+
+
+def draw_batch(
+    step: int, rng: np.random.Generator, *, pool_size: int, num_sounds: int, num_faces: int, num_films: int
+) -> Batch:
+    """Sound from fresh clips, pictures from a pool of films."""
+    sounds = data.training_takes(rng, num_sounds, is_half=step % 2 == 1, is_drawn=False)
+    faces = [_pooled(int(seed)) for seed in rng.choice(pool_size, num_faces, replace=False)]
+    moments = [rng.choice(NUM_FRAMES, 2, replace=False) for _ in faces]
+    films = [_pooled(int(seed)) for seed in rng.choice(pool_size, num_films, replace=False)]
+    pictures = np.stack([one.film.frames_FHWC[at] for one, at in zip(faces, moments, strict=True)], axis=1)
+    mouths = np.stack([_mouth_truth(one, at) for one, at in zip(faces, moments, strict=True)], axis=1)
+    return Batch(
+        sound_BN=data.heard(sounds),
+        labels_BT=torch.from_numpy(np.stack([_word_labels(one) for one in sounds])),
+        voices_B=torch.tensor([one.puppet.voice for one in sounds]),
+        opening_BF=torch.from_numpy(np.stack([one.film.mouth_opening_F for one in sounds])),
+        faces_NHWC=torch.from_numpy(pictures.reshape(-1, *pictures.shape[2:])),
+        mouths_N5=torch.from_numpy(mouths.reshape(-1, 5)),
+        films_BFHWC=torch.from_numpy(np.stack([one.film.frames_FHWC for one in films])),
+        film_sound_BN=data.heard(films),
+    )
+
+
 class ScorerTraining:
     """Part `scorers`: sound from fresh clips, pictures from a pool that is drawn once."""
 
     name = "scorers"
 
-    def __init__(self, *, pool_size: int = 1500, num_sounds: int = 20, num_faces: int = 40, num_films: int = 5) -> None:
+    def __init__(self, *, pool_size: int = 400, num_sounds: int = 20, num_faces: int = 40, num_films: int = 5) -> None:
         torch.manual_seed(0)
-        self.model = nets.ScorerNets()
+        self.device = device()
+        self.model = nets.ScorerNets().to(self.device)
         self.schedule = Schedule(peak_rate=2e-3, warmup_steps=50, weight_decay=1e-2, average=0.995)
         self.pool_size, self.num_sounds, self.num_faces, self.num_films = pool_size, num_sounds, num_faces, num_films
 
-    @cached_property
-    def _pool(self) -> list[data.Take]:
-        return [data.take(seed) for seed in range(self.pool_size)]
+    def batches(self) -> Callable[[int, np.random.Generator], Batch]:
+        return partial(
+            draw_batch,
+            pool_size=self.pool_size,
+            num_sounds=self.num_sounds,
+            num_faces=self.num_faces,
+            num_films=self.num_films,
+        )
 
-    def loss(self, step: int, progress: float, rng: np.random.Generator) -> tuple[torch.Tensor, dict[str, float]]:
-        losses = {**self._sound_losses(step, rng), **self._face_losses(rng), "sync": self._sync_loss(rng)}
+    def loss(
+        self, step: int, progress: float, batch: Batch, rng: np.random.Generator
+    ) -> tuple[torch.Tensor, dict[str, float]]:
+        batch = Batch(*(value.to(self.device) for value in astuple(batch)))
+        losses = {**self._sound_losses(batch), **self._face_losses(batch), "sync": self._sync_loss(batch)}
         return torch.stack(list(losses.values())).sum(), {name: value.item() for name, value in losses.items()}
 
-    def _sound_losses(self, step: int, rng: np.random.Generator) -> dict[str, torch.Tensor]:
-        takes = data.training_takes(rng, self.num_sounds, is_half=step % 2 == 1, is_drawn=False)
-        audio_BN = data.audio(takes)
-        mel_BMT = nets.speech_mel(wear_mel(log_mel(wear_audio(audio_BN))))
-        labels_BT = torch.from_numpy(np.stack([_word_labels(one) for one in takes]))
+    def _sound_losses(self, batch: Batch) -> dict[str, torch.Tensor]:
+        mel_BMT = nets.speech_mel(wear_mel(log_mel(wear_audio(batch.sound_BN))))
         scores_BCT = self.model["words"](mel_BMT)
-        num_steps = min(labels_BT.shape[1], scores_BCT.shape[2])
-        voices_B = torch.tensor([one.puppet.voice for one in takes])
+        num_steps = min(batch.labels_BT.shape[1], scores_BCT.shape[2])
         voice_net = self.model["voice"]
         voice_scores = functional.linear(voice_net(mel_BMT), functional.normalize(voice_net.head.weight, dim=1))
-        opening_BF = torch.from_numpy(np.stack([one.film.mouth_opening_F for one in takes]))
-        implied_BF = self.model["opening"](mel_BMT)[:, : opening_BF.shape[1]]
+        implied_BF = self.model["opening"](mel_BMT)[:, : batch.opening_BF.shape[1]]
         return {
-            "words": functional.cross_entropy(scores_BCT[..., :num_steps], labels_BT[:, :num_steps]),
-            "voice": 0.3 * functional.cross_entropy(12 * voice_scores, voices_B),
-            "opening": 8 * functional.mse_loss(implied_BF, opening_BF[:, : implied_BF.shape[1]]),
+            "words": functional.cross_entropy(scores_BCT[..., :num_steps], batch.labels_BT[:, :num_steps]),
+            "voice": 0.3 * functional.cross_entropy(12 * voice_scores, batch.voices_B),
+            "opening": 8 * functional.mse_loss(implied_BF, batch.opening_BF[:, : implied_BF.shape[1]]),
         }
 
-    def _face_losses(self, rng: np.random.Generator) -> dict[str, torch.Tensor]:
+    def _face_losses(self, batch: Batch) -> dict[str, torch.Tensor]:
         """Two moments of each face must be nearer than two faces; each moment must tell its mouth."""
-        takes = [self._pool[index] for index in rng.choice(self.pool_size, self.num_faces, replace=False)]
-        moments = [rng.choice(NUM_FRAMES, 2, replace=False) for _ in takes]
-        frames = np.stack([one.film.frames_FHWC[at] for one, at in zip(takes, moments, strict=True)], axis=1)
-        pictures = torch.from_numpy(frames.reshape(-1, 64, 64, 3)).permute(0, 3, 1, 2).float() / 127.5 - 1
-        truth = np.stack([_mouth_truth(one, at) for one, at in zip(takes, moments, strict=True)], axis=1)
-        truth_N5 = torch.from_numpy(truth.reshape(-1, 5))
+        pictures = batch.faces_NHWC.permute(0, 3, 1, 2).float() / 127.5 - 1
         seen_N5 = self.model["mouth"](wear_pictures(pictures, colour=0.08))
         one_E, other_E = self.model["face"](wear_pictures(pictures, colour=0.02)).chunk(2)
         alike = one_E @ other_E.T / 0.1
-        owners = torch.arange(self.num_faces)
-        weight = torch.tensor([1.0, 3, 3, 3, 3])
+        owners = torch.arange(len(alike), device=self.device)
+        weight = torch.tensor([1.0, 3, 3, 3, 3], device=self.device)
         return {
             "face": 0.2 * (functional.cross_entropy(alike, owners) + functional.cross_entropy(alike.T, owners)),
-            "mouth": 10 * ((seen_N5 - truth_N5).abs() * weight).mean(),
+            "mouth": 10 * ((seen_N5 - batch.mouths_N5).abs() * weight).mean(),
         }
 
-    def _sync_loss(self, rng: np.random.Generator) -> torch.Tensor:
+    def _sync_loss(self, batch: Batch) -> torch.Tensor:
         """A moment's mouth must be nearer to its own sound than to any other moment's, in its clip and in others."""
-        takes = [self._pool[index] for index in rng.choice(self.pool_size, self.num_films, replace=False)]
-        windows = nets.mouth_windows(data.video(takes)).flatten(0, 1)
-        shade = 1 + 0.2 * torch.randn(len(windows), 3, 1, 1).repeat(1, nets.SYNC_WINDOW, 1, 1)
+        video_BCFHW = batch.films_BFHWC.permute(0, 4, 1, 2, 3).float() / 127.5 - 1
+        windows = nets.mouth_windows(video_BCFHW).flatten(0, 1)
+        shade = 1 + 0.2 * torch.randn(len(windows), 3, 1, 1, device=self.device).repeat(1, nets.SYNC_WINDOW, 1, 1)
         seen = self.model["sync"].see(wear_pictures(windows * shade, colour=0.03))
-        mel_BMT = nets.speech_mel(wear_mel(log_mel(wear_audio(data.audio(takes)))))
+        mel_BMT = nets.speech_mel(wear_mel(log_mel(wear_audio(batch.film_sound_BN))))
         speech = nets.speech_windows(mel_BMT, NUM_FRAMES).flatten(0, 1)
-        heard = self.model["sync"].hear(speech + 0.2 * torch.randn(len(speech), 1, 1))
+        heard = self.model["sync"].hear(speech + 0.2 * torch.randn(len(speech), 1, 1, device=self.device))
         alike = seen @ heard.T / 0.1
-        owners = torch.arange(len(alike))
+        owners = torch.arange(len(alike), device=self.device)
         return 0.3 * (functional.cross_entropy(alike, owners) + functional.cross_entropy(alike.T, owners))
 
     def evaluate(self) -> dict[str, float]:
-        return scorer_figures(Scorers(copy.deepcopy(self.model)), num_clips=40)
+        return scorer_figures(Scorers(copy.deepcopy(self.model).cpu()), num_clips=40)
 
     def save(self, out: Path) -> None:
         save_file(
@@ -110,15 +156,17 @@ def scorer_figures(scorers: Scorers, *, num_clips: int) -> dict[str, float]:
     """Held-out figures on clean renders; each puppet is filmed twice, with other words and another motion."""
     rows, faces, voices, owners, speakers = [], [], [], [], []
     for index in range(num_clips):
-        seed = data.HELD_OUT_SEED + index // 2
+        seed = Split.HELD_OUT.value[index // 2]
         who = puppet(seed)
-        clip = film(who, random_phrases(np.random.default_rng([seed, index])), motion_seed=seed + index)
+        phrases = random_phrases(np.random.default_rng([seed, index]), is_held_out=True)
+        clip = film(who, phrases, motion_seed=seed + index)
+        heard_N = data.heard([data.Take(who, clip)])[0].numpy()
         rows.append(
-            clip_figures(scorers, clip.frames_FHWC, clip.audio_N, clip.phrases)
-            | truth_figures(scorers, clip.frames_FHWC, clip.audio_N, clip.mouth_opening_F, clip.mouth_box_F4)
+            clip_figures(scorers, clip.frames_FHWC, heard_N, clip.phrases)
+            | truth_figures(scorers, clip.frames_FHWC, heard_N, clip.mouth_opening_F, clip.mouth_box_F4)
         )
         faces.append(scorers.identity(clip.frames_FHWC))
-        voices.append(scorers.voice(clip.audio_N))
+        voices.append(scorers.voice(heard_N))
         owners.append(seed)
         speakers.append(who.voice)
     figures = mean_figures(rows)
@@ -139,4 +187,4 @@ def _word_labels(take: data.Take) -> np.ndarray:
 
 def _mouth_truth(take: data.Take, moments: np.ndarray) -> np.ndarray:
     """(2, 5) opening and box as shares of the picture."""
-    return np.concatenate([take.film.mouth_opening_F[moments, None], take.film.mouth_box_F4[moments] / 64], axis=1)
+    return np.concatenate([take.film.mouth_opening_F[moments, None], take.film.mouth_box_F4[moments] / FRAME_SIZE], axis=1)

@@ -17,7 +17,7 @@ from dubmill.nano.recording.voices import BRIDGE, Speaker
 
 MAX_WORD_SECONDS = 0.375
 WORD_RMS = 0.12
-_FIRST_SPEED, _FASTEST = 1.2, 2.4
+_FIRST_SPEED, _FASTEST = 1.35, 2.4
 _REST = ", ... "
 """Says nothing for a tenth of a second; a comma or a full stop alone is passed over at this speed."""
 _LAG_SECONDS = 0.05
