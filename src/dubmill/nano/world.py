@@ -217,14 +217,15 @@ def _bare(word: str) -> str:
 
 
 def _paced(words: list[Word], tempo: float) -> list[Word]:
-    """The words at `tempo` times their speed, or as slow as their half has room for."""
-    if tempo == 1.0:
-        return words
+    """The words at `tempo` times their speed; three long ones are hurried into their half, and slow ones held to it."""
     paced = []
     for first, (start, end) in enumerate(_SPANS):
         said = words[first * WORDS_PER_HALF : (first + 1) * WORDS_PER_HALF]
         room = end - start - _MIN_GAP * (WORDS_PER_HALF - 1) - 0.01
         held = max(tempo, sum(word.seconds for word in said) / room)
+        if tempo == 1.0 and held == 1.0:
+            paced += said
+            continue
         paced += [
             Word(hardships.stretched(word.wave_N, held), tuple((at / held, shape) for at, shape in word.visemes))
             for word in said
