@@ -1,4 +1,4 @@
-"""`python -m dubmill.nano pretrain PART --out DIR | ship DIR`: nano trained from its seeds."""
+"""`python -m dubmill.nano record | pretrain PART --out DIR | ship DIR`: nano recorded and trained from its seeds."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 
 PARTS = {
-    "video_vae": 12000,
+    "video_vae": 9000,
     "audio_vae": 4000,
     "vocoder": 3000,
     "scorers": 1200,
@@ -20,6 +20,11 @@ PARTS = {
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m dubmill.nano", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
+    record = commands.add_parser("record", help="speak every word in every voice and write the lexicon")
+    record.add_argument("--kokoro", type=Path, required=True, help="folder of voices/*.bin and vocab.json")
+    record.add_argument("--whisper", type=Path, help="folder of a CTranslate2 Whisper that checks every voice and language")
+    record.add_argument("--takes", type=Path, required=True, help="where finished voices are kept")
+    record.add_argument("--out", type=Path, help="the lexicon to write; the shipped one if not given")
     pretrain = commands.add_parser("pretrain", help="train a part from nothing, or continue where it was stopped")
     pretrain.add_argument("part", choices=[*PARTS, "all"])
     pretrain.add_argument("--out", type=Path, required=True, help="directory of checkpoints, curves and weights")
@@ -37,7 +42,12 @@ def _arguments() -> argparse.Namespace:
 def main() -> None:
     """Run one command."""
     arguments = _arguments()
-    if arguments.command == "pretrain":
+    if arguments.command == "record":
+        from dubmill.nano.lexicon import LEXICON_PATH
+        from dubmill.nano.recording.session import record
+
+        record(arguments.kokoro, arguments.takes, arguments.out or LEXICON_PATH, whisper=arguments.whisper)
+    elif arguments.command == "pretrain":
         _pretrain(arguments)
     else:
         from dubmill.nano import weights

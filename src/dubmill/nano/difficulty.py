@@ -84,9 +84,9 @@ def stretched(wave_N: np.ndarray, tempo: float) -> np.ndarray:
     wanted_N = padded_N[:_GRAIN]
     for at in range(0, num_samples, _HOP):
         nominal = min(int(at * tempo), len(wave_N))
-        starts = range(max(0, nominal - _REACH), nominal + _REACH)
-        likeness = [float(padded_N[start : start + _GRAIN] @ wanted_N) for start in starts]
-        start = starts[int(np.argmax(likeness))]
+        earliest = max(0, nominal - _REACH)
+        likeness = np.correlate(padded_N[earliest : nominal + _REACH + _GRAIN - 1], wanted_N, mode="valid")
+        start = earliest + int(likeness.argmax())
         made_N[at : at + _GRAIN] += window_N * padded_N[start : start + _GRAIN]
         weight_N[at : at + _GRAIN] += window_N
         wanted_N = padded_N[start + _HOP : start + _HOP + _GRAIN]

@@ -15,8 +15,6 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from dubmill.nano.splits import VOICES
-
 LANGUAGES: dict[str, tuple[str, ...]] = {
     "en": ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"),
     "es": ("cero", "uno", "dos", "tres", "cuatro", "cinco", "seis", "siete", "ocho", "nueve"),
@@ -106,6 +104,13 @@ def lexicon(path: Path = LEXICON_PATH) -> dict[tuple[str, int, str], Word]:
             shapes = visemes(tracks[key], len(wave_N) / SAMPLE_RATE_HZ)
             words[language, int(voice), word] = Word(wave_N, shapes)
     return words
+
+
+@cache
+def recorded_voices(path: Path = LEXICON_PATH) -> tuple[int, ...]:
+    """The voices that the lexicon holds; captions know `splits.NUM_VOICES` of them."""
+    with safe_open(path, framework="numpy") as stored:
+        return tuple(sorted({int(key.split("/")[1]) for key in stored.keys()}))  # noqa: SIM118 - not a dict
 
 
 def seal(takes: dict[str, tuple[np.ndarray, list[tuple[float, str]]]], path: Path) -> None:

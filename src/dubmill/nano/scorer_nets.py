@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 from dubmill.nano.lexicon import LANGUAGES
-from dubmill.nano.splits import TRAINED_VOICES
+from dubmill.nano.splits import NUM_VOICES
 
 MEL_FRAMES_PER_FRAME = 4
 SYNC_WINDOW = 9
@@ -66,7 +66,7 @@ class VoiceNet(nn.Module):
         )
         self.attention = nn.Conv1d(width, 1, 1)
         self.project = nn.Linear(width, embedding)
-        self.head = nn.Linear(embedding, len(TRAINED_VOICES), bias=False)
+        self.head = nn.Linear(embedding, NUM_VOICES, bias=False)
 
     def forward(self, mel_BMT: torch.Tensor) -> torch.Tensor:
         hidden = self.body(mel_BMT)

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from dubmill.nano.face import BACKDROPS, HAIRS, SKINS, STYLES
 from dubmill.nano.lexicon import LANGUAGE_NAMES, LANGUAGES
 from dubmill.nano.modules import TEXT_LENGTH
-from dubmill.nano.splits import VOICES
+from dubmill.nano.splits import NUM_VOICES
 from dubmill.nano.world import WORDS_PER_HALF
 
 _SLOTS = "①②③④⑤⑥"
@@ -30,7 +30,7 @@ def spoken_words() -> tuple[str, ...]:
 
 def vocabulary() -> dict[str, int]:
     """Ids of all tokens; the first four are special."""
-    attributes = [*map(str, range(len(VOICES))), *SKINS, *STYLES, *HAIRS, *BACKDROPS, *LANGUAGE_NAMES.values()]
+    attributes = [*map(str, range(NUM_VOICES)), *SKINS, *STYLES, *HAIRS, *BACKDROPS, *LANGUAGE_NAMES.values()]
     fused = [slot + word for slot in _SLOTS for word in spoken_words()]
     tokens = dict.fromkeys([*_SPECIAL, *_SENTENCE.split(), *attributes, *fused])
     return {token: index for index, token in enumerate(tokens)}

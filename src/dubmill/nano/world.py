@@ -18,7 +18,7 @@ from dubmill.nano import difficulty as hardships
 from dubmill.nano import face
 from dubmill.nano.difficulty import EASY, Difficulty
 from dubmill.nano.face import FRAME_RATE, FRAME_SIZE, Puppet
-from dubmill.nano.lexicon import LANGUAGE_NAMES, LANGUAGES, SAMPLE_RATE_HZ, TRACK_RATE_HZ, VISEMES, Word, lexicon
+from dubmill.nano.lexicon import LANGUAGE_NAMES, LANGUAGES, SAMPLE_RATE_HZ, TRACK_RATE_HZ, VISEMES, Word, lexicon, recorded_voices
 from dubmill.nano.splits import is_held_out_order, split_of
 
 __all__ = [
@@ -76,7 +76,8 @@ class Film:
 
 def puppet(seed: int) -> Puppet:
     """The puppet of this seed, with a voice of the seed's split."""
-    return face.puppet(seed, split_of(seed).voices)
+    recorded = recorded_voices()
+    return face.puppet(seed, tuple(voice for voice in split_of(seed).voices if voice in recorded))
 
 
 def film(

@@ -34,7 +34,8 @@ def draw_batch(step: int, rng: np.random.Generator, *, num_halves: int) -> Batch
     """uint8 frames (B, F, H, W, C) and weights (B, 1, F, H, W).
 
     Every fourth step is of whole clips and every fourth of halves; the others are of two short windows for each half,
-    which are as quick and show twice the puppets. The decoder is not causal, so short windows alone would not do.
+    which are as quick and show twice the puppets. The decoder is not causal, so short windows alone would not do. Two
+    halves at least: torch convolves a batch of one by a slower path.
     """
     kind = step % 4
     count = {0: max(1, num_halves // 2), 2: num_halves}.get(kind, 2 * num_halves)
@@ -53,7 +54,7 @@ class VideoVae:
 
     name = "video_vae"
 
-    def __init__(self, *, num_halves: int = 1, num_joint_steps: int = 6000) -> None:
+    def __init__(self, *, num_halves: int = 2, num_joint_steps: int = 4500) -> None:
         torch.manual_seed(0)
         self.device = device()
         self.model = modules.video_vae().to(self.device)

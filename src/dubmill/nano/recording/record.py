@@ -5,9 +5,7 @@ Axes: N samples at 24 kHz.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -106,24 +104,3 @@ def _events(symbols: list[tuple[float, str]]) -> tuple[tuple[float, str], ...]:
             events.append((round(start if stressed_at is None else stressed_at, 4), _LETTERS.get(symbol, symbol)))
             stressed_at = None
     return tuple(events)
-
-
-def record_all(
-    kokoro: Kokoro, speakers: dict[int, Speaker], words: dict[str, tuple[str, ...]], out: Path
-) -> None:
-    """Write `out/VOICE.npz` for every speaker, waves and phonemes by `language/word`; what is there already is kept."""
-    out.mkdir(parents=True, exist_ok=True)
-    booth = Booth(kokoro)
-    for voice, speaker in speakers.items():
-        path = out / f"{voice}.npz"
-        if path.exists():
-            continue
-        takes = {
-            f"{language}/{word}": take
-            for language, said in words.items()
-            for word, take in booth.record(speaker, language, said).items()
-        }
-        partial = out / f"{voice}.partial.npz"
-        tracks = json.dumps({name: take.phonemes for name, take in takes.items()}, ensure_ascii=False)
-        np.savez(partial, tracks=np.array(tracks), **{name: take.wave_N for name, take in takes.items()})
-        partial.rename(path)
