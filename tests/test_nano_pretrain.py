@@ -38,10 +38,10 @@ from dubmill.nano.pretrain import loop
 from dubmill.nano.pretrain.audio_vae import AudioVae
 
 class Killed(AudioVae):
-    def loss(self, step, progress, rng):
+    def loss(self, step, progress, batch, rng):
         if step == 2:
             os.kill(os.getpid(), signal.SIGKILL)
-        return super().loss(step, progress, rng)
+        return super().loss(step, progress, batch, rng)
 
 loop.fit(Killed(batch_size=1), Path(sys.argv[1]), total_steps=4, checkpoint_seconds=0)
 """
@@ -83,8 +83,77 @@ def test_only_noised_tokens_are_asked_of_the_base():
 
     from dubmill.nano.pretrain.denoiser import _noised_tokens
 
-    clean = [torch.zeros(64, 144, 48), torch.zeros(64, 66, 32)]
+    clean = [torch.zeros(64, 144, 64), torch.zeros(64, 65, 48)]
     video_BS, audio_BS = _noised_tokens(clean, np.random.default_rng(0))
     assert video_BS.shape == (64, 144)
-    assert audio_BS.shape == (64, 66)
+    assert audio_BS.shape == (64, 65)
     assert ((video_BS.sum(1) + audio_BS.sum(1)) > 0).all(), "every clip has something to learn"
+
+
+def test_batches_drawn_ahead_by_other_processes_are_the_same(tmp_path: Path):
+    import numpy as np
+
+    part = AudioVae(batch_size=1)
+    alone, ahead = (list(loop._drawn(part.name, part.batches(), range(5), workers)) for workers in (0, 2))
+    assert len(alone) == len(ahead) == 5
+    for one, other in zip(alone, ahead, strict=True):
+        assert np.array_equal(one, other)
+
+
+def test_a_video_batch_is_clips_halves_or_short_windows_of_training_puppets():
+    import numpy as np
+
+    from dubmill.nano.pretrain.video_vae import draw_batch
+
+    shapes = [draw_batch(step, np.random.default_rng(step), num_halves=2)[0].shape for step in range(4)]
+    assert shapes == [(1, 65, 128, 128, 3), (4, 17, 128, 128, 3), (2, 33, 128, 128, 3), (4, 17, 128, 128, 3)]
+
+
+def test_picture_figures_see_a_grey_iris_a_missed_blink_and_a_blurred_mouth():
+    from torch.nn import functional
+
+    from dubmill.nano.pretrain import data
+    from dubmill.nano.pretrain.video_vae import picture_figures
+
+    take = data.silent_take(3)
+    truth = data.video([take])
+    grain = truth + 0.01 * torch.randn(truth.shape, generator=torch.Generator().manual_seed(0))
+    good = picture_figures(grain, truth, [take])
+    assert good["psnr_db"] > 40
+    assert good["iris_chroma"] == pytest.approx(1, abs=0.02)
+    assert good["blink_r"] > 0.99
+    grey = truth.mean(1, keepdim=True).expand_as(truth)
+    assert picture_figures(grey, truth, [take])["iris_chroma"] < 0.2
+    frozen = truth[:, :, :1].expand_as(truth)
+    assert picture_figures(frozen, truth, [take])["blink_r"] < 0.5
+    soft = functional.avg_pool3d(truth, (1, 5, 5), 1, (0, 2, 2))
+    blurred = picture_figures(soft, truth, [take])
+    assert blurred["mouth_psnr_db"] < blurred["psnr_db"] < 40
+
+
+def test_judges_and_vocoder_learn_from_losses_that_are_blind_to_the_other():
+    from dubmill.nano.pretrain.vocoder import Judges, adversarial_losses
+
+    judges = Judges()
+    made_BN = (0.1 * torch.randn(2, 6000)).requires_grad_()
+    truth_BN = 0.1 * torch.randn(2, 6000)
+    fooled, seen_through = adversarial_losses(judges, made_BN, truth_BN)
+    (to_maker,) = torch.autograd.grad(fooled, made_BN, retain_graph=True)
+    assert to_maker.abs().sum() > 0
+    assert not any(
+        grad is not None and grad.any()
+        for grad in torch.autograd.grad(fooled, list(judges.parameters()), allow_unused=True, retain_graph=True)
+    )
+    assert torch.autograd.grad(seen_through, made_BN, allow_unused=True, retain_graph=True)[0] is None
+    assert all(grad.any() for grad in torch.autograd.grad(seen_through, list(judges.parameters())))
+
+
+def test_a_video_vae_has_the_ratios_of_the_real_model_and_stays_small():
+    from dubmill.nano import modules
+
+    vae = modules.video_vae()
+    with torch.no_grad():
+        latents = vae.encode(torch.zeros(1, 3, 33, 128, 128)).latent_dist.mode()
+        assert latents.shape == (1, modules.VIDEO_LATENT_CHANNELS, 5, 4, 4)
+        assert vae.decode(latents).sample.shape == (1, 3, 33, 128, 128)
+    assert sum(parameter.numel() for parameter in vae.parameters()) < 7.2e6

@@ -22,7 +22,9 @@ def _arguments() -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True)
     record = commands.add_parser("record", help="speak every word in every voice and write the lexicon")
     record.add_argument("--kokoro", type=Path, required=True, help="folder of voices/*.bin and vocab.json")
-    record.add_argument("--whisper", type=Path, help="folder of a CTranslate2 Whisper that checks every voice and language")
+    record.add_argument(
+        "--whisper", type=Path, help="folder of a CTranslate2 Whisper that checks every voice and language"
+    )
     record.add_argument("--takes", type=Path, required=True, help="where finished voices are kept")
     record.add_argument("--out", type=Path, help="the lexicon to write; the shipped one if not given")
     pretrain = commands.add_parser("pretrain", help="train a part from nothing, or continue where it was stopped")

@@ -69,7 +69,9 @@ class Layer:
             dx, dy = dx * cos + dy * sin, dy * cos - dx * sin
         return at, ellipse_cover(dx + 0 * dy, dy + 0 * dx, across, down, soft)
 
-    def box(self, x0: float, y0: float, x1: float, y1: float, *, soft: float = 1.0) -> tuple[tuple[slice, slice], np.ndarray]:
+    def box(
+        self, x0: float, y0: float, x1: float, y1: float, *, soft: float = 1.0
+    ) -> tuple[tuple[slice, slice], np.ndarray]:
         """Where an upright rectangle lies and what it covers there."""
         width = soft * self.pixel
         at = self.window((x0 + x1) / 2, (y0 + y1) / 2, (x1 - x0) / 2 + width, (y1 - y0) / 2 + width)
@@ -157,6 +159,10 @@ def _halved(sheet_CHW: np.ndarray, part: int, *, axis: int) -> np.ndarray:
     sheet = sheet_CHW.swapaxes(0, axis)
     count = len(sheet)
     padded = np.concatenate([np.zeros((whole + 1, *sheet.shape[1:]), np.float32), sheet])
-    first, second, third = (padded[offset : offset + count : 2] for offset in (0, 1, 2)) if rest else (None, padded[1:count + 1:2], padded[2:count + 2:2])
+    first, second, third = (
+        (padded[offset : offset + count : 2] for offset in (0, 1, 2))
+        if rest
+        else (None, padded[1 : count + 1 : 2], padded[2 : count + 2 : 2])
+    )
     made = (second + third) / 2 if first is None else (rest * first + second + (1 - rest) * third) / 2
     return np.ascontiguousarray(made.swapaxes(0, axis))

@@ -30,7 +30,10 @@ class Portrait:
 def portrait(who: Puppet, skin: np.ndarray, hair: np.ndarray) -> Portrait:
     """Draw the layers of `who`."""
     return Portrait(
-        Sprite(_back_hair(who, hair)), Sprite(_body(who, skin)), Sprite(_head(who, skin)), Sprite(_front_hair(who, hair))
+        Sprite(_back_hair(who, hair)),
+        Sprite(_body(who, skin)),
+        Sprite(_head(who, skin)),
+        Sprite(_front_hair(who, hair)),
     )
 
 
@@ -91,7 +94,10 @@ def _back_hair(who: Puppet, hair: np.ndarray) -> Layer:
         for place in range(-3, 4):
             angle = place * 0.36
             layer.paint(
-                layer.ellipse(np.sin(angle) * width * 0.95, -0.16 - np.cos(angle) * height * 0.86, 0.085, 0.2, turn=angle), dark
+                layer.ellipse(
+                    np.sin(angle) * width * 0.95, -0.16 - np.cos(angle) * height * 0.86, 0.085, 0.2, turn=angle
+                ),
+                dark,
             )
         layer.paint(layer.ellipse(0, -0.15, width + 0.03, height - 0.03), dark)
     else:
@@ -114,9 +120,14 @@ def _front_hair(who: Puppet, hair: np.ndarray) -> Layer:
         for place in range(-3, 4):
             angle = place * 0.36 + 0.12
             layer.paint(
-                layer.ellipse(np.sin(angle) * width * 0.9, -0.16 - np.cos(angle) * height * 0.8, 0.08, 0.2, turn=angle), hair
+                layer.ellipse(np.sin(angle) * width * 0.9, -0.16 - np.cos(angle) * height * 0.8, 0.08, 0.2, turn=angle),
+                hair,
             )
-    layer.tint(layer.ellipse(who.sun_side * 0.16, -0.52, 0.2, 0.1, turn=0.25 * who.sun_side, soft=9), hair + (1 - hair) * 0.35, strength=0.7)
+    layer.tint(
+        layer.ellipse(who.sun_side * 0.16, -0.52, 0.2, 0.1, turn=0.25 * who.sun_side, soft=9),
+        hair + (1 - hair) * 0.35,
+        strength=0.7,
+    )
     hairline = -0.3 + 0.03 * who.fringe
     openings = {
         "short": ((0.12 * way, hairline + 0.62, width * 1.02, 0.64), (-0.1 * way, 0.36, width * 0.98, 0.62)),

@@ -60,7 +60,9 @@ def _shelf(layer: Layer, side: float, wall: np.ndarray) -> None:
     wood, x = np.float32([0.55, 0.38, 0.25]), side * 0.78
     layer.paint(layer.box(x - 0.25, -0.12, x + 0.25, -0.06, soft=3), wood)
     layer.tint(layer.box(x - 0.25, -0.06, x + 0.25, 0.02, soft=6), wall * 0.75, strength=0.5)
-    for place, (colour, high) in enumerate((((0.75, 0.3, 0.28), 0.26), ((0.3, 0.45, 0.62), 0.3), ((0.85, 0.7, 0.4), 0.23))):
+    for place, (colour, high) in enumerate(
+        (((0.75, 0.3, 0.28), 0.26), ((0.3, 0.45, 0.62), 0.3), ((0.85, 0.7, 0.4), 0.23))
+    ):
         left = x - 0.2 + 0.075 * place
         layer.paint(layer.box(left, -0.12 - high, left + 0.062, -0.12, soft=3), colour)
     layer.paint(layer.box(x + 0.06, -0.24, x + 0.2, -0.12, soft=3), (0.8, 0.48, 0.34))

@@ -18,7 +18,16 @@ from dubmill.nano import difficulty as hardships
 from dubmill.nano import face
 from dubmill.nano.difficulty import EASY, Difficulty
 from dubmill.nano.face import FRAME_RATE, FRAME_SIZE, Puppet
-from dubmill.nano.lexicon import LANGUAGE_NAMES, LANGUAGES, SAMPLE_RATE_HZ, TRACK_RATE_HZ, VISEMES, Word, lexicon, recorded_voices
+from dubmill.nano.lexicon import (
+    LANGUAGE_NAMES,
+    LANGUAGES,
+    SAMPLE_RATE_HZ,
+    TRACK_RATE_HZ,
+    VISEMES,
+    Word,
+    lexicon,
+    recorded_voices,
+)
 from dubmill.nano.splits import is_held_out_order, split_of
 
 __all__ = [

@@ -16,15 +16,16 @@ from dubmill.generation import Region, generate, inpaint
 from dubmill.nano import world
 from dubmill.nano.captions import caption
 from dubmill.nano.mel import log_mel
-from dubmill.nano.pretrain.data import HELD_OUT_SEED, mouth_mask
-from dubmill.nano.pretrain.data import Take as Filmed
+from dubmill.nano.pretrain import data
+from dubmill.nano.pretrain.video_vae import picture_figures
 from dubmill.nano.scorers import Scorers
+from dubmill.nano.splits import Split
 from dubmill.nano_card.figures import Row, against_source, against_truth, alone
 from dubmill.params import Params
 from dubmill.shapes import latent_of_frame
 from dubmill.steps.inpaint import HALVES, half_region
 
-FIRST_PUPPET = HELD_OUT_SEED + 1000  # the ones before were looked at while training
+FIRST_PUPPET = Split.HELD_OUT.value[1000]  # the ones before were looked at while training
 _BATCH = 10
 
 
@@ -53,7 +54,7 @@ def take(index: int) -> Take:
     seed = FIRST_PUPPET + index
     rng = np.random.default_rng([seed, 15])
     who, half = world.puppet(seed), index % 2
-    first, second = world.random_phrases(rng, switch_share=1.0)
+    first, second = world.random_phrases(rng, switch_share=1.0, is_held_out=True)
     phrases = [first, second]
     digits = [world.LANGUAGES[phrases[half].language].index(word) for word in phrases[half].words]
     other = phrases[1 - half].language
@@ -146,18 +147,15 @@ def round_trip(clips: Sequence[Clip], modules: Modules) -> list[Clip]:
 def _vocoded(clips: Sequence[Clip], modules: Modules) -> list[Clip]:
     """The clips with their sound made again from its true log-mel."""
     audio_BN = torch.from_numpy(np.stack([clip.mono_N for clip in clips]))
-    made_BCN = modules.vocoder(log_mel(audio_BN)[:, None].to(modules.dtype)).float().cpu().numpy()
+    made_BCN = modules.vocoder(log_mel(data.resampled(audio_BN))[:, None].to(modules.dtype)).float().cpu().numpy()
     return [clip.with_audio(audio_CN) for clip, audio_CN in zip(clips, made_BCN, strict=True)]
 
 
 def _psnr(clip: Clip, one: Take) -> Row:
-    inside_FHW = mouth_mask([Filmed(one.puppet, one.film)])[0, 0].numpy().astype(bool)
-    made_FHWC, truth_FHWC = clip.frames_FHWC, one.film.frames_FHWC
-    everywhere_FHW = np.ones_like(inside_FHW)
-    return {
-        "psnr_db": _psnr_db(made_FHWC, truth_FHWC, everywhere_FHW),
-        "mouth_psnr_db": _psnr_db(made_FHWC, truth_FHWC, inside_FHW),
-    }
+    """PSNR of all, mouth and eyes, the iris's colour and the blink, as the video VAE's training tells them."""
+    frames = torch.from_numpy(clip.frames_FHWC)[None].permute(0, 4, 1, 2, 3).float() / 127.5 - 1
+    filmed = data.Take(one.puppet, one.film)
+    return picture_figures(frames, data.video([filmed]), [filmed])
 
 
 def _psnr_db(made_FHWC: np.ndarray, truth_FHWC: np.ndarray, at_FHW: np.ndarray) -> float:

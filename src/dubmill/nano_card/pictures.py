@@ -17,7 +17,7 @@ from dubmill.clips import Clip
 from dubmill.media import mp4_bytes
 from dubmill.report.stills import sampled
 
-_ZOOM = 4
+_ZOOM = 2
 _BAND = 20  # pixels of text above a picture
 _GAP = 8
 
@@ -47,11 +47,12 @@ def spectrograms(rows: Sequence[Shown], path: Path) -> None:
     import torch
     from matplotlib import pyplot
 
+    from dubmill.metrics.speech import hearing
     from dubmill.nano.mel import log_mel
 
     figure, axes = pyplot.subplots(len(rows), 1, figsize=(11, 0.95 * len(rows)))
     for axis, row in zip(axes, rows, strict=True):
-        mel_TM = log_mel(torch.from_numpy(np.ascontiguousarray(row.clip.mono_N))[None])[0].numpy()
+        mel_TM = log_mel(torch.from_numpy(np.ascontiguousarray(hearing(row.clip)))[None])[0].numpy()
         axis.imshow(mel_TM.T, origin="lower", aspect="auto", cmap="magma", vmin=-9, vmax=0.5)
         _bare(axis, row.told)
     _save(figure, path)

@@ -117,7 +117,9 @@ class Denoiser:
             width=_SIDE,
             fps=FRAME_RATE,
             audio_num_frames=audio_BSC.shape[1],
-            video_coords=transformer.rope.prepare_video_coords(num_clips, num_frames, _SIDE, _SIDE, self.device, fps=FRAME_RATE),
+            video_coords=transformer.rope.prepare_video_coords(
+                num_clips, num_frames, _SIDE, _SIDE, self.device, fps=FRAME_RATE
+            ),
             audio_coords=transformer.audio_rope.prepare_audio_coords(num_clips, audio_BSC.shape[1], self.device),
             return_dict=False,
         )

@@ -58,7 +58,9 @@ class Part(Protocol):
     def batches(self) -> Callable[[int, np.random.Generator], Any]:
         """A picklable function of the step that draws its batch, free of the model."""
 
-    def loss(self, step: int, progress: float, batch: Any, rng: np.random.Generator) -> tuple[torch.Tensor, dict[str, float]]:
+    def loss(
+        self, step: int, progress: float, batch: Any, rng: np.random.Generator
+    ) -> tuple[torch.Tensor, dict[str, float]]:
         """The loss of one batch, and the figures to plot."""
 
     def evaluate(self) -> dict[str, float]:

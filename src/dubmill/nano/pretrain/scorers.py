@@ -17,8 +17,8 @@ from safetensors.torch import save_file
 from torch.nn import functional
 
 from dubmill.nano import scorer_nets as nets
-from dubmill.nano.figures import clip_figures, mean_figures, same_and_other, truth_figures
 from dubmill.nano.face import FRAME_SIZE
+from dubmill.nano.figures import clip_figures, mean_figures, same_and_other, truth_figures
 from dubmill.nano.lexicon import SAMPLE_RATE_HZ
 from dubmill.nano.mel import log_mel
 from dubmill.nano.pretrain import data
@@ -187,4 +187,6 @@ def _word_labels(take: data.Take) -> np.ndarray:
 
 def _mouth_truth(take: data.Take, moments: np.ndarray) -> np.ndarray:
     """(2, 5) opening and box as shares of the picture."""
-    return np.concatenate([take.film.mouth_opening_F[moments, None], take.film.mouth_box_F4[moments] / FRAME_SIZE], axis=1)
+    return np.concatenate(
+        [take.film.mouth_opening_F[moments, None], take.film.mouth_box_F4[moments] / FRAME_SIZE], axis=1
+    )

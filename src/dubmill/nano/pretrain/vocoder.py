@@ -155,7 +155,9 @@ class Vocoder:
         wavfile.write(out / "sample.wav", SAMPLE_RATE_HZ, self._heard.flatten().numpy())
 
 
-def adversarial_losses(judges: nn.Module, made_BN: torch.Tensor, truth_BN: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def adversarial_losses(
+    judges: nn.Module, made_BN: torch.Tensor, truth_BN: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
     """The maker's loss (least squares and matched features), which moves no judge, and the judges', which moves no maker."""
     frozen = {name: value.detach() for name, value in judges.named_parameters()}
     made = functional_call(judges, frozen, (made_BN,))

@@ -86,7 +86,8 @@ def _graph() -> bytes:
     parts = []
     for package in _MODEL_PACKAGES:
         spec = find_spec(package)
-        assert spec is not None and spec.origin, f"pip install {package}"
+        assert spec is not None, f"pip install {package}"
+        assert spec.origin is not None, f"{package} is no plain package"
         parts.append((Path(spec.origin).parent / "part.bin").read_bytes())
     model = onnx.load_from_string(b"".join(parts))
     graph, floats = model.graph, onnx.TensorProto.FLOAT

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _REST_SECONDS = 0.16
+_SILENCE_SAMPLES = 12000
 _ORDER = (0, 3, 6, 9, 2, 5, 8, 1, 4, 7)
 _LIST_LENGTH = 5
 
@@ -36,7 +37,13 @@ class Recogniser:
 
         heard_N = resample_poly(wave_N, 2, 3).astype(np.float32)
         segments, _ = self._model.transcribe(
-            heard_N, language=language, beam_size=1, temperature=0.0, without_timestamps=True, max_new_tokens=48
+            np.pad(heard_N, (0, _SILENCE_SAMPLES)),
+            language=language,
+            beam_size=1,
+            temperature=0.0,
+            without_timestamps=True,
+            max_new_tokens=48,
+            no_repeat_ngram_size=3,  # else it counts "8, 8, 8" into the silence after a list
         )
         return " ".join(segment.text for segment in segments)
 

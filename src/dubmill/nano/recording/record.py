@@ -13,9 +13,9 @@ from dubmill.nano.recording.kokoro import SAMPLE_RATE_HZ, Kokoro, Speech
 from dubmill.nano.recording.phonemes import symbols
 from dubmill.nano.recording.voices import BRIDGE, Speaker
 
-MAX_WORD_SECONDS = 0.46
+MAX_WORD_SECONDS = 0.41
 WORD_RMS = 0.12
-_FIRST_SPEED, _FASTEST = 1.0, 2.4
+_FIRST_SPEED, _FASTEST = 1.1, 2.4
 _REST = ", ... "
 """Says nothing for a tenth of a second; a comma or a full stop alone is passed over at this speed."""
 _LAG_SECONDS = 0.05
@@ -78,7 +78,9 @@ def _cut(speech: Speech, said: dict[str, str], formants: float) -> dict[str, Tak
         after = place + len(spoken)
         first = max(0, round((starts[place] - _LEAD_SECONDS) * SAMPLE_RATE_HZ))
         last = round((starts[after] + _TAIL_SECONDS) * SAMPLE_RATE_HZ)
-        events = [(start - first / SAMPLE_RATE_HZ, symbol) for symbol, start in zip(spoken, starts[place:], strict=False)]
+        events = [
+            (start - first / SAMPLE_RATE_HZ, symbol) for symbol, start in zip(spoken, starts[place:], strict=False)
+        ]
         takes[word] = Take(_levelled(wave_N[first:last]), _events(events))
         place = after + len(_REST)
     return takes

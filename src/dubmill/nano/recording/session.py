@@ -76,5 +76,6 @@ def _kept(path: Path) -> dict[str, Take]:
     with np.load(path) as stored:
         tracks = json.loads(str(stored["tracks"]))
         return {
-            name: Take(stored[name], tuple((start, ipa) for start, ipa in phonemes)) for name, phonemes in tracks.items()
+            name: Take(stored[name], tuple((start, ipa) for start, ipa in phonemes))
+            for name, phonemes in tracks.items()
         }
