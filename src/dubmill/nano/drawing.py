@@ -109,7 +109,8 @@ class Layer:
 
     def small(self) -> np.ndarray:
         """(C, H, W) at the picture's size, the cover last."""
-        return _halved(_halved(self.rgba_CHW, 0, axis=1), 0, axis=2)
+        side, scale = self.size, self.scale
+        return self.rgba_CHW.reshape(4, side, scale, side, scale).mean(axis=(2, 4))
 
 
 class Sprite:
@@ -121,13 +122,16 @@ class Sprite:
         self._top, bottom = _even_span(cover_HW.any(axis=1))
         self._left, right = _even_span(cover_HW.any(axis=0))
         cut_CHW = layer.rgba_CHW[:, self._top : bottom, self._left : right]
-        self._sheet_CHW = np.pad(cut_CHW, ((0, 0), (2, 2), (2, 2)))
+        self._sheet_CHW = np.pad(cut_CHW, ((0, 0), (2, 4), (2, 4)))
+        self._rows: dict[int, np.ndarray] = {}
         self._phases: dict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = {}
 
     def _phase(self, down: int, across: int) -> tuple[np.ndarray, np.ndarray]:
         """Colours (C, H, W) and what shines through (H, W), moved by `down` and `across` parts of a pixel."""
         if (down, across) not in self._phases:
-            picture_CHW = _halved(_halved(self._sheet_CHW, down, axis=1), across, axis=2)
+            if down not in self._rows:
+                self._rows[down] = _halved(self._sheet_CHW, down, axis=1)
+            picture_CHW = _halved(self._rows[down], across, axis=2)
             self._phases[down, across] = picture_CHW[:3], 1 - picture_CHW[3]
         return self._phases[down, across]
 
@@ -136,7 +140,7 @@ class Sprite:
         whole_y, part_y = divmod(down_steps, PHASES)
         whole_x, part_x = divmod(across_steps, PHASES)
         colours_CHW, through_HW = self._phase(part_y, part_x)
-        top, left = self._top // 2 - 1 + whole_y, self._left // 2 - 1 + whole_x
+        top, left = self._top // 2 + whole_y, self._left // 2 + whole_x
         y0, x0 = max(0, top), max(0, left)
         y1, x1 = min(self.size, top + through_HW.shape[0]), min(self.size, left + through_HW.shape[1])
         if y0 < y1 and x0 < x1:
@@ -153,16 +157,20 @@ def _even_span(flags: np.ndarray) -> tuple[int, int]:
 
 
 def _halved(sheet_CHW: np.ndarray, part: int, *, axis: int) -> np.ndarray:
-    """Pairs along an axis averaged, `part` / PHASES of a picture's pixel earlier, so that what is there comes later."""
-    start = 2.0 * part / PHASES  # in rows or columns of the sheet
+    """Pairs along an axis averaged, `part` / PHASES of a picture's pixel earlier, so that what is there comes later.
+
+    The sheet's first two rows and columns are empty.
+    """
+    start = 2 - 2.0 * part / PHASES  # in rows or columns of the sheet
     whole, rest = int(start), np.float32(start - int(start))
-    sheet = sheet_CHW.swapaxes(0, axis)
-    count = len(sheet)
-    padded = np.concatenate([np.zeros((whole + 1, *sheet.shape[1:]), np.float32), sheet])
-    first, second, third = (
-        (padded[offset : offset + count : 2] for offset in (0, 1, 2))
-        if rest
-        else (None, padded[1 : count + 1 : 2], padded[2 : count + 2 : 2])
-    )
-    made = (second + third) / 2 if first is None else (rest * first + second + (1 - rest) * third) / 2
-    return np.ascontiguousarray(made.swapaxes(0, axis))
+    count = sheet_CHW.shape[axis] - 2
+
+    def every_second(first: int) -> np.ndarray:
+        kept = slice(first, first + count - 1, 2)
+        return sheet_CHW[:, kept] if axis == 1 else sheet_CHW[:, :, kept]
+
+    made = (1 - rest) * every_second(whole) + every_second(whole + 1)
+    if rest:
+        made += rest * every_second(whole + 2)
+    made *= np.float32(0.5)
+    return made
