@@ -132,9 +132,9 @@ def _front_hair(who: Puppet, hair: np.ndarray) -> Layer:
     openings = {
         "short": ((0.12 * way, hairline + 0.62, width * 1.02, 0.64), (-0.1 * way, 0.36, width * 0.98, 0.62)),
         "long": ((width * 0.45, 0.32, width * 0.5, 0.66), (-width * 0.45, 0.32, width * 0.5, 0.66)),
-        "curly": ((0, hairline + 0.66, width * 0.92, 0.62), (0, 0.5, width * 1.0, 0.62)),
-        "tied": ((0, hairline + 0.56, width * 0.93, 0.64), (0, 0.5, width * 1.02, 0.66)),
-        "spiky": ((0, hairline + 0.68, width * 0.96, 0.62), (0, 0.5, width * 1.02, 0.62)),
+        "curly": ((0, hairline + 0.53, width * 1.0, 0.6), (0, 0.5, width * 1.0, 0.62)),
+        "tied": ((0, hairline + 0.55, width * 1.0, 0.64), (0, 0.5, width * 1.02, 0.66)),
+        "spiky": ((0, hairline + 0.52, width * 1.02, 0.6), (0, 0.5, width * 1.02, 0.62)),
     }[who.style]
     for x, y, across, down in openings:
         layer.cut(layer.ellipse(x, y, across, down))
