@@ -11,7 +11,7 @@ from dubmill.nano.lexicon import LANGUAGES, seal
 from dubmill.nano.recording.kokoro import Kokoro
 from dubmill.nano.recording.record import Booth, Take
 from dubmill.nano.recording.voices import SPEAKERS
-from dubmill.nano.splits import NUM_VOICES
+from dubmill.nano.splits import HELD_OUT_VOICES, NUM_VOICES
 
 
 def record(kokoro: Path, takes: Path, out: Path, *, whisper: Path | None) -> None:
@@ -21,8 +21,9 @@ def record(kokoro: Path, takes: Path, out: Path, *, whisper: Path | None) -> Non
     """
     takes.mkdir(parents=True, exist_ok=True)
     booth = None
-    for voice, speaker in enumerate(SPEAKERS[:NUM_VOICES]):
+    for voice in sorted(range(NUM_VOICES), key=_turn):
         if not _path(takes, voice).exists():
+            speaker = SPEAKERS[voice]
             booth = booth or Booth(Kokoro(kokoro))
             said = {
                 f"{language}/{word}": take
@@ -59,6 +60,11 @@ def _understand(takes: Path, whisper: Path) -> None:
                 waves = [said[f"{language}/{word}"].wave_N for word in words]
                 missed[place] = recogniser.words_missed(waves, words, language)
                 report.write_text(json.dumps(missed, indent=1) + "\n")
+
+
+def _turn(voice: int) -> tuple[bool, int]:
+    """A trained and a held-out voice first, so that a session cut short has both."""
+    return voice not in (0, HELD_OUT_VOICES[0]), voice
 
 
 def _path(takes: Path, voice: int) -> Path:
