@@ -103,9 +103,9 @@ def test_batches_drawn_ahead_by_other_processes_are_the_same(tmp_path: Path):
 def test_a_video_batch_is_clips_halves_or_short_windows_of_training_puppets():
     import numpy as np
 
-    from dubmill.nano.pretrain.video_vae import draw_batch
+    from dubmill.nano.pretrain.batches import video_batch
 
-    shapes = [draw_batch(step, np.random.default_rng(step), num_halves=2)[0].shape for step in range(4)]
+    shapes = [video_batch(step, np.random.default_rng(step), num_halves=2)[0].shape for step in range(4)]
     assert shapes == [(1, 65, 128, 128, 3), (4, 17, 128, 128, 3), (2, 33, 128, 128, 3), (4, 17, 128, 128, 3)]
 
 
@@ -157,3 +157,46 @@ def test_a_video_vae_has_the_ratios_of_the_real_model_and_stays_small():
         assert latents.shape == (1, modules.VIDEO_LATENT_CHANNELS, 5, 4, 4)
         assert vae.decode(latents).sample.shape == (1, 3, 33, 128, 128)
     assert sum(parameter.numel() for parameter in vae.parameters()) < 7.2e6
+
+
+def _one_step(part) -> dict[str, float]:
+    import numpy as np
+
+    batch = part.batches()(1, np.random.default_rng(1))
+    loss, told = part.loss(1, 0.5, batch, np.random.default_rng(2))
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert any(parameter.grad is not None and parameter.grad.any() for parameter in part.model.parameters())
+    return told
+
+
+def test_the_vocoder_and_its_judges_take_a_step_on_the_audio_vaes_own_mel(tmp_path: Path):
+    from dubmill.nano import modules
+    from dubmill.nano.pretrain.vocoder import Vocoder
+
+    modules.audio_vae().save_pretrained(tmp_path / "audio_vae")
+    assert set(_one_step(Vocoder(tmp_path / "audio_vae", batch_size=1))) == {"spectral", "fooled", "judges"}
+
+
+def test_the_scorers_take_a_step():
+    from dubmill.nano.pretrain.scorers import ScorerTraining
+
+    told = _one_step(ScorerTraining(pool_size=3, num_sounds=2, num_faces=2, num_films=1))
+    assert set(told) == {"words", "voice", "opening", "face", "mouth", "sync"}
+
+
+def test_the_base_takes_a_step_on_latents_that_the_vaes_encoded(tmp_path: Path):
+    from dubmill.nano import modules
+    from dubmill.nano.pretrain import latents
+    from dubmill.nano.pretrain.denoiser import Denoiser, Sources
+
+    modules.video_vae().save_pretrained(tmp_path / "vae")
+    modules.audio_vae().save_pretrained(tmp_path / "ears")
+    latents.encode_shard(tmp_path / "vae", tmp_path / "ears", tmp_path / "0.pt", range(2))
+    latents.write_statistics([tmp_path / "0.pt"], tmp_path / "statistics.safetensors")
+    stored = torch.load(tmp_path / "0.pt")
+    assert [tuple(column.shape) for column in stored["full"][:2]] == [(2, 144, 64), (2, 65, 48)]
+    assert [tuple(column.shape) for column in stored["half"][:2]] == [(2, 80, 64), (2, 33, 48)]
+    unused = tmp_path / "unused"
+    places = Sources([tmp_path / "0.pt"], tmp_path / "statistics.safetensors", unused, unused, unused, unused)
+    _one_step(Denoiser(places, batch_size=2))

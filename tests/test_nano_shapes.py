@@ -108,4 +108,4 @@ def test_the_scorers_take_what_the_world_gives(opened, film: world.Film):
     heard_N = film.audio_N[: len(film.audio_N) // 3 * 3].reshape(-1, 3)[:, :2].reshape(-1)
     assert judge.speech_opening(heard_N, world.NUM_FRAMES).shape == (world.NUM_FRAMES,)
     assert np.isfinite(judge.sync_distances(film.frames_FHWC, heard_N)).all()
-    assert face.FRAME_SIZE == film.frames_FHWC.shape[1]
+    assert film.frames_FHWC.shape[1] == face.FRAME_SIZE

@@ -81,7 +81,7 @@ def test_the_rhythm_of_words_is_not_a_grid():
         for seed in range(40)
     ]
     onsets_TW = np.stack([film.word_seconds_W2[:, 0] for film in films])
-    assert (onsets_TW.std(axis=0) > 0.04).all()
+    assert (onsets_TW.std(axis=0) > 0.03).all()
     for film in films:
         assert (film.word_seconds_W2[1:, 0] - film.word_seconds_W2[:-1, 1]).min() > 0.04, "words do not run together"
 

@@ -14,7 +14,7 @@ import torch
 
 from dubmill.nano import modules
 from dubmill.nano.mel import log_mel
-from dubmill.nano.pretrain import data
+from dubmill.nano.pretrain import batches, data
 from dubmill.nano.pretrain.hardware import autocast, device
 from dubmill.nano.pretrain.loop import Schedule
 from dubmill.nano.pretrain.sheets import save_mels
@@ -30,13 +30,6 @@ def whole_mel(audio_BN: torch.Tensor) -> torch.Tensor:
     return mel_BTM[:, None, :num_frames]
 
 
-def draw_batch(step: int, rng: np.random.Generator, *, batch_size: int) -> torch.Tensor:
-    """(B, N) sound of whole clips and, every other step, of twice as many halves."""
-    is_half = step % 2 == 1
-    count = batch_size * (2 if is_half else 1)
-    return data.heard(data.training_takes(rng, count, is_half=is_half, is_drawn=False))
-
-
 class AudioVae:
     """Part `audio_vae`: whole and half clips from their start, since both ends are causal."""
 
@@ -50,7 +43,7 @@ class AudioVae:
         self.batch_size = batch_size
 
     def batches(self) -> Callable[[int, np.random.Generator], torch.Tensor]:
-        return partial(draw_batch, batch_size=self.batch_size)
+        return partial(batches.audio_batch, batch_size=self.batch_size)
 
     def loss(
         self, step: int, progress: float, batch: torch.Tensor, rng: np.random.Generator

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import astuple, dataclass
-from functools import cache, partial
+from dataclasses import astuple
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,63 +17,15 @@ from safetensors.torch import save_file
 from torch.nn import functional
 
 from dubmill.nano import scorer_nets as nets
-from dubmill.nano.face import FRAME_SIZE
 from dubmill.nano.figures import clip_figures, mean_figures, same_and_other, truth_figures
-from dubmill.nano.lexicon import SAMPLE_RATE_HZ
 from dubmill.nano.mel import log_mel
-from dubmill.nano.pretrain import data
+from dubmill.nano.pretrain import batches, data
 from dubmill.nano.pretrain.augment import wear_audio, wear_mel, wear_pictures
 from dubmill.nano.pretrain.hardware import device
 from dubmill.nano.pretrain.loop import Schedule
 from dubmill.nano.scorers import Scorers
 from dubmill.nano.splits import Split
 from dubmill.nano.world import NUM_FRAMES, film, puppet, random_phrases
-
-_WORD_RATE_HZ = 50
-_CORE = 0.25
-"""A word is labelled from this share of its length to one less it, so that blanks part neighbours."""
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Sounds with their words, voices and openings; faces, the second moments after the first; films with their sounds."""
-
-    sound_BN: torch.Tensor
-    labels_BT: torch.Tensor
-    voices_B: torch.Tensor
-    opening_BF: torch.Tensor
-    faces_NHWC: torch.Tensor
-    mouths_N5: torch.Tensor
-    films_BFHWC: torch.Tensor
-    film_sound_BN: torch.Tensor
-
-
-@cache
-def _pooled(seed: int) -> data.Take:
-    """A film of the pool, drawn once in a process."""
-    return data.take(seed)
-
-
-def draw_batch(
-    step: int, rng: np.random.Generator, *, pool_size: int, num_sounds: int, num_faces: int, num_films: int
-) -> Batch:
-    """Sound from fresh clips, pictures from a pool of films."""
-    sounds = data.training_takes(rng, num_sounds, is_half=step % 2 == 1, is_drawn=False)
-    faces = [_pooled(int(seed)) for seed in rng.choice(pool_size, num_faces, replace=False)]
-    moments = [rng.choice(NUM_FRAMES, 2, replace=False) for _ in faces]
-    films = [_pooled(int(seed)) for seed in rng.choice(pool_size, num_films, replace=False)]
-    pictures = np.stack([one.film.frames_FHWC[at] for one, at in zip(faces, moments, strict=True)], axis=1)
-    mouths = np.stack([_mouth_truth(one, at) for one, at in zip(faces, moments, strict=True)], axis=1)
-    return Batch(
-        sound_BN=data.heard(sounds),
-        labels_BT=torch.from_numpy(np.stack([_word_labels(one) for one in sounds])),
-        voices_B=torch.tensor([one.puppet.voice for one in sounds]),
-        opening_BF=torch.from_numpy(np.stack([one.film.mouth_opening_F for one in sounds])),
-        faces_NHWC=torch.from_numpy(pictures.reshape(-1, *pictures.shape[2:])),
-        mouths_N5=torch.from_numpy(mouths.reshape(-1, 5)),
-        films_BFHWC=torch.from_numpy(np.stack([one.film.frames_FHWC for one in films])),
-        film_sound_BN=data.heard(films),
-    )
 
 
 class ScorerTraining:
@@ -88,9 +40,9 @@ class ScorerTraining:
         self.schedule = Schedule(peak_rate=2e-3, warmup_steps=50, weight_decay=1e-2, average=0.995)
         self.pool_size, self.num_sounds, self.num_faces, self.num_films = pool_size, num_sounds, num_faces, num_films
 
-    def batches(self) -> Callable[[int, np.random.Generator], Batch]:
+    def batches(self) -> Callable[[int, np.random.Generator], batches.ScorerBatch]:
         return partial(
-            draw_batch,
+            batches.scorer_batch,
             pool_size=self.pool_size,
             num_sounds=self.num_sounds,
             num_faces=self.num_faces,
@@ -98,13 +50,13 @@ class ScorerTraining:
         )
 
     def loss(
-        self, step: int, progress: float, batch: Batch, rng: np.random.Generator
+        self, step: int, progress: float, batch: batches.ScorerBatch, rng: np.random.Generator
     ) -> tuple[torch.Tensor, dict[str, float]]:
-        batch = Batch(*(value.to(self.device) for value in astuple(batch)))
+        batch = batches.ScorerBatch(*(value.to(self.device) for value in astuple(batch)))
         losses = {**self._sound_losses(batch), **self._face_losses(batch), "sync": self._sync_loss(batch)}
         return torch.stack(list(losses.values())).sum(), {name: value.item() for name, value in losses.items()}
 
-    def _sound_losses(self, batch: Batch) -> dict[str, torch.Tensor]:
+    def _sound_losses(self, batch: batches.ScorerBatch) -> dict[str, torch.Tensor]:
         mel_BMT = nets.speech_mel(wear_mel(log_mel(wear_audio(batch.sound_BN))))
         scores_BCT = self.model["words"](mel_BMT)
         num_steps = min(batch.labels_BT.shape[1], scores_BCT.shape[2])
@@ -117,7 +69,7 @@ class ScorerTraining:
             "opening": 8 * functional.mse_loss(implied_BF, batch.opening_BF[:, : implied_BF.shape[1]]),
         }
 
-    def _face_losses(self, batch: Batch) -> dict[str, torch.Tensor]:
+    def _face_losses(self, batch: batches.ScorerBatch) -> dict[str, torch.Tensor]:
         """Two moments of each face must be nearer than two faces; each moment must tell its mouth."""
         pictures = batch.faces_NHWC.permute(0, 3, 1, 2).float() / 127.5 - 1
         seen_N5 = self.model["mouth"](wear_pictures(pictures, colour=0.08))
@@ -130,7 +82,7 @@ class ScorerTraining:
             "mouth": 10 * ((seen_N5 - batch.mouths_N5).abs() * weight).mean(),
         }
 
-    def _sync_loss(self, batch: Batch) -> torch.Tensor:
+    def _sync_loss(self, batch: batches.ScorerBatch) -> torch.Tensor:
         """A moment's mouth must be nearer to its own sound than to any other moment's, in its clip and in others."""
         video_BCFHW = batch.films_BFHWC.permute(0, 4, 1, 2, 3).float() / 127.5 - 1
         windows = nets.mouth_windows(video_BCFHW).flatten(0, 1)
@@ -173,20 +125,3 @@ def scorer_figures(scorers: Scorers, *, num_clips: int) -> dict[str, float]:
     figures["face_same"], figures["face_other"] = same_and_other(faces, owners)
     figures["voice_same"], figures["voice_other"] = same_and_other(voices, speakers)
     return figures
-
-
-def _word_labels(take: data.Take) -> np.ndarray:
-    """(T,) class of the word said at each 20 ms, or blank."""
-    labels_T = np.full(round(len(take.film.audio_N) / SAMPLE_RATE_HZ * _WORD_RATE_HZ), nets.BLANK)
-    words = [(phrase.language, word) for phrase in take.film.phrases for word in phrase.words]
-    for word, (start, end) in zip(words, take.film.word_seconds_W2, strict=True):
-        first, last = (round((start + share * (end - start)) * _WORD_RATE_HZ) for share in (_CORE, 1 - _CORE))
-        labels_T[first:last] = nets.CLASSES.index(word)
-    return labels_T
-
-
-def _mouth_truth(take: data.Take, moments: np.ndarray) -> np.ndarray:
-    """(2, 5) opening and box as shares of the picture."""
-    return np.concatenate(
-        [take.film.mouth_opening_F[moments, None], take.film.mouth_box_F4[moments] / FRAME_SIZE], axis=1
-    )

@@ -14,7 +14,7 @@ import torch
 from torch.nn import functional
 
 from dubmill.nano import modules
-from dubmill.nano.pretrain import data
+from dubmill.nano.pretrain import batches, data
 from dubmill.nano.pretrain.hardware import autocast, device
 from dubmill.nano.pretrain.loop import Schedule
 from dubmill.nano.pretrain.sheets import save_rows
@@ -23,30 +23,7 @@ from dubmill.nano.splits import Split
 _LATENT_NOISE = 0.04
 _LATENT_PENALTY = 1e-3
 _CHROMA_WEIGHT, _EDGE_WEIGHT = 8.0, 0.5
-_MOUTH_WEIGHT, _EYES_WEIGHT = 4.0, 4.0
-_SHORT_FRAMES = 17
 _LUMA = (0.299, 0.587, 0.114)
-
-Batch = tuple[torch.Tensor, torch.Tensor]
-
-
-def draw_batch(step: int, rng: np.random.Generator, *, num_halves: int) -> Batch:
-    """uint8 frames (B, F, H, W, C) and weights (B, 1, F, H, W).
-
-    Every fourth step is of whole clips and every fourth of halves; the others are of two short windows for each half,
-    which are as quick and show twice the puppets. The decoder is not causal, so short windows alone would not do. Two
-    halves at least: torch convolves a batch of one by a slower path.
-    """
-    kind = step % 4
-    count = {0: max(1, num_halves // 2), 2: num_halves}.get(kind, 2 * num_halves)
-    takes = [data.silent_take(seed, is_half=kind != 0) for seed in data.training_seeds(rng, count)]
-    frames = torch.from_numpy(np.stack([one.film.frames_FHWC for one in takes]))
-    weights = 1 + (_MOUTH_WEIGHT - 1) * data.mouth_mask(takes) + (_EYES_WEIGHT - 1) * data.eyes_mask(takes)
-    if kind % 2:
-        first = int(rng.integers(0, frames.shape[1] - _SHORT_FRAMES + 1))
-        window = slice(first, first + _SHORT_FRAMES)
-        frames, weights = frames[:, window], weights[:, :, window]
-    return frames, weights
 
 
 class VideoVae:
@@ -61,11 +38,11 @@ class VideoVae:
         self.schedule = Schedule(peak_rate=8e-4, warmup_steps=200, betas=(0.9, 0.95), average=0.998)
         self.num_halves, self.num_joint_steps = num_halves, num_joint_steps
 
-    def batches(self) -> Callable[[int, np.random.Generator], Batch]:
-        return partial(draw_batch, num_halves=self.num_halves)
+    def batches(self) -> Callable[[int, np.random.Generator], tuple[torch.Tensor, torch.Tensor]]:
+        return partial(batches.video_batch, num_halves=self.num_halves)
 
     def loss(
-        self, step: int, progress: float, batch: Batch, rng: np.random.Generator
+        self, step: int, progress: float, batch: tuple[torch.Tensor, torch.Tensor], rng: np.random.Generator
     ) -> tuple[torch.Tensor, dict[str, float]]:
         pixels_BCFHW = _pixels(batch[0].to(self.device))
         weight = batch[1].to(self.device)

@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from dubmill.nano import modules
 from dubmill.nano.lexicon import SAMPLE_RATE_HZ
-from dubmill.nano.pretrain import data
+from dubmill.nano.pretrain import batches, data
 from dubmill.nano.pretrain.audio_vae import whole_mel
 from dubmill.nano.pretrain.hardware import autocast, device
 from dubmill.nano.pretrain.loop import Schedule
@@ -30,14 +30,6 @@ _WINDOWS = (240, 600, 1200, 2400)
 _SEGMENT_FRAMES, _FRAME_SAMPLES = 48, 240
 _SPECTRAL_WEIGHT, _MATCH_WEIGHT = 4.0, 2.0
 _JUDGED_FROM = 0.15  # of the run: judges of noise learn nothing
-
-Batch = tuple[torch.Tensor, torch.Tensor]
-
-
-def draw_batch(step: int, rng: np.random.Generator, *, batch_size: int) -> Batch:
-    """Sound of whole clips at 16 kHz and at 24 kHz."""
-    takes = data.training_takes(rng, batch_size, is_drawn=False)
-    return data.heard(takes), data.audio(takes)
 
 
 def _spectrum(audio_BN: torch.Tensor, window: int) -> torch.Tensor:
@@ -105,11 +97,11 @@ class Vocoder:
         loaded = AutoencoderKLLTX2Audio.from_pretrained(audio_vae)
         self._audio_vae = loaded.to(self.device).eval().requires_grad_(False)
 
-    def batches(self) -> Callable[[int, np.random.Generator], Batch]:
-        return partial(draw_batch, batch_size=self.batch_size)
+    def batches(self) -> Callable[[int, np.random.Generator], tuple[torch.Tensor, torch.Tensor]]:
+        return partial(batches.vocoder_batch, batch_size=self.batch_size)
 
     def loss(
-        self, step: int, progress: float, batch: Batch, rng: np.random.Generator
+        self, step: int, progress: float, batch: tuple[torch.Tensor, torch.Tensor], rng: np.random.Generator
     ) -> tuple[torch.Tensor, dict[str, float]]:
         mel = whole_mel(batch[0].to(self.device))
         if step % 2 == 1 and progress > 0.3:
