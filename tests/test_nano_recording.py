@@ -54,8 +54,9 @@ def test_phonemes_keep_their_times_and_a_stress_mark_lends_its_own(said):
     takes = record.Booth(Tones()).record(voices.SPEAKERS[9], "en", ("one", "five"))
     starts = {ipa: start for start, ipa in takes["five"].phonemes}
     assert list(starts) == ["f", "aɪ", "v"]
-    assert starts["aɪ"] - starts["f"] == pytest.approx(0.05, abs=0.005)
-    assert starts["v"] - starts["aɪ"] == pytest.approx(0.1, abs=0.005)
+    symbol_seconds = 0.05 / record._FIRST_SPEED
+    assert starts["aɪ"] - starts["f"] == pytest.approx(symbol_seconds, abs=0.002)
+    assert starts["v"] - starts["aɪ"] == pytest.approx(2 * symbol_seconds, abs=0.002)
 
 
 def test_the_pitch_of_a_speaker_is_asked_for_whatever_the_mixture_says(said):

@@ -28,7 +28,7 @@ def ellipse_cover(x: np.ndarray, y: np.ndarray, across: Span, down: Span, soft: 
     v /= thick
     k1 = np.sqrt(u * u + v * v) + np.float32(1e-6)
     cover = np.clip(0.5 - k0 * (k0 - 1) / (k1 * np.float32(soft)), 0, 1)
-    return cover if np.isscalar(down) and down >= soft else cover * (down / thick)
+    return cover if isinstance(down, float) and down >= soft else cover * (down / thick)
 
 
 class Layer:

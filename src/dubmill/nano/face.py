@@ -218,7 +218,7 @@ def _draw_eyes(
     for side in (-1, 1):
         brush = _Brush(frames_FCHW, x_F, y_F, (side * who.eye_distance, EYE_Y), (1.2 * size, 1.15 * size))
         brush.blend(brush.ellipse(1.12 * size, height * 1.02 + 0.012, y=-0.016), _LASH)
-        rings = ((0.74, 0.6 * iris), (0.62, iris), (0.33, np.float32(_LASH) * 0.6))
+        rings = ((0.74, 0.6 * iris), (0.62, iris), (0.33, np.array(_LASH, np.float32) * 0.6))
         layers = [(brush.ellipse(share * size, share * size, x=gaze), colour) for share, colour in rings]
         spot = brush.ellipse(0.15 * size, 0.15 * size, x=gaze + 0.2 * size * who.sun_side, y=-0.24 * size)
         shade = 0.14 * np.clip(0.55 - 0.5 * brush.y_FHW / height, 0, 1)
@@ -238,7 +238,7 @@ def _draw_brow(
 def _draw_nose(frames_FCHW: np.ndarray, x_F: np.ndarray, y_F: np.ndarray, skin: np.ndarray) -> None:
     brush = _Brush(frames_FCHW, x_F, y_F, (0.0, 0.085), (0.08, 0.07))
     brush.blend(0.75 * brush.ellipse(0.052, 0.034, y=0.012, soft=2.0), skin * 0.78)
-    brush.blend(brush.ellipse(0.046, 0.032, soft=2.0), skin * np.float32([1.03, 0.99, 0.97]))
+    brush.blend(brush.ellipse(0.046, 0.032, soft=2.0), skin * np.array([1.03, 0.99, 0.97], np.float32))
 
 
 def _draw_mouth(

@@ -67,7 +67,7 @@ def _head(who: Puppet, skin: np.ndarray) -> Layer:
     layer.tint(layer.ellipse(0, HEAD_Y + 0.52, 0.3, 0.14, soft=14), skin * 0.86, strength=0.5)
     layer.tint(layer.ellipse(-who.sun_side * width * 0.95, 0.05, 0.3, 0.6, soft=26), skin * 0.8, strength=0.6)
     for side in (-1, 1):  # cheeks
-        blush = skin * np.float32([1.04, 0.82, 0.8])
+        blush = skin * np.array([1.04, 0.82, 0.8], np.float32)
         layer.tint(layer.ellipse(side * width * 0.62, 0.14, 0.11, 0.08, soft=10), blush, strength=0.5)
     _lit(layer, who.sun_side, 0.07)
     return layer

@@ -11,9 +11,9 @@ from dubmill.nano.drawing import Layer, ellipse_cover
 
 FRAME_SIZE = 128
 
-_NIGHT, _DAY = np.float32([0.36, 0.3, 0.52]), np.float32([0.5, 0.78, 0.98])
-_NIGHT_LOW, _DAY_LOW = np.float32([0.98, 0.6, 0.42]), np.float32([0.86, 0.94, 1.0])
-_SUN_LOW, _SUN_HIGH = np.float32([1.0, 0.55, 0.25]), np.float32([1.0, 0.93, 0.5])
+_NIGHT, _DAY = np.array([0.36, 0.3, 0.52], np.float32), np.array([0.5, 0.78, 0.98], np.float32)
+_NIGHT_LOW, _DAY_LOW = np.array([0.98, 0.6, 0.42], np.float32), np.array([0.86, 0.94, 1.0], np.float32)
+_SUN_LOW, _SUN_HIGH = np.array([1.0, 0.55, 0.25], np.float32), np.array([1.0, 0.93, 0.5], np.float32)
 _HILL = (0.36, 0.55, 0.36)
 _FRAME = (0.95, 0.93, 0.89)
 _INNER, _OUTER, _TOP, _SILL = 0.5, 0.94, -0.92, 0.12
@@ -25,7 +25,7 @@ def draw_room(wall: np.ndarray, sun_side: int, clock_F: np.ndarray) -> np.ndarra
     """(F, C, H, W) the empty room at `clock_F`, 0 at sunrise and 1 in full daylight."""
     still_CHW, glass_HW = _still(wall, sun_side)
     clock_F = np.asarray(clock_F, np.float32)
-    warm_FC = np.float32([1.0, 0.9, 0.82]) + clock_F[:, None] * np.float32([0.0, 0.1, 0.18])
+    warm_FC = np.array([1.0, 0.9, 0.82], np.float32) + clock_F[:, None] * np.array([0.0, 0.1, 0.18], np.float32)
     lit_C2P = np.stack([still_CHW, still_CHW * _glow(sun_side)], axis=1).reshape(3, 2, -1)
     share_F2 = np.stack([0.62 + 0.34 * clock_F, 0.16 * clock_F], axis=1)
     frames_FCHW = np.empty((len(clock_F), 3, FRAME_SIZE, FRAME_SIZE), np.float32)
@@ -48,7 +48,9 @@ def _still(wall: np.ndarray, sun_side: int) -> tuple[np.ndarray, np.ndarray]:
     _shelf(layer, -side, wall)
     x0, x1 = sorted((side * (_INNER - 0.05), side * (_OUTER + 0.05)))
     layer.paint(layer.box(x0, _TOP - 0.05, x1, _SILL + 0.05, soft=1.5), _FRAME)
-    layer.paint(layer.box(x0 - 0.03, _SILL + 0.04, x1 + 0.03, _SILL + 0.1, soft=1.5), np.float32(_FRAME) * 0.88)
+    layer.paint(
+        layer.box(x0 - 0.03, _SILL + 0.04, x1 + 0.03, _SILL + 0.1, soft=1.5), np.array(_FRAME, np.float32) * 0.88
+    )
     glass = Layer(FRAME_SIZE)
     x0, x1 = sorted((side * _INNER, side * _OUTER))
     glass.paint(glass.box(x0, _TOP, x1, _SILL, soft=1.5), (1, 1, 1))
@@ -57,7 +59,7 @@ def _still(wall: np.ndarray, sun_side: int) -> tuple[np.ndarray, np.ndarray]:
 
 def _shelf(layer: Layer, side: float, wall: np.ndarray) -> None:
     """A shelf with books and a plant, out of focus."""
-    wood, x = np.float32([0.55, 0.38, 0.25]), side * 0.78
+    wood, x = np.array([0.55, 0.38, 0.25], np.float32), side * 0.78
     layer.paint(layer.box(x - 0.25, -0.12, x + 0.25, -0.06, soft=3), wood)
     layer.tint(layer.box(x - 0.25, -0.06, x + 0.25, 0.02, soft=6), wall * 0.75, strength=0.5)
     for place, (colour, high) in enumerate(

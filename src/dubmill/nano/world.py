@@ -259,7 +259,7 @@ def _onsets(words: list[Word], rng: np.random.Generator) -> list[float]:
 
 def _mouth_track(words: list[Word], onsets: list[float]) -> np.ndarray:
     """(T, 3) opening, width, rounding at 200 Hz, smoothed over about 55 ms as lips are."""
-    track_T3 = np.tile(np.float32([0, 0.5, 0]), (round(CLIP_SECONDS * TRACK_RATE_HZ) + 1, 1))
+    track_T3 = np.tile(np.array([0, 0.5, 0], np.float32), (round(CLIP_SECONDS * TRACK_RATE_HZ) + 1, 1))
     for word, onset in zip(words, onsets, strict=True):
         ends = [start for start, _ in word.visemes[1:]] + [word.seconds]
         for (start, shape), end in zip(word.visemes, ends, strict=True):

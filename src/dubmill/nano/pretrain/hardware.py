@@ -17,7 +17,7 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def autocast(place: torch.device) -> AbstractContextManager:
+def autocast(place: torch.device) -> AbstractContextManager[object]:
     """bfloat16 for what may be narrow, where that is quick."""
     if place.type == "cuda" or _has_bfloat16_instructions():
         return torch.autocast(place.type, torch.bfloat16)

@@ -159,7 +159,7 @@ def _drawn(
             yield _draw(name, draw, step)
         return
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        ahead: deque[Future] = deque()
+        ahead: deque[Future[Any]] = deque()
         for step in steps:
             ahead.append(pool.submit(_draw, name, draw, step))
             if len(ahead) > 2 * workers:
