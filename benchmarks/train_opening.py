@@ -1,6 +1,6 @@
 """Train the network that tells a mouth's opening from sound, on neural speech with exact phoneme times.
 
-    python benchmarks/train_opening.py FOLDER [--clips 160] [--steps 1500]
+    python -m benchmarks.train_opening FOLDER [--clips 160] [--steps 1500]
 
 FOLDER gets Kokoro (see `neural_speech.py`) and the spoken clips, each once: a second run goes on. Writes
 src/dubmill/scorers/weights/opening.safetensors and prints its correlation with the openings by phoneme on sentences and
