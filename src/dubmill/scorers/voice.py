@@ -9,7 +9,8 @@ import numpy as np
 from dubmill.scorers.runtime import onnx_session
 from dubmill.scorers.spectra import HOP, WINDOW, mel_power
 
-NUM_BANDS, PIECE, STEP = 40, 80, 40  # what the network was trained on: 0.8 s, every 0.4 s
+NUM_BANDS, PIECE = 40, 80  # what the network was trained on: 0.8 s
+STEP = 80  # its authors take a piece every 0.4 s; every 0.8 s costs half and separates voices as well (docs/log.md)
 MIN_SECONDS = 0.8
 DIMENSIONS = 256
 
