@@ -173,7 +173,7 @@ def test_nanos_faces_are_found_where_its_world_drew_them(tmp_path):
 
     class Nano:
         info = {"source": "nano"}
-        path = tmp_path
+        folder = staticmethod(lambda name: tmp_path / name)
 
     weights.materialize(tmp_path / "pipeline")
     rng = np.random.default_rng(3)

@@ -285,7 +285,7 @@ def test_gpus_are_requested_by_default_where_the_backbone_needs_them(tmp_path):
 
 
 def test_a_misspelt_metric_is_refused_before_anything_is_compiled(tmp_path):
-    (tmp_path / "typo.yaml").write_text("promote: {floors: {words_rihgt: 0.5}}")
+    (tmp_path / "typo.yaml").write_text("promote: {min_shares: {words_rihgt: 0.5}}")
     done = run_pipelines("compile", "--overlay", tmp_path / "typo.yaml", "--out", tmp_path / "p.yaml")
     assert done.returncode == 2
     assert "words_rihgt" in done.stderr

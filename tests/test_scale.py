@@ -165,7 +165,7 @@ def test_the_slices_of_a_batch_hold_all_of_its_weight(mini_backbone, latents, tm
     shares = []
     for rank in range(2):
         trainer.accelerator = type("Place", (), {"process_index": rank, "num_processes": 2})
-        batch, *share, _ = trainer._drawn(0, 0)
+        batch, *share, _ = trainer._sample(0, 0)
         shares.append(share)
         assert len(batch.target) == len(batch.text) == (2, 1)[rank]
     np.testing.assert_allclose(np.sum(shares, axis=0), 1, rtol=1e-6)
@@ -243,7 +243,7 @@ def test_a_training_asked_to_end_keeps_its_last_step_says_so_and_goes_on(mini_ba
     process.send_signal(signal.SIGTERM)
     said = process.communicate()[1].splitlines()
     assert process.returncode == 75
-    assert said[-1].endswith("of 400, which is kept; run the step again to go on from there")
+    assert "of 400, with a checkpoint; run" in said[-1]
     assert last_step(out) == len((out / LOSSES_FILE).read_text().splitlines())
     trainer = training.Trainer(load(mini_backbone), latents, params, out, training.build_accelerator(params))
     assert trainer.num_done == last_step(out)
@@ -362,7 +362,19 @@ def test_a_shard_that_makes_no_sense_is_refused_before_anything_is_opened(shard,
 
     from dubmill.cli.main import app
 
-    words = ["synthesize", "--backbone", "none", "--prompts", "none", "--out", str(tmp_path), "--shard", shard, *more]
+    words = [
+        "step",
+        "synthesize",
+        "--backbone",
+        "none",
+        "--prompts",
+        "none",
+        "--out",
+        str(tmp_path),
+        "--shard",
+        shard,
+        *more,
+    ]
     result = CliRunner().invoke(app, words)
     assert isinstance(result.exception, UsageError)
     assert "--shard" in result.exception.sentence

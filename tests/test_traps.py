@@ -261,7 +261,7 @@ def test_11_a_collapse_of_the_noise_levels_is_seen_in_the_adapter(adapter, tmp_p
     learns next to nothing of what comes after the first denoising steps.
     """
     assert sum(adapter.info["sigma_histogram"]) == PAPER.num_steps * PAPER.batch_size
-    assert "noise levels drawn" in (adapter.path / "README.md").read_text()
+    assert "training samples by noise level" in (adapter.path / "README.md").read_text()
     last = {}
     for sampler in ("shifted-logit-normal", "stretched-logit-normal"):
         log = LossLog(tmp_path, 0)

@@ -48,10 +48,9 @@ def publish(folder: Path, **artifacts: Path | str) -> None:
 def _is_copy(place: Path, source: Path) -> bool:
     """Whether `place` holds the same artifact, every byte of it."""
     try:
-        manifest = read_manifest(place)
-    except InvalidArtifactError:
+        return read_manifest(place).digest == read_manifest(source).digest and not _damaged_files(place)
+    except (InvalidArtifactError, FileNotFoundError):  # the latter: another process is replacing it at this moment
         return False
-    return manifest.digest == read_manifest(source).digest and not _damaged_files(place)
 
 
 def _damaged_files(place: Path) -> list[str]:
