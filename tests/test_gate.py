@@ -336,7 +336,9 @@ def test_one_threshold_flips_a_verdict():
     rows = [{"id": "one", **GOOD, "voice_cosine": 0.55}]
     assert apply_gates(rows, PARAMS).verdicts[0].is_accepted
     assert apply_gates(rows, PARAMS).verdicts[0].warning_reasons == "min_voice_cosine: 0.55 is below 0.6"
-    assert apply_gates(rows, strict(min_voice_cosine=0.57)).verdicts[0].reasons == "min_voice_cosine: 0.55 is below 0.57"
+    assert (
+        apply_gates(rows, strict(min_voice_cosine=0.57)).verdicts[0].reasons == "min_voice_cosine: 0.55 is below 0.57"
+    )
     assert apply_gates(rows, strict(min_voice_cosine=0.55)).verdicts[0].is_accepted, "a bound itself is inside"
 
 
