@@ -40,7 +40,7 @@ GOOD = {
     "language_right": 1.0,
     "voice_cosine": 0.9,
     "identity_cosine": 0.9,
-    "sync_correlation": 0.5,
+    "sync_correlation": 0.9,
     "lse_c": 1.0,
     "lse_d": 0.1,
     "sync_offset_frames": 0.0,
@@ -333,11 +333,13 @@ def beyond(name):
 
 
 def test_one_threshold_flips_a_verdict():
-    rows = [{"id": "one", **GOOD, "voice_cosine": 0.5}]
+    rows = [{"id": "one", **GOOD, "voice_cosine": 0.55}]
     assert apply_gates(rows, PARAMS).verdicts[0].is_accepted
-    assert apply_gates(rows, PARAMS).verdicts[0].warning_reasons == "min_voice_cosine: 0.5 is below 0.6"
-    assert apply_gates(rows, strict(min_voice_cosine=0.55)).verdicts[0].reasons == "min_voice_cosine: 0.5 is below 0.55"
-    assert apply_gates(rows, strict(min_voice_cosine=0.5)).verdicts[0].is_accepted, "a bound itself is inside"
+    assert apply_gates(rows, PARAMS).verdicts[0].warning_reasons == "min_voice_cosine: 0.55 is below 0.6"
+    assert (
+        apply_gates(rows, strict(min_voice_cosine=0.57)).verdicts[0].reasons == "min_voice_cosine: 0.55 is below 0.57"
+    )
+    assert apply_gates(rows, strict(min_voice_cosine=0.55)).verdicts[0].is_accepted, "a bound itself is inside"
 
 
 def test_what_could_not_be_measured_is_rejected():

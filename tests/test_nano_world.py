@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dubmill.config.params import WorldParams
 from dubmill.errors import UnsupportedTextError
 from dubmill.nano import difficulty, lexicon, world
 from dubmill.nano.captions import caption
@@ -99,11 +100,11 @@ def test_every_language_has_a_word_for_every_digit_in_every_voice():
 
 
 HARD = {
-    "head_turn": world.Difficulty(1.0, 0.0, 0.0, 0.0, 1.0),
-    "occluder": world.Difficulty(0.0, 0.4, 0.0, 0.0, 1.0),
-    "noise": world.Difficulty(0.0, 0.0, 0.3, 0.0, 1.0),
-    "music": world.Difficulty(0.0, 0.0, 0.0, 0.3, 1.0),
-    "tempo": world.Difficulty(0.0, 0.0, 0.0, 0.0, 1.3),
+    "head_turn": WorldParams(head_turn=1.0, occluder=0.0, noise=0.0, music=0.0, tempo=1.0),
+    "occluder": WorldParams(head_turn=0.0, occluder=0.4, noise=0.0, music=0.0, tempo=1.0),
+    "noise": WorldParams(head_turn=0.0, occluder=0.0, noise=0.3, music=0.0, tempo=1.0),
+    "music": WorldParams(head_turn=0.0, occluder=0.0, noise=0.0, music=0.3, tempo=1.0),
+    "tempo": WorldParams(head_turn=0.0, occluder=0.0, noise=0.0, music=0.0, tempo=1.3),
 }
 
 
@@ -147,7 +148,11 @@ def test_stretching_changes_the_length_of_a_tone_and_not_its_pitch():
 
 def test_slow_speech_is_held_to_its_half():
     slow = world.film(
-        world.puppet(5), (ENGLISH, SPANISH), motion_seed=3, difficulty=world.Difficulty(0, 0, 0, 0, 0.5), is_drawn=False
+        world.puppet(5),
+        (ENGLISH, SPANISH),
+        motion_seed=3,
+        difficulty=WorldParams(head_turn=0, occluder=0, noise=0, music=0, tempo=0.5),
+        is_drawn=False,
     )
     assert slow.word_seconds_W2[2, 1] <= 1.28
     assert slow.word_seconds_W2[5, 1] <= 2.61

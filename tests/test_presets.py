@@ -239,3 +239,14 @@ def test_guided_sampling_of_a_preset_has_a_negative_prompt(name):
     for sampling in samplings(load(COMMITTED, Path(name))).values():
         is_guided = (sampling.video_guidance, sampling.audio_guidance) != (1, 1)
         assert bool(sampling.negative_prompt) == is_guided
+
+
+@pytest.mark.parametrize("name", ["jdi-19b", "jdi-19b-paper", "jdi-19b-two-stages", "dubit-2.3"])
+def test_presets_for_real_clips_do_not_demand_every_word_of_a_recogniser(name):
+    """nano's thresholds, where every word is right or wrong for certain, reject nearly all real speech."""
+    nano, real = load(ROOT / "params.yaml").gate, load(ROOT / "params.yaml", Path(name)).gate
+    assert nano.strict.min_words_right == 1.0
+    assert 0.5 <= real.strict.min_words_right < real.warning.min_words_right < 1.0
+    for field in ("min_voice_cosine", "min_identity_cosine", "min_sync_correlation"):
+        assert getattr(real.strict, field) < getattr(real.warning, field)
+    assert real.strict.min_lse_c == "none"

@@ -310,7 +310,9 @@ def test_clips_of_which_none_makes_a_pair_end_the_step_with_the_first_reason(
     nano, clips, values, tmp_path, monkeypatch
 ):
     monkeypatch.setattr("dubmill.worlds.nano.NanoWorld.has_true_pair", lambda world, prompt: False)
-    monkeypatch.setattr(inpaint_module, "_seen", lambda clips, rows, detector: ([], {row.id: "nobody" for row in rows}))
+    monkeypatch.setattr(
+        inpaint_module, "_find_mouths", lambda clips, rows, detector: ([], {row.id: "nobody" for row in rows})
+    )
     with pytest.raises(InvalidArtifactError, match="nobody") as failed:
         inpaint(nano, clips, values.inpaint, tmp_path / "pairs")
     assert failed.value.where == str(clips.path)

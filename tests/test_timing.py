@@ -108,7 +108,7 @@ def test_a_line_without_room_is_refused_with_seconds_limit_and_what_to_drop():
 def test_dropping_what_the_refusal_names_makes_it_sayable():
     said = line("en", "We have enough paint for the door but not for the old fence around our garden")
     room, words = 2.0, said.text.split()
-    told = timing.fit(said, room).told
+    told = timing.fit(said, room).message
     dropped = int(told.split("drop about ")[1].split()[0])
     assert timing.fit(line("en", " ".join(words[:-dropped])), room).verdict != "cannot"
 

@@ -115,7 +115,7 @@ class Draft(Generic[Kind]):
         return self.has_file(f"shard-{index:05d}.json")
 
     def missing(self, num_shards: int, shards: ShardSlice) -> list[int]:
-        """The numbers of the shards in `shards` that are still to be made."""
+        """The numbers of the shards in `shards` that do not exist yet."""
         return [index for index in range(shards.index, num_shards, shards.num_tasks) if not self.has_shard(index)]
 
     def add_shard(self, index: int, rows: Sequence[Row], files: Mapping[str, bytes]) -> None:

@@ -19,7 +19,7 @@ class Line(Row):
 
 
 class Prompt(Row):
-    """What one switch clip shall show and say, and what each half says once it is inpainted into the other language."""
+    """The content of one switch clip, and what each half says after it is inpainted into the other language."""
 
     id: str
     split: str  # train | heldout
@@ -62,11 +62,11 @@ class PairRow(Row):
     counterpart: Line
     mouth_boxes: list[list[float]]
     consent: str = ""
-    accepted: bool  # by the gate; False until it has spoken
+    accepted: bool  # by the gate; False before it
 
 
 class DubRow(Row):
-    """One dub of a held-out clip: what was asked for, and by which method it was made."""
+    """One dub of a held-out clip: its words and the method that made it."""
 
     id: str
     pair_id: str

@@ -37,12 +37,12 @@ def stored_tensors(path: Path) -> dict[str, StoredTensor]:
         header = json.loads(stream.read(length))
     return {
         name: StoredTensor(
-            one["dtype"],
-            tuple(one["shape"]),
-            8 + length + one["data_offsets"][0],
-            one["data_offsets"][1] - one["data_offsets"][0],
+            entry["dtype"],
+            tuple(entry["shape"]),
+            8 + length + entry["data_offsets"][0],
+            entry["data_offsets"][1] - entry["data_offsets"][0],
         )
-        for name, one in header.items()
+        for name, entry in header.items()
         if name != "__metadata__"
     }
 

@@ -1,4 +1,4 @@
-"""The command `dubmill adapter`: a sealed adapter for other tools, and theirs for ours."""
+"""The commands `dubmill adapter export` and `import`: adapters for other tools, and LoRAs of other tools."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ app = typer.Typer(
 
 
 class Tool(StrEnum):
-    """Who shall open the file."""
+    """The tool that opens the file."""
 
     diffusers = "diffusers"
     comfyui = "comfyui"
 
 
 class Precision(StrEnum):
-    """How exact the numbers are written."""
+    """The number format of the weights."""
 
     bf16 = "bf16"
     fp32 = "fp32"
 
 
 class Positions(StrEnum):
-    """Where the reference sound stood in time while the LoRA was trained."""
+    """The RoPE positions of the reference audio in training."""
 
     shared = "shared"
     negative = "negative"
@@ -44,13 +44,13 @@ def export(
         Path | None, typer.Option(help="sealed report, for the card's figures", show_default=False)
     ] = None,
 ) -> None:
-    """A sealed adapter as a folder that diffusers, ComfyUI or Lightricks' tools open."""
+    """Write a sealed adapter as a folder that diffusers, ComfyUI or Lightricks' tools open."""
     from dubmill.adapters import exchange
     from dubmill.artifacts.store import Adapter, Report
 
-    measured = Report.open(report) if report else None
+    figures = Report.open(report) if report else None
     weights = exchange.export_adapter(
-        Adapter.open(adapter), out, tool=to.value, precision=precision.value, report=measured
+        Adapter.open(adapter), out, tool=to.value, precision=precision.value, report=figures
     )
     typer.echo(f"adapter: {weights} ({weights.stat().st_size / 2**20:,.1f} MiB, {precision.value}), with its card")
 
@@ -59,7 +59,7 @@ def export(
 def import_(
     file: Annotated[Path, typer.Argument(help="LoRA in diffusers' or Lightricks' naming (.safetensors)")],
     backbone: Annotated[Path, typer.Option(help="sealed backbone it was trained on")],
-    out: Annotated[Path, typer.Option(help="where to seal the adapter")],
+    out: Annotated[Path, typer.Option(help="folder for the sealed adapter")],
     reference_positions: Annotated[
         Positions | None, typer.Option(help="Dub-It for LTX-2.3: negative; JUST-DUB-IT: shared", show_default=False)
     ] = None,
@@ -71,7 +71,7 @@ def import_(
         list[str] | None, typer.Option(help="BCP-47 tag that it dubs into; may be repeated", show_default=False)
     ] = None,
 ) -> None:
-    """A LoRA of another tool as a sealed adapter; what its file does not tell has to be said."""
+    """Seal a LoRA of another tool as an adapter; options give what its file does not say."""
     from dubmill.adapters import exchange
     from dubmill.artifacts.store import Backbone
 

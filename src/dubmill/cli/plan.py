@@ -1,4 +1,4 @@
-"""The commands `dubmill plan` (what a run will take) and `dubmill presets` (what can be run)."""
+"""The commands `dubmill plan` (what a run needs) and `dubmill presets` (what can be run)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The commands that write a script to dub from: `transcribe` and `translate`. Their files are for a person to mend."""
+"""The commands `transcribe` and `translate`, which write a script for a dub; a person checks and corrects it."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from typing import Annotated
 import typer
 
 Out = Annotated[Path, typer.Option("--out", help="the script to write, .srt or .vtt")]
-With = Annotated[str, typer.Option("--with", help="who does it, by name; nobody does it unasked")]
+With = Annotated[str, typer.Option("--with", help="name of the provider; there is no default")]
 Model = Annotated[str, typer.Option(help="whisper: folder of the model; endpoint: the model's name")]
 Url = Annotated[
-    str, typer.Option(help="endpoint: base URL of an OpenAI-compatible API; it is sent the sound or the words")
+    str, typer.Option(help="endpoint: base URL of an OpenAI-compatible API; it receives the sound or the words")
 ]
 
 
 def transcribe(
-    clip: Annotated[Path, typer.Argument(help="the video whose words are wanted")],
+    clip: Annotated[Path, typer.Argument(help="the video to transcribe")],
     language: Annotated[str, typer.Option(help="language that is spoken, a BCP-47 tag")],
     by: With,
     model: Model,
     out: Out,
     url: Url = "",
 ) -> None:
-    """Write down what is said in a video, by a local Whisper or an endpoint: look it over before you use it."""
+    """Transcribe a video with a local Whisper or an endpoint; check the result before you use it."""
     import numpy as np
 
     from dubmill import media, providers
@@ -42,7 +42,7 @@ def transcribe(
     blocks = media.sound(clip, sample_rate_hz=rate, channels=1, track=info.track, has_picture=True)
     cues = writer.transcribe(np.concatenate(list(blocks))[:, 0], language=language)
     subtitles.write(out, cues)
-    typer.echo(f"transcribe: {out}, {len(cues)} cues by a machine: read them against the clip")
+    typer.echo(f"transcribe: {out}, {len(cues)} machine-made cues: check them against the clip")
 
 
 def translate(
@@ -53,18 +53,20 @@ def translate(
     model: Model,
     out: Out,
     url: Url = "",
-    attempts: Annotated[int, typer.Option(min=1, help="times a cue that is lost or too long is asked again")] = 3,
+    attempts: Annotated[
+        int, typer.Option(min=1, help="requests for a cue whose translation is missing or too long")
+    ] = 3,
 ) -> None:
-    """Translate a script cue by cue, held to each cue's time; exit code 1 if cues are left for you to mend."""
+    """Translate a script cue by cue so that it fits each cue's time; exit code 1 if cues need a correction by hand."""
     from dubmill import providers
     from dubmill.text import subtitles
 
     cues = subtitles.read(script)
     translator = providers.translator(by, model=model, url=url)
-    done = providers.translate(cues, translator, source=source, target=target, attempts=attempts)
-    subtitles.write(out, done.cues)
-    for flag in done.flags:
+    translation = providers.translate(cues, translator, source=source, target=target, attempts=attempts)
+    subtitles.write(out, translation.cues)
+    for flag in translation.flags:
         typer.echo(flag, err=True)
-    typer.echo(f"translate: {out}, {len(cues)} cues by a machine, {len(done.flags)} of them to mend by hand")
-    if done.flags:
+    typer.echo(f"translate: {out}, {len(cues)} machine-made cues, {len(translation.flags)} of them to correct by hand")
+    if translation.flags:
         raise typer.Exit(1)

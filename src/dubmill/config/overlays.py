@@ -1,4 +1,4 @@
-"""Values in layers: params.yaml, then what differs, a file or a preset by its name, laid over it in turn."""
+"""Values in layers: params.yaml, then each overlay (a file, or a preset by its name), which lists only what differs."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ FREE_FORM = ("learning_rate_groups", "max_regression", "min_shares")
 PRESETS = Path(__file__).parent / "presets"
 PARAMS_FILE = Path("params.yaml")
 SHIPPED_PARAMS = Path(__file__).parent / "params.yaml"  # in the repository a link to the file at its root
-EXTENDS = "extends"  # an overlay's first line may name the preset that it stands on
+EXTENDS = "extends"  # an overlay may name the preset that it extends
 
 
 def merge(base: Mapping[str, Any], overlay: Mapping[str, Any], where: str = "overlay") -> dict[str, Any]:
     """`base` with the values of `overlay` in place; free-form maps (rates, shares) are replaced whole.
 
     Raises:
-        InvalidParamsError: the overlay names something that the base does not have.
+        InvalidParamsError: the overlay has a name that the base does not have.
     """
     merged = dict(base)
     for name, value in overlay.items():
@@ -51,22 +51,22 @@ def preset(name: str) -> Path:
 
 
 def preset_values(name: str, section: str) -> tuple[str, dict[str, Any]]:
-    """The first line of a preset, which tells what it is, and one of its sections with that of what it extends under it."""
-    given = read_yaml(preset(name))
-    below = preset_values(given[EXTENDS], section)[1] if EXTENDS in given else {}
-    return preset(name).read_text().splitlines()[0].removeprefix("# "), below | given.get(section, {})
+    """The first line of a preset, which describes it, and one of its sections merged over that of the preset it extends."""
+    own = read_yaml(preset(name))
+    extended = preset_values(own[EXTENDS], section)[1] if EXTENDS in own else {}
+    return preset(name).read_text().splitlines()[0].removeprefix("# "), extended | own.get(section, {})
 
 
 def lay_over(values: Mapping[str, Any], overlay: Path) -> dict[str, Any]:
-    """`values` under an overlay, which is a file or the name of a preset; what it extends comes between.
+    """`values` with an overlay (a file or the name of a preset) merged over them, after the preset that it extends.
 
     Raises:
-        InvalidParamsError: there is no such file or preset, or it names what `values` does not have.
+        InvalidParamsError: there is no such file or preset, or it has a name that `values` does not have.
     """
-    given = read_yaml(overlay if overlay.is_file() or overlay.suffix in (".yaml", ".yml") else preset(str(overlay)))
-    below = given.pop(EXTENDS, None)
-    under = values if below is None else lay_over(values, preset(below))
-    return merge(under, given, str(overlay))
+    own = read_yaml(overlay if overlay.is_file() or overlay.suffix in (".yaml", ".yml") else preset(str(overlay)))
+    extended = own.pop(EXTENDS, None)
+    base = values if extended is None else lay_over(values, preset(extended))
+    return merge(base, own, str(overlay))
 
 
 def layers_of(path: Path, overlays: Sequence[Path]) -> list[tuple[str, dict[str, Any]]]:
@@ -98,7 +98,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InvalidParamsError(
-            f"not readable as YAML ({str(error).splitlines()[0]})", where=str(path), cure="mend the file"
+            f"not readable as YAML ({str(error).splitlines()[0]})", where=str(path), cure="correct the file"
         ) from error
     if not isinstance(data, dict):
         raise InvalidParamsError("holds no sections", where=str(path), cure="start from the committed params.yaml")

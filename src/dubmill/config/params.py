@@ -1,7 +1,7 @@
 """The meaning of every parameter: type, bound, unit. The values are in params.yaml, once; there are no defaults here.
 
-A section per word of the line. An overlay lists only what differs: a file, or a preset by its name. KFP hands numbers over as floats (8 -> 8.0):
-whole floats are taken as integers, 8.5 is refused.
+One section per step of the line. An overlay lists only what differs: a file, or a preset by its name. KFP passes numbers as
+floats (8 -> 8.0): whole floats are accepted as integers, 8.5 is refused.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class BackboneParams(Section):
 
 
 class PromptsParams(Section):
-    """What the synthetic speakers are and say."""
+    """Who the speakers are and what they say."""
 
     source: Literal["grammar", "bank", "llm", "footage"] = Field(
         description="grammar: the nano world; bank: LTX-2 paragraphs; llm: an endpoint; footage: own recordings"
@@ -64,7 +64,7 @@ class PromptsParams(Section):
     llm_url: str = Field(description="llm: base URL of an OpenAI-compatible endpoint")
     llm_model: str = Field(description="llm: model name")
     llm_attempts: Count = Field(
-        description="llm: times an answer that breaks the schema is asked again before it is dropped"
+        description="llm: requests for one prompt whose answers break the schema, before it is dropped"
     )
 
 
@@ -81,7 +81,7 @@ class SynthesizeParams(Section):
 
 
 class WorldParams(Section):
-    """How hard the films of the nano world are, for trials of robustness; nano is trained without any of it."""
+    """Difficulty of the rendered clips of nano's world, for trials of robustness; nano is trained without any of it."""
 
     head_turn: Share = Field(description="how far the head turns from side to side; 0: not at all")
     occluder: Share = Field(description="share of the clip for which a hand covers the mouth")
@@ -116,18 +116,18 @@ class InpaintParams(Section):
 
 
 class Thresholds(Section):
-    """The bounds of one level of gates; a pair outside one of them is named by it. Where one is none, nothing is held against it."""
+    """The bounds of one level of gates; each names the pairs outside it. A bound that is none is not applied."""
 
     min_words_right: Share | Literal["none"] = Field(
-        description="share of asked words recognised in order, worse of the two clips"
+        description="share of requested words recognised in order, worse of the two clips"
     )
     min_language_right: Share | Literal["none"] = Field(
-        description="share of recognised words in the asked language, worse of the two clips"
+        description="share of recognised words in the requested language, worse of the two clips"
     )
     min_voice_cosine: Cosine | Literal["none"] = Field(description="cosine of the two voices")
     min_identity_cosine: Cosine | Literal["none"] = Field(description="cosine of the two faces")
     min_sync_correlation: Cosine | Literal["none"] = Field(
-        description="mouth opening seen against heard, worse of the two clips"
+        description="mouth opening in the picture against that in the sound, worse of the two clips"
     )
     min_lse_c: NotNegative | Literal["none"] = Field(
         description="LSE-C: confidence of lip sync, worse of the two clips"
@@ -144,7 +144,7 @@ class Thresholds(Section):
         description="mean absolute difference inside the mouth box, 0..1: nothing changed means copied"
     )
     max_old_motion_correlation: Cosine | Literal["none"] = Field(
-        description="mouth opening of the one against the other: leakage"
+        description="mouth opening of one clip against the other: leakage"
     )
     min_loudness_dbfs: Decibels | Literal["none"] = Field(description="RMS of the quieter clip")
     max_clipped_share: Share | Literal["none"] = Field(description="share of samples at full scale")
@@ -254,7 +254,7 @@ Kind = TypeVar("Kind", bound=Section)
 
 
 def validate(kind: type[Kind], data: Mapping[str, Any], where: str) -> Kind:
-    """`data` as a section, or one sentence about the first fault.
+    """`data` as a section; an error names the first value that is wrong.
 
     Raises:
         InvalidParamsError: a name, type or bound is broken.
@@ -264,7 +264,7 @@ def validate(kind: type[Kind], data: Mapping[str, Any], where: str) -> Kind:
     except ValidationError as error:
         fault = error.errors()[0]
         name = ".".join(str(part) for part in fault["loc"])
-        given = f" (given: {fault['input']!r})" if not isinstance(fault["input"], Mapping) else ""
+        value = f" (given: {fault['input']!r})" if not isinstance(fault["input"], Mapping) else ""
         raise InvalidParamsError(
-            f"{name}: {fault['msg']}{given}", where=where, cure="see `dubmill params` for the meaning and bounds"
+            f"{name}: {fault['msg']}{value}", where=where, cure="see `dubmill params` for the meaning and bounds"
         ) from error

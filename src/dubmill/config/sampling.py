@@ -32,8 +32,12 @@ class SamplingParams(Section):
     video_stg: float = Field(ge=0, description="spatio-temporal guidance of the video; 0 is off")
     audio_stg: float = Field(ge=0, description="spatio-temporal guidance of the audio; 0 is off")
     stg_blocks: list[int] = Field(description="transformer blocks that spatio-temporal guidance perturbs, from 0")
-    video_modality: Positive = Field(description="guidance of the video away from one deaf to the audio; 1 is off")
-    audio_modality: Positive = Field(description="guidance of the audio away from one blind to the video; 1 is off")
+    video_modality: Positive = Field(
+        description="modality guidance: of the video away from a prediction without audio; 1 is off"
+    )
+    audio_modality: Positive = Field(
+        description="modality guidance: of the audio away from a prediction without video; 1 is off"
+    )
     video_rescale: Share = Field(description="how far the guided video is rescaled to the spread of the unguided")
     audio_rescale: Share = Field(description="how far the guided audio is rescaled to the spread of the unguided")
 
@@ -51,7 +55,7 @@ class SamplingParams(Section):
 
 
 class SecondStageParams(Section):
-    """The dub made once more at twice the size from its upsampled latents; its sound stays."""
+    """The second stage: the upsampled latents of the dub denoised again at twice the size; the audio stays."""
 
     sigmas: Sigmas = Field(description="noise levels, falling, without the final 0; empty: one stage only")
     keep_adapter: bool = Field(description="whether the dubbing adapter is on in the second stage too")

@@ -5,10 +5,9 @@ Axes: F frames, N samples.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
+from dubmill.config.params import WorldParams
 from dubmill.nano.lexicon import SAMPLE_RATE_HZ, WORD_RMS
 
 _GRAIN, _HOP, _REACH = 400, 200, 80  # samples: 25 ms grains laid every 12.5 ms, matched within 5 ms
@@ -16,33 +15,15 @@ _HAND_SPEED = 4.0  # half pictures a second
 _SCALE_HZ = (220.0, 261.6, 329.6, 392.0, 440.0)
 
 
-@dataclass(frozen=True)
-class Difficulty:
-    """How hard a film is.
-
-    Attributes:
-        head_turn: how far the head turns from side to side; 0 not at all, 1 far.
-        occluder: share of the clip for which a hand covers the mouth.
-        noise, music: their RMS under the speech, as a share of the words'.
-        tempo: speed of the speech against the usual, its pitch kept; slow speech is as slow as the half has room for.
-    """
-
-    head_turn: float
-    occluder: float
-    noise: float
-    music: float
-    tempo: float
+EASY = WorldParams(head_turn=0.0, occluder=0.0, noise=0.0, music=0.0, tempo=1.0)
 
 
-EASY = Difficulty(head_turn=0.0, occluder=0.0, noise=0.0, music=0.0, tempo=1.0)
-
-
-def turn(difficulty: Difficulty, rng: np.random.Generator, times_F: np.ndarray) -> np.ndarray:
+def turn(difficulty: WorldParams, rng: np.random.Generator, times_F: np.ndarray) -> np.ndarray:
     """(F,) where the head looks, from -1 (left) to 1."""
     return difficulty.head_turn * np.sin(2 * np.pi * 0.45 * times_F + rng.uniform(0, 2 * np.pi))
 
 
-def hand(difficulty: Difficulty, rng: np.random.Generator, times_F: np.ndarray) -> np.ndarray:
+def hand(difficulty: WorldParams, rng: np.random.Generator, times_F: np.ndarray) -> np.ndarray:
     """(F,) how far a hand is from the mouth, in half pictures; beyond 2 it is out of sight."""
     side, seconds = rng.choice([-1.0, 1.0]), times_F[-1] * difficulty.occluder
     middle = rng.uniform(0.3, 0.7) * times_F[-1]
@@ -51,7 +32,7 @@ def hand(difficulty: Difficulty, rng: np.random.Generator, times_F: np.ndarray) 
     return side * _HAND_SPEED * np.maximum(0, np.abs(times_F - middle) - seconds / 2)
 
 
-def background(difficulty: Difficulty, rng: np.random.Generator, num_samples: int) -> np.ndarray:
+def background(difficulty: WorldParams, rng: np.random.Generator, num_samples: int) -> np.ndarray:
     """(N,) what is heard under the speech: noise that falls by 3 dB an octave, and plucked notes."""
     if not (difficulty.noise or difficulty.music):
         return np.zeros(num_samples)

@@ -13,16 +13,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dubmill.config.params import WorldParams
 from dubmill.errors import UnsupportedTextError
 from dubmill.nano import difficulty as hardships
 from dubmill.nano import face
-from dubmill.nano.difficulty import EASY, Difficulty
+from dubmill.nano.difficulty import EASY
 from dubmill.nano.face import FRAME_RATE, FRAME_SIZE, Puppet
 from dubmill.nano.lexicon import LANGUAGE_NAMES, LANGUAGES, SAMPLE_RATE_HZ, TRACK_RATE_HZ, VOICES, Word, lexicon
 
 __all__ = [
     "EASY", "FRAME_RATE", "FRAME_SIZE", "LANGUAGES", "LANGUAGE_NAMES", "SAMPLE_RATE_HZ", "WORDS_PER_HALF",
-    "Difficulty", "Film", "Phrase", "Puppet", "check_text", "film", "halves", "puppet", "random_phrases", "random_words",
+    "Film", "Phrase", "Puppet", "check_text", "film", "halves", "puppet", "random_phrases", "random_words",
 ]  # fmt: skip
 
 WORDS_PER_HALF = 3
@@ -80,7 +81,7 @@ def film(
     *,
     motion_seed: int,
     is_drawn: bool = True,
-    difficulty: Difficulty = EASY,
+    difficulty: WorldParams = EASY,
 ) -> Film:
     """A clip of `puppet` saying one phrase in each half; without pictures unless `is_drawn`.
 

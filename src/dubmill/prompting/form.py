@@ -65,7 +65,7 @@ def _line_faults(prompt: Prompt) -> Iterator[str]:
 def time_faults(prompt: Prompt, line_seconds: float) -> list[str]:
     """Returns one phrase for each line that cannot be spoken in `line_seconds`; its languages must be known."""
     fits = {name: timing.fit(getattr(prompt, name), line_seconds) for name in LINES}
-    return [f"{name}: {fit.told}" for name, fit in fits.items() if fit.verdict == "cannot"]
+    return [f"{name}: {fit.message}" for name, fit in fits.items() if fit.verdict == "cannot"]
 
 
 def _caption_faults(prompt: Prompt) -> Iterator[str]:

@@ -90,7 +90,7 @@ def _fault(text: str, seconds: float, target: str) -> str:
     if not is_in_script(text, target):
         return f"it is not in the script of {language(target).name}"
     fit = timing.fit(Line(language=target, text=text), seconds)
-    return fit.told if fit.verdict == "cannot" else ""
+    return fit.message if fit.verdict == "cannot" else ""
 
 
 def _flag(number: int, cue: Cue, fault: str) -> str:

@@ -141,7 +141,7 @@ def _dub_batch(
 
 
 def _round_trips(rows: list[DubRow], originals: list[Clip], modules: Modules) -> dict[str, bytes]:
-    """Each source through the video VAE and back, made here where the VAE is loaded: what a dub's picture is held to."""
+    """Each source through the video VAE and back, made here where the VAE is loaded: the reference for the picture of a dub."""
     frames_BFHWC = np.stack([clip.frames_FHWC for clip in originals])
     trips = round_trip(frames_BFHWC, shape_of(originals[0], modules), modules)
     clips = [replace(clip, frames_FHWC=trip) for clip, trip in zip(originals, trips, strict=True)]

@@ -37,7 +37,7 @@ MAX_PLAYERS, MAX_PLAYER_BYTES = 6, 300_000  # per section of the page, and per M
 
 
 def gate(backbone: Backbone, pairs: PairSet, scorers_params: ScorersParams, params: GateParams, out: Path) -> PairSet:
-    """Keep the pairs that pass every strict gate, beside the held-out ones, and say of each why or why not.
+    """Keep the pairs that pass every strict gate, and the held-out ones, with the verdict and reasons of each.
 
     Raises:
         UsageError: `pairs` have been through the gate already, or a strict gate needs a model that is not there.
@@ -122,7 +122,7 @@ def _write_findings(
     result: GateResult,
     params: GateParams,
 ) -> None:
-    """Everything a person needs to understand the verdict, whether the step goes on or fails."""
+    """Write tables, plots and the page that explain the verdicts, whether the step continues or fails."""
     verdicts = {verdict.id: verdict for verdict in result.verdicts}
     rows = [_with_verdict(row, verdicts.get(row["id"])) for row in measured]
     rejects = [row for row in rows if row["verdict"] == "rejected"]
@@ -149,8 +149,8 @@ def _write_findings(
 def _with_verdict(row: Measurement, verdict: Verdict | None) -> Measurement:
     if verdict is None:
         return {**row, "verdict": "held out", "reasons": "", "warnings": ""}
-    said = "accepted" if verdict.is_accepted else "rejected"
-    return {**row, "verdict": said, "reasons": verdict.reasons, "warnings": verdict.warning_reasons}
+    decision = "accepted" if verdict.is_accepted else "rejected"
+    return {**row, "verdict": decision, "reasons": verdict.reasons, "warnings": verdict.warning_reasons}
 
 
 def _least_convincing(rows: Sequence[Measurement]) -> list[Measurement]:
@@ -161,12 +161,12 @@ def _least_convincing(rows: Sequence[Measurement]) -> list[Measurement]:
 
 def _one_of_each(rejects: Sequence[Measurement]) -> list[Measurement]:
     """The rejects, the first of every leading reason before the second of any."""
-    seen: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     ranks = []
     for row in rejects:
         leading = row["reasons"].split(":")[0]
-        ranks.append(seen[leading])
-        seen[leading] += 1
+        ranks.append(counts[leading])
+        counts[leading] += 1
     return [row for _, row in sorted(zip(ranks, rejects, strict=True), key=lambda ranked: ranked[0])]
 
 
@@ -220,7 +220,7 @@ def _by_gate_rows(result: GateResult) -> list[Measurement]:
 
 
 def _csv(rows: Sequence[Mapping[str, Any]]) -> bytes:
-    """Rows as CSV for `dvc plots`; a figure that could not be had is an empty cell."""
+    """Rows as CSV for `dvc plots`; a figure that could not be measured is an empty cell."""
     stream = io.StringIO()
     writer = csv.DictWriter(stream, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
     writer.writeheader()
@@ -239,11 +239,11 @@ def _require_enough(draft: Draft[PairSet], result: GateResult, params: GateParam
         )
     if result.num_accepted and result.accepted_share >= params.min_accepted_share:
         return
-    eaters = sorted(result.by_gate("strict").items(), key=lambda item: (-item[1], item[0]))
-    eaten = ", ".join(f"{name} rejected {count}" for name, count in eaters if count) or "no gate rejected any"
+    rejecting = sorted(result.by_gate("strict").items(), key=lambda item: (-item[1], item[0]))
+    counts = ", ".join(f"{name} rejected {count}" for name, count in rejecting if count) or "no gate rejected any"
     raise GateFailedError(
         f"only {result.num_accepted} of {len(result.verdicts)} pairs passed ({result.accepted_share:.0%}, the "
-        f"floor is {params.min_accepted_share:.0%}): {eaten}",
+        f"floor is {params.min_accepted_share:.0%}): {counts}",
         where=str(draft.path),
         cure=f"open {page} to see why, then make better pairs or loosen gate.strict",
     )

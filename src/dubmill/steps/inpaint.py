@@ -1,7 +1,7 @@
-"""Step `inpaint`: each half of a switch clip re-voiced into the other half's language, which makes it a bilingual pair.
+"""Step `inpaint`: each half of a switch clip re-voiced into the other half's language, which gives bilingual pairs.
 
-Training pairs are self-made, or the world's own exact ones as a control. Held-out pairs are the world's own where there
-is a world, since nothing else has the truth; a real backbone's held-out pairs are self-made from prompts kept aside.
+Training pairs are self-made, or true pairs as a control: rendered ones of nano's world, or recordings. Held-out pairs are
+true pairs where there are some; else they are self-made from held-out prompts.
 """
 
 from __future__ import annotations
@@ -51,13 +51,13 @@ def inpaint(
 ) -> PairSet | Draft[PairSet]:
     """Make two pairs of each switch clip, a shard per batch; a rerun goes on after the last whole shard.
 
-    A task with a part of the shards leaves them in the draft, unsealed; the call for the whole that follows them seals it. What
-    `info` tells of the clips that make no pair, by id and reason, lies beside the shard until then and after.
+    A task with a part of the shards leaves them in the draft, unsealed; a later call without `shard_slice` seals it. `info` and
+    a file beside each shard name the clips that make no pair, with the reason.
 
     Raises:
-        UnsupportedTextError: lip augmentation was asked of prompts that have no words for it.
+        UnsupportedTextError: lip augmentation is on, and the prompts cannot describe it.
         InvalidArtifactError: no clip made a pair.
-        InvalidParamsError: world pairs were asked of a backbone or of prompts that have no world.
+        InvalidParamsError: the source is `world`, and the backbone or the prompts have no rendered world.
     """
     lineage = Lineage.of("inpaint", params, backbone, clips, pair_source=params.source)
     draft = PairSet.draft(out, lineage, is_shared=not shard_slice.is_all)
@@ -72,12 +72,12 @@ def inpaint(
         )  # recorded and rendered pairs need no model
         detector = world.face_detector()
     for index in todo:
-        made, left_out = _made(clips, batches[index], params, load_once, world, detector)
+        pairs, left_out = _make_pairs(clips, batches[index], params, load_once, world, detector)
         draft.leave_out(index, left_out)
         files = {}
-        for row, original, counterpart in made:
+        for row, original, counterpart in pairs:
             files |= clip_members(f"{row.id}/original", original) | clip_members(f"{row.id}/counterpart", counterpart)
-        draft.add_shard(index, [row for row, _, _ in made], files)
+        draft.add_shard(index, [row for row, _, _ in pairs], files)
         logger.info("paired shard %d of %d", index + 1, len(batches))
     if not shard_slice.is_all:
         return draft
@@ -94,7 +94,7 @@ def inpaint(
 
 
 Pair = tuple[PairRow, Clip, Clip]
-Seen = tuple[ClipRow, Clip, np.ndarray]
+MouthClip = tuple[ClipRow, Clip, np.ndarray]
 
 
 def _row(prompt: Prompt, half: str, source: str, boxes_F4: np.ndarray) -> PairRow:
@@ -114,7 +114,7 @@ def _row(prompt: Prompt, half: str, source: str, boxes_F4: np.ndarray) -> PairRo
     )
 
 
-def _made(
+def _make_pairs(
     clips: ClipSet,
     batch: list[ClipRow],
     params: InpaintParams,
@@ -122,7 +122,7 @@ def _made(
     world: World,
     detector: FaceDetector,
 ) -> tuple[list[Pair], dict[str, str]]:
-    """The pairs of a batch; and, by id, why a clip makes none."""
+    """The pairs of a batch, and by id the reason why a clip makes none."""
     recorded = [row for row in batch if row.prompt.source == FOOTAGE_PAIR]
     rest = [row for row in batch if row not in recorded]
     from_world = [row.prompt for row in rest if params.source == "world" or world.has_true_pair(row.prompt)]
@@ -133,8 +133,8 @@ def _made(
         left_out = {row.id: TWO_LANGUAGES for row in recorded if row.prompt.split == "train"}
     pairs = [pair for prompt in from_world for pair in _filmed(prompt, world, params.world)]
     pairs += _recorded(clips, [row for row in recorded if row.id not in left_out], detector, left_out)
-    seen, unseen = _seen(clips, [row for row in generated if row.id not in left_out], detector)
-    return pairs + (_self_made(seen, params, load_once()) if seen else []), left_out | unseen
+    with_mouth, without_face = _find_mouths(clips, [row for row in generated if row.id not in left_out], detector)
+    return pairs + (_self_made(with_mouth, params, load_once()) if with_mouth else []), left_out | without_face
 
 
 def _recorded(clips: ClipSet, rows: Sequence[ClipRow], detector: FaceDetector, left_out: dict[str, str]) -> list[Pair]:
@@ -160,8 +160,8 @@ def _filmed(prompt: Prompt, world: World, difficulty: WorldParams) -> list[Pair]
     return pairs
 
 
-def _self_made(seen: Sequence[Seen], params: InpaintParams, modules: Modules) -> list[Pair]:
-    rows, whole, boxes = zip(*seen, strict=True)
+def _self_made(clips: Sequence[MouthClip], params: InpaintParams, modules: Modules) -> list[Pair]:
+    rows, whole, boxes = zip(*clips, strict=True)
     pairs = []
     for half in HALVES:
         captions = [getattr(row.prompt, f"caption_{half}_dubbed") for row in rows]
@@ -185,10 +185,10 @@ def _self_made(seen: Sequence[Seen], params: InpaintParams, modules: Modules) ->
 
 
 def _is_articulated(prompt: Prompt, params: InpaintParams) -> bool:
-    """Whether the mouth of this clip is made a second time: drawn for each training clip on its own.
+    """Whether the mouth of this clip is inpainted a second time: drawn for each training clip on its own.
 
     Raises:
-        UnsupportedTextError: it may be drawn, and the prompt has no words for it.
+        UnsupportedTextError: it may be drawn, and the prompt cannot describe it.
     """
     if params.lip_augmentation_share == 0:
         return False
@@ -200,30 +200,32 @@ def _is_articulated(prompt: Prompt, params: InpaintParams) -> bool:
 def articulate(
     before: Clip, voiced: Clip, caption: str, region: Region, seed: int, params: InpaintParams, modules: Modules
 ) -> Clip:
-    """`voiced` with its mouth made anew from `before`, over-articulated, to the same sound.
+    """`voiced` with its mouth inpainted again from `before`, over-articulated, to the same sound.
 
-    Lip augmentation: the first pass gives the sound, the second, which is given that sound clean, the picture. Which
+    Lip augmentation: the first pass makes the sound; the second keeps it and makes the picture. Which
     of the two passes the paper freezes, and for which share of clips, is UNVERIFIED.
     """
-    sounding = replace(before, audio_CN=voiced.audio_CN, sample_rate_hz=voiced.sample_rate_hz)
-    seen = Region(region.video_BS, torch.zeros_like(region.audio_BL))
+    voiced_clip = replace(before, audio_CN=voiced.audio_CN, sample_rate_hz=voiced.sample_rate_hz)
+    mouth = Region(region.video_BS, torch.zeros_like(region.audio_BL))
     seeds = [seed + SECOND_PASS]
-    (made,) = inpaint_clips([sounding], [caption], seen, seeds, params.sampling, params.resamplings, modules)
-    return replace(voiced, frames_FHWC=made.frames_FHWC)
+    (second_pass,) = inpaint_clips([voiced_clip], [caption], mouth, seeds, params.sampling, params.resamplings, modules)
+    return replace(voiced, frames_FHWC=second_pass.frames_FHWC)
 
 
-def _seen(clips: ClipSet, rows: Sequence[ClipRow], detector: FaceDetector) -> tuple[list[Seen], dict[str, str]]:
-    """The clips with their mouth boxes; and, by id, why a clip shows no one speaker throughout: it makes no pair."""
-    seen: list[Seen] = []
+def _find_mouths(
+    clips: ClipSet, rows: Sequence[ClipRow], detector: FaceDetector
+) -> tuple[list[MouthClip], dict[str, str]]:
+    """The clips with their mouth boxes, and by id the reason why a clip has no single visible speaker."""
+    found: list[MouthClip] = []
     left_out = {}
     for row in rows:
         clip = clips.clip(row.id, "clip")
         try:
-            seen.append((row, clip, mouth_boxes(clip, detector)))
+            found.append((row, clip, mouth_boxes(clip, detector)))
         except UnreadableMediaError as error:
             left_out[row.id] = error.what
             logger.warning("clip %s makes no pair: %s", row.id, error.what)
-    return seen, left_out
+    return found, left_out
 
 
 def half_region(

@@ -44,7 +44,7 @@ def promote(
     Raises:
         PromotionRefusedError: with every reason; the alias stays, and the ledger tells of it.
         BackboneMismatchError: the adapter was trained on another backbone.
-        UsageError: the things given do not belong together.
+        UsageError: adapter, report, pairs and version do not belong together.
         ServiceUnavailableError: the MLflow server does not answer.
     """
     _check_fit(backbone, adapter, report, pairs)
@@ -97,8 +97,8 @@ def _check_fit(backbone: Backbone, adapter: Adapter, report: Report, pairs: Pair
 def _case(adapter: Adapter, report: Report, registered: Path, params: RegisterParams) -> Case:
     path = registered / "model_version.json" if registered.is_dir() else registered
     try:
-        told = json.loads(path.read_bytes())
-        name, number = told["name"], int(told["version"])
+        registered_version = json.loads(path.read_bytes())
+        name, number = registered_version["name"], int(registered_version["version"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InvalidArtifactError(
             "there is no registered version", where=str(path), cure="run `dubmill step register`"
@@ -152,8 +152,15 @@ def _entry(
     figures: dict[str, float],
 ) -> Entry:
     previous = old.number if old is not None else None
-    told = {"digest": digest, "decision": decision, "reasons": reasons, "metrics": figures}
-    return Entry(name=version.name, version=version.number, previous=previous, **told)
+    return Entry(
+        name=version.name,
+        version=version.number,
+        previous=previous,
+        digest=digest,
+        decision=decision,
+        reasons=reasons,
+        metrics=figures,
+    )
 
 
 def _release(

@@ -37,7 +37,7 @@ def register(adapter: Adapter, report: Report, params: RegisterParams, out: Path
     version = tracking.add_report(version, report) if version else _new_version(adapter, report, params)
     tracking.move_alias(tracking.CHALLENGER, version)
     out.mkdir(parents=True, exist_ok=True)
-    told = {
+    description = {
         "name": version.name,
         "version": version.number,
         "run_id": version.run_id,
@@ -47,7 +47,7 @@ def register(adapter: Adapter, report: Report, params: RegisterParams, out: Path
         "report_digest": report.digest,
         "tracking_uri": tracking.public_uri(),
     }
-    write_atomically(out / MODEL_VERSION, json.dumps(told, indent=1).encode())
+    write_atomically(out / MODEL_VERSION, json.dumps(description, indent=1).encode())
     return out / MODEL_VERSION
 
 

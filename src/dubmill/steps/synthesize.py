@@ -29,9 +29,9 @@ SLACK_SECONDS = 0.25  # a recording this much shorter than a clip is held at its
 def synthesize(
     backbone: Backbone, prompts: PromptSet, params: SynthesizeParams, out: Path, *, shard_slice: ShardSlice = ALL_SHARDS
 ) -> ClipSet | Draft[ClipSet]:
-    """Generate a switch clip for each prompt, a shard per batch; a rerun goes on after the last whole shard.
+    """Generate a switch clip for each prompt, a shard per batch; a rerun continues after the last whole shard.
 
-    A task with a part of the shards leaves them in the draft, unsealed; the call for the whole that follows them seals it.
+    A task with a part of the shards leaves them in the draft, unsealed; a later call without `shard_slice` seals it.
 
     Raises:
         UnreadableMediaError: no recording can be used; a single one that cannot is left out and named in `info`.

@@ -23,12 +23,12 @@ logger = logging.getLogger(__name__)
 
 
 def train(backbone: Backbone, latents: LatentSet, params: TrainParams, out: Path) -> Adapter:
-    """Fit one LoRA adapter on encoded pairs and seal it at `out`; a killed run goes on from its last checkpoint.
+    """Fit one LoRA adapter on encoded pairs and seal it at `out`; a killed run resumes from its last checkpoint.
 
     Started by torchrun or `accelerate launch`, all processes train the one adapter, and the first of them writes it.
 
     Raises:
-        InterruptedStepError: the run was asked to end (SIGTERM); a checkpoint of its last step is kept.
+        InterruptedStepError: the run was stopped by SIGTERM; a checkpoint of its last step is kept.
         BackboneMismatchError: `latents` were encoded by another backbone or text encoder.
     """
     if latents.lineage.backbone != backbone.digest:
@@ -46,7 +46,7 @@ def train(backbone: Backbone, latents: LatentSet, params: TrainParams, out: Path
         )
     lineage = Lineage.of("train", params, backbone, latents)
     accelerator = build_accelerator(params)
-    with accelerator.main_process_first():  # it clears what is not to be gone on from; the others find the draft made
+    with accelerator.main_process_first():  # it clears other work first; the others then find the draft
         draft = Adapter.draft(out, lineage, is_shared=not accelerator.is_main_process)
     if draft.is_sealed:
         return draft.seal()

@@ -1,4 +1,4 @@
-"""The languages a dub can be asked for: tags, names, scripts, who validated them, and how fast each is spoken."""
+"""The supported languages: tags, names, scripts, who validated them, and their usual speech rates."""
 
 from __future__ import annotations
 

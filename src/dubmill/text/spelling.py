@@ -56,7 +56,7 @@ def _written_out(text: str, tag: str) -> str:
     if tag not in CONVERTER_CLASSES:
         return text
 
-    def said(match: re.Match) -> str:
+    def words(match: re.Match) -> str:
         figures, ordinal = match[1] or match[3], match[2]
         if ordinal and figures.isdigit():
             return f" {num2words(int(figures), lang=tag, to='ordinal')} "
@@ -65,7 +65,7 @@ def _written_out(text: str, tag: str) -> str:
 
     text = _THOUSANDS.sub(lambda match: re.sub(r"\D", "", match[0]), text)
     text = re.sub(r"(?<=\d)\s*%", f" {PERCENT.get(tag, '%')}", text)
-    return _NUMBER.sub(said, re.sub(r"(?<=\d):(?=\d)", " ", text))
+    return _NUMBER.sub(words, re.sub(r"(?<=\d):(?=\d)", " ", text))
 
 
 def _simplified(text: str) -> str:

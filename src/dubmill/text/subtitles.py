@@ -34,7 +34,7 @@ _EXAMPLE = "write the times as 00:00:01,000 --> 00:00:02,500"
 
 @dataclass(frozen=True)
 class Cue:
-    """`text` is said from `start_seconds` to `end_seconds`."""
+    """A line of a script: `text` is said from `start_seconds` to `end_seconds`."""
 
     start_seconds: float
     end_seconds: float
@@ -50,7 +50,7 @@ def read(path: Path) -> list[Cue]:
     """The cues of an SRT or WebVTT file in the order of time, none overlapping the next; what was mended is logged.
 
     Raises:
-        UsageError: there is no such file, or one of its lines makes no sense, or no cue is in it.
+        UsageError: there is no such file, a line is malformed, or it has no cues.
     """
     try:
         data = path.read_bytes()
@@ -154,12 +154,12 @@ def _is_remark(number: int, block: Sequence[str]) -> bool:
 
 
 def _times(line: str, number: int, where: str) -> tuple[float, float]:
-    told = _TIMES.match(line)
-    if not told:
+    times = _TIMES.match(line)
+    if not times:
         raise UsageError(
             f"the times in line {number} cannot be read ({line.strip()[:60]!r})", where=where, cure=_EXAMPLE
         )
-    parts = told.groups()
+    parts = times.groups()
     start, end = (_seconds(parts[place : place + 4], number, where) for place in (0, 4))
     if end < start:
         raise UsageError(f"the cue of line {number} ends before it starts", where=where, cure=_EXAMPLE)
@@ -266,10 +266,10 @@ def _parted(cue: Cue, language: str) -> Iterator[Cue]:
         if all(broken) or num_parts >= num_words:
             break
         num_parts += 1
-    said = [timing.speaking_seconds(Line(language=language, text=part)) for part in parts]
+    durations = [timing.speaking_seconds(Line(language=language, text=part)) for part in parts]
     start = cue.start_seconds
-    for part, lines, seconds in zip(parts, broken, said, strict=True):
-        end = start + cue.seconds * seconds / sum(said)
+    for part, lines, seconds in zip(parts, broken, durations, strict=True):
+        end = start + cue.seconds * seconds / sum(durations)
         yield Cue(start, end, lines or part)
         start = end
 

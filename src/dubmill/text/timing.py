@@ -1,7 +1,7 @@
-"""How long words take to say, whether that fits a time, and how a text is shared out over spans of time.
+"""Estimates how long words take to say, whether they fit a time, and how to divide a text over spans of time.
 
 Expected seconds are syllables over the language's rate, plus a pause at each mark inside the text. Syllables are counted
-from the spelling, by the vowels that one breath of the language can hold; how far that is off is in the tests.
+from the spelling, by the vowel groups of each language; the tests measure the error.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from dubmill.text.languages import language
 
 PHRASE_PAUSE_SECONDS = 0.2  # chosen; the published rates leave out pauses over 0.15 s
 SENTENCE_PAUSE_SECONDS = 0.4  # chosen
-SYLLABLES_PER_DIGIT = 2  # "27" is said as words; a text that matters spells its numbers
-MAX_HURRY = 1.3  # chosen: faster than this over the usual rate no longer sounds like the same speaker
+SYLLABLES_PER_DIGIT = 2  # "27" is said as words; write numbers as words where it matters
+MAX_HURRY = 1.3  # chosen: a higher speech rate than this no longer sounds like the same speaker
 
 _VOWELS = {
     "en": r"[aeiouy]+",
@@ -37,7 +37,7 @@ _SILENT = {
     "es": r"(?<=[qg])u(?=[eiéí])",
     "pt": r"(?<=[qg])u(?=[eiéí])",
 }
-"""Letters that are written and not said."""
+"""Silent letters."""
 _SENTENCE_END, _PHRASE_END = re.compile(r"[.!?…][\"'»”)]*$"), re.compile(r"[,;:–—][\"'»”)]*$")
 
 
@@ -56,12 +56,12 @@ def _of_word(word: str, tag: str) -> int:
     letters = "".join(character for character in word.lower() if character.isalpha())
     if not letters:
         return digits * SYLLABLES_PER_DIGIT
-    said = re.sub(_SILENT[tag], "", letters) if tag in _SILENT else letters
-    return digits * SYLLABLES_PER_DIGIT + max(1, len(re.findall(_VOWELS[tag], said)))
+    pronounced = re.sub(_SILENT[tag], "", letters) if tag in _SILENT else letters
+    return digits * SYLLABLES_PER_DIGIT + max(1, len(re.findall(_VOWELS[tag], pronounced)))
 
 
 def pauses_seconds(text: str) -> float:
-    """Seconds of silence at the marks inside a text; the one that ends it costs nothing."""
+    """Seconds of silence at the punctuation inside a text; a mark at its end adds none."""
     return sum(_pause(word) for word in text.split()[:-1])
 
 
@@ -84,17 +84,17 @@ def measured_rates(samples: Iterable[tuple[Line, float]]) -> dict[str, float]:
     """Syllables per second of each language, from lines and the seconds each took; least squares through the origin."""
     sums: dict[str, tuple[float, float]] = {}
     for line, seconds in samples:
-        count, spoken = syllables(line), seconds - pauses_seconds(line.text)
+        count, speech_seconds = syllables(line), seconds - pauses_seconds(line.text)
         squares, products = sums.get(line.language, (0.0, 0.0))
-        sums[line.language] = squares + count * count, products + count * spoken
+        sums[line.language] = squares + count * count, products + count * speech_seconds
     return {tag: squares / products for tag, (squares, products) in sums.items()}
 
 
 @dataclass(frozen=True)
 class Fit:
-    """Whether a line can be said in the time there is.
+    """Whether a line can be said in the available time.
 
-    `needed_seconds` unhurried, `quickest_seconds` at most hurried, `room_seconds` there are.
+    `needed_seconds` at the usual rate, `quickest_seconds` at the highest accepted one, `room_seconds` are available.
     """
 
     line: Line
@@ -110,8 +110,8 @@ class Fit:
         return "tight" if self.needed_seconds > self.room_seconds + 1e-6 else "fits"
 
     @property
-    def told(self) -> str:
-        """The verdict for a person, with what to drop; empty when the line fits."""
+    def message(self) -> str:
+        """The verdict in a sentence, with the number of words to drop; empty when the line fits."""
         if self.verdict == "fits":
             return ""
         need, room = f"about {self.needed_seconds:.1f} s to say", f"{self.room_seconds:.1f} s"
@@ -128,15 +128,15 @@ class Fit:
         return f"about {words} word{'s' if words > 1 else ''} ({ceil(share * syllables(self.line))} syllables)"
 
     def check(self) -> str:
-        """What to warn of, if anything; a line that cannot be said in its time is refused.
+        """Returns a warning if the line is hurried, else an empty string.
 
         Raises:
-            UnsupportedTextError: with the seconds, the limit and what to drop.
+            UnsupportedTextError: it cannot be said in its time; names the seconds, the limit and the words to drop.
         """
         if self.verdict == "cannot":
-            said, cure = self.told.rsplit(": ", 1)
-            raise UnsupportedTextError(said, cure=cure)
-        return self.told
+            what, cure = self.message.rsplit(": ", 1)
+            raise UnsupportedTextError(what, cure=cure)
+        return self.message
 
 
 def fit(line: Line, room_seconds: float) -> Fit:
@@ -159,18 +159,18 @@ def clock(seconds: float) -> str:
 Span = tuple[float, float]
 """Start and end in seconds."""
 _BORDER_COST = {SENTENCE_PAUSE_SECONDS: 0.0, PHRASE_PAUSE_SECONDS: 0.15, 0.0: 0.6}
-"""What it costs to part a text behind a word, by the pause there, in squared shares of a span."""
+"""Cost of dividing a text after a word, by the pause there, in squared shares of a span."""
 _REACH_SECONDS = 4.0  # how far from its even place a border is sought
 
 
 def share_out(line: Line, spans: Sequence[Span]) -> list[str]:
-    """One text for each span, in order, all words kept: by speaking time, parted where sentences or phrases end.
+    """One text per span, in order, with all words: divided by speaking time, preferably where sentences or phrases end.
 
-    The times that are in no span count for nothing. A text may be empty where the words are too few.
+    A text may be empty where there are too few words.
     """
     words = line.text.split()
     if not spans:
-        raise UnsupportedTextError("there is no time to say anything in", cure="give at least one span")
+        raise UnsupportedTextError("there is no time in which to speak", cure="give at least one span")
     ends_W = [
         0.0,
         *accumulate(speaking_seconds(Line(language=line.language, text=word)) + _pause(word) for word in words),

@@ -86,11 +86,8 @@ class NanoWorld:
             )
         index = ("first", "second").index(half)
         dubbed = (prompt.first_dubbed, prompt.second) if half == "first" else (prompt.first, prompt.second_dubbed)
-        render_difficulty = world.Difficulty(**difficulty.model_dump())
         original, counterpart = (
-            world.halves(world.film(*_scene(prompt, *lines), motion_seed=prompt.seed, difficulty=render_difficulty))[
-                index
-            ]
+            world.halves(world.film(*_scene(prompt, *lines), motion_seed=prompt.seed, difficulty=difficulty))[index]
             for lines in ((prompt.first, prompt.second), dubbed)
         )
         return _clip(original), _clip(counterpart), original.mouth_box_F4
