@@ -6,7 +6,7 @@ import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from dubmill import tracking
 from dubmill.artifacts.draft import Draft
@@ -147,7 +147,7 @@ def _entry(
     version: tracking.Version,
     old: tracking.Version | None,
     digest: str,
-    decision: str,
+    decision: Literal["promoted", "refused"],
     reasons: list[str],
     figures: dict[str, float],
 ) -> Entry:
