@@ -94,7 +94,7 @@ def main() -> None:
         rounds = [(seconds(full), seconds(cached), seconds(again)) for _ in range(asked.rounds)]
     ratios = [statistics.median(row[kind] / row[0] for row in rounds) for kind in (1, 2)]
     sys.stdout.write(
-        f"dub of {asked.batch} by nano, reference remembered / full attention: median {ratios[0]:.3f} of {asked.rounds}"
+        f"dub of {asked.batch} by nano, reference cached / full attention: median {ratios[0]:.3f} of {asked.rounds}"
         f" (read afresh at every step: {ratios[1]:.3f}; full attention takes"
         f" {statistics.median(row[0] for row in rounds):.2f} s)\n"
     )

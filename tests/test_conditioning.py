@@ -136,7 +136,7 @@ def _mask_references(num_target):
 
 
 @pytest.mark.parametrize("positions", ["shared", "negative"])
-def test_a_remembered_reference_is_one_long_sequence_under_a_mask(mini, scene, positions):
+def test_a_cached_reference_is_one_long_sequence_under_a_mask(mini, scene, positions):
     """The definition, computed the slow way: one sequence, masked, everything under the empty caption."""
     shape, noise, reference, _ = scene
     empty = encode_captions([""], mini)
@@ -157,8 +157,8 @@ def test_a_remembered_reference_is_one_long_sequence_under_a_mask(mini, scene, p
     assert not torch.allclose(quick.video_BSD, _velocity(mini, scene, positions=positions).video_BSD, atol=1e-3)
 
 
-def test_what_is_remembered_does_not_depend_on_the_step_and_serves_every_half_of_guidance(mini, scene):
-    """Remembered once: the next steps, and a batch of two halves, give what remembering afresh gives."""
+def test_what_is_cached_does_not_depend_on_the_step_and_serves_every_half_of_guidance(mini, scene):
+    """Cached once: the next steps, and a batch of two halves, give what filling the cache again gives."""
     shape, noise, reference, text = scene
     empty = encode_captions([""], mini)
     layout = sequence_layout(shape, 25.0, mini.transformer, reference="negative", isolate=True, attention="self")
@@ -173,7 +173,7 @@ def test_what_is_remembered_does_not_depend_on_the_step_and_serves_every_half_of
             assert torch.allclose(both.audio_BLD[1:], afresh.audio_BLD, atol=1e-5)
 
 
-def test_a_remembered_reference_is_heard_and_seen(mini, scene):
+def test_a_cached_reference_changes_video_and_audio(mini, scene):
     other = encode_clips([miniature.clip(seed=9)], mini)
     silent = Latents(scene[2].video_BSD, torch.zeros_like(scene[2].audio_BLD))
     plain = _by_itself(mini, scene)
@@ -181,7 +181,7 @@ def test_a_remembered_reference_is_heard_and_seen(mini, scene):
     assert not torch.allclose(plain.audio_BLD, _by_itself(mini, scene, reference=silent).audio_BLD, atol=1e-4)
 
 
-def test_no_token_of_a_remembered_reference_crosses_between_picture_and_sound(mini, scene):
+def test_no_token_of_a_cached_reference_crosses_between_picture_and_sound(mini, scene):
     shape, crossed = scene[0], []
     hooks = [
         getattr(block, name).register_forward_pre_hook(

@@ -158,7 +158,7 @@ def test_without_a_reference_it_makes_what_the_pipeline_of_diffusers_makes(pipe,
     assert torch.allclose(made[1], expected[1], atol=1e-3)
 
 
-def test_a_remembered_reference_works_with_gates_and_prompt_modulation(newer, source):
+def test_a_cached_reference_works_with_gates_and_prompt_modulation(newer, source):
     """Prompt modulation makes the text depend on sigma: the reference has sigma 0 at every step, so it still waits."""
     layout = sequence_layout(
         newer.latent_shape(64, 96, 17, 25.0),
@@ -174,7 +174,7 @@ def test_a_remembered_reference_works_with_gates_and_prompt_modulation(newer, so
     noise = Latents(torch.randn(1, shape[0], 128), torch.randn(1, shape[1], 128))
     velocities = []
     with patched_attention(newer.transformer, layout), torch.no_grad():
-        for is_fresh in (True, True, False):  # the third reads what was remembered before another level's step
+        for is_fresh in (True, True, False):  # the third reads what was cached before another level's step
             if is_fresh:
                 cache_reference(newer.transformer, tokens, text, layout)
             level = 0.9 if len(velocities) == 1 else 0.4

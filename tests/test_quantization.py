@@ -64,7 +64,7 @@ def losses(adapter):
 
 
 @pytest.mark.parametrize(("part", "per_block"), [("transformer", 28), ("text_encoder", 7)])
-def test_the_linear_layers_of_the_blocks_are_packed_and_all_else_is_as_it_was(part, per_block, mini, packed):
+def test_the_linear_layers_of_the_blocks_are_quantized_and_all_else_is_as_it_was(part, per_block, mini, packed):
     plain, small = getattr(mini, part), getattr(packed, part)
     layers = {name for name, one in small.named_modules() if isinstance(one, Int8Linear)}
     config = plain.config if part == "transformer" else plain.config.text_config
@@ -187,7 +187,7 @@ def test_training_and_dubbing_run_on_8_bits_as_on_16(backbone, adapter, latents,
     assert np.isfinite(dubbed.audio_CN).all()
 
 
-def test_packed_weights_can_be_spread_over_processes(backbone, latents, adapter, tmp_path, monkeypatch):
+def test_quantized_weights_can_be_sharded_over_processes(backbone, latents, adapter, tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     spread = PARAMS.model_copy(update={"parallel": "fsdp"})

@@ -388,6 +388,11 @@ def test_the_headline_contains_only_what_was_measured_against_the_hardest_baseli
     assert "No decisive figure" in figures.headline(nothing)
 
 
+def test_a_test_of_too_few_speakers_says_so():
+    few = figures.score(_rows(adapter=[1.0], base=[0.0]), PARAMS).tests["base"]["words_right"]
+    assert (few.verdict, figures.shown_p(few)) == ("no difference shown", "p = 1: 1 speakers are too few for this test")
+
+
 def test_an_adapter_that_lost_is_called_worse_and_a_draw_is_no_difference():
     lost = figures.score(_rows(adapter=[0.0] * 12, base=[1.0] * 12), PARAMS)
     assert lost.tests["base"]["words_right"].verdict == "worse"

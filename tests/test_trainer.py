@@ -104,7 +104,7 @@ def test_a_tenth_of_the_samples_is_given_its_first_frame_clean(mini_backbone, la
     assert (batch.sigma_audio_BL > 0).all()
 
 
-def test_one_sigma_is_shared_by_video_and_audio_unless_asked_otherwise(mini_backbone, latents):
+def test_one_sigma_is_shared_by_video_and_audio_unless_params_say_otherwise(mini_backbone, latents):
     shared, _, _ = _batch(mini_backbone, latents, first_frame_probability=0.0)
     assert torch.equal(shared.sigma_video_BS[:, 0], shared.sigma_audio_BL[:, 0])
     own, _, _ = _batch(mini_backbone, latents, first_frame_probability=0.0, shared_sigma=False)
@@ -295,7 +295,7 @@ def test_gradient_checkpointing_changes_no_gradient_of_either_kind_of_reference(
         assert all(torch.allclose(plain[name], again[name], atol=1e-6, rtol=1e-4) for name in plain)
 
 
-def test_how_a_reference_is_read_is_told_by_the_adapter_and_by_its_weights(mini_backbone, latents, tmp_path):
+def test_adapter_and_weights_record_how_a_reference_is_read(mini_backbone, latents, tmp_path):
     params = PARAMS.model_copy(update={"reference_attention": "self", "num_steps": 2})
     trained = train(mini_backbone, latents, params, tmp_path / "adapter")
     dubber = Dubber.load(mini_backbone, trained, sampling=SAMPLING)

@@ -54,10 +54,10 @@ def test_every_so_many_steps_each_pair_is_dubbed_into_an_mp4_beside_its_referenc
 
 
 @pytest.mark.parametrize("attention", ["full", "self"])
-def test_a_training_that_is_looked_at_is_bit_for_bit_the_one_that_is_not(
+def test_a_training_with_validation_is_bit_for_bit_the_one_without(
     attention, mini_backbone, latents, adapter, tmp_path
 ):
-    """With dropout, which a transformer left in evaluation mode would not have, and with remembered references."""
+    """With dropout, which a transformer left in evaluation mode would not have, and with cached references."""
     looked_at = adapter
     if attention == "self":
         looked_at = train(
@@ -74,7 +74,7 @@ def test_a_training_that_is_looked_at_is_bit_for_bit_the_one_that_is_not(
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
-def test_looking_leaves_draws_modes_gradients_and_remembered_references_as_they_were(mini_backbone, latents, tmp_path):
+def test_validation_leaves_draws_modes_gradients_and_cached_references_as_they_were(mini_backbone, latents, tmp_path):
     params = OFTEN.model_copy(update={"reference_attention": "self"})
     trainer = training.Trainer(load(mini_backbone), latents, params, tmp_path, training.build_accelerator(params))
     transformer, seen = trainer.modules.transformer, {}
@@ -117,7 +117,9 @@ def test_a_dub_in_the_midst_of_training_is_the_one_that_is_made_outside_of_it(
     assert torch.equal(inside.audio_BLD, outside.audio_BLD)
 
 
-def test_a_run_killed_between_two_looks_has_the_same_dubs_when_it_is_done(mini_backbone, latents, adapter, tmp_path):
+def test_a_run_killed_between_two_validations_has_the_same_dubs_when_it_is_done(
+    mini_backbone, latents, adapter, tmp_path
+):
     with dying_at(5):
         train(mini_backbone, latents, OFTEN, tmp_path / "adapter")
     assert of(tmp_path / "adapter") == NAMES[:4]
@@ -125,7 +127,7 @@ def test_a_run_killed_between_two_looks_has_the_same_dubs_when_it_is_done(mini_b
     assert train(mini_backbone, latents, OFTEN, tmp_path / "adapter").digest == adapter.digest
 
 
-def test_a_run_asked_to_end_while_it_looks_keeps_its_step_at_once_and_looks_when_it_goes_on(
+def test_a_run_stopped_while_it_validates_saves_its_step_at_once_and_validates_when_it_resumes(
     mini_backbone, latents, adapter, tmp_path, monkeypatch
 ):
     step, steps = model_pipeline.denoising_step, []

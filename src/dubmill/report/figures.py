@@ -236,7 +236,9 @@ def shown_p(test: Test) -> str:
     """Returns the corrected p, such as `p = 0.031`, `p < 0.001` or `p ≤ 0.016, the smallest that this test can give`."""
     if math.isnan(test.p_holm):
         return "no difference at all"
-    if test.is_at_resolution and test.p_holm < 1:
+    if test.is_at_resolution and test.p_holm >= 1:
+        return f"p = 1: {test.num_clusters} speakers are too few for this test"
+    if test.is_at_resolution:
         return f"p ≤ {test.p_holm:.2g}, the smallest that this test can give"
     return "p < 0.001" if test.p_holm < 0.001 else f"p = {test.p_holm:.3f}" if test.p_holm < 1 else "p = 1"
 

@@ -171,8 +171,12 @@ def _cell(method: str, figure: Figure | None, unit: str, least: float, most: flo
         return Cell(method, None, "–", "not measured", "", 0, 0, 0)
     low, middle, high = (_percent(value, least, most) for value in (figure.low, figure.mean, figure.high))
     interval = f"{shown(figure.low, unit)} to {shown(figure.high, unit)}"
-    share = "" if figure.share is None or method in REFERENCES else f"{figure.share:.0%} of the way"
+    share = "" if figure.share is None or method in REFERENCES else _shown_share(figure.share)
     return Cell(method, figure, shown(figure.mean, unit), interval, share, low, middle, round(high - low, 1))
+
+
+def _shown_share(share: float) -> str:
+    return "beyond the ceiling" if share > 1.1 else f"{share:.0%} of the way".replace("-", "−")
 
 
 def _percent(value: float, least: float, most: float) -> float:
