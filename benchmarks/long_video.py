@@ -33,7 +33,7 @@ SIZE = ClipSize(num_frames=97, height=128, width=128, frame_rate=Fraction(24), s
 class Echo:
     """Stands in for the model."""
 
-    def dub(self, clip: Clip, *, line: object, seed: int, progress: object = None) -> Clip:
+    def dub(self, clip: Clip, *, line: object, seed: int, progress: object = None, speaker: str = "") -> Clip:
         """The clip itself."""
         return clip
 

@@ -444,3 +444,22 @@ def test_a_trouble_with_a_file_is_a_sentence(tmp_path, stand_in, folders, monkey
     error = capsys.readouterr().err
     assert "out.mp4: the file cannot be used (Permission denied)" in error
     assert "Traceback" not in error
+
+
+def test_who_speaks_reaches_the_dubber_of_clips_and_of_films(tmp_path):
+    """The captions of the training name the speaker; a dub that always says `A person` leaves that out."""
+    speakers = []
+
+    class Listening(EchoDubber):
+        def dub(self, clip, **how):
+            speakers.append(how["speaker"])
+            return super().dub(clip, **how)
+
+    film, (dubbing, _) = tmp_path / "film.mp4", service(tmp_path, Listening())
+    beat_film(film, seconds=3)
+    clip = DubRequest(media.mp4_bytes(small_clip()), Line(language="es", text="uno"), CONSENT, 1, "", speaker="a woman")
+    dubbing.dub(clip)
+    cues = [subtitles.Cue(0.2, 0.9, "uno"), subtitles.Cue(1.8, 2.6, "dos")]
+    dubbing.dub_film(request_for(film, cues, speaker="a man"), tmp_path / "out.mp4", lambda share: None)
+    assert speakers[0] == "a woman"
+    assert set(speakers[1:]) == {"a man"}

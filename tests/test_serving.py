@@ -28,7 +28,7 @@ from dubmill.errors import (
     ServiceUnavailableError,
     UnreadableMediaError,
 )
-from dubmill.serving import server
+from dubmill.serving import server, wire
 from dubmill.serving.queue import Queue, QueueFullError
 
 
@@ -350,6 +350,12 @@ def test_nobody_can_take_the_model_away_over_the_network(url):
     for verb in ("unload", "load"):
         assert httpx.post(f"{url}/v2/repository/models/dubmill/{verb}", timeout=5).status_code == 501
     assert httpx.get(f"{url}/v2/models/dubmill/ready", timeout=5).status_code == 200
+
+
+def test_who_speaks_reaches_the_dubber_and_is_anybody_without():
+    fields = {"video": b"clip", "language": "es", "text": "uno", "consent": "it is me"}
+    assert wire.parse_request({**fields, "speaker": "a woman"}, "query").speaker == "a woman"
+    assert wire.parse_request(fields, "query").speaker == ""
 
 
 def test_the_studio_page_and_what_it_asks_for_are_served(url, client):

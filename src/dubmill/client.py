@@ -29,23 +29,44 @@ class DubClient:
     name: str = "dubmill"
     timeout_seconds: float = 600.0
 
-    def dub(self, path: Path | str, *, to: str, text: str, consent: str, seed: int = 0, face: str = "") -> bytes:
+    def dub(
+        self,
+        path: Path | str,
+        *,
+        to: str,
+        text: str,
+        consent: str,
+        seed: int = 0,
+        face: str = "",
+        speaker: str = "",
+    ) -> bytes:
         """The MP4 in which the person at `path` says `text` in language `to`.
 
-        `face` says which of several people: left, right, a number counted from the left, or all.
+        `face` says which of several people: left, right, a number counted from the left, or all; `speaker` describes who
+        speaks, such as a woman or a man.
 
         Raises:
             DubmillError: the server refused the request; with the server's message and the class it raised.
             ServiceUnavailableError: the server cannot be reached, or is busy or not ready.
         """
-        return base64.b64decode(self.predict(path, to=to, text=text, consent=consent, seed=seed, face=face)["video"])
+        answer = self.predict(path, to=to, text=text, consent=consent, seed=seed, face=face, speaker=speaker)
+        return base64.b64decode(answer["video"])
 
     def predict(
-        self, path: Path | str, *, to: str, text: str, consent: str, seed: int = 0, face: str = ""
+        self,
+        path: Path | str,
+        *,
+        to: str,
+        text: str,
+        consent: str,
+        seed: int = 0,
+        face: str = "",
+        speaker: str = "",
     ) -> dict[str, Any]:
         """As `dub`, with all fields: video (base64), seconds, seed, model_version, machine_generated, notes."""
         video = base64.b64encode(_file_bytes(Path(path))).decode()
-        instance = {"video": video, "language": to, "text": text, "consent": consent, "seed": seed, "face": face}
+        instance = {"video": video, "language": to, "text": text, "consent": consent, "seed": seed}
+        instance |= {"face": face, "speaker": speaker}
         response = self._send("POST", f"/v1/models/{self.name}:predict", {"instances": [instance]})
         return response["predictions"][0]
 

@@ -16,7 +16,7 @@ HELD = "DUBMILL_TEST_HELD"  # names a file: while it exists, ToneDubber does not
 class ToneDubber:
     """The same picture under a tone that the seed picks."""
 
-    def dub(self, clip, *, line, seed, progress=None):
+    def dub(self, clip, *, line, seed, progress=None, speaker=""):
         if line.text == "indecible":
             raise UnsupportedTextError("'indecible' is not a word of this backbone", cure="use a digit")
         while line.text == "lento" and Path(os.environ[HELD]).exists():
@@ -37,7 +37,7 @@ def tone_hz(mp4):
 class SilentDubber(ToneDubber):
     """A broken model: its dubs are silent."""
 
-    def dub(self, clip, *, line, seed, progress=None):
+    def dub(self, clip, *, line, seed, progress=None, speaker=""):
         return clip.with_audio(np.zeros_like(clip.audio_CN))
 
 
@@ -47,7 +47,7 @@ class EchoDubber:
     def __init__(self, *, dies_after=10**9):
         self.texts, self.dies_after = [], dies_after
 
-    def dub(self, clip, *, line, seed, progress=None):
+    def dub(self, clip, *, line, seed, progress=None, speaker=""):
         if len(self.texts) == self.dies_after:
             raise KeyboardInterrupt
         self.texts.append(line.text)

@@ -19,6 +19,12 @@ PARAMS = Path("params.yaml")
 NO_OVERLAYS: list[Path] = []
 
 
+Track = Annotated[int | None, typer.Option(help="sound track to dub, from 1; else the default one", show_default=False)]
+Face = Annotated[
+    str, typer.Option(help="of several: left, right or a number from the left; all: generate the whole picture")
+]
+
+
 @dataclass(frozen=True, kw_only=True)
 class DubOptions:
     """The options of `dubmill dub`."""
@@ -33,6 +39,7 @@ class DubOptions:
     consent: str
     seed: int
     face: str
+    speaker: str
     captions: Path | None
     force: bool
     release: Path
@@ -54,13 +61,10 @@ def dub(
         Path | None, typer.Option(help="write the dubbed words here, as SRT or WebVTT", show_default=False)
     ] = None,
     tone_map: Annotated[bool, typer.Option("--tone-map", help="convert an HDR video to standard range")] = False,
-    track: Annotated[
-        int | None, typer.Option(help="sound track to dub, from 1; else the default one", show_default=False)
-    ] = None,
+    track: Track = None,
     consent: Annotated[str, typer.Option(help="who agreed to be dubbed, in one sentence")] = "",
-    face: Annotated[
-        str, typer.Option(help="of several: left, right or a number from the left; all: generate the whole picture")
-    ] = "",
+    face: Face = "",
+    speaker: Annotated[str, typer.Option(help="who speaks, such as 'a woman'; empty: anybody")] = "",
     force: Annotated[bool, typer.Option("--force", help="overwrite existing output files")] = False,
     release: Annotated[Path, typer.Option(help="the promoted release to dub with")] = Path("work/release"),
     adapter: Annotated[
@@ -86,6 +90,7 @@ def dub(
         consent=consent,
         seed=seed,
         face=face,
+        speaker=speaker,
         captions=captions,
         force=force,
         release=release,
@@ -141,6 +146,7 @@ def _dub(options: DubOptions) -> FileDubResult:
         tone_map=options.tone_map,
         track=options.track,
         face=options.face,
+        speaker=options.speaker,
     )
     check_file_request(request)
     source = _source(options)

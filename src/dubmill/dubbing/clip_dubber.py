@@ -12,8 +12,19 @@ from dubmill.media.clips import Clip
 class ClipDubber(Protocol):
     """Dubs one clip of the release's size; `dubmill.dubbing.dubber.Dubber` is the implementation."""
 
-    def dub(self, clip: Clip, *, line: Line, seed: int, progress: Callable[[float], None] | None = None) -> Clip:
-        """`clip` with the same person saying `line`; `progress` is called with the share done, 0 to 1."""
+    def dub(
+        self,
+        clip: Clip,
+        *,
+        line: Line,
+        seed: int,
+        progress: Callable[[float], None] | None = None,
+        speaker: str = "",
+    ) -> Clip:
+        """`clip` with the same person saying `line`; `progress` is called with the share done, 0 to 1.
+
+        `speaker` describes who speaks, such as `a woman`; empty: anybody.
+        """
         ...
 
     def check(self, line: Line, room_seconds: float) -> str:

@@ -98,14 +98,14 @@ class Dubber:
         mode = adapters.attach_adapter(modules, backbone, adapter, strength)
         return cls(backbone, modules, sampling, mode=mode, active_adapters={adapters.ADAPTER_NAME: strength})
 
-    def dub(self, clip: Clip, *, line: Line, seed: int, progress: Progress | None = None) -> Clip:
-        """`clip` with the same person saying `line`; same length and size.
+    def dub(self, clip: Clip, *, line: Line, seed: int, progress: Progress | None = None, speaker: str = "") -> Clip:
+        """`clip` with the same person, whom `speaker` describes, saying `line`; same length and size.
 
         Raises:
             UnsupportedTextError: the backbone cannot say the words, or not in the clip's time.
             InvalidParamsError: the clip's size does not fit the backbone.
         """
-        return self.dub_batch([clip], [line], [seed], progress)[0]
+        return self.dub_batch([clip], [line], [seed], progress, speakers=[speaker])[0]
 
     def check(self, line: Line, room_seconds: float) -> str:
         """A warning if `line` is hurried in `room_seconds`, else an empty string; nothing is dubbed.

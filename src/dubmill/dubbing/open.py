@@ -115,6 +115,7 @@ def dub_clip_file(
         face=request.face,
         tone_map=request.tone_map,
         track=request.track,
+        speaker=request.speaker,
     )
     check_request(clip_request)  # before the weights are loaded
     info = media.probe(request.path, limits=media.Limits())

@@ -30,7 +30,10 @@ SELFTEST_SEED = 0
 
 @dataclass(frozen=True)
 class DubRequest:
-    """A clip (the bytes of its file) to be dubbed, and who agreed; `face` as in `faces.check_face_choice`."""
+    """A clip (the bytes of its file) to be dubbed, and who agreed; `face` as in `faces.check_face_choice`.
+
+    `speaker` describes who speaks (`a woman`), for the caption; empty: anybody.
+    """
 
     video: bytes
     line: Line
@@ -39,6 +42,7 @@ class DubRequest:
     face: str
     tone_map: bool = False
     track: int | None = None
+    speaker: str = ""
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ class DubResult:
 class FileDubRequest:
     """A video file of any length to be dubbed, and who agreed; `face` as in `faces.check_face_choice`.
 
-    `words` are cues, or one text for a clip or to be distributed over the speech of a film.
+    `speaker` as in `DubRequest`. `words` are cues, or one text for a clip or to be distributed over the speech of a film.
     """
 
     path: Path
@@ -67,6 +71,7 @@ class FileDubRequest:
     tone_map: bool
     face: str
     track: int | None = None
+    speaker: str = ""
 
 
 @dataclass(frozen=True)
@@ -116,7 +121,7 @@ class DubbingService:
         metadata = self._record_consent(
             hashlib.sha256(request.video).hexdigest(), request.consent, request.line.language
         )
-        dubbed = self.dubber.dub(clip, line=request.line, seed=request.seed, progress=progress)
+        dubbed = self.dubber.dub(clip, line=request.line, seed=request.seed, progress=progress, speaker=request.speaker)
         return DubResult(
             mp4=media.mp4_bytes(
                 mask.composite(clip, dubbed), metadata, language=ISO_639_2.get(request.line.language, "")
@@ -143,7 +148,9 @@ class DubbingService:
         words = request.words
         if isinstance(words, str):
             words = Line(language=request.language, text=words)
-        job = FilmJob(self.dubber, request.language, request.seed, self.source.digest, self.masker, request.face)
+        job = FilmJob(
+            self.dubber, request.language, request.seed, self.source.digest, self.masker, request.face, request.speaker
+        )
         dubbed = dub_film(film, words, job, out, metadata=metadata, progress=progress)
         notes = (*_film_notes(film, dubbed.chunks), *dubbed.notes, *self._release_notes())
         return FileDubResult(notes, dubbed.cues)

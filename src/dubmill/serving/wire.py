@@ -3,7 +3,9 @@
 V1  {"instances": [{"video": base64, "language": "es", "text": "uno tres seis", "consent": "…", "seed": 1}]}
 V2  inputs of the same names: video as UINT8 [N] or as BYTES [1] (base64, or the file's bytes), the texts as BYTES [1],
     seed as any integer type [1]; without a seed it is 0.
-In both, `tone_map` converts HDR to standard range, and `face` says which of several faces is dubbed: left, right, a number counted from the left, or all.
+In both, `tone_map` converts HDR to standard range, `face` says which of several faces is dubbed (left, right, a number
+counted from the left, or all), and `speaker` describes who speaks (a woman, a man, a girl, a boy), as captions of the
+training did.
 """
 
 from __future__ import annotations
@@ -53,6 +55,7 @@ INPUTS = (
     TensorType("seed", "INT64"),
     TensorType("face", "BYTES"),
     TensorType("tone_map", "BOOL"),
+    TensorType("speaker", "BYTES"),
 )
 OUTPUTS = (
     TensorType("video", "UINT8", (-1,)),
@@ -77,6 +80,7 @@ class Fields(BaseModel):
     seed: Seed = 0
     face: str = Field("", max_length=20)
     tone_map: bool = False
+    speaker: str = Field("", max_length=200)
 
 
 def parse_request(fields: Mapping[str, Any], where: str) -> DubRequest:
@@ -99,6 +103,7 @@ def parse_request(fields: Mapping[str, Any], where: str) -> DubRequest:
         seed=values.seed,
         face=values.face,
         tone_map=values.tone_map,
+        speaker=values.speaker,
     )
 
 

@@ -30,7 +30,7 @@ class FilmJob:
     """What every chunk of a film is dubbed with.
 
     `release` is a digest that distinguishes the stored dubs of one model from another's. `masker` detects faces in every
-    chunk, and `face` says which of several is dubbed.
+    chunk, `face` says which of several is dubbed, and `speaker` who that is.
     """
 
     dubber: ClipDubber
@@ -39,6 +39,7 @@ class FilmJob:
     release: str
     masker: FaceMasker
     face: str
+    speaker: str = ""
 
     def line(self, chunk: Chunk) -> Line:
         """The line that is said in a chunk."""
@@ -139,7 +140,8 @@ def _place(chunk: Chunk) -> str:
 def _key(clip: Clip, chunk: Chunk, job: FilmJob) -> str:
     source = hashlib.sha256(np.ascontiguousarray(clip.frames_FHWC).data)
     source.update(clip.audio_CN.data)
-    return digest_of([source.hexdigest(), chunk.last - chunk.first, chunk.text, job.language, job.seed, job.release])
+    words = [chunk.text, job.language, job.speaker]
+    return digest_of([source.hexdigest(), chunk.last - chunk.first, *words, job.seed, job.release])
 
 
 def _dub_clip(clip: Clip, chunk: Chunk, job: FilmJob, progress: Callable[[float], None]) -> Clip:
@@ -148,7 +150,7 @@ def _dub_clip(clip: Clip, chunk: Chunk, job: FilmJob, progress: Callable[[float]
             "the film is silent there", where=_place(chunk), cure="give a script whose times are those of the film"
         )
     try:
-        dubbed = job.dubber.dub(clip, line=job.line(chunk), seed=job.seed, progress=progress)
+        dubbed = job.dubber.dub(clip, line=job.line(chunk), seed=job.seed, progress=progress, speaker=job.speaker)
     except UnsupportedTextError as error:
         raise UnsupportedTextError(error.what, where=_place(chunk), cure=error.cure) from error
     if dubbed.frames_FHWC.shape != clip.frames_FHWC.shape:
