@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from dubmill.cli import adapter, dub, plan, script, step
+from dubmill.cli import adapter, consent, dub, plan, script, step
 from dubmill.errors import DiskFullError, DubmillError, UsageError
 
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
@@ -19,6 +19,7 @@ app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=F
 app.command()(dub.dub)
 app.add_typer(step.app, name="step")
 app.add_typer(adapter.app, name="adapter")
+app.add_typer(consent.app, name="consent")
 
 ParamsFile = Annotated[Path, typer.Option("--params", help="values of every section")]
 Overlays = Annotated[list[Path], typer.Option("--overlay", help="preset, or file of what differs; may be repeated")]

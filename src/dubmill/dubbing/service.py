@@ -10,16 +10,16 @@ from pathlib import Path
 import numpy as np
 
 from dubmill import __version__, media
-from dubmill.artifacts.files import sha256_of
+from dubmill.artifacts.files import hash_file, sha256_of
 from dubmill.artifacts.rows import Line
 from dubmill.artifacts.store import Release
 from dubmill.dubbing.clip_dubber import ClipDubber
 from dubmill.dubbing.clip_size import TONE_MAP_NOTE, left_out_notes, read_clip, release_info
-from dubmill.dubbing.consent import ConsentLedger, check_statement
+from dubmill.dubbing.consent import Consent, ConsentLedger, DubRecord
 from dubmill.dubbing.longform import Chunk, Film, FilmJob, dub_film
 from dubmill.dubbing.model_source import ModelSource
 from dubmill.errors import InvalidArtifactError, UnreadableMediaError
-from dubmill.faces import FaceMasker, check_face_choice, timed_sentences
+from dubmill.faces import BlendMask, FaceMasker, check_face_choice, timed_sentences
 from dubmill.media.clips import Clip
 from dubmill.text.languages import ISO_639_2
 from dubmill.text.languages import language as language_of
@@ -37,7 +37,7 @@ class DubRequest:
 
     video: bytes
     line: Line
-    consent: str
+    consent: Consent | str
     seed: int
     face: str
     tone_map: bool = False
@@ -54,6 +54,20 @@ class DubResult:
     seed: int
     model_version: str
     notes: tuple[str, ...]
+    source_sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedDub:
+    """A request whose clip is decoded and whose faces are found, ready for the model."""
+
+    clip: Clip
+    mask: BlendMask
+    line: Line
+    seed: int
+    speaker: str
+    source_sha256: str
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -61,17 +75,19 @@ class FileDubRequest:
     """A video file of any length to be dubbed, and who agreed; `face` as in `faces.check_face_choice`.
 
     `speaker` as in `DubRequest`. `words` are cues, or one text for a clip or to be distributed over the speech of a film.
+    `job` is the server's.
     """
 
     path: Path
     words: Sequence[Cue] | str
     language: str
-    consent: str
+    consent: Consent | str
     seed: int
     tone_map: bool
     face: str
     track: int | None = None
     speaker: str = ""
+    job: str = ""
 
 
 @dataclass(frozen=True)
@@ -107,10 +123,22 @@ class DubbingService:
         media.mp4_bytes(dubbed)
 
     def dub(self, request: DubRequest, progress: Callable[[float], None] | None = None) -> DubResult:
-        """The dub of one clip; its consent is recorded before the model runs.
+        """The dub of one clip; its consent is checked before the model runs, and recorded with the dub.
 
         Raises:
             DubmillError: consent, language, words, media, faces or ledger are not in order.
+        """
+        prepared = self.prepare(request)
+        self.ledger.check_writable()
+        result = self.render(prepared, progress)
+        self.ledger.record(request.consent, self.record_of(result, request.line.language))
+        return result
+
+    def prepare(self, request: DubRequest) -> PreparedDub:
+        """The request with its clip decoded and its faces found: all that does not need the model.
+
+        Raises:
+            DubmillError: consent, language, media or faces are not in order.
         """
         check_request(request)
         self.source.check_language(request.line.language)
@@ -118,22 +146,51 @@ class DubbingService:
             request.video, self.source.size, self.limits, tone_map=request.tone_map, track=request.track
         )
         mask = self.masker.mask(clip, request.face, start_seconds=0.0)
-        metadata = self._record_consent(
-            hashlib.sha256(request.video).hexdigest(), request.consent, request.line.language
+        return PreparedDub(
+            clip=clip,
+            mask=mask,
+            line=request.line,
+            seed=request.seed,
+            speaker=request.speaker,
+            source_sha256=hashlib.sha256(request.video).hexdigest(),
+            notes=(*notes, *timed_sentences(mask.notes)),
         )
-        dubbed = self.dubber.dub(clip, line=request.line, seed=request.seed, progress=progress, speaker=request.speaker)
+
+    def render(self, prepared: PreparedDub, progress: Callable[[float], None] | None = None) -> DubResult:
+        """The dub of a prepared clip, marked as machine-generated; not in the ledger yet.
+
+        Raises:
+            UnsupportedTextError: the model cannot say the words.
+        """
+        dubbed = self.dubber.dub(
+            prepared.clip, line=prepared.line, seed=prepared.seed, progress=progress, speaker=prepared.speaker
+        )
+        tag = prepared.line.language
         return DubResult(
             mp4=media.mp4_bytes(
-                mask.composite(clip, dubbed), metadata, language=ISO_639_2.get(request.line.language, "")
+                prepared.mask.composite(prepared.clip, dubbed),
+                self._marks(prepared.source_sha256, tag),
+                language=ISO_639_2.get(tag, ""),
             ),
             seconds=dubbed.seconds,
-            seed=request.seed,
+            seed=prepared.seed,
             model_version=self.source.version,
-            notes=(*notes, *timed_sentences(mask.notes), *self._release_notes()),
+            notes=(*prepared.notes, *self._release_notes()),
+            source_sha256=prepared.source_sha256,
+        )
+
+    def record_of(self, result: DubResult, language: str, *, job: str = "") -> DubRecord:
+        """What the ledger keeps of a clip's dub."""
+        return DubRecord(
+            source_sha256=result.source_sha256,
+            dub_sha256=hashlib.sha256(result.mp4).hexdigest(),
+            language=language,
+            release=self.source.digest,
+            job=job,
         )
 
     def dub_film(self, request: FileDubRequest, out: Path, progress: Callable[[float], None]) -> FileDubResult:
-        """Write the dub of a video of any length to `out`; its consent is recorded before the model runs.
+        """Write the dub of a video of any length to `out`; its consent is checked before the model runs, and recorded with the dub.
 
         Raises:
             DubmillError: consent, language, words, media, faces or ledger are not in order.
@@ -143,8 +200,9 @@ class DubbingService:
         film = Film.open(
             request.path, self.source.size, limits=self.limits, tone_map=request.tone_map, track=request.track
         )
-        marks = self._record_consent(sha256_of(request.path), request.consent, request.language)
-        metadata = {**carried_metadata(request.path), **marks}
+        self.ledger.check_writable()
+        source_sha256 = sha256_of(request.path)
+        metadata = {**carried_metadata(request.path), **self._marks(source_sha256, request.language)}
         words = request.words
         if isinstance(words, str):
             words = Line(language=request.language, text=words)
@@ -152,13 +210,22 @@ class DubbingService:
             self.dubber, request.language, request.seed, self.source.digest, self.masker, request.face, request.speaker
         )
         dubbed = dub_film(film, words, job, out, metadata=metadata, progress=progress)
+        self.ledger.record(
+            request.consent,
+            DubRecord(
+                source_sha256=source_sha256,
+                dub_sha256=hash_file(out),
+                language=request.language,
+                release=self.source.digest,
+                job=request.job,
+            ),
+        )
         notes = (*_film_notes(film, dubbed.chunks), *dubbed.notes, *self._release_notes())
         return FileDubResult(notes, dubbed.cues)
 
-    def _record_consent(self, source_sha256: str, consent: str, language: str) -> Mapping[str, str]:
-        """Record the consent, and return the metadata that marks the dub as machine-generated."""
+    def _marks(self, source_sha256: str, language: str) -> Mapping[str, str]:
+        """The metadata that marks a dub as machine-generated."""
         source = self.source
-        self.ledger.record(source_sha256=source_sha256, statement=consent, language=language, release=source.digest)
         kind = "release" if source.is_released else "unreleased model"
         return {
             "comment": f"machine-generated dub by dubmill {__version__}, model {source.name} {source.version}, "
@@ -180,7 +247,7 @@ def check_request(request: DubRequest) -> None:
         UnsupportedTextError: the language is unknown.
         UnreadableMediaError: there is no clip.
     """
-    check_statement(request.consent)
+    Consent.of(request.consent).check()
     language_of(request.line.language)
     check_face_choice(request.face)
     if not request.video:
@@ -195,7 +262,7 @@ def check_file_request(request: FileDubRequest) -> None:
         UsageError: the face choice is none.
         UnsupportedTextError: the language is unknown.
     """
-    check_statement(request.consent)
+    Consent.of(request.consent).check()
     language_of(request.language)
     check_face_choice(request.face)
 
