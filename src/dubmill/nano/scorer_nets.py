@@ -163,17 +163,14 @@ def speech_windows(mel_BMT: torch.Tensor, num_frames: int) -> torch.Tensor:
     return padded.unfold(2, width, MEL_FRAMES_PER_FRAME)[:, :, :num_frames].permute(0, 2, 1, 3)
 
 
-class ScorerNets(nn.ModuleDict):
-    """All networks under one roof, so that they are trained, saved and loaded together."""
+class ScorerNets(nn.Module):
+    """All scorer networks in one module, so that they are trained, saved and loaded together."""
 
     def __init__(self) -> None:
-        super().__init__(
-            {
-                "words": WordNet(),
-                "voice": VoiceNet(),
-                "opening": OpeningNet(),
-                "face": FaceNet(),
-                "mouth": MouthNet(),
-                "sync": SyncNet(),
-            }
-        )
+        super().__init__()
+        self.words = WordNet()
+        self.voice = VoiceNet()
+        self.opening = OpeningNet()
+        self.face = FaceNet()
+        self.mouth = MouthNet()
+        self.sync = SyncNet()

@@ -6,7 +6,6 @@ Each scorer was trained on the world and on nothing else; none of them was used 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import torch
@@ -35,7 +34,6 @@ class Scorers:
     def __init__(self, networks: nets.ScorerNets) -> None:
         self.missing: dict[str, str] = {}
         self._nets = networks.eval().requires_grad_(False)
-        self._sync = cast(nets.SyncNet, networks["sync"])
 
     def troubles(self, frames_FHWC: np.ndarray, audio_N: np.ndarray) -> list[str]:
         """None: every puppet clip shows its one face."""
@@ -44,7 +42,7 @@ class Scorers:
     @torch.no_grad()
     def words(self, audio_N: np.ndarray) -> list[tuple[str, str]]:
         """`(language, word)` as heard, in time order; nothing for silence."""
-        chances_CT = torch.softmax(self._nets["words"](_speech(audio_N))[0], dim=0).numpy()
+        chances_CT = torch.softmax(self._nets.words(_speech(audio_N))[0], dim=0).numpy()
         heard: list[tuple[int, int, int]] = []
         for first, last in _runs(chances_CT.argmax(0) != nets.BLANK):
             word = int(chances_CT[: nets.BLANK, first:last].sum(1).argmax())
@@ -57,27 +55,27 @@ class Scorers:
     def voice(self, audio_N: np.ndarray) -> np.ndarray:
         """Unit vector of who speaks; zeros where nobody does."""
         mel_BMT = _speech(audio_N)
-        embedding = self._nets["voice"](mel_BMT)[0].numpy()
+        embedding = self._nets.voice(mel_BMT)[0].numpy()
         is_said = (mel_BMT[0].mean(0) > _LOUD).sum() >= _MIN_LOUD_FRAMES
         return embedding if is_said else np.zeros_like(embedding)
 
     @torch.no_grad()
     def identity(self, frames_FHWC: np.ndarray) -> np.ndarray:
         """Unit vector of whose face it is: the mean over frames."""
-        mean_E = self._nets["face"](_frames(frames_FHWC)).mean(0)
+        mean_E = self._nets.face(_frames(frames_FHWC)).mean(0)
         return (mean_E / mean_E.norm()).numpy()
 
     @torch.no_grad()
     def mouth(self, frames_FHWC: np.ndarray) -> np.ndarray:
         """(F, 5) opening 0..1, then the mouth box x0, y0, x1, y1 in pixels."""
-        seen_F5 = self._nets["mouth"](_frames(frames_FHWC)).numpy()
+        seen_F5 = self._nets.mouth(_frames(frames_FHWC)).numpy()
         seen_F5[:, 1:] *= FRAME_SIZE
         return seen_F5
 
     @torch.no_grad()
     def speech_opening(self, audio_N: np.ndarray, num_frames: int, frame_rate: float = FRAME_RATE) -> np.ndarray:
         """(F,) the mouth opening 0..1 that the sound implies; the last value holds where the sound ends early."""
-        opening_F = self._nets["opening"](_speech(audio_N))[0].numpy()
+        opening_F = self._nets.opening(_speech(audio_N))[0].numpy()
         return np.pad(opening_F, (0, max(0, num_frames - len(opening_F))), mode="edge")[:num_frames]
 
     @torch.no_grad()
@@ -89,8 +87,8 @@ class Scorers:
         LSE-D is the minimum, LSE-C the median less the minimum, the offset its place less K (Chung and Zisserman, 2016).
         """
         num_frames = len(frames_FHWC)
-        seen = self._sync.see(nets.mouth_windows(_frames(frames_FHWC).transpose(0, 1)[None])[0])
-        heard = self._sync.hear(nets.speech_windows(_speech(audio_N), num_frames)[0])
+        seen = self._nets.sync.see(nets.mouth_windows(_frames(frames_FHWC).transpose(0, 1)[None])[0])
+        heard = self._nets.sync.hear(nets.speech_windows(_speech(audio_N), num_frames)[0])
         distance_FF = torch.cdist(seen, heard)
         offsets = range(-MAX_OFFSET_FRAMES, MAX_OFFSET_FRAMES + 1)
         return np.array([distance_FF.diagonal(offset).mean().item() for offset in offsets])

@@ -43,15 +43,16 @@ class AudioVae:
         takes = data.training_takes(rng, self.batch_size * (2 if is_half else 1), is_half=is_half, is_drawn=False)
         mel = whole_mel(data.audio(takes))
         with torch.autocast("cpu", torch.bfloat16):
-            latents = self.model.encode(mel).latent_dist.mode().float()
-            difference = self.model.decode(latents + _LATENT_NOISE * torch.randn_like(latents)).sample.float() - mel
+            latents = self.model.encode(mel, return_dict=False)[0].mode().float()
+            noisy = latents + _LATENT_NOISE * torch.randn_like(latents)
+            difference = self.model.decode(noisy, return_dict=False)[0].float() - mel
         loss = difference.abs().mean() + 0.1 * (difference**2).mean() + _LATENT_PENALTY * (latents**2).mean()
         return loss, {"l1": difference.detach().abs().mean().item()}
 
     def evaluate(self) -> dict[str, float]:
         mel = whole_mel(data.audio(data.held_out_takes(32)))
-        latents = self.model.encode(mel).latent_dist.mode()
-        self._seen = mel, self.model.decode(latents).sample
+        latents = self.model.encode(mel, return_dict=False)[0].mode()
+        self._seen = mel, self.model.decode(latents, return_dict=False)[0]
         difference = (self._seen[1] - mel).abs()
         loud = mel > -5
         return {

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
+from transformers import Gemma3ForConditionalGeneration
 
 from dubmill.nano import modules, tokenizer
 from dubmill.nano.figures import clip_figures, mean_figures
@@ -37,6 +38,20 @@ class Sources:
     scorers: Path
 
 
+class TrainedTogether(nn.Module):
+    """The networks of the base in one module, so that one optimizer and one checkpoint hold them.
+
+    Attributes:
+        text: the language model inside the text encoder, which is trained without its vision tower and its head.
+    """
+
+    def __init__(self, text_encoder: Gemma3ForConditionalGeneration) -> None:
+        super().__init__()
+        self.transformer = modules.transformer()
+        self.connectors = modules.connectors()
+        self.text = text_encoder.model.language_model
+
+
 class Denoiser:
     """Part `base`."""
 
@@ -45,18 +60,12 @@ class Denoiser:
     def __init__(self, sources: Sources, *, batch_size: int = 16, is_compiled: bool = False) -> None:
         torch.manual_seed(0)
         self._text_encoder = modules.text_encoder(tokenizer.vocabulary_size())
-        self.model = nn.ModuleDict(
-            {
-                "transformer": modules.transformer(),
-                "connectors": modules.connectors(),
-                "text": self._text_encoder.model.language_model,
-            }
-        )
+        self.model = TrainedTogether(self._text_encoder)
         self.schedule = Schedule(peak_rate=1e-3, weight_decay=0.01, average=0.995)
         self.batch_size, self._sources = batch_size, sources
         self._latents = latents.read(sources.shards, sources.statistics)
         if is_compiled:
-            self.model["transformer"].compile_repeated_blocks()
+            self.model.transformer.compile_repeated_blocks()
 
     def loss(self, step: int, progress: float, rng: np.random.Generator) -> tuple[torch.Tensor, dict[str, float]]:
         clips = self._latents["full" if rng.random() < _FULL_SHARE else "half"]
@@ -71,7 +80,7 @@ class Denoiser:
         mixed = [
             torch.lerp(one, other, sigma[..., None]) for one, other, sigma in zip(clean, noise, sigmas, strict=True)
         ]
-        velocity = self._velocity(*mixed, *sigmas, ids_BL)
+        velocity = self._velocity(mixed[0], mixed[1], sigmas[0], sigmas[1], ids_BL)
         losses = []
         for place in range(2):
             squared_BS = (velocity[place] - (noise[place] - clean[place])).square().mean(-1)
@@ -90,11 +99,11 @@ class Denoiser:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Predicted velocities; each sigma is (B, 1) for a whole clip or (B, S) for its tokens."""
         mask_BL = (ids_BL != _PAD).long()
-        hidden = self.model["text"](input_ids=ids_BL, attention_mask=mask_BL, output_hidden_states=True).hidden_states
+        hidden = self.model.text(input_ids=ids_BL, attention_mask=mask_BL, output_hidden_states=True).hidden_states
         features = torch.stack(hidden, dim=-1).flatten(2)
-        video_text, audio_text, _ = self.model["connectors"](features, mask_BL, padding_side="left")
-        transformer = self.model["transformer"]
-        num_frames, num_clips = video_BSC.shape[1] // _SIDE**2, len(video_BSC)
+        video_text, audio_text, _ = self.model.connectors(features, mask_BL, padding_side="left")
+        transformer = self.model.transformer
+        num_frames, num_clips, device = video_BSC.shape[1] // _SIDE**2, len(video_BSC), video_BSC.device
         return transformer(
             hidden_states=video_BSC,
             audio_hidden_states=audio_BSC,
@@ -107,13 +116,13 @@ class Denoiser:
             width=_SIDE,
             fps=12.5,
             audio_num_frames=audio_BSC.shape[1],
-            video_coords=transformer.rope.prepare_video_coords(num_clips, num_frames, _SIDE, _SIDE, "cpu", fps=12.5),
-            audio_coords=transformer.audio_rope.prepare_audio_coords(num_clips, audio_BSC.shape[1], "cpu"),
+            video_coords=transformer.rope.prepare_video_coords(num_clips, num_frames, _SIDE, _SIDE, device, fps=12.5),
+            audio_coords=transformer.audio_rope.prepare_audio_coords(num_clips, audio_BSC.shape[1], device),
             return_dict=False,
         )
 
     def evaluate(self) -> dict[str, float]:
-        from diffusers import LTX2Pipeline
+        from diffusers.pipelines.ltx2.pipeline_ltx2 import LTX2Pipeline
         from diffusers.pipelines.ltx2.vocoder import LTX2Vocoder
 
         from dubmill.nano import sampling, scorers
@@ -128,8 +137,8 @@ class Denoiser:
             audio_vae=audio_vae,
             text_encoder=self._text_encoder,
             tokenizer=tokenizer.build(),
-            connectors=self.model["connectors"],
-            transformer=self.model["transformer"],
+            connectors=self.model.connectors,
+            transformer=self.model.transformer,
             vocoder=LTX2Vocoder.from_pretrained(places.vocoder),
         )
         pipeline.set_progress_bar_config(disable=True)
@@ -138,14 +147,17 @@ class Denoiser:
         self._seen = torch.from_numpy(frames[:6]).permute(0, 4, 1, 2, 3).float() / 127.5 - 1
         judge = scorers.load(places.scorers)
         return mean_figures(
-            [clip_figures(judge, *made, one.film.phrases) for *made, one in zip(frames, audio, takes, strict=True)]
+            [
+                clip_figures(judge, frames_FHWC, audio_N, one.film.phrases)
+                for frames_FHWC, audio_N, one in zip(frames, audio, takes, strict=True)
+            ]
         )
 
     def save(self, out: Path) -> None:
         from dubmill.nano.pretrain.sheets import save_rows
 
-        self.model["transformer"].save_pretrained(out / "transformer")
-        self.model["connectors"].save_pretrained(out / "connectors")
+        self.model.transformer.save_pretrained(out / "transformer")
+        self.model.connectors.save_pretrained(out / "connectors")
         self._text_encoder.save_pretrained(out / "text_encoder")
         save_rows([clip[:, ::2] for clip in self._seen], out / "sheet.png")
 

@@ -62,8 +62,8 @@ def _encode(
     vae: AutoencoderKLLTX2Video, ears: AutoencoderKLLTX2Audio, takes: list[data.Take]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     with torch.autocast("cpu", torch.bfloat16):
-        video_BCFHW = vae.encode(data.video(takes)).latent_dist.mode()
-        audio_BCLM = ears.encode(whole_mel(data.audio(takes))).latent_dist.mode()
+        video_BCFHW = vae.encode(data.video(takes), return_dict=False)[0].mode()
+        audio_BCLM = ears.encode(whole_mel(data.audio(takes)), return_dict=False)[0].mode()
     return video_BCFHW.flatten(2).transpose(1, 2).half(), audio_BCLM.transpose(1, 2).flatten(2).half()
 
 

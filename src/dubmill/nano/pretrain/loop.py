@@ -48,17 +48,24 @@ class Part(Protocol):
     """What the loop needs of a part of nano."""
 
     name: str
-    model: nn.Module
     schedule: Schedule
+
+    @property
+    def model(self) -> nn.Module:
+        """What is trained."""
+        ...
 
     def loss(self, step: int, progress: float, rng: np.random.Generator) -> tuple[torch.Tensor, dict[str, float]]:
         """The loss of one seeded batch, and the figures to plot."""
+        ...
 
     def evaluate(self) -> dict[str, float]:
         """Held-out figures."""
+        ...
 
     def save(self, out: Path) -> None:
         """Write the weights that the product loads."""
+        ...
 
 
 class _Average:
@@ -72,7 +79,8 @@ class _Average:
     def update(self, step: int) -> None:
         if self.decay:
             pull = 1 - min(self.decay, (1 + step) / (10 + step))
-            torch._foreach_lerp_(self.values, [parameter.data for parameter in self.parameters], pull)
+            for value, parameter in zip(self.values, self.parameters, strict=True):
+                value.lerp_(parameter.data, pull)
 
     def swap(self) -> None:
         """Put the average in the model, and the model's values here; swap again to undo."""

@@ -53,13 +53,13 @@ class ScorerTraining:
         audio_BN = data.audio(takes)
         mel_BMT = nets.speech_mel(wear_mel(log_mel(wear_audio(audio_BN))))
         labels_BT = torch.from_numpy(np.stack([_word_labels(one) for one in takes]))
-        scores_BCT = self.model["words"](mel_BMT)
+        scores_BCT = self.model.words(mel_BMT)
         num_steps = min(labels_BT.shape[1], scores_BCT.shape[2])
         voices_B = torch.tensor([one.puppet.voice for one in takes])
-        voice_net = self.model["voice"]
+        voice_net = self.model.voice
         voice_scores = functional.linear(voice_net(mel_BMT), functional.normalize(voice_net.head.weight, dim=1))
         opening_BF = torch.from_numpy(np.stack([one.film.mouth_opening_F for one in takes]))
-        implied_BF = self.model["opening"](mel_BMT)[:, : opening_BF.shape[1]]
+        implied_BF = self.model.opening(mel_BMT)[:, : opening_BF.shape[1]]
         return {
             "words": functional.cross_entropy(scores_BCT[..., :num_steps], labels_BT[:, :num_steps]),
             "voice": 0.3 * functional.cross_entropy(12 * voice_scores, voices_B),
@@ -74,8 +74,8 @@ class ScorerTraining:
         pictures = torch.from_numpy(frames.reshape(-1, 64, 64, 3)).permute(0, 3, 1, 2).float() / 127.5 - 1
         truth = np.stack([_mouth_truth(one, at) for one, at in zip(takes, moments, strict=True)], axis=1)
         truth_N5 = torch.from_numpy(truth.reshape(-1, 5))
-        seen_N5 = self.model["mouth"](wear_pictures(pictures, colour=0.08))
-        one_E, other_E = self.model["face"](wear_pictures(pictures, colour=0.02)).chunk(2)
+        seen_N5 = self.model.mouth(wear_pictures(pictures, colour=0.08))
+        one_E, other_E = self.model.face(wear_pictures(pictures, colour=0.02)).chunk(2)
         alike = one_E @ other_E.T / 0.1
         owners = torch.arange(self.num_faces)
         weight = torch.tensor([1.0, 3, 3, 3, 3])
@@ -89,10 +89,10 @@ class ScorerTraining:
         takes = [self._pool[index] for index in rng.choice(self.pool_size, self.num_films, replace=False)]
         windows = nets.mouth_windows(data.video(takes)).flatten(0, 1)
         shade = 1 + 0.2 * torch.randn(len(windows), 3, 1, 1).repeat(1, nets.SYNC_WINDOW, 1, 1)
-        seen = self.model["sync"].see(wear_pictures(windows * shade, colour=0.03))
+        seen = self.model.sync.see(wear_pictures(windows * shade, colour=0.03))
         mel_BMT = nets.speech_mel(wear_mel(log_mel(wear_audio(data.audio(takes)))))
         speech = nets.speech_windows(mel_BMT, NUM_FRAMES).flatten(0, 1)
-        heard = self.model["sync"].hear(speech + 0.2 * torch.randn(len(speech), 1, 1))
+        heard = self.model.sync.hear(speech + 0.2 * torch.randn(len(speech), 1, 1))
         alike = seen @ heard.T / 0.1
         owners = torch.arange(len(alike))
         return 0.3 * (functional.cross_entropy(alike, owners) + functional.cross_entropy(alike.T, owners))

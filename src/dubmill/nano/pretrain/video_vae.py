@@ -47,9 +47,9 @@ class VideoVae:
         pixels_BCFHW = data.video(takes)
         with torch.autocast("cpu", torch.bfloat16):
             with torch.set_grad_enabled(step < self.num_joint_steps):
-                latents_BCFHW = self.model.encode(pixels_BCFHW).latent_dist.mode().float()
+                latents_BCFHW = self.model.encode(pixels_BCFHW, return_dict=False)[0].mode().float()
             noisy_BCFHW = latents_BCFHW + _LATENT_NOISE * torch.randn_like(latents_BCFHW)
-            difference = self.model.decode(noisy_BCFHW).sample.float() - pixels_BCFHW
+            difference = self.model.decode(noisy_BCFHW, return_dict=False)[0].float() - pixels_BCFHW
         weight = 1 + (self.mouth_weight - 1) * data.mouth_mask(takes)
         loss = ((difference.abs() / 4 + 8 * difference**2) * weight).mean() + _LATENT_PENALTY * (
             latents_BCFHW**2
@@ -59,8 +59,8 @@ class VideoVae:
     def evaluate(self) -> dict[str, float]:
         takes = data.held_out_takes(16)
         pixels_BCFHW, mask = data.video(takes), data.mouth_mask(takes)
-        latents_BCFHW = self.model.encode(pixels_BCFHW).latent_dist.mode()
-        self._seen = pixels_BCFHW, self.model.decode(latents_BCFHW).sample.clamp(-1, 1)
+        latents_BCFHW = self.model.encode(pixels_BCFHW, return_dict=False)[0].mode()
+        self._seen = pixels_BCFHW, self.model.decode(latents_BCFHW, return_dict=False)[0].clamp(-1, 1)
         squared = ((self._seen[1] - pixels_BCFHW) / 2) ** 2
         mouth = (squared * mask).sum() / (mask.sum() * 3)
         return {

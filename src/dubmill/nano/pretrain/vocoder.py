@@ -63,7 +63,8 @@ class Vocoder:
 
     def _round_trip(self, mel: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
-            return self._audio_vae.decode(self._audio_vae.encode(mel).latent_dist.mode()).sample
+            latents = self._audio_vae.encode(mel, return_dict=False)[0].mode()
+            return self._audio_vae.decode(latents, return_dict=False)[0]
 
     def evaluate(self) -> dict[str, float]:
         audio_BN = data.audio(data.held_out_takes(16))
