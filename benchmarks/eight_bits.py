@@ -22,7 +22,7 @@ import torch
 
 from dubmill.artifacts.rows import Prompt
 from dubmill.config import params
-from dubmill.generation.sampling import generate
+from dubmill.generation.sampling import generate_clips
 from dubmill.media.clips import Clip
 from dubmill.metrics.picture import outside_psnr_db
 from dubmill.metrics.scorers import Scorers
@@ -78,7 +78,7 @@ def main() -> None:
             if section is values.backbone:
                 errors = weight_errors(modules.transformer)
             began = time.process_time()
-            made.append(generate(captions, seeds, values.synthesize, modules))
+            made.append(generate_clips(captions, seeds, values.synthesize, modules))
             seconds.append(time.process_time() - began)
             heard.append(right(made[-1], prompts, NanoWorld(backbone).scorers()))
             weights.append(sum(one.nbytes for part in PARTS for one in getattr(modules, part).parameters()))

@@ -26,7 +26,7 @@ from dubmill.metrics.scorers import Scorers
 from dubmill.model.load import Modules
 from dubmill.model.load import load as load_modules
 from dubmill.nano import world
-from dubmill.nano_card.films import DubCase, clip_of, dub_case, round_trip
+from dubmill.nano_card.films import DubCase, clip_of, dub_case, full_round_trip
 from dubmill.quality.calibration import KEPT, MAX_TRUE, SELF_MADE, TARGET, TRUE, Calibration, calibrate
 from dubmill.quality.damage import CLIP_DAMAGES
 from dubmill.steps.backbone import backbone as materialize
@@ -119,10 +119,10 @@ def self_made(params: Params, pairs: PairSet) -> list[dict[str, Any]]:
 
 def _measure(cases: list[DubCase], modules: Modules, scorers: Scorers) -> Iterator[dict[str, Any]]:
     rendered = [{TRUE: clip_of(case.truth), **rendered_damages(case)} for case in cases]
-    originals = round_trip([clip_of(case.source) for case in cases], modules)
+    originals = full_round_trip([clip_of(case.source) for case in cases], modules)
     decoded: list[dict[str, Clip]] = [{} for _ in cases]
     for name in rendered[0]:
-        for clips, clip in zip(decoded, round_trip([clips[name] for clips in rendered], modules), strict=True):
+        for clips, clip in zip(decoded, full_round_trip([clips[name] for clips in rendered], modules), strict=True):
             clips[name] = clip
     for case, original, clips in zip(cases, originals, decoded, strict=True):
         row, source = _row(case), observe(original, scorers)
@@ -155,7 +155,7 @@ def rendered_damages(case: DubCase) -> dict[str, Clip]:
     }
 
 
-def _half(case: DubCase, language: str, digits: list[int], puppet: world.Puppet | None = None) -> world.Film:
+def _half(case: DubCase, language: str, digits: list[int], puppet: world.Puppet | None = None) -> world.PuppetClip:
     """The counterpart half with other words, another language or another puppet."""
     phrases = list(case.dubbed.phrases)
     phrases[case.half] = world.Phrase(language, tuple(world.LANGUAGES[language][digit] for digit in digits))

@@ -34,7 +34,7 @@ import torch
 from dubmill.adapters import add_lora, lora_parameters
 from dubmill.artifacts.files import write_atomically
 from dubmill.config.params import Params, load
-from dubmill.generation.sampling import generate
+from dubmill.generation.sampling import generate_clips
 from dubmill.metrics import observe, own_figures
 from dubmill.model.conditioning import cache_reference, patched_attention, predict, sequence_layout
 from dubmill.model.latents import Latents, decode_pixels, decode_wave, unpack_audio, unpack_video
@@ -191,7 +191,7 @@ def nano_figures() -> dict[str, float]:
         backbone = materialize(params.backbone, Path(scratch) / "backbone")
         modules, scorers = load_modules(backbone), world_of(backbone).scorers()
         synthesize = params.synthesize.model_copy(update={"sampling": sampling})
-        clips = generate([prompt.caption for prompt in prompts], range(len(prompts)), synthesize, modules)
+        clips = generate_clips([prompt.caption for prompt in prompts], range(len(prompts)), synthesize, modules)
     rows = [
         own_figures(observe(clip, scorers), prompt.first, prompt.second)
         for clip, prompt in zip(clips, prompts, strict=True)

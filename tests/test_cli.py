@@ -175,7 +175,7 @@ def test_a_full_disk_is_a_sentence_wherever_it_happens(tmp_path, monkeypatch, ca
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(tmp_path / "big"))
 
-    monkeypatch.setattr(step, "run", full)
+    monkeypatch.setattr(step, "run_step", full)
     assert call(monkeypatch, "step", "prompts", "--out", tmp_path / "out") == 2
     said = capsys.readouterr().err
     assert is_one_sentence(said)
@@ -187,7 +187,7 @@ def test_another_trouble_of_the_system_is_not_hidden(tmp_path, monkeypatch):
     def broken(*_: object, **__: object) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    monkeypatch.setattr(step, "run", broken)
+    monkeypatch.setattr(step, "run_step", broken)
     monkeypatch.setattr(sys, "argv", ["dubmill", "step", "prompts", "--out", str(tmp_path / "out")])
     with pytest.raises(OSError, match="Input/output"):
         cli.main()

@@ -300,7 +300,7 @@ def test_a_text_alone_is_distributed_over_the_speech_of_a_film_and_written_as_ca
     monkeypatch.setattr(Film, "analyze", lambda film: analyzed.append(film) or analyze(film))
     code = run(monkeypatch, tmp_path, "in.mp4", *words, "--captions", "out.srt", *options(folders))
     assert code == 0, capsys.readouterr().err
-    cues = subtitles.read(Path("out.srt"))
+    cues = subtitles.read_cues(Path("out.srt"))
     assert [cue.text for cue in cues] == ["uno,", "dos."]
     assert cues[0].start_seconds == pytest.approx(1, abs=0.3)
     assert cues[1].start_seconds == pytest.approx(5, abs=0.3)

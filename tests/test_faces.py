@@ -175,7 +175,7 @@ def test_nanos_faces_are_found_where_its_world_drew_them(tmp_path):
         info = {"source": "nano"}
         folder = staticmethod(lambda name: tmp_path / name)
 
-    weights.materialize(tmp_path / "pipeline")
+    weights.unpack_weights(tmp_path / "pipeline")
     rng = np.random.default_rng(3)
     film = world.film(world.puppet(5), world.random_phrases(rng), motion_seed=5)
     filmed = replace(clip(film.frames_FHWC), frame_rate=Fraction(world.FRAME_RATE))

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from dubmill.errors import InvalidArtifactError
-from dubmill.model.geometry import check_weights, measure
+from dubmill.model.geometry import check_weights, measure_geometry
 from dubmill.model.load import PARTS, PIPELINE, compute_dtype, load, load_folder
 
 
@@ -36,7 +36,7 @@ def test_a_part_that_is_not_needed_is_not_read(folder):
 def test_the_geometry_is_read_without_any_weights(folder, mini_backbone):
     for part in PARTS:
         weights_of(folder, part).unlink()
-    geometry, mel = measure(folder)
+    geometry, mel = measure_geometry(folder)
     assert geometry.to_dict() == mini_backbone.info["geometry"]
     assert mel.to_dict() == mini_backbone.info["mel"]
 
@@ -74,7 +74,7 @@ def test_a_ratio_on_which_vae_and_transformer_differ_is_refused(folder):
     config = folder / "transformer" / "config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "vae_scale_factors": [8, 16, 16]}))
     with pytest.raises(InvalidArtifactError, match="transformer expects"):
-        measure(folder)
+        measure_geometry(folder)
 
 
 def test_a_class_of_another_library_is_not_imported(folder):

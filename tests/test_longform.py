@@ -239,7 +239,7 @@ def test_a_flash_is_no_shot_and_a_cut_is_one(tmp_path):
     subprocess.run([media.executable(), "-v", "error", *inputs, str(path)], check=True)
     analysis = open_film(path).analyze()
     assert analysis.shots == (50,)
-    assert longform.speech_spans(analysis.levels_F, SIZE.frame_rate) == [
+    assert longform.loud_spans(analysis.levels_F, SIZE.frame_rate) == [
         (pytest.approx(25, abs=1), pytest.approx(63, abs=1))
     ]
 

@@ -39,7 +39,7 @@ def values() -> params.Params:
 def rows(values, tmp_path_factory) -> dict[str, list[dict[str, float]]]:
     """What is measured of two takes, one dubbed in its first half, one in its second."""
     nano = backbone(values.backbone, tmp_path_factory.mktemp("card") / "backbone")
-    return films.measure(load(nano), NanoWorld(nano).scorers(), values, num_clips=2)
+    return films.measure_clips(load(nano), NanoWorld(nano).scorers(), values, num_clips=2)
 
 
 def test_a_take_says_the_same_digits_in_the_other_language_in_one_half_only():
@@ -143,7 +143,7 @@ def _card() -> dict:
 def test_the_page_says_of_each_target_whether_it_is_reached(tmp_path):
     card = _card()
     (tmp_path / "tried.md").write_text("## What was tried\n")
-    page.write(card, tmp_path / "tried.md", tmp_path)
+    page.write_card(card, tmp_path / "tried.md", tmp_path)
     text = (tmp_path / "nano-card.md").read_text()
     assert json.loads((tmp_path / "nano-card.json").read_text()) == card
     lines = [line for line in text.splitlines() if line.endswith("reached |") or line.endswith("**not reached** |")]
@@ -161,7 +161,7 @@ def test_the_pictures_open_and_the_movie_has_sound_for_each_clip_that_is_heard(t
             ("dub", np.full((1, 6400), 0.2, np.float32)),
         )
     ]
-    pictures.contact_sheet(shown, tmp_path / "sheet.png")
+    pictures.labelled_rows(shown, tmp_path / "sheet.png")
     pictures.spectrograms(shown, tmp_path / "mels.png")
     pictures.curves(_card()["training"], tmp_path / "curves.png")
     pictures.side_by_side(shown, [0, 1], tmp_path / "dub.mp4", tmp_path / "dub.webp")

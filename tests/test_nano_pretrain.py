@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from dubmill.nano.pretrain import loop
-from dubmill.nano.pretrain.audio_vae import AudioVae
+from dubmill.nano.pretrain.audio_vae import AudioVaeTraining
 from dubmill.nano.pretrain.loop import Schedule
 
 
@@ -20,13 +20,13 @@ def _quiet(_: str) -> None:
 
 
 def test_a_killed_run_resumes_to_the_same_weights_bit_for_bit(tmp_path: Path):
-    whole = AudioVae(batch_size=1)
-    loop.fit(whole, tmp_path / "whole", total_steps=4, say=_quiet)
-    killed = AudioVae(batch_size=1)
-    steps = loop.fit(killed, tmp_path / "killed", total_steps=4, stop_at=2, say=_quiet)
+    whole = AudioVaeTraining(batch_size=1)
+    loop.train_part(whole, tmp_path / "whole", total_steps=4, say=_quiet)
+    killed = AudioVaeTraining(batch_size=1)
+    steps = loop.train_part(killed, tmp_path / "killed", total_steps=4, stop_at=2, say=_quiet)
     assert steps == 2
-    resumed = AudioVae(batch_size=1)
-    loop.fit(resumed, tmp_path / "killed", total_steps=4, say=_quiet)
+    resumed = AudioVaeTraining(batch_size=1)
+    loop.train_part(resumed, tmp_path / "killed", total_steps=4, say=_quiet)
     for name, value in whole.model.state_dict().items():
         assert torch.equal(value, resumed.model.state_dict()[name]), name
 
@@ -35,25 +35,25 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from dubmill.nano.pretrain import loop
-from dubmill.nano.pretrain.audio_vae import AudioVae
+from dubmill.nano.pretrain.audio_vae import AudioVaeTraining
 
-class Killed(AudioVae):
+class Killed(AudioVaeTraining):
     def loss(self, step, progress, rng):
         if step == 2:
             os.kill(os.getpid(), signal.SIGKILL)
         return super().loss(step, progress, rng)
 
-loop.fit(Killed(batch_size=1), Path(sys.argv[1]), total_steps=4, checkpoint_seconds=0)
+loop.train_part(Killed(batch_size=1), Path(sys.argv[1]), total_steps=4, checkpoint_seconds=0)
 """
 
 
 def test_a_run_that_was_killed_outright_goes_on_from_its_last_checkpoint_to_the_same_weights(tmp_path: Path):
     done = subprocess.run([sys.executable, "-c", KILLED, tmp_path / "killed"], check=False, capture_output=True)
     assert done.returncode == -signal.SIGKILL
-    whole, resumed = AudioVae(batch_size=1), AudioVae(batch_size=1)
-    loop.fit(whole, tmp_path / "whole", total_steps=4, say=_quiet)
+    whole, resumed = AudioVaeTraining(batch_size=1), AudioVaeTraining(batch_size=1)
+    loop.train_part(whole, tmp_path / "whole", total_steps=4, say=_quiet)
     told = []
-    loop.fit(resumed, tmp_path / "killed", total_steps=4, say=told.append)
+    loop.train_part(resumed, tmp_path / "killed", total_steps=4, say=told.append)
     assert any(" train 4" in line for line in told)
     for name, value in whole.model.state_dict().items():
         assert torch.equal(value, resumed.model.state_dict()[name]), name
@@ -62,7 +62,7 @@ def test_a_run_that_was_killed_outright_goes_on_from_its_last_checkpoint_to_the_
 def test_the_average_that_ships_resumes_too(tmp_path: Path):
     for name, stops in (("whole", [4]), ("killed", [1, 3, 4])):
         for stop in stops:
-            loop.fit(AudioVae(batch_size=1), tmp_path / name, total_steps=4, stop_at=stop, say=_quiet)
+            loop.train_part(AudioVaeTraining(batch_size=1), tmp_path / name, total_steps=4, stop_at=stop, say=_quiet)
     shipped = [
         (tmp_path / name / "audio_vae" / "diffusion_pytorch_model.safetensors").read_bytes()
         for name in ("whole", "killed")

@@ -14,8 +14,8 @@ from dubmill.nano.world import film, puppet, random_phrases
 
 
 @pytest.fixture(scope="module")
-def nano_scorers() -> scorers.Scorers:
-    return scorers.load(weights.WEIGHTS)
+def nano_scorers() -> scorers.NanoScorers:
+    return scorers.load_scorers(weights.WEIGHTS)
 
 
 @pytest.mark.parametrize("is_half", [True, False])
@@ -67,5 +67,5 @@ def test_voices_of_one_speaker_are_alike(nano_scorers):
 
 def test_the_scorers_of_a_folder_load_from_it_or_from_their_own_place(nano_scorers):
     take = data.held_out_takes(1)[0]
-    again = scorers.load(weights.WEIGHTS / "scorers")
+    again = scorers.load_scorers(weights.WEIGHTS / "scorers")
     assert np.array_equal(again.voice(take.film.audio_N), nano_scorers.voice(take.film.audio_N))

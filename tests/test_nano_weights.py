@@ -20,7 +20,7 @@ from dubmill.nano.world import Phrase
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("nano") / "folder"
-    weights.materialize(out)
+    weights.unpack_weights(out)
     return out
 
 
@@ -56,7 +56,7 @@ def test_a_spoiled_weight_file_is_refused_and_leaves_nothing(tmp_path: Path, fau
     else:
         victim.unlink()
     with pytest.raises(ChangedArtifactError, match=r"vocoder|digests"):
-        weights.materialize(out, weights=spoiled)
+        weights.unpack_weights(out, weights=spoiled)
     assert not out.exists()
 
 

@@ -138,11 +138,11 @@ def test_the_command_writes_a_script_to_mend_and_ends_with_1_while_there_is_some
     endpoint, tmp_path, monkeypatch, capsys
 ):
     url, _ = endpoint(lambda number, body: told(SPANISH if number == 1 else {1: SPANISH[1]}))
-    subtitles.write(tmp_path / "x.srt", CUES)
+    subtitles.write_cues(tmp_path / "x.srt", CUES)
     asked = ("translate", tmp_path / "x.srt", "--from", "en", "--to", "es", "--with", "endpoint")
     asked = (*asked, "--model", "m", "--url", url, "--out", tmp_path / "y.srt")
     assert run(monkeypatch, *asked) == 0
-    assert [cue.text for cue in subtitles.read(tmp_path / "y.srt")] == list(SPANISH.values())
+    assert [cue.text for cue in subtitles.read_cues(tmp_path / "y.srt")] == list(SPANISH.values())
     capsys.readouterr()
     assert run(monkeypatch, *asked) == 1
     assert "cue 2 at 00:00:04.000: its translation is missing" in capsys.readouterr().err
@@ -152,7 +152,7 @@ def test_the_command_writes_a_script_to_mend_and_ends_with_1_while_there_is_some
 
 
 def test_nobody_is_asked_unless_named(tmp_path, monkeypatch, capsys):
-    subtitles.write(tmp_path / "x.srt", CUES)
+    subtitles.write_cues(tmp_path / "x.srt", CUES)
     asked = ("translate", tmp_path / "x.srt", "--from", "en", "--to", "es", "--model", "m", "--out", tmp_path / "y.srt")
     assert run(monkeypatch, *asked) == 2
     assert "--with" in capsys.readouterr().err
@@ -206,7 +206,7 @@ def test_the_command_hears_the_sound_of_a_video_and_writes_a_script(endpoint, tm
     url, requests = endpoint(lambda number, body: (200, json.dumps({"segments": segments})))
     asked = ("transcribe", tmp_path / "in.mp4", "--language", "en", "--with", "endpoint", "--model", "m", "--url", url)
     assert run(monkeypatch, *asked, "--out", tmp_path / "x.vtt") == 0
-    assert subtitles.read(tmp_path / "x.vtt") == [Cue(0.2, 1.1, "Hello.")]
+    assert subtitles.read_cues(tmp_path / "x.vtt") == [Cue(0.2, 1.1, "Hello.")]
     with heard_in(requests[0][2]) as heard:
         samples = np.frombuffer(heard.readframes(32_000), "<i2")
     assert np.abs(samples[8_000:24_000]).max() == pytest.approx(0.4 * 32767, rel=0.1)

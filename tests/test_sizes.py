@@ -18,7 +18,7 @@ from dubmill.config.params import load
 from dubmill.model import quantization
 from dubmill.plan import sizes
 from dubmill.plan.architecture import load_architecture
-from dubmill.plan.layers import Tokens, transformer
+from dubmill.plan.layers import Tokens, transformer_layers
 
 ROOT = Path(__file__).parent.parent
 RELEASED = load(ROOT / "params.yaml", Path("jdi-19b"))
@@ -126,7 +126,7 @@ def test_a_real_small_model_takes_the_counted_operations(source, tmp_path):
     inputs = meta_memory.arguments(model, tokens, dtype=torch.float32, device="cpu")
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         model(**inputs)
-    assert counter.get_total_flops() == transformer(model.config).forward_flops(tokens)
+    assert counter.get_total_flops() == transformer_layers(model.config).forward_flops(tokens)
 
 
 def bytes_alive(name: str, num_blocks: int, monkeypatch, *, is_trained: bool = True, is_checkpointed: bool = False):

@@ -138,7 +138,7 @@ def test_what_lies_outside_the_region_comes_out_as_from_a_round_trip(nano, clips
     region = inpaint_module.half_region([clip], boxes, "first", values.inpaint, modules)
     is_half_F, _ = half_tokens(shape, 33, "first", 4)
     assert region.video_BS[0].reshape(shape.frames, -1)[~is_half_F].sum() == 0
-    from dubmill.generation.sampling import inpaint as inpaint_clips
+    from dubmill.generation.sampling import inpaint_clips
 
     made = inpaint_clips([clip], [""], region, [1], values.inpaint.sampling, 1, modules)[0]
     trip = decode_clips(encode_clips([clip], modules), shape, clip.frame_rate, modules)[0]
@@ -222,7 +222,7 @@ def test_the_text_encoder_and_the_autoencoders_are_never_in_memory_together(nano
 def test_the_same_work_gives_the_same_digest_and_a_killed_run_goes_on_to_it(
     nano, asked, clips, values, tmp_path, monkeypatch
 ):
-    generate, calls = synthesize_module.generate, []
+    generate, calls = synthesize_module.generate_clips, []
 
     def die_in_the_second_batch(*args):
         calls.append(1)
@@ -230,7 +230,7 @@ def test_the_same_work_gives_the_same_digest_and_a_killed_run_goes_on_to_it(
             raise KeyboardInterrupt
         return generate(*args)
 
-    monkeypatch.setattr(synthesize_module, "generate", die_in_the_second_batch)
+    monkeypatch.setattr(synthesize_module, "generate_clips", die_in_the_second_batch)
     with pytest.raises(KeyboardInterrupt):
         synthesize(nano, asked, values.synthesize, tmp_path / "clips")
     with pytest.raises(UnsealedArtifactError):

@@ -31,16 +31,16 @@ def test_a_plain_srt_is_read():
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "cp1252"])
 def test_every_common_encoding_is_read(tmp_path, encoding):
     (tmp_path / "x.srt").write_bytes(SRT.encode(encoding))
-    assert subtitles.read(tmp_path / "x.srt") == CUES
+    assert subtitles.read_cues(tmp_path / "x.srt") == CUES
 
 
 def test_a_file_that_is_not_utf8_is_read_and_told(tmp_path, caplog):
     (tmp_path / "x.srt").write_bytes(SRT.encode("latin-1"))
-    subtitles.read(tmp_path / "x.srt")
+    subtitles.read_cues(tmp_path / "x.srt")
     assert "not UTF-8" in caplog.text
     caplog.clear()
     (tmp_path / "x.srt").write_bytes(SRT.encode())
-    subtitles.read(tmp_path / "x.srt")
+    subtitles.read_cues(tmp_path / "x.srt")
     assert not caplog.text
 
 
@@ -89,7 +89,7 @@ def test_a_fault_is_one_sentence_that_names_the_line(text, told):
 
 def test_a_file_that_is_not_there_is_a_sentence(tmp_path):
     with pytest.raises(UsageError, match="No such file"):
-        subtitles.read(tmp_path / "none.srt")
+        subtitles.read_cues(tmp_path / "none.srt")
 
 
 def test_an_empty_cue_is_left_out():
@@ -114,8 +114,8 @@ def test_cues_that_start_together_become_one():
 @pytest.mark.parametrize("ending", ["srt", "vtt"])
 def test_what_is_written_is_read_again(tmp_path, ending):
     said = [*CUES, Cue(3599.9996, 7322.001, "1 < 2 & 3 > 2")]
-    subtitles.write(tmp_path / f"made/x.{ending}", said)
-    again = subtitles.read(tmp_path / f"made/x.{ending}")
+    subtitles.write_cues(tmp_path / f"made/x.{ending}", said)
+    again = subtitles.read_cues(tmp_path / f"made/x.{ending}")
     assert [cue.text for cue in again] == [cue.text for cue in said]
     for one, other in zip(said, again, strict=True):
         assert other.start_seconds == pytest.approx(one.start_seconds, abs=0.0006)
@@ -123,13 +123,13 @@ def test_what_is_written_is_read_again(tmp_path, ending):
 
 
 def test_a_time_never_shows_sixty_seconds():
-    assert subtitles.clock(59.9996) == "00:01:00.000"
-    assert subtitles.clock(3599.9999, ",") == "01:00:00,000"
+    assert subtitles.timestamp(59.9996) == "00:01:00.000"
+    assert subtitles.timestamp(3599.9999, ",") == "01:00:00,000"
 
 
 def test_another_ending_is_refused(tmp_path):
     with pytest.raises(UsageError, match=r"\.srt or \.vtt"):
-        subtitles.write(tmp_path / "x.txt", CUES)
+        subtitles.write_cues(tmp_path / "x.txt", CUES)
 
 
 def long_cue():

@@ -40,4 +40,4 @@ def dub(
     opened = [Backbone.open(backbone.path), Adapter.open(adapter.path), PairSet.open(pairs.path)]
     sealed = run_with_kept_draft(step, opened, section, Path(dubs.path))
     look.log(sealed, dubs, metrics, summary)
-    look.page(sealed, page.path)
+    look.write_page(sealed, page.path)

@@ -49,4 +49,4 @@ def evaluate(
         Path(report.path),
     )
     look.log(sealed, report, metrics, summary)
-    look.page(sealed, page.path)
+    look.write_page(sealed, page.path)

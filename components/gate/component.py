@@ -43,4 +43,4 @@ def gate(
         Path(accepted.path),
     )
     look.log(sealed, accepted, metrics, summary)
-    look.page(sealed, page.path)
+    look.write_page(sealed, page.path)

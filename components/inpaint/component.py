@@ -38,4 +38,4 @@ def inpaint(
     opened = [Backbone.open(backbone.path), ClipSet.open(clips.path)]
     sealed = run_with_kept_draft(step, opened, section, Path(pairs.path))
     look.log(sealed, pairs, metrics, summary)
-    look.page(sealed, page.path)
+    look.write_page(sealed, page.path)

@@ -38,4 +38,4 @@ def synthesize(
     opened = [Backbone.open(backbone.path), PromptSet.open(prompts.path)]
     sealed = run_with_kept_draft(step, opened, section, Path(clips.path))
     look.log(sealed, clips, metrics, summary)
-    look.page(sealed, page.path)
+    look.write_page(sealed, page.path)

@@ -103,7 +103,7 @@ def dub(
     if captions is not None:
         from dubmill.text import subtitles
 
-        subtitles.write(captions, subtitles.captions(result.cues, to))
+        subtitles.write_cues(captions, subtitles.captions(result.cues, to))
     for note in result.notes:
         typer.echo(note, err=True)
     typer.echo(f"dub: {out} (machine-generated, and marked so in the file)")
@@ -135,11 +135,11 @@ def _dub(options: DubOptions) -> FileDubResult:
     from dubmill.dubbing.open import dub_clip_file, dub_film_file, is_film
     from dubmill.dubbing.service import FileDubRequest, check_file_request
     from dubmill.text.languages import base_tag
-    from dubmill.text.subtitles import read
+    from dubmill.text.subtitles import read_cues
 
     request = FileDubRequest(
         path=options.video,
-        words=options.text if options.script is None else read(options.script),
+        words=options.text if options.script is None else read_cues(options.script),
         language=base_tag(options.to),
         consent=options.consent,
         seed=options.seed,

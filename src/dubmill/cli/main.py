@@ -67,7 +67,7 @@ def look(
     artifact.verify()
     _show_markdown(look.markdown(artifact))
     if page is not None:
-        look.page(artifact, page)
+        look.write_page(artifact, page)
         typer.echo(f"page: {page}")
 
 

@@ -41,7 +41,7 @@ def transcribe(
     rate = providers.SAMPLE_RATE_HZ
     blocks = media.sound(clip, sample_rate_hz=rate, channels=1, track=info.track, has_picture=True)
     cues = writer.transcribe(np.concatenate(list(blocks))[:, 0], language=language)
-    subtitles.write(out, cues)
+    subtitles.write_cues(out, cues)
     typer.echo(f"transcribe: {out}, {len(cues)} machine-made cues: check them against the clip")
 
 
@@ -61,10 +61,10 @@ def translate(
     from dubmill import providers
     from dubmill.text import subtitles
 
-    cues = subtitles.read(script)
+    cues = subtitles.read_cues(script)
     translator = providers.translator(by, model=model, url=url)
     translation = providers.translate(cues, translator, source=source, target=target, attempts=attempts)
-    subtitles.write(out, translation.cues)
+    subtitles.write_cues(out, translation.cues)
     for flag in translation.flags:
         typer.echo(flag, err=True)
     typer.echo(f"translate: {out}, {len(cues)} machine-made cues, {len(translation.flags)} of them to correct by hand")

@@ -132,7 +132,7 @@ def _command(step: Step) -> Callable[..., None]:
 
     def command(**options: Any) -> None:
         inputs = {name: options.pop(name) for name in step.inputs}
-        run(step, inputs, **options)
+        run_step(step, inputs, **options)
 
     signature = _signature(step)
     command.__signature__ = signature  # type: ignore[attr-defined] (a function takes attributes)
@@ -145,7 +145,7 @@ for _step in STEPS:
     app.command(_step.word)(_command(_step))
 
 
-def run(
+def run_step(
     step: Step,
     inputs: dict[str, Path],
     *,

@@ -154,7 +154,9 @@ def progress_callback(progress: Progress | None, num_steps: int) -> StepCallback
     return on_step
 
 
-def generate(captions: Sequence[str], seeds: Sequence[int], params: SynthesizeParams, modules: Modules) -> list[Clip]:
+def generate_clips(
+    captions: Sequence[str], seeds: Sequence[int], params: SynthesizeParams, modules: Modules
+) -> list[Clip]:
     """Returns one clip with audio for each caption.
 
     Raises:
@@ -173,7 +175,7 @@ def generate(captions: Sequence[str], seeds: Sequence[int], params: SynthesizePa
     return decode_clips(tokens, shape, rate, modules)
 
 
-def inpaint(
+def inpaint_clips(
     clips: Sequence[Clip],
     captions: Sequence[str],
     region: Region,

@@ -39,7 +39,7 @@ class Clip:
         """Frames `start` up to `stop`, with the sound of exactly that time."""
         first, last = (round(frame / self.frame_rate * self.sample_rate_hz) for frame in (start, stop))
         return replace(
-            self, frames_FHWC=self.frames_FHWC[start:stop], audio_CN=fit(self.audio_CN[:, first:], last - first)
+            self, frames_FHWC=self.frames_FHWC[start:stop], audio_CN=cut_or_pad(self.audio_CN[:, first:], last - first)
         )
 
     def lasting(self, num_frames: int) -> Clip:
@@ -53,7 +53,7 @@ class Clip:
 
     def with_audio(self, audio_CN: np.ndarray) -> Clip:
         """The same picture under other sound, cut or padded with silence to the picture's length."""
-        return replace(self, audio_CN=fit(audio_CN, round(self.seconds * self.sample_rate_hz)))
+        return replace(self, audio_CN=cut_or_pad(audio_CN, round(self.seconds * self.sample_rate_hz)))
 
     def to_bytes(self) -> bytes:
         """Lossless bytes; equal clips give equal bytes."""
@@ -80,7 +80,7 @@ class Clip:
             raise InvalidArtifactError(f"not a stored clip ({error})", cure="make the artifact again") from error
 
 
-def fit(audio_CN: np.ndarray, num_samples: int) -> np.ndarray:
+def cut_or_pad(audio_CN: np.ndarray, num_samples: int) -> np.ndarray:
     """`audio_CN` cut, or padded with silence at its end, to `num_samples`."""
     short = num_samples - audio_CN.shape[1]
     return np.pad(audio_CN, ((0, 0), (0, short))) if short > 0 else audio_CN[:, :num_samples]

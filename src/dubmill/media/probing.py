@@ -10,7 +10,7 @@ from fractions import Fraction
 from typing import Any
 
 from dubmill.errors import MediaTooLargeError, MediaTooLongError, UnreadableMediaError, UsageError
-from dubmill.media.process import CONTAINERS_ONLY, Source, content, name_of, running, seekable, stream
+from dubmill.media.process import CONTAINERS_ONLY, Source, content, name_of, running, seekable, stream_output
 
 # Rates for files of variable rate of which FFmpeg only knows the clock of the time stamps.
 COMMON_RATES = tuple(
@@ -86,7 +86,7 @@ def probe(source: Source, *, limits: Limits | None = None, track: int | None = N
         header = _header(url, fds)
         picture, tracks = _picture_line(header), _sound_tracks(header)
         chosen = _chosen_track(tracks, track, name)
-        output = stream(_count_graph(url, limits, _replacement_rate(picture), chosen), name=name, fds=fds)
+        output = stream_output(_count_graph(url, limits, _replacement_rate(picture), chosen), name=name, fds=fds)
         info = _parse_counts(_lines(output), name, _hdr(picture))
     info = replace(info, tracks=tracks, track=chosen, extras=_extras(header))
     info = replace(info, matrix=_assumed_matrix(picture, info))

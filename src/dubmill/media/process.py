@@ -33,16 +33,16 @@ def name_of(source: Source) -> str:
     return "the given clip" if isinstance(source, bytes) else str(source)
 
 
-def run(graph: Any, *, name: str, fds: Sequence[int]) -> bytes:
+def read_output(graph: Any, *, name: str, fds: Sequence[int]) -> bytes:
     """Everything that FFmpeg writes to its standard output.
 
     Raises:
         UnreadableMediaError: it failed, or stalled.
     """
-    return b"".join(stream(graph, name=name, fds=fds))
+    return b"".join(stream_output(graph, name=name, fds=fds))
 
 
-def stream(graph: Any, *, name: str, fds: Sequence[int]) -> Iterator[bytes]:
+def stream_output(graph: Any, *, name: str, fds: Sequence[int]) -> Iterator[bytes]:
     """What FFmpeg writes to its standard output, block by block; a reader that stops early ends the process.
 
     Raises:

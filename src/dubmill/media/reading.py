@@ -14,7 +14,7 @@ from typing import IO, Any
 import numpy as np
 
 from dubmill.errors import UnreadableMediaError
-from dubmill.media.clips import Clip, fit
+from dubmill.media.clips import Clip, cut_or_pad
 from dubmill.media.probing import Limits, MediaInfo, check_decoded_size, probe
 from dubmill.media.process import (
     CONTAINERS_ONLY,
@@ -23,9 +23,9 @@ from dubmill.media.process import (
     anonymous_file,
     content,
     name_of,
-    run,
+    read_output,
     seekable,
-    stream,
+    stream_output,
     url,
 )
 
@@ -79,14 +79,14 @@ def read(
             (sample_rate_hz, channels),
         )
         pictures = bytearray()
-        for data in stream(graph, name=name, fds=[*fds, samples_file.fileno()]):
+        for data in stream_output(graph, name=name, fds=[*fds, samples_file.fileno()]):
             pictures += data
         samples = np.frombuffer(content(samples_file), dtype="<f4").reshape(-1, channels).T
     if needs_sound and np.abs(samples).max(initial=0.0) < SILENCE:
         raise UnreadableMediaError("its sound is silent", where=name, cure="give a clip in which somebody speaks")
     frames_FHWC = np.frombuffer(pictures, dtype=np.uint8).reshape(-1, *sides, 3)
     num_samples = round(len(frames_FHWC) / rate * sample_rate_hz)
-    audio_CN = np.clip(fit(samples.astype(np.float32), num_samples), -1.0, 1.0)
+    audio_CN = np.clip(cut_or_pad(samples.astype(np.float32), num_samples), -1.0, 1.0)
     return Clip(frames_FHWC, rate, np.ascontiguousarray(audio_CN), sample_rate_hz)
 
 
@@ -106,7 +106,7 @@ def frames(
         outputs = [_raw(graph)]
         if info.has_audio:
             outputs.append(_beside(place, "a:0"))
-        for data in stream(ffmpeg.merge_outputs(*outputs).global_args("-xerror"), name=name, fds=fds):
+        for data in stream_output(ffmpeg.merge_outputs(*outputs).global_args("-xerror"), name=name, fds=fds):
             pending += data
             while len(pending) >= height * width * 3:
                 frame, pending = pending[: height * width * 3], pending[height * width * 3 :]
@@ -137,7 +137,7 @@ def sound(
         graph = audio.output("pipe:", format="f32le", ac=channels, ar=sample_rate_hz)
         if has_picture:
             graph = ffmpeg.merge_outputs(graph, _beside(place, "V:0"))
-        for data in stream(graph.global_args("-xerror"), name=name_of(source), fds=fds):
+        for data in stream_output(graph.global_args("-xerror"), name=name_of(source), fds=fds):
             pending += data
             while len(pending) >= size:
                 block, pending = pending[:size], pending[size:]
@@ -155,7 +155,7 @@ def metadata(source: Source) -> dict[str, str]:
     import ffmpeg
 
     with seekable(source) as (place, fds):
-        text = run(
+        text = read_output(
             ffmpeg.input(place, **CONTAINERS_ONLY).output("pipe:", format="ffmetadata"), name=name_of(source), fds=fds
         )
     lines = (line for line in re.split(r"(?<!\\)\n", text.decode("utf-8", "replace")) if "=" in line)

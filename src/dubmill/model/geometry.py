@@ -40,7 +40,7 @@ def on_meta(folder: Path, part: str) -> Any:
         ) from error
 
 
-def measure(folder: Path) -> tuple[Geometry, MelSettings]:
+def measure_geometry(folder: Path) -> tuple[Geometry, MelSettings]:
     """Returns the ratios and widths of a diffusers folder, and the audio VAE's spectrogram settings.
 
     Raises:

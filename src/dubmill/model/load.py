@@ -173,10 +173,10 @@ def load_folder(
     Raises:
         InvalidArtifactError: the folder is not an LTX-2 pipeline, or weights are missing.
     """
-    from dubmill.model.geometry import measure
+    from dubmill.model.geometry import measure_geometry
     from dubmill.model.quantization import quantize_blocks
 
-    geometry, mel = measure(folder)
+    geometry, mel = measure_geometry(folder)
     device = compute_device()
     parts = {}
     for name in needed:

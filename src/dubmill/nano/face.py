@@ -70,7 +70,7 @@ def _colour(rng: np.random.Generator, low: float, high: float) -> tuple[float, f
     return red, green, blue
 
 
-def puppet(seed: int, num_voices: int) -> Puppet:
+def draw_puppet(seed: int, num_voices: int) -> Puppet:
     """The puppet of this seed."""
     rng = np.random.default_rng([seed, 11])
     return Puppet(
@@ -186,7 +186,7 @@ def mouth_spans(mouth_F3: np.ndarray, turn_F: np.ndarray) -> tuple[np.ndarray, n
     return _REACH_OF_TURN * turn_F, half_width, 0.012 + 0.27 * opening
 
 
-def mouth_boxes(moves: Motion, mouth_F3: np.ndarray) -> np.ndarray:
+def lip_boxes(moves: Motion, mouth_F3: np.ndarray) -> np.ndarray:
     """(F, 4) pixel boxes x0, y0, x1, y1 around the lips."""
     middle, half_width, half_height = mouth_spans(mouth_F3, moves.turn_F)
     x, y = middle + moves.shift_x_F, _MOUTH_Y + moves.shift_y_F

@@ -10,7 +10,7 @@ import numpy as np
 from dubmill.metrics.likeness import cosine
 from dubmill.metrics.lipsync import correlation, lip_sync
 from dubmill.metrics.speech import language_right, words_right
-from dubmill.nano.scorers import Scorers
+from dubmill.nano.scorers import NanoScorers
 from dubmill.nano.world import Phrase
 
 
@@ -20,7 +20,7 @@ def text_of(phrases: Sequence[Phrase]) -> str:
 
 
 def clip_figures(
-    scorers: Scorers, frames_FHWC: np.ndarray, audio_N: np.ndarray, phrases: Sequence[Phrase]
+    scorers: NanoScorers, frames_FHWC: np.ndarray, audio_N: np.ndarray, phrases: Sequence[Phrase]
 ) -> dict[str, float]:
     """Returns the figures of one clip that need no other clip; the definitions are those of `dubmill.metrics`."""
     recognised = scorers.words(audio_N)
@@ -37,7 +37,7 @@ def clip_figures(
 
 
 def truth_figures(
-    scorers: Scorers, frames_FHWC: np.ndarray, audio_N: np.ndarray, opening_F: np.ndarray, box_F4: np.ndarray
+    scorers: NanoScorers, frames_FHWC: np.ndarray, audio_N: np.ndarray, opening_F: np.ndarray, box_F4: np.ndarray
 ) -> dict[str, float]:
     """Returns how well the scorers read the true mouth from picture and from sound."""
     seen_F5 = scorers.mouth(frames_FHWC)

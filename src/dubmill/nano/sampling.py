@@ -18,7 +18,7 @@ STEPS = 20
 GUIDANCE = 3.0
 
 
-def load(folder: Path) -> LTX2Pipeline:
+def load_pipeline(folder: Path) -> LTX2Pipeline:
     """The pipeline of a materialised folder, without its progress bar."""
     from diffusers.pipelines.ltx2.pipeline_ltx2 import LTX2Pipeline
 
@@ -28,7 +28,7 @@ def load(folder: Path) -> LTX2Pipeline:
 
 
 @torch.no_grad()
-def generate(
+def sample_clips(
     pipeline: LTX2Pipeline, captions: list[str], *, seed: int, num_frames: int = NUM_FRAMES, steps: int = STEPS
 ) -> tuple[np.ndarray, np.ndarray]:
     """uint8 frames (B, F, H, W, 3) and float32 audio (B, N), padded with silence to the clip's length."""

@@ -25,7 +25,7 @@ _LOUD, _MIN_LOUD_FRAMES = -1.0, 5
 """Mean of the scaled bands in speech (clean clips: 0.1 in words, under -1.4 between them), and for how long."""
 
 
-class Scorers:
+class NanoScorers:
     """Recognisers and embedders; arrays in, arrays out.
 
     Frames are uint8 RGB (F, H, W, 3) at 12.5 fps; audio is float32 (N,) in [-1, 1] at 16 kHz.
@@ -94,11 +94,11 @@ class Scorers:
         return np.array([distance_FF.diagonal(offset).mean().item() for offset in offsets])
 
 
-def load(folder: Path) -> Scorers:
+def load_scorers(folder: Path) -> NanoScorers:
     """The scorers of a materialised folder, or of its `scorers/`."""
     networks = nets.ScorerNets()
     networks.load_state_dict(load_file(next(Path(folder).rglob("scorers.safetensors"))))
-    return Scorers(networks)
+    return NanoScorers(networks)
 
 
 def _speech(audio_N: np.ndarray) -> torch.Tensor:

@@ -22,7 +22,7 @@ DIGESTS = "digests.json"
 _NOT_IN_FOLDER = {LEXICON_PATH.name, TRAINING, DIGESTS}
 
 
-def materialize(out: Path, *, weights: Path = WEIGHTS) -> None:
+def unpack_weights(out: Path, *, weights: Path = WEIGHTS) -> None:
     """Write the float32 diffusers folder to `out`, whole or not at all.
 
     Raises:

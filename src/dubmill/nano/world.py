@@ -23,7 +23,7 @@ from dubmill.nano.lexicon import LANGUAGE_NAMES, LANGUAGES, SAMPLE_RATE_HZ, TRAC
 
 __all__ = [
     "EASY", "FRAME_RATE", "FRAME_SIZE", "LANGUAGES", "LANGUAGE_NAMES", "SAMPLE_RATE_HZ", "WORDS_PER_HALF",
-    "Film", "Phrase", "Puppet", "check_text", "film", "halves", "puppet", "random_phrases", "random_words",
+    "PuppetClip", "Phrase", "Puppet", "check_text", "film", "halves", "puppet", "random_phrases", "random_words",
 ]  # fmt: skip
 
 WORDS_PER_HALF = 3
@@ -50,7 +50,7 @@ class Phrase:
 
 
 @dataclass(frozen=True)
-class Film:
+class PuppetClip:
     """A clip and the truth about it.
 
     Attributes:
@@ -72,7 +72,7 @@ class Film:
 
 def puppet(seed: int) -> Puppet:
     """The puppet of this seed."""
-    return face.puppet(seed, len(VOICES))
+    return face.draw_puppet(seed, len(VOICES))
 
 
 def film(
@@ -82,7 +82,7 @@ def film(
     motion_seed: int,
     is_drawn: bool = True,
     difficulty: WorldParams = EASY,
-) -> Film:
+) -> PuppetClip:
     """A clip of `puppet` saying one phrase in each half; without pictures unless `is_drawn`.
 
     Raises:
@@ -102,27 +102,27 @@ def film(
         frames_FHWC = face.draw(puppet, moves, mouth_F3, times_F / CLIP_SECONDS)
     else:
         frames_FHWC = np.zeros((NUM_FRAMES, 1, 1, 3), np.float32)
-    return Film(
+    return PuppetClip(
         frames_FHWC=(frames_FHWC * 255 + 0.5).astype(np.uint8),
         audio_N=_sound(words, onsets, rng, hardships.background(difficulty, hard, NUM_SAMPLES)),
         mouth_opening_F=mouth_F3[:, 0].astype(np.float32),
-        mouth_box_F4=face.mouth_boxes(moves, mouth_F3),
+        mouth_box_F4=face.lip_boxes(moves, mouth_F3),
         phrases=tuple(phrases),
         word_seconds_W2=np.array([(at, at + word.seconds) for at, word in zip(onsets, words, strict=True)], np.float32),
     )
 
 
-def halves(film: Film) -> tuple[Film, Film]:
+def halves(film: PuppetClip) -> tuple[PuppetClip, PuppetClip]:
     """Frames 0..16 with audio [0, 1.36 s), and frames 16..32 with audio [1.28 s, 2.64 s)."""
     return _half(film, 0), _half(film, 1)
 
 
-def _half(film: Film, which: int) -> Film:
+def _half(film: PuppetClip, which: int) -> PuppetClip:
     first_frame, first_second = which * (HALF_FRAMES - 1), which * SECOND_HALF_STARTS
     frames = slice(first_frame, first_frame + HALF_FRAMES)
     first_sample = round(first_second * SAMPLE_RATE_HZ)
     words = slice(which * WORDS_PER_HALF, (which + 1) * WORDS_PER_HALF)
-    return Film(
+    return PuppetClip(
         frames_FHWC=film.frames_FHWC[frames],
         audio_N=film.audio_N[first_sample : first_sample + round(HALF_SECONDS * SAMPLE_RATE_HZ)],
         mouth_opening_F=film.mouth_opening_F[frames],

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 from dubmill.config.params import load
-from dubmill.nano_card.measuring import write
+from dubmill.nano_card.measuring import measure_and_write
 
 
 def main() -> None:
@@ -19,7 +19,7 @@ def main() -> None:
     arguments = parser.parse_args()
     (arguments.docs / "images").mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
-        write(load(arguments.params), arguments.docs, Path(scratch), num_clips=arguments.clips)
+        measure_and_write(load(arguments.params), arguments.docs, Path(scratch), num_clips=arguments.clips)
 
 
 if __name__ == "__main__":

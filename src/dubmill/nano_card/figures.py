@@ -9,7 +9,7 @@ import numpy as np
 from dubmill.artifacts.rows import Line
 from dubmill.metrics import METRICS, Observation, own_figures, paired_figures
 from dubmill.metrics.lipsync import correlation
-from dubmill.nano.world import Film, Phrase
+from dubmill.nano.world import Phrase, PuppetClip
 
 Row = dict[str, float]
 """Figures of one clip by name; the entry PUPPET is the seed of its puppet."""
@@ -42,7 +42,7 @@ def source_row(observation: Observation, source: Observation, mouth_boxes_F4: np
     return paired_figures(observation, source, mouth_boxes_F4)
 
 
-def truth_row(observation: Observation, film: Film) -> Row:
+def truth_row(observation: Observation, film: PuppetClip) -> Row:
     """Returns how well the mouth that the scorers read agrees with the true mouth of `film`."""
     return {
         "mouth_seen_r": correlation(observation.opening_F, film.mouth_opening_F),

@@ -14,7 +14,7 @@ import torch
 
 from dubmill.config.params import Params
 from dubmill.generation.codec import decode_clips, encode_clips, shape_of
-from dubmill.generation.sampling import Region, generate, inpaint
+from dubmill.generation.sampling import Region, generate_clips, inpaint_clips
 from dubmill.media.clips import Clip
 from dubmill.metrics import observe
 from dubmill.metrics.picture import psnr_db
@@ -24,7 +24,7 @@ from dubmill.nano import world
 from dubmill.nano.captions import caption
 from dubmill.nano.mel import log_mel
 from dubmill.nano.pretrain.data import HELD_OUT_SEED, Take, mouth_mask
-from dubmill.nano.scorers import Scorers
+from dubmill.nano.scorers import NanoScorers
 from dubmill.nano_card.figures import PUPPET, Row, lines_of, own_row, source_row, truth_row
 from dubmill.steps.inpaint import HALVES, half_region
 
@@ -38,17 +38,17 @@ class DubCase:
 
     seed: int  # of puppet and motion
     puppet: world.Puppet
-    film: world.Film
+    film: world.PuppetClip
     half: int
-    dubbed: world.Film
+    dubbed: world.PuppetClip
 
     @property
-    def source(self) -> world.Film:
+    def source(self) -> world.PuppetClip:
         """Returns the half to be dubbed, as filmed."""
         return world.halves(self.film)[self.half]
 
     @property
-    def truth(self) -> world.Film:
+    def truth(self) -> world.PuppetClip:
         """Returns the half that a perfect dub would give."""
         return world.halves(self.dubbed)[self.half]
 
@@ -67,12 +67,12 @@ def dub_case(index: int) -> DubCase:
     return DubCase(seed, puppet, film, half, world.film(puppet, (phrases[0], phrases[1]), motion_seed=seed))
 
 
-def clip_of(film: world.Film) -> Clip:
+def clip_of(film: world.PuppetClip) -> Clip:
     """Returns a film as a clip."""
     return Clip(film.frames_FHWC, Fraction(world.FRAME_RATE), film.audio_N[None], world.SAMPLE_RATE_HZ)
 
 
-def measure(modules: Modules, scorers: Scorers, params: Params, *, num_clips: int) -> dict[str, list[Row]]:
+def measure_clips(modules: Modules, scorers: NanoScorers, params: Params, *, num_clips: int) -> dict[str, list[Row]]:
     """Returns one row of figures per clip, for each kind of clip."""
     rows: dict[str, list[Row]] = {}
     for first in range(0, num_clips, _BATCH):
@@ -83,13 +83,13 @@ def measure(modules: Modules, scorers: Scorers, params: Params, *, num_clips: in
 
 
 def _measured(
-    cases: Sequence[DubCase], modules: Modules, scorers: Scorers, params: Params
+    cases: Sequence[DubCase], modules: Modules, scorers: NanoScorers, params: Params
 ) -> Iterator[tuple[str, Row]]:
     clips = [clip_of(case.film) for case in cases]
     captions = [caption(case.puppet.describe(), case.film.phrases) for case in cases]
     seeds = [params.synthesize.seed + index for index in range(len(cases))]
-    generated = generate(captions, seeds, params.synthesize, modules)
-    trips, vocoded = round_trip(clips, modules), _vocoded(clips, modules)
+    generated = generate_clips(captions, seeds, params.synthesize, modules)
+    trips, vocoded = full_round_trip(clips, modules), _vocoded(clips, modules)
     for case, clip, trip, resynthesis, new in zip(cases, clips, trips, vocoded, generated, strict=True):
         lines, puppet = lines_of(case.film.phrases), {PUPPET: float(case.seed)}
         for kind, own in (("world", clip), ("round_trip", trip)):
@@ -124,14 +124,16 @@ class _HalfClips:
 
 
 def _inpainted_halves(
-    half: int, cases: Sequence[DubCase], clips: Sequence[Clip], modules: Modules, scorers: Scorers, params: Params
+    half: int, cases: Sequence[DubCase], clips: Sequence[Clip], modules: Modules, scorers: NanoScorers, params: Params
 ) -> Iterator[tuple[str, Row]]:
     region = half_region(clips, [case.film.mouth_box_F4 for case in cases], HALVES[half], params.inpaint, modules)
     captions = [caption(case.puppet.describe(), case.dubbed.phrases) for case in cases]
     seeds = [params.inpaint.seed + index for index in range(len(cases))]
-    inpainted = inpaint(clips, captions, region, seeds, params.inpaint.sampling, params.inpaint.resamplings, modules)
+    inpainted = inpaint_clips(
+        clips, captions, region, seeds, params.inpaint.sampling, params.inpaint.resamplings, modules
+    )
     sources, truths = [clip_of(case.source) for case in cases], [clip_of(case.truth) for case in cases]
-    trips = [round_trip(each, modules) for each in (sources, truths, clips)]
+    trips = [full_round_trip(each, modules) for each in (sources, truths, clips)]
     kept_BFHW = _kept_pixels(region, clips, modules)
     first = half * (world.HALF_FRAMES - 1)
     frames = slice(first, first + world.HALF_FRAMES)
@@ -139,7 +141,7 @@ def _inpainted_halves(
         yield from _half_rows(case, _HalfClips(frames, *each), scorers)
 
 
-def _half_rows(case: DubCase, clips: _HalfClips, scorers: Scorers) -> Iterator[tuple[str, Row]]:
+def _half_rows(case: DubCase, clips: _HalfClips, scorers: NanoScorers) -> Iterator[tuple[str, Row]]:
     """Yields the rows of the inpainted half, of its source and of its truth, before and after a round trip."""
     boxes_F4, lines = case.source.mouth_box_F4, lines_of(case.truth.phrases)
     puppet = {PUPPET: float(case.seed)}
@@ -163,7 +165,7 @@ def _kept_pixels(region: Region, clips: Sequence[Clip], modules: Modules) -> np.
     return ~tokens_BFHW[:, places].repeat(height // shape.height, axis=2).repeat(width // shape.width, axis=3)
 
 
-def round_trip(clips: Sequence[Clip], modules: Modules) -> list[Clip]:
+def full_round_trip(clips: Sequence[Clip], modules: Modules) -> list[Clip]:
     """Returns the clips after both autoencoders and the vocoder."""
     return decode_clips(encode_clips(clips, modules), shape_of(clips[0], modules), clips[0].frame_rate, modules)
 

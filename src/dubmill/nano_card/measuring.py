@@ -17,12 +17,12 @@ import torch
 
 from dubmill.artifacts.store import Backbone, DubSet, PairSet
 from dubmill.config.params import Params
-from dubmill.generation.sampling import generate
+from dubmill.generation.sampling import generate_clips
 from dubmill.model.load import Modules, load
 from dubmill.nano.captions import caption
 from dubmill.nano.pretrain.data import take
 from dubmill.nano.pretrain.scorers import scorer_figures
-from dubmill.nano.scorers import Scorers
+from dubmill.nano.scorers import NanoScorers
 from dubmill.nano.weights import TRAINING, WEIGHTS
 from dubmill.nano_card import films, line, page, pictures
 from dubmill.nano_card.figures import Row
@@ -36,7 +36,7 @@ _NUM_TIMED_FILMS = 60
 _NUM_PICTURED_PAIRS = 2
 
 
-def write(params: Params, docs: Path, work: Path, *, num_clips: int) -> dict[str, Any]:
+def measure_and_write(params: Params, docs: Path, work: Path, *, num_clips: int) -> dict[str, Any]:
     """Measures everything and writes the page, its JSON and its pictures to `docs`; returns the card's data."""
     started = time.monotonic()
     prompts = params.prompts.model_copy(update={"num_heldout": num_clips // 2})
@@ -59,7 +59,7 @@ def write(params: Params, docs: Path, work: Path, *, num_clips: int) -> dict[str
         "measured_seconds": round(time.monotonic() - started),
     }
     card = page.card(rows, facts)
-    page.write(card, TRIED, docs)
+    page.write_card(card, TRIED, docs)
     return card
 
 
@@ -67,14 +67,14 @@ def _use_one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def _scorers(backbone: Backbone) -> Scorers:
+def _scorers(backbone: Backbone) -> NanoScorers:
     """nano's own scorers."""
     return NanoWorld(backbone).scorers()
 
 
 def _measure_films(backbone: Path, params: Params, num_clips: int) -> dict[str, list[Row]]:
     opened = Backbone.open(backbone)
-    return films.measure(load(opened), _scorers(opened), params, num_clips=num_clips)
+    return films.measure_clips(load(opened), _scorers(opened), params, num_clips=num_clips)
 
 
 def _seconds_per_clip(modules: Modules, params: Params) -> float:
@@ -83,7 +83,7 @@ def _seconds_per_clip(modules: Modules, params: Params) -> float:
     for index in range(4):
         case = films.dub_case(index)
         started = time.monotonic()
-        generate([caption(case.puppet.describe(), case.film.phrases)], [index], params.synthesize, modules)
+        generate_clips([caption(case.puppet.describe(), case.film.phrases)], [index], params.synthesize, modules)
         seconds.append(time.monotonic() - started)
     return round(statistics.median(seconds[1:]), 3)
 
@@ -111,7 +111,7 @@ def _write_pictures(work: Path, methods: Sequence[str], images: Path) -> None:
             *(LabelledClip(f"{name}: {row.line.text}", dubs[name].clip(row.id, "dub")) for name, row in rows.items()),
             LabelledClip(f"true dub: {pair.counterpart.text}", pairs.clip(pair.id, "counterpart")),
         ]
-    pictures.contact_sheet(shown, images / "nano-sheet.png")
+    pictures.labelled_rows(shown, images / "nano-sheet.png")
     pictures.spectrograms(shown, images / "nano-mels.png")
     pictures.curves(_training(), images / "nano-curves.png")
     source, dub, truth = shown[0], shown[1], shown[len(shown) // _NUM_PICTURED_PAIRS - 1]

@@ -48,7 +48,7 @@ def card(rows: Rows, facts: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def page(card: Mapping[str, Any], tried: str) -> str:
+def card_page(card: Mapping[str, Any], tried: str) -> str:
     """Returns the Markdown page of a card; `tried` is its section about targets that are not reached."""
     sections = (_head, _targets, _figures, _differences, _scorers, _training)
     return "\n".join([*(line for section in sections for line in section(card)), tried])
@@ -130,7 +130,7 @@ def _training(card: Mapping[str, Any]) -> Iterator[str]:
     yield "![Curves](images/nano-curves.png)\n"
 
 
-def write(card: Mapping[str, Any], tried: Path, docs: Path) -> None:
+def write_card(card: Mapping[str, Any], tried: Path, docs: Path) -> None:
     """Writes `nano-card.md` and `nano-card.json` to `docs`."""
     (docs / "nano-card.json").write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n")
-    (docs / "nano-card.md").write_text(page(card, tried.read_text()))
+    (docs / "nano-card.md").write_text(card_page(card, tried.read_text()))

@@ -35,7 +35,7 @@ class LabelledClip:
     clip: Clip
 
 
-def contact_sheet(rows: Sequence[LabelledClip], path: Path) -> None:
+def labelled_rows(rows: Sequence[LabelledClip], path: Path) -> None:
     """Draws a row of frames per clip, with the label on the left."""
     from matplotlib import pyplot
 

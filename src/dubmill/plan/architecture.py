@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from dubmill.config.overlays import read_yaml
 from dubmill.model.shapes import Geometry
-from dubmill.plan.layers import Int8Layers, Transformer, transformer
+from dubmill.plan.layers import Int8Layers, Transformer, transformer_layers
 
 HERE = Path(__file__).parent
 PARTS = ("transformer", "connectors", "vae", "audio_vae", "vocoder", "text_encoder")
@@ -63,7 +63,7 @@ class Architecture:
     @cached_property
     def transformer(self) -> Transformer:
         """The layers of the transformer."""
-        return transformer(self.modules["transformer"])
+        return transformer_layers(self.modules["transformer"])
 
     @property
     def number_bytes(self) -> int:

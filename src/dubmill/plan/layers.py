@@ -148,7 +148,7 @@ class Transformer:
         return forward * (2 if checkpointing else 1) + backward + outer + outer_backward
 
 
-def transformer(config: Mapping[str, Any]) -> Transformer:
+def transformer_layers(config: Mapping[str, Any]) -> Transformer:
     """Returns the layers of diffusers' `LTX2VideoTransformer3DModel` for its config."""
     video = config["num_attention_heads"] * config["attention_head_dim"]
     audio = config["audio_num_attention_heads"] * config["audio_attention_head_dim"]

@@ -10,7 +10,7 @@ from dubmill.artifacts.rows import Line
 from dubmill.errors import DubmillError
 from dubmill.text import timing
 from dubmill.text.languages import is_in_script, language
-from dubmill.text.subtitles import Cue, clock
+from dubmill.text.subtitles import Cue, timestamp
 
 BATCH_CUES = 20  # cues in one request: enough for context, few enough that a model returns all of them
 
@@ -94,4 +94,4 @@ def _fault(text: str, seconds: float, target: str) -> str:
 
 
 def _flag(number: int, cue: Cue, fault: str) -> str:
-    return DubmillError(fault, where=f"cue {number} at {clock(cue.start_seconds)}").sentence
+    return DubmillError(fault, where=f"cue {number} at {timestamp(cue.start_seconds)}").sentence

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from dubmill.media.clips import Clip, fit
+from dubmill.media.clips import Clip, cut_or_pad
 
 Damage = Callable[[Clip, np.ndarray], Clip]
 QUIET_GAIN = 0.01  # -40 dB
@@ -104,7 +104,7 @@ def long_clip(clip: Clip, _: np.ndarray) -> Clip:
     num_frames = round((1 + LENGTH_CHANGE) * clip.num_frames)
     held_FHWC = np.repeat(clip.frames_FHWC[-1:], num_frames - clip.num_frames, axis=0)
     longer = replace(clip, frames_FHWC=np.concatenate([clip.frames_FHWC, held_FHWC]))
-    return replace(longer, audio_CN=fit(clip.audio_CN, round(longer.seconds * clip.sample_rate_hz)))
+    return replace(longer, audio_CN=cut_or_pad(clip.audio_CN, round(longer.seconds * clip.sample_rate_hz)))
 
 
 def _blurred(frames_FHWC: np.ndarray) -> np.ndarray:

@@ -99,16 +99,16 @@ def log(artifact: Artifact, wire: Wire, metrics: Board, look: Wire) -> None:
     Path(look.path).write_text(markdown(artifact))
 
 
-def page(artifact: Artifact, out: Path | str) -> None:
+def write_page(artifact: Artifact, out: Path | str) -> None:
     """Writes one HTML file about `artifact`: its report page, its gate page, or a contact sheet."""
     pages = [artifact.file(name) for name in (*REPORT_PAGES, "gate.html") if artifact.has_file(name)]
     if pages:
         Path(out).write_bytes(pages[0].read_bytes())
     else:
-        Path(out).write_text(contact_sheet(artifact))
+        Path(out).write_text(clip_gallery(artifact))
 
 
-def contact_sheet(artifact: Artifact, num_rows: int = NUM_SHOWN) -> str:
+def clip_gallery(artifact: Artifact, num_rows: int = NUM_SHOWN) -> str:
     """Returns HTML with a few frames and the words of the first clips of a set."""
     names = CLIP_NAMES.get(artifact.manifest.kind, ())
     cells = _cells(artifact, names, num_rows) if isinstance(artifact, RowSet) else []

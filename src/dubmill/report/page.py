@@ -101,7 +101,7 @@ def render(
     return {FULL: full, **light, SUMMARY: _template("summary.md.j2", view), **_plots(scores, losses)}
 
 
-def write(files: Mapping[str, bytes], put: Callable[[str, bytes], object]) -> str:
+def write_report(files: Mapping[str, bytes], put: Callable[[str, bytes], object]) -> str:
     """Hands every file to `put(name, data)`; returns the name of the page that suits a pipeline's UI."""
     for name, data in files.items():
         put(name, data)

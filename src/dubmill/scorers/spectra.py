@@ -14,14 +14,14 @@ HOP, WINDOW, FFT = 160, 400, 512
 NUM_CEPSTRA, NUM_MFCC_BANDS, PRE_EMPHASIS, LIFTER = 13, 26, 0.97, 22
 
 
-def frames(audio_N: np.ndarray, *, width: int = WINDOW, hop: int = HOP) -> np.ndarray:
+def overlapping_pieces(audio_N: np.ndarray, *, width: int = WINDOW, hop: int = HOP) -> np.ndarray:
     """(T, width) overlapping pieces that lie wholly inside the sound, padded with silence to one piece at least."""
     padded_N = np.pad(audio_N, (0, max(0, width - len(audio_N))))
     return np.lib.stride_tricks.sliding_window_view(padded_N, width)[::hop]
 
 
 @lru_cache
-def mel_filters(num_bands: int) -> np.ndarray:
+def slaney_filters(num_bands: int) -> np.ndarray:
     """(M, K) triangles of unit area on Slaney's mel scale from 0 to 8 kHz, as in librosa.filters.mel."""
     edges_hz = _slaney_hz(np.linspace(0, _slaney_mel(SAMPLE_RATE_HZ / 2), num_bands + 2))
     triangles_MK = _triangles(edges_hz, np.linspace(0, SAMPLE_RATE_HZ / 2, FFT // 2 + 1))
@@ -46,8 +46,8 @@ def _triangles(edges: np.ndarray, places: np.ndarray) -> np.ndarray:
 def mel_power(audio_N: np.ndarray, *, num_bands: int, window: np.ndarray) -> np.ndarray:
     """(T, M) power in each band; `window` has 400 samples and stands in the middle of the 512 of the transform."""
     side = (FFT - len(window)) // 2
-    pieces_TN = frames(audio_N, width=FFT) * np.pad(window, side)
-    return (np.abs(np.fft.rfft(pieces_TN)) ** 2).astype(np.float32) @ mel_filters(num_bands).T
+    pieces_TN = overlapping_pieces(audio_N, width=FFT) * np.pad(window, side)
+    return (np.abs(np.fft.rfft(pieces_TN)) ** 2).astype(np.float32) @ slaney_filters(num_bands).T
 
 
 def mfcc(audio_N: np.ndarray) -> np.ndarray:
@@ -62,7 +62,7 @@ def mfcc(audio_N: np.ndarray) -> np.ndarray:
     emphasised_N = np.append(audio_N[:1], audio_N[1:] - PRE_EMPHASIS * audio_N[:-1]).astype(np.float64)
     num_frames = 1 + max(0, -(-(len(audio_N) - WINDOW) // HOP))
     padded_N = np.pad(emphasised_N, (0, max(0, (num_frames - 1) * HOP + WINDOW - len(audio_N))))
-    power_TK = np.abs(np.fft.rfft(frames(padded_N), FFT)) ** 2 / FFT
+    power_TK = np.abs(np.fft.rfft(overlapping_pieces(padded_N), FFT)) ** 2 / FFT
     tiny = np.finfo(float).eps
     bands_TM = np.maximum(power_TK @ _htk_filters().T, tiny)
     cepstra_TC = np.asarray(dct(np.log(bands_TM), type=2, axis=1, norm="ortho"))[:, :NUM_CEPSTRA]

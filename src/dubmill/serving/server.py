@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", stream=sys.stderr)
     try:
         release, source = opening.open_release(options.backbone, options.release)
-        run(options, release, source)
+        serve(options, release, source)
     except DubmillError as error:
         sys.stderr.write(f"{error.sentence}\n")
         return 2
@@ -54,7 +54,7 @@ def arguments() -> argparse.ArgumentParser:
     return parser
 
 
-def run(options: argparse.Namespace, release: Release, source: ModelSource) -> None:
+def serve(options: argparse.Namespace, release: Release, source: ModelSource) -> None:
     """Start the server and return when a signal ends it."""
     with _hidden_arguments():
         from dubmill.serving.app import DubServer, mount_model

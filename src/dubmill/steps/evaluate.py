@@ -61,7 +61,7 @@ def evaluate(
         shows=list(measurer.showcase(rows, params.num_showcase)),
         losses=_losses(adapter),
     )
-    light = report.write(files, draft.write)
+    light = report.write_report(files, draft.write)
     logger.info("measured %d clips of %d pairs", len(rows), scores.num_pairs)
     means = {name: figure.mean for name, figure in scores.figures.get(SUBJECT, {}).items()}
     return draft.seal(

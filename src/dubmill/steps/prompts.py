@@ -49,7 +49,7 @@ def prompts(params: PromptsParams, out: Path) -> PromptSet:
             draft.add_shard(index, shard, _videos(shard, footage) if footage else {})
     for one in generated.dropped:
         logger.warning("dropped %s: %s", one["id"], one["reason"])
-    draft.write("prompts.md", "\n".join(page(generated.prompts, generated.dropped)).encode())
+    draft.write("prompts.md", "\n".join(sample_page(generated.prompts, generated.dropped)).encode())
     return draft.seal({"num_prompts": len(generated.prompts), "source": params.source, "dropped": generated.dropped})
 
 
@@ -62,7 +62,7 @@ def _videos(prompts: Sequence[Prompt], footage: Footage) -> dict[str, bytes]:
     }
 
 
-def page(drawn: Sequence[Prompt], dropped: Sequence[dict[str, str]]) -> Iterator[str]:
+def sample_page(drawn: Sequence[Prompt], dropped: Sequence[dict[str, str]]) -> Iterator[str]:
     """The lines of a Markdown page with a few prompts of each split."""
     yield "# Prompts\n"
     for split in ("train", "heldout"):

@@ -14,7 +14,7 @@ from dubmill.artifacts.storage import clip_members
 from dubmill.artifacts.store import Backbone, ClipSet, PromptSet
 from dubmill.config.params import SynthesizeParams
 from dubmill.errors import UnreadableMediaError
-from dubmill.generation.sampling import generate
+from dubmill.generation.sampling import generate_clips
 from dubmill.generation.seeds import item_seed
 from dubmill.model.load import Modules, load
 from dubmill.model.shapes import half_frames
@@ -116,7 +116,7 @@ def _generate(prompts: list[Prompt], params: SynthesizeParams, modules: Modules)
         return {}
     captions, seeds = [prompt.caption for prompt in prompts], [_seed(prompt, params) for prompt in prompts]
     files = {}
-    for prompt, clip in zip(prompts, generate(captions, seeds, params, modules), strict=True):
+    for prompt, clip in zip(prompts, generate_clips(captions, seeds, params, modules), strict=True):
         files |= clip_members(f"{prompt.id}/clip", clip)
     return files
 

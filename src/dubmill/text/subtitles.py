@@ -46,7 +46,7 @@ class Cue:
         return self.end_seconds - self.start_seconds
 
 
-def read(path: Path) -> list[Cue]:
+def read_cues(path: Path) -> list[Cue]:
     """The cues of an SRT or WebVTT file in the order of time, none overlapping the next; what was mended is logged.
 
     Raises:
@@ -100,7 +100,7 @@ def _with_length(cues: list[Cue], where: str) -> list[Cue]:
     long = []
     for cue, limit in zip(cues, limits, strict=True):
         if cue.seconds <= 0:
-            logger.warning("%s: the cue at %s has no length: it was prolonged", where, clock(cue.start_seconds))
+            logger.warning("%s: the cue at %s has no length: it was prolonged", where, timestamp(cue.start_seconds))
             needed = cue.start_seconds + len(cue.text) / MAX_CHARACTERS_PER_SECOND
             cue = replace(cue, end_seconds=min(needed, limit))
         long.append(cue)
@@ -198,7 +198,7 @@ def _in_order(cues: Sequence[Cue], where: str) -> list[Cue]:
         last = kept.pop()
         if cue.start_seconds < last.end_seconds:
             logger.warning(
-                "%s: two cues overlap at %s: the first was cut or both were joined", where, clock(cue.start_seconds)
+                "%s: two cues overlap at %s: the first was cut or both were joined", where, timestamp(cue.start_seconds)
             )
         if cue.start_seconds == last.start_seconds:
             end = max(last.end_seconds, cue.end_seconds)
@@ -208,7 +208,7 @@ def _in_order(cues: Sequence[Cue], where: str) -> list[Cue]:
     return kept
 
 
-def clock(seconds: float, mark: str = ".") -> str:
+def timestamp(seconds: float, mark: str = ".") -> str:
     """`01:02:03.456`, the fraction behind `mark`."""
     whole = round(seconds * 1000)
     return f"{whole // 3_600_000:02}:{whole // 60_000 % 60:02}:{whole // 1000 % 60:02}{mark}{whole % 1000:03}"
@@ -217,7 +217,7 @@ def clock(seconds: float, mark: str = ".") -> str:
 def srt(cues: Sequence[Cue]) -> str:
     """The cues as SubRip; a line break in a text is a line break."""
     blocks = (
-        f"{number}\n{clock(cue.start_seconds, ',')} --> {clock(cue.end_seconds, ',')}\n{cue.text}\n"
+        f"{number}\n{timestamp(cue.start_seconds, ',')} --> {timestamp(cue.end_seconds, ',')}\n{cue.text}\n"
         for number, cue in enumerate(cues, start=1)
     )
     return "\n".join(blocks)
@@ -226,13 +226,13 @@ def srt(cues: Sequence[Cue]) -> str:
 def vtt(cues: Sequence[Cue]) -> str:
     """The cues as WebVTT, whose signs of markup are escaped."""
     blocks = (
-        f"{clock(cue.start_seconds)} --> {clock(cue.end_seconds)}\n{html.escape(cue.text, quote=False)}\n"
+        f"{timestamp(cue.start_seconds)} --> {timestamp(cue.end_seconds)}\n{html.escape(cue.text, quote=False)}\n"
         for cue in cues
     )
     return "\n".join(["WEBVTT\n", *blocks])
 
 
-def write(path: Path, cues: Sequence[Cue]) -> None:
+def write_cues(path: Path, cues: Sequence[Cue]) -> None:
     """The cues as a file, in the form that its ending names.
 
     Raises:

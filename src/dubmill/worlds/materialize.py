@@ -9,7 +9,7 @@ from dubmill.artifacts.files import digest_of, sha256_of
 from dubmill.artifacts.manifest import Lineage
 from dubmill.artifacts.store import Backbone
 from dubmill.config.params import BackboneParams
-from dubmill.model.geometry import check_weights, measure
+from dubmill.model.geometry import check_weights, measure_geometry
 from dubmill.model.load import PIPELINE
 from dubmill.worlds import hub
 
@@ -32,7 +32,7 @@ def materialize(params: BackboneParams, out: Path) -> Backbone:
     folder = draft.path / PIPELINE
     _write_pipeline(params, source, folder)
     check_weights(folder)
-    geometry, mel = measure(folder)
+    geometry, mel = measure_geometry(folder)
     info = {
         "source": source.source,
         "repo": source.repo,
@@ -80,7 +80,7 @@ def _write_pipeline(params: BackboneParams, source: BackboneParams, folder: Path
     if params.source == "nano":
         from dubmill.nano import weights
 
-        weights.materialize(folder)
+        weights.unpack_weights(folder)
         return
     _fetch(params.repo, source.revision, folder, hub.PIPELINE_FILES)
     if params.upsampler != NO_UPSAMPLER:

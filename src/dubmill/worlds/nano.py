@@ -17,8 +17,8 @@ from dubmill.model.load import PIPELINE
 from dubmill.text.speakers import ANYBODY
 
 if TYPE_CHECKING:
-    from dubmill.nano.scorers import Scorers
-    from dubmill.nano.world import Film, Phrase, Puppet
+    from dubmill.nano.scorers import NanoScorers
+    from dubmill.nano.world import Phrase, Puppet, PuppetClip
 
 
 class NanoWorld:
@@ -31,11 +31,11 @@ class NanoWorld:
     def __init__(self, backbone: Backbone) -> None:
         self._backbone = backbone
 
-    def scorers(self, params: ScorersParams | None = None) -> Scorers:
+    def scorers(self, params: ScorersParams | None = None) -> NanoScorers:
         """The scorers that ship with nano's weights; `params`, which name those of real clips, are not read."""
         from dubmill.nano import scorers
 
-        return scorers.load(self._backbone.folder(f"{PIPELINE}/scorers"))
+        return scorers.load_scorers(self._backbone.folder(f"{PIPELINE}/scorers"))
 
     def face_detector(self) -> FaceDetector:
         """A detector that finds the mouth with nano's own scorer; the face box is the whole picture."""
@@ -93,7 +93,7 @@ class NanoWorld:
         return _clip(original), _clip(counterpart), original.mouth_box_F4
 
 
-def _clip(film: Film) -> Clip:
+def _clip(film: PuppetClip) -> Clip:
     from dubmill.nano import world
 
     return Clip(film.frames_FHWC, Fraction(world.FRAME_RATE), film.audio_N[None], world.SAMPLE_RATE_HZ)

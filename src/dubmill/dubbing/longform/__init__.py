@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dubmill.dubbing.longform.chunk_dubs import FilmJob
 from dubmill.dubbing.longform.chunks import Chunk, plan_chunks
-from dubmill.dubbing.longform.film import Film, FilmAnalysis, speech_spans
+from dubmill.dubbing.longform.film import Film, FilmAnalysis, loud_spans
 from dubmill.dubbing.longform.film_dub import FilmDub, dub_film
 
-__all__ = ["Chunk", "Film", "FilmAnalysis", "FilmDub", "FilmJob", "dub_film", "plan_chunks", "speech_spans"]
+__all__ = ["Chunk", "Film", "FilmAnalysis", "FilmDub", "FilmJob", "dub_film", "plan_chunks", "loud_spans"]

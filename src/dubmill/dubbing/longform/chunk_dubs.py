@@ -18,10 +18,10 @@ from dubmill.artifacts.files import digest_of, write_atomically
 from dubmill.artifacts.rows import Line
 from dubmill.dubbing.clip_dubber import ClipDubber
 from dubmill.dubbing.longform.chunks import Chunk
-from dubmill.dubbing.longform.film import Film, level_dbfs, speech_spans
+from dubmill.dubbing.longform.film import Film, level_dbfs, loud_spans
 from dubmill.errors import UnreadableMediaError, UnsupportedTextError, UsageError
 from dubmill.faces import BlendMask, FaceMasker
-from dubmill.media.clips import Clip, fit
+from dubmill.media.clips import Clip, cut_or_pad
 from dubmill.text.timing import clock
 
 
@@ -66,7 +66,7 @@ class ChunkDub:
         """Its sound (N, C) at another sample rate, exactly as long as the chunk is in the film."""
         first, last = (film.sample_at(frame, sample_rate_hz) for frame in (self.chunk.first, self.chunk.last))
         blocks = list(media.sound(self.path, sample_rate_hz=sample_rate_hz, channels=film.channels))
-        return fit(np.concatenate(blocks).T, last - first).T
+        return cut_or_pad(np.concatenate(blocks).T, last - first).T
 
 
 def check_lines(film: Film, chunks: Sequence[Chunk], job: FilmJob) -> None:
@@ -166,5 +166,5 @@ def _speech_in(film: Film, dub: ChunkDub) -> list[tuple[float, float]]:
     sound_NC, start_sample = dub.sound(film, rate), film.sample_at(first, rate)
     edges = (film.sample_at(frame, rate) - start_sample for frame in range(first, dub.chunk.last + 1))
     levels_F = np.fromiter((level_dbfs(sound_NC[slice(*pair)]) for pair in pairwise(edges)), np.float32)
-    spans = speech_spans(levels_F, film.size.frame_rate)
+    spans = loud_spans(levels_F, film.size.frame_rate)
     return [(film.seconds_at(first + start), film.seconds_at(first + stop)) for start, stop in spans]

@@ -15,7 +15,7 @@ import numpy as np
 
 from dubmill.artifacts.rows import Line
 from dubmill.dubbing.clip_size import SLACK_SECONDS, ClipSize
-from dubmill.dubbing.longform.film import Film, FilmAnalysis, speech_spans
+from dubmill.dubbing.longform.film import Film, FilmAnalysis, loud_spans
 from dubmill.errors import UnreadableMediaError, UnsupportedTextError
 from dubmill.text.subtitles import Cue
 from dubmill.text.timing import clock, share_out
@@ -95,7 +95,7 @@ def cues_over_speech(line: Line, film: Film, analysis: FilmAnalysis) -> list[Cue
     rate, step = film.size.frame_rate, film.size.num_frames
     spans = [
         (float(start / rate), float(min(start + step, last) / rate))
-        for first, last in speech_spans(analysis.levels_F, rate)
+        for first, last in loud_spans(analysis.levels_F, rate)
         for start in range(first, last, step)
     ]
     if not spans:
@@ -167,7 +167,7 @@ def _cut_cost(singles: list[_Group], begin: int, analysis: FilmAnalysis, is_quie
 
 def _is_quiet(analysis: FilmAnalysis, size: ClipSize) -> np.ndarray:
     is_quiet_F = np.ones(len(analysis.levels_F), bool)
-    for start, stop in speech_spans(analysis.levels_F, size.frame_rate):
+    for start, stop in loud_spans(analysis.levels_F, size.frame_rate):
         is_quiet_F[start:stop] = False
     return is_quiet_F
 

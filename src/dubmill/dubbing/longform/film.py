@@ -20,7 +20,7 @@ import numpy as np
 from dubmill import media
 from dubmill.dubbing.clip_size import ClipSize
 from dubmill.errors import UnreadableMediaError
-from dubmill.media.clips import Clip, fit
+from dubmill.media.clips import Clip, cut_or_pad
 
 _SHOT_SIDE = 32  # pixels of the small picture in which shot changes are detected
 _LEVEL_RATE_HZ = 16000
@@ -154,12 +154,12 @@ class ClipReader:
         """Frames `first` up to `last`; beyond the film's end its last frame is held, with silence."""
         film, rate = self.film, self.film.size.sample_rate_hz
         start, stop = film.sample_at(first, rate), film.sample_at(last, rate)
-        sound_CN = fit(self.sound.window(start, stop).reshape(-1, film.channels).T, stop - start)
+        sound_CN = cut_or_pad(self.sound.window(start, stop).reshape(-1, film.channels).T, stop - start)
         frames_FHWC = self.frames.window(first, last)
         return Clip(frames_FHWC, film.size.frame_rate, np.ascontiguousarray(sound_CN), rate).lasting(last - first)
 
 
-def speech_spans(levels_F: np.ndarray, frame_rate: Fraction) -> list[tuple[int, int]]:
+def loud_spans(levels_F: np.ndarray, frame_rate: Fraction) -> list[tuple[int, int]]:
     """Spans of speech in frames (start, stop), by an adaptive loudness threshold; breaths are included."""
     if not len(levels_F):
         return []

@@ -70,7 +70,7 @@ def _write_film(
 ) -> None:
     rate, channels = film.info.sample_rate_hz, film.channels
     gain = join.gain_to_match(film, dubs)
-    media.write_sound(work / "sound.wav", join.sound(film, dubs, gain), sample_rate_hz=rate, channels=channels)
+    media.write_sound(work / "sound.wav", join.joined_sound(film, dubs, gain), sample_rate_hz=rate, channels=channels)
     media.write_film(
         work / "film.mp4",
         join.picture(film, dubs, progress),

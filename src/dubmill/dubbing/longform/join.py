@@ -40,7 +40,7 @@ def picture(film: Film, dubs: Sequence[ChunkDub], progress: Callable[[float], No
         progress((index + 1) / film.info.num_frames)
 
 
-def sound(film: Film, dubs: Sequence[ChunkDub], gain: float) -> Iterator[np.ndarray]:
+def joined_sound(film: Film, dubs: Sequence[ChunkDub], gain: float) -> Iterator[np.ndarray]:
     """The film's sound in blocks (N, C), at its own rate, with the dubs' speech, multiplied by `gain`, in it."""
     rate = film.info.sample_rate_hz
     voices: dict[ChunkDub, np.ndarray] = {}

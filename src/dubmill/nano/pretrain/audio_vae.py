@@ -27,7 +27,7 @@ def whole_mel(audio_BN: torch.Tensor) -> torch.Tensor:
     return mel_BTM[:, None, :num_frames]
 
 
-class AudioVae:
+class AudioVaeTraining:
     """Part `audio_vae`: full and half clips from their start, since both ends are causal."""
 
     name = "audio_vae"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from dubmill.nano.world import Film, Puppet, film, halves, puppet, random_phrases
+from dubmill.nano.world import Puppet, PuppetClip, film, halves, puppet, random_phrases
 
 HELD_OUT_SEED = 10_000_000
 """Puppets and motions from this seed on are never trained on."""
@@ -18,7 +18,7 @@ class Take:
     """A film and the puppet in it."""
 
     puppet: Puppet
-    film: Film
+    film: PuppetClip
 
 
 def take(seed: int, *, is_half: bool = False, is_drawn: bool = True) -> Take:

@@ -27,7 +27,7 @@ _FIRST_HALF_FRAMES, _FIRST_HALF_AUDIO = 5, 33
 
 
 @dataclass(frozen=True)
-class Sources:
+class BaseSources:
     """What the base is trained on and heard through."""
 
     shards: list[Path]
@@ -52,18 +52,18 @@ class TrainedTogether(nn.Module):
         self.text = text_encoder.model.language_model
 
 
-class Denoiser:
+class BaseTraining:
     """Part `base`."""
 
     name = "base"
 
-    def __init__(self, sources: Sources, *, batch_size: int = 16, is_compiled: bool = False) -> None:
+    def __init__(self, sources: BaseSources, *, batch_size: int = 16, is_compiled: bool = False) -> None:
         torch.manual_seed(0)
         self._text_encoder = modules.text_encoder(tokenizer.vocabulary_size())
         self.model = TrainedTogether(self._text_encoder)
         self.schedule = Schedule(peak_rate=1e-3, weight_decay=0.01, average=0.995)
         self.batch_size, self._sources = batch_size, sources
-        self._latents = latents.read(sources.shards, sources.statistics)
+        self._latents = latents.read_latents(sources.shards, sources.statistics)
         if is_compiled:
             self.model.transformer.compile_repeated_blocks()
 
@@ -143,9 +143,9 @@ class Denoiser:
         )
         pipeline.set_progress_bar_config(disable=True)
         captions = [caption(one.puppet.describe(), one.film.phrases) for one in takes]
-        frames, audio = sampling.generate(pipeline, captions, seed=0)
+        frames, audio = sampling.sample_clips(pipeline, captions, seed=0)
         self._seen = torch.from_numpy(frames[:6]).permute(0, 4, 1, 2, 3).float() / 127.5 - 1
-        judge = scorers.load(places.scorers)
+        judge = scorers.load_scorers(places.scorers)
         return mean_figures(
             [
                 clip_figures(judge, frames_FHWC, audio_N, one.film.phrases)

@@ -25,7 +25,7 @@ LENGTHS = ("full", "half")
 
 
 @dataclass(frozen=True)
-class Latents:
+class WorldLatents:
     """Clips of one length.
 
     Attributes:
@@ -100,7 +100,7 @@ def normalising_vaes(
     return vaes
 
 
-def read(shards: list[Path], statistics: Path) -> dict[str, Latents]:
+def read_latents(shards: list[Path], statistics: Path) -> dict[str, WorldLatents]:
     """Normalised latents of all shards by length."""
     loaded, told = [torch.load(shard) for shard in shards], load_file(statistics)
     read = {}
@@ -108,7 +108,7 @@ def read(shards: list[Path], statistics: Path) -> dict[str, Latents]:
         columns = [torch.cat(column) for column in zip(*(shard[name] for shard in loaded), strict=True)]
         for place, kind in enumerate(("video", "audio")):
             columns[place] = ((columns[place].float() - told[f"{kind}_mean"]) / told[f"{kind}_std"]).half()
-        read[name] = Latents(*columns)
+        read[name] = WorldLatents(*columns)
     return read
 
 

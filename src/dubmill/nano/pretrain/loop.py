@@ -90,7 +90,7 @@ class _Average:
             value.copy_(kept)
 
 
-def fit(
+def train_part(
     part: Part,
     out: Path,
     *,

@@ -10,11 +10,11 @@ import torch
 
 from dubmill.nano import lexicon
 from dubmill.nano.pretrain import latents, loop
-from dubmill.nano.pretrain.audio_vae import AudioVae
-from dubmill.nano.pretrain.denoiser import Denoiser, Sources
+from dubmill.nano.pretrain.audio_vae import AudioVaeTraining
+from dubmill.nano.pretrain.denoiser import BaseSources, BaseTraining
 from dubmill.nano.pretrain.scorers import ScorerTraining
-from dubmill.nano.pretrain.video_vae import VideoVae
-from dubmill.nano.pretrain.vocoder import Vocoder
+from dubmill.nano.pretrain.video_vae import VideoVaeTraining
+from dubmill.nano.pretrain.vocoder import VocoderTraining
 
 NUM_CLIPS, NUM_SHARDS = 5000, 2
 
@@ -34,24 +34,24 @@ def pretrain(
     if part == "lexicon":
         lexicon.bake(lexicon.LEXICON_PATH)
     elif part == "latents":
-        encode(out)
+        encode_world(out)
     else:
-        loop.fit(_makers(out, is_compiled, is_continued)[part](), out / part, total_steps=steps, seconds=seconds)
+        loop.train_part(_makers(out, is_compiled, is_continued)[part](), out / part, total_steps=steps, seconds=seconds)
 
 
 def _makers(out: Path, is_compiled: bool, is_continued: bool) -> dict[str, Callable[[], loop.Part]]:
     return {
-        "video_vae": lambda: VideoVae(is_continued=is_continued),
-        "audio_vae": AudioVae,
-        "vocoder": lambda: Vocoder(sources(out).audio_vae),
+        "video_vae": lambda: VideoVaeTraining(is_continued=is_continued),
+        "audio_vae": AudioVaeTraining,
+        "vocoder": lambda: VocoderTraining(sources(out).audio_vae),
         "scorers": ScorerTraining,
-        "base": lambda: Denoiser(sources(out), is_compiled=is_compiled),
+        "base": lambda: BaseTraining(sources(out), is_compiled=is_compiled),
     }
 
 
-def sources(out: Path) -> Sources:
+def sources(out: Path) -> BaseSources:
     """Where each part leaves what the base needs."""
-    return Sources(
+    return BaseSources(
         shards=[out / "latents" / f"{index}.pt" for index in range(NUM_SHARDS)],
         statistics=out / "latents" / "statistics.safetensors",
         video_vae=out / "video_vae" / "vae",
@@ -61,7 +61,7 @@ def sources(out: Path) -> Sources:
     )
 
 
-def encode(out: Path, *, shards: range = range(NUM_SHARDS)) -> None:
+def encode_world(out: Path, *, shards: range = range(NUM_SHARDS)) -> None:
     """Encode the clips that are not encoded yet; once all are, tell their statistics."""
     found = sources(out)
     (out / "latents").mkdir(parents=True, exist_ok=True)

@@ -21,7 +21,7 @@ from dubmill.nano.mel import log_mel
 from dubmill.nano.pretrain import data
 from dubmill.nano.pretrain.augment import wear_audio, wear_mel, wear_pictures
 from dubmill.nano.pretrain.loop import Schedule
-from dubmill.nano.scorers import Scorers
+from dubmill.nano.scorers import NanoScorers
 from dubmill.nano.world import NUM_FRAMES, film, puppet, random_phrases
 
 _WORD_RATE_HZ = 50
@@ -98,7 +98,7 @@ class ScorerTraining:
         return 0.3 * (functional.cross_entropy(alike, owners) + functional.cross_entropy(alike.T, owners))
 
     def evaluate(self) -> dict[str, float]:
-        return scorer_figures(Scorers(copy.deepcopy(self.model)), num_clips=40)
+        return scorer_figures(NanoScorers(copy.deepcopy(self.model)), num_clips=40)
 
     def save(self, out: Path) -> None:
         save_file(
@@ -106,7 +106,7 @@ class ScorerTraining:
         )
 
 
-def scorer_figures(scorers: Scorers, *, num_clips: int) -> dict[str, float]:
+def scorer_figures(scorers: NanoScorers, *, num_clips: int) -> dict[str, float]:
     """Held-out figures on clean renders; each puppet is filmed twice, with other words and another motion."""
     rows, faces, voices, owners, speakers = [], [], [], [], []
     for index in range(num_clips):

@@ -21,7 +21,7 @@ _LATENT_NOISE = 0.04
 _LATENT_PENALTY = 1e-3
 
 
-class VideoVae:
+class VideoVaeTraining:
     """Part `video_vae`: whole windows of 33 and 17 frames, since the decoder is not causal."""
 
     name = "video_vae"

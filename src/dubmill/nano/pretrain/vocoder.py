@@ -38,7 +38,7 @@ def spectral_loss(made_BN: torch.Tensor, truth_BN: torch.Tensor) -> torch.Tensor
     return loss / len(_WINDOWS)
 
 
-class Vocoder:
+class VocoderTraining:
     """Part `vocoder`: segments of 0.4 s; no adversary."""
 
     name = "vocoder"
