@@ -33,7 +33,7 @@ from dubmill.media.clips import Clip
 from dubmill.metrics import observe
 from dubmill.metrics.lipsync import best_shift, correlation
 from dubmill.metrics.speech import words_right
-from dubmill.metrics.stats import interval
+from dubmill.metrics.stats import bootstrap_interval
 from dubmill.scorers import RealScorers
 from dubmill.text.spelling import words_of
 
@@ -165,11 +165,13 @@ def words_section(scorers: RealScorers, folder: Path, clips: Sequence[Spoken]) -
             is_native = clip.language != "de" and _tongue(clip.voice) == clip.language
             heard[clip.language, is_native].append((right, bool(words) and words[0][0] == clip.language))
     for (language, is_native), figures in sorted(heard.items()):
-        mean, low, high = interval([right for right, _ in figures], num_bootstrap=2000, confidence=0.95, seed=0)
+        right = bootstrap_interval(
+            [share for share, _ in figures], clusters=range(len(figures)), num_bootstrap=2000, confidence=0.95, seed=0
+        )
         kind = "neural, a voice of the language" if is_native else "neural, a voice of another language"
-        reached = "reached" if mean >= 0.95 else "not reached"
+        reached = "reached" if right.mean >= 0.95 else "not reached"
         rows.append(
-            f"| {language}, {kind} | {len(figures)} | {mean:.3f} ({low:.3f} to {high:.3f}) | "
+            f"| {language}, {kind} | {len(figures)} | {right.mean:.3f} ({right.low:.3f} to {right.high:.3f}) | "
             f"{np.mean([is_right for _, is_right in figures]):.2f} | {reached} |"
         )
     some = [clip for clip in clips if _tongue(clip.voice) == clip.language != "hi"][:12]

@@ -26,8 +26,7 @@ from dubmill.errors import InvalidArtifactError, UnreadableMediaError
 from dubmill.faces import mouth_boxes
 from dubmill.generation.codec import shape_of
 from dubmill.generation.masks import fine_mask, pixel_mask, widen
-from dubmill.generation.sampling import Region
-from dubmill.generation.sampling import inpaint_clips
+from dubmill.generation.sampling import Region, inpaint_clips
 from dubmill.generation.seeds import half_seed
 from dubmill.media.clips import Clip
 from dubmill.model.load import Modules, load
