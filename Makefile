@@ -15,46 +15,46 @@ TORCH_CUDA_INDEX ?= https://download.pytorch.org/whl/cu130
 .DEFAULT_GOAL := help
 .PHONY: help demo test coverage check check-k8s lock repro serve mlflow images bench card
 
-help:  ## this list
+help:  ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
-demo: $(STAMP)  ## the whole line on this machine: prompts to a promoted release, with its report
+demo: $(STAMP)  ## run the whole pipeline on this machine: prompts to a promoted release, with its report
 	@$(BIN)/python -m pipelines run
 
-test: $(STAMP)  ## all tests, and which of them were slow
+test: $(STAMP)  ## run all tests, and list the slowest
 	@$(BIN)/python -m pytest -n 2 --durations=15
 
-coverage: $(STAMP)  ## all tests once more, with the share of lines and branches they reach (slower; CI runs it every night)
+coverage: $(STAMP)  ## run all tests and measure line and branch coverage (slower; CI runs it every night)
 	@$(BIN)/python -m pytest -n 2 --cov=dubmill --cov=components --cov=pipelines --cov-branch --cov-report=term:skip-covered
 
-check: $(STAMP) check-k8s  ## style, import contracts, types, manifests
+check: $(STAMP) check-k8s  ## check style, import contracts, types and manifests
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check -q .
 	@$(BIN)/lint-imports --no-logo --no-cache
 	@$(BIN)/basedpyright --level error
 
-check-k8s: $(STAMP)  ## the manifests build, and built-in kinds keep the schemas of Kubernetes
+check-k8s: $(STAMP)  ## build the manifests and validate built-in kinds against the schemas of Kubernetes
 	@mkdir -p build
 	@for overlay in kind ltx2; do \
 		$(BIN)/kubectl kustomize k8s/overlays/$$overlay > build/$$overlay.yaml || exit 1; \
 		$(BIN)/kubernetes-validate --strict -k $(KUBERNETES) build/$$overlay.yaml || exit 1; \
 	done
 
-lock:  ## requirements.lock anew from pyproject.toml and constraints.txt (needs uv)
+lock:  ## write requirements.lock from pyproject.toml and constraints.txt (needs uv)
 	@uv pip compile $(UV_TORCH) pyproject.toml --extra dev -c constraints.txt --python-version 3.11 --generate-hashes \
 		--no-emit-package torch --no-annotate --no-header -q -o requirements.lock
 
-repro: $(STAMP)  ## the data and model lines under DVC; does only what changed
+repro: $(STAMP)  ## run the steps under DVC, as far as something changed
 	@PATH="$(CURDIR)/$(BIN):$$PATH" dvc repro
 
-serve: $(STAMP)  ## the promoted release behind KServe, on http://localhost:8080
+serve: $(STAMP)  ## serve the promoted release with KServe, on http://localhost:8080
 	@$(BIN)/dubmill serve --backbone work/backbone --release work/release --host 127.0.0.1
 
-mlflow: $(STAMP)  ## MLflow's pages on the runs of this folder, on http://localhost:5000
+mlflow: $(STAMP)  ## show the MLflow runs of this folder, on http://localhost:5000
 	@$(BIN)/mlflow server --host 127.0.0.1 --port 5000 --workers 1 \
 		--backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}" --artifacts-destination mlartifacts
 
-images:  ## the container images (needs Docker)
+images:  ## build the container images (needs Docker)
 	docker build -f components/Containerfile -t dubmill/tools:$(VERSION)-cpu .
 	docker build -f components/Containerfile.gpu -t dubmill/gpu:$(VERSION)-cuda .
 	docker build -f components/Containerfile.predictor -t dubmill/predictor:$(VERSION)-cpu .
@@ -64,10 +64,10 @@ images:  ## the container images (needs Docker)
 # they fetch media, and need packages that no extra has (see benchmarks/neural_speech.py)
 NOT_TIMED = benchmarks/neural_speech.py benchmarks/train_opening.py benchmarks/scorers.py
 
-bench: $(STAMP)  ## every benchmark, one after the other
+bench: $(STAMP)  ## run every benchmark, one after the other
 	@for file in $(filter-out $(NOT_TIMED),$(wildcard benchmarks/*.py)); do echo "== $$file" && $(BIN)/python $$file || exit 1; done
 
-card: $(STAMP)  ## the figures and pictures of the embedded nano backbone, measured now (docs/nano-card.md)
+card: $(STAMP)  ## measure the embedded nano backbone and write docs/nano-card.md with figures and pictures
 	@$(BIN)/python -m dubmill.nano_card
 
 # Everything but torch comes from requirements.lock, by version and hash. torch comes by version from the index that pip is

@@ -26,18 +26,21 @@ NUM_RETRIES = 2
 COMMITTED = Path("params.yaml")
 
 ParamsFile = Annotated[
-    Path, typer.Option("--params", help="values of every section; some sections only: laid over params.yaml")
+    Path,
+    typer.Option("--params", help="values of every section; a file with some sections only is merged over params.yaml"),
 ]
 Overlays = Annotated[
-    list[Path], typer.Option("--overlay", help="preset, or file of values that differ; may be repeated")
+    list[Path], typer.Option("--overlay", help="preset name, or YAML file with the values that differ; may be repeated")
 ]
 Gpu = Annotated[
     bool | None,
     typer.Option("--gpu/--no-gpu", help="request GPUs; default: as the backbone needs", show_default=False),
 ]
 Mlflow = Annotated[str, typer.Option("--mlflow", envvar="MLFLOW_TRACKING_URI", help="MLflow as the cluster sees it")]
-Models = Annotated[str, typer.Option("--models", help="volume claim that the endpoint reads; empty: none")]
-Work = Annotated[str, typer.Option("--work", help="volume claim for the unfinished work of a lost pod; empty: none")]
+Models = Annotated[str, typer.Option("--models", help="volume claim from which the endpoint reads models; empty: none")]
+Work = Annotated[
+    str, typer.Option("--work", help="volume claim that keeps unfinished work if a pod is lost; empty: none")
+]
 TrainGpus = Annotated[int, typer.Option("--train-gpus", min=1, help="GPUs of one node that train together")]
 
 
@@ -85,7 +88,7 @@ def run(
             typer.echo(f"look at      {saved}")
         raise
     selftest = Release.open(release).info["selftest"]
-    typer.echo(f"\nthe whole line took {time.time() - started:.0f} s")
+    typer.echo(f"\nthe whole pipeline took {time.time() - started:.0f} s")
     typer.echo(f"look at      {report}\nrelease      {release}\nserve it     make serve")
     typer.echo(
         f'dub with it  .venv/bin/dubmill dub {work}/sample.mp4 --to {selftest["language"]} --text "{selftest["text"]}" \\'

@@ -28,9 +28,9 @@ INPUTS = """From prompts to a release. Each input is one section of params.yaml;
 
 Args:
     backbone: which joint audio-video diffusion model to use (source, repo, revision, licence)
-    prompts: what the synthetic speakers are and say (source, counts, languages, seed)
+    prompts: who the synthetic speakers are and what they say (source, counts, languages, seed)
     synthesize: size and sampling of the clips whose speaker changes language half-way
-    inpaint: how each half is re-voiced into the other language (pair source, mask, sampling)
+    inpaint: how each half is inpainted with speech in the other language (pair source, mask, sampling)
     gate: the strict and warning thresholds of every quality gate, and the least accepted share
     encode: how pairs become latents (batch size, face margin)
     train: the LoRA and its optimizer (rank, steps, learning rate, schedule, seed)
@@ -43,7 +43,7 @@ Args:
 
 
 class Outputs(NamedTuple):
-    """What a run leaves behind."""
+    """The outputs of a pipeline run."""
 
     backbone: dsl.Model
     report: dsl.Dataset

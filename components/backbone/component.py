@@ -12,7 +12,7 @@ def backbone(
     metrics: dsl.Output[dsl.Metrics],
     summary: dsl.Output[dsl.Markdown],
 ) -> None:
-    """The joint audio-video diffusion model that everything after it stands on.
+    """The joint audio-video diffusion model that all later steps use.
 
     Args:
         params: section `backbone` of params.yaml

@@ -18,7 +18,7 @@ def evaluate(
     summary: dsl.Output[dsl.Markdown],
     page: dsl.Output[dsl.HTML],
 ) -> None:
-    """What was measured of the dubs: figures with intervals, and a page to look at.
+    """Measurements of the dubs: figures with intervals, and a report page.
 
     Args:
         backbone: the sealed backbone

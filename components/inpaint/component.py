@@ -15,7 +15,7 @@ def inpaint(
     summary: dsl.Output[dsl.Markdown],
     page: dsl.Output[dsl.HTML],
 ) -> None:
-    """Bilingual pairs: each half of a clip re-voiced into the other half's language.
+    """Bilingual pairs: each half of a clip inpainted with speech in the other half's language.
 
     Args:
         backbone: the sealed backbone

@@ -18,7 +18,7 @@ def promote(
     metrics: dsl.Output[dsl.Metrics],
     summary: dsl.Output[dsl.Markdown],
 ) -> None:
-    """The release to serve, once the challenger has beaten the champion on the same clips.
+    """The release to serve, if the challenger is better than the champion on the same clips.
 
     Args:
         backbone: the sealed backbone

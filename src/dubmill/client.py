@@ -40,7 +40,7 @@ class DubClient:
         face: str = "",
         speaker: str = "",
     ) -> bytes:
-        """The MP4 in which the person at `path` says `text` in language `to`.
+        """Returns an MP4 in which the person in the video at `path` says `text` in language `to`.
 
         `face` says which of several people: left, right, a number counted from the left, or all; `speaker` describes who
         speaks, such as a woman or a man.
@@ -71,7 +71,7 @@ class DubClient:
         return response["predictions"][0]
 
     def describe(self) -> dict[str, Any]:
-        """What the server serves: name, version, languages, clip size, readiness."""
+        """Returns the properties of the served release: name, version, languages, clip size, readiness."""
         return self._send("GET", "/v1/dub", None)
 
     def wait_until_ready(self, *, seconds: float) -> None:

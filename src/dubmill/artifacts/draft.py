@@ -32,7 +32,7 @@ class ShardSlice:
 
     @property
     def is_all(self) -> bool:
-        """Whether there is one task only, which makes what is missing and seals."""
+        """Whether this is the only task: it makes all missing shards and seals the artifact."""
         return self.num_tasks == 1
 
 
@@ -46,7 +46,7 @@ class Draft(Generic[Kind]):
         self.kind, self.path, self.lineage = kind, path, lineage
 
     def begin(self, *, is_shared: bool) -> None:
-        """Prepare the directory: what an interrupted run of the same lineage left is kept, other work is cleared.
+        """Prepare the directory: files of an interrupted run with the same lineage are kept, others are deleted.
 
         Raises:
             UsageError: it holds something that is no artifact, or, where other tasks fill it too, other work.
@@ -71,7 +71,7 @@ class Draft(Generic[Kind]):
 
     @property
     def is_sealed(self) -> bool:
-        """Whether an artifact of this very lineage is complete here; reads its manifest and hashes nothing."""
+        """Whether the directory holds a complete artifact of the same lineage; only the manifest is read, no file is hashed."""
         try:
             return self.kind.open(self.path).lineage.key == self.lineage.key
         except InvalidArtifactError:
@@ -88,7 +88,7 @@ class Draft(Generic[Kind]):
     def _refuse_other_work(self) -> None:
         if (self.path / MANIFEST).exists() or (self.path / DRAFT).exists():
             raise UsageError(
-                "the directory holds the work of other inputs or params",
+                "the directory holds files made from other inputs or params",
                 where=str(self.path),
                 cure="give every task of one step the same inputs and params, and an empty directory at first",
             )
@@ -124,12 +124,12 @@ class Draft(Generic[Kind]):
         self.write(f"shard-{index:05d}.json", json.dumps([row.model_dump() for row in rows]).encode())
 
     def leave_out(self, index: int, reasons: Mapping[str, str]) -> None:
-        """Note which rows of shard `index` are left out of the set and why, by id; written before the shard."""
+        """Record the ids and reasons of the rows of shard `index` that are left out of the set; written before the shard."""
         if reasons:
             self.write(LEFT_OUT.format(index), json.dumps(dict(reasons), sort_keys=True).encode())
 
     def left_out(self) -> dict[str, str]:
-        """The reasons by id of all rows that were left out, by this run or an earlier one."""
+        """Returns the reasons, by id, of all rows that were left out by this run or an earlier one."""
         notes = sorted(self.path.glob(LEFT_OUT.replace("{:05d}", "*")))
         return {row_id: reason for note in notes for row_id, reason in json.loads(note.read_bytes()).items()}
 

@@ -27,7 +27,7 @@ PARTIAL_FILES = ".*.partial"  # pattern of what a killed writer leaves behind
 
 
 def digest_of(value: Any) -> str:
-    """sha256 of the canonical JSON of plain data."""
+    """Returns the sha256 of the canonical JSON of plain data."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
@@ -35,7 +35,7 @@ _digests: dict[tuple[str, int, int, int], str] = {}  # file as it was hashed: pa
 
 
 def sha256_of(path: Path) -> str:
-    """sha256 of a file's bytes; a file that did not change since this process hashed it is not read again."""
+    """Returns the sha256 of a file; a file that did not change since this process hashed it is not read again."""
     state = path.stat()
     key = (str(path.resolve()), state.st_ino, state.st_size, state.st_mtime_ns)
     if key not in _digests:
@@ -44,13 +44,13 @@ def sha256_of(path: Path) -> str:
 
 
 def hash_file(path: Path) -> str:
-    """sha256 of a file's bytes, read now."""
+    """Returns the sha256 of a file; always reads it."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def write_atomically(path: Path, data: bytes | Iterable[bytes]) -> None:
-    """Write `data`, whole or as blocks that come one by one, to `path`; all of it or nothing.
+    """Write `data` (bytes, or an iterable of blocks) to `path` atomically: after an error the old file is unchanged.
 
     Raises:
         DiskFullError: the disk is full.
@@ -74,14 +74,14 @@ def write_atomically(path: Path, data: bytes | Iterable[bytes]) -> None:
 
 
 def table_bytes(rows: Sequence[Mapping[str, Any]]) -> bytes:
-    """The bytes of a Parquet table of rows of plain data."""
+    """Returns the bytes of a Parquet table of rows of plain data."""
     stream = io.BytesIO()
     pq.write_table(pa.Table.from_pylist([dict(row) for row in rows]), stream)
     return stream.getvalue()
 
 
 def tar_bytes(files: Mapping[str, bytes]) -> bytes:
-    """The bytes of a tar archive of `files`; equal files give equal bytes."""
+    """Returns the bytes of a tar archive of `files`; equal files give equal bytes."""
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as tar:
         for name in sorted(files):
@@ -92,6 +92,6 @@ def tar_bytes(files: Mapping[str, bytes]) -> bytes:
 
 
 def tar_index(path: Path) -> dict[str, tuple[int, int]]:
-    """Where each member of a tar archive lies in the file: name -> (offset, size) in bytes."""
+    """Returns the place of each member in a tar archive: name -> (offset, size) in bytes."""
     with tarfile.open(path) as tar:
         return {member.name: (member.offset_data, member.size) for member in tar}

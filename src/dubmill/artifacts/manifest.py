@@ -1,4 +1,4 @@
-"""What a sealed artifact says of itself: its files with their digests, and where it comes from."""
+"""The manifest of a sealed artifact: its files with their digests, and its lineage."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MANIFEST = "manifest.json"
 
 
 class Lineage(BaseModel):
-    """Where an artifact comes from: enough to make it again, and to refuse what does not fit."""
+    """The origin of an artifact: step, params and inputs, enough to make it again and to detect artifacts that do not belong together."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     step: str
@@ -33,7 +33,7 @@ class Lineage(BaseModel):
 
     @property
     def key(self) -> str:
-        """A digest of all of it: equal keys mean the same work."""
+        """Digest of the lineage: equal keys mean equal step, params and inputs."""
         return digest_of(self.model_dump())
 
     @classmethod
@@ -46,7 +46,7 @@ class Lineage(BaseModel):
         pair_source: str = "",
         consent: str = "",
     ) -> Lineage:
-        """The lineage of what `step` makes from `inputs`.
+        """Returns the lineage of the artifact that `step` makes from `inputs`.
 
         The backbone and its text encoder are those of the inputs. Licences and consents of all inputs are carried on,
         beside those that the step itself adds; each is named once. `pair_source` is the inputs' unless given.
@@ -69,7 +69,7 @@ def _first(values: Iterable[str]) -> str:
 
 
 def _distinct(separator: str, values: list[str]) -> list[str]:
-    """The parts of all values, each once, in order."""
+    """Returns the parts of all values, each once, in order."""
     return list(dict.fromkeys(part for value in values if value for part in value.split(separator)))
 
 
@@ -90,7 +90,7 @@ class Manifest(BaseModel):
 
 
 def read_manifest(path: Path) -> Manifest:
-    """The manifest of an artifact, not yet compared with its files.
+    """Returns the manifest of an artifact; its files are not compared with it yet.
 
     Raises:
         UnsealedArtifactError: there is none.

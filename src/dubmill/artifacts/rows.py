@@ -1,4 +1,4 @@
-"""One line of each set: what a prompt, a clip, a pair and a dub are described by."""
+"""The row types of the sets: prompt, clip, pair and dub."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Row(BaseModel):
-    """One line of a set: frozen, nothing unknown."""
+    """Base class of the rows: frozen, and unknown fields are an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -7,5 +7,5 @@ from dubmill.media.clips import Clip
 
 
 def clip_members(name: str, clip: Clip) -> dict[str, bytes]:
-    """The two files of one clip for `Draft.add_shard`; `name` is `<row id>/<member>`."""
+    """Returns the two files of one clip for `Draft.add_shard`; `name` is `<row id>/<member>`."""
     return {f"{name}.clip": clip.to_bytes(), f"{name}.mp4": media.mp4_bytes(clip)}

@@ -151,7 +151,7 @@ RowKind = TypeVar("RowKind", bound=Row)
 
 
 class RowSet(Artifact, Generic[RowKind]):
-    """Rows in a Parquet table, their clips in tar shards (`<row id>/<name>.clip` without loss, `.mp4` to look at)."""
+    """Rows in a Parquet table, with their clips in tar shards: `<row id>/<name>.clip` is lossless, `.mp4` is for players."""
 
     row_type: ClassVar[type[Row]]
 
@@ -282,7 +282,7 @@ KINDS: dict[str, type[Artifact]] = {
 
 
 def open_any(path: Path | str) -> Artifact:
-    """The artifact at `path`, whatever its kind.
+    """Returns the artifact at `path`, of any kind.
 
     Raises:
         InvalidArtifactError: see `Artifact.open`, or its kind is unknown.

@@ -9,7 +9,9 @@ from typing import Annotated
 import typer
 
 app = typer.Typer(
-    help="Write a sealed adapter for other tools, or read theirs.", no_args_is_help=True, pretty_exceptions_enable=False
+    help="Export a sealed adapter for other tools, or import their LoRA.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
 )
 
 
@@ -68,10 +70,11 @@ def import_(
         typer.Option(help="hide each reference from the other modality (JUST-DUB-IT) or not", show_default=False),
     ] = None,
     languages: Annotated[
-        list[str] | None, typer.Option(help="BCP-47 tag that it dubs into; may be repeated", show_default=False)
+        list[str] | None,
+        typer.Option(help="language that it dubs into, a BCP-47 tag; may be repeated", show_default=False),
     ] = None,
 ) -> None:
-    """Seal a LoRA of another tool as an adapter; options give what its file does not say."""
+    """Import a LoRA of another tool as a sealed adapter; the options give settings that its file does not contain."""
     from dubmill.adapters import exchange
     from dubmill.artifacts.store import Backbone
 

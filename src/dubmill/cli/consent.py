@@ -7,22 +7,22 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="The consent ledger.", no_args_is_help=True)
+app = typer.Typer(help="Check the ledger of dubs and their consent statements.", no_args_is_help=True)
 
 
 @app.callback()
 def consent() -> None:
-    """The consent ledger."""
+    """Check the ledger of dubs and their consent statements."""
 
 
 @app.command()
 def verify(
-    ledger: Annotated[Path, typer.Argument(help="file with one entry a dub")] = Path("consent.jsonl"),
+    ledger: Annotated[Path, typer.Argument(help="the ledger file, which has one line per dub")] = Path("consent.jsonl"),
     head: Annotated[
         str, typer.Option(help="hash of an entry that must be in it, such as a job's `consent_entry`")
     ] = "",
 ) -> None:
-    """Check the hash chain of a consent ledger: a changed, removed or added entry is found, with its line."""
+    """Check the hash chain of a consent ledger; the error names the line where an entry was changed, removed or added."""
     from dubmill.dubbing.consent import verify_ledger
 
     num_entries, last_hash = verify_ledger(ledger, head=head)

@@ -19,9 +19,17 @@ PARAMS = Path("params.yaml")
 NO_OVERLAYS: list[Path] = []
 
 
-Track = Annotated[int | None, typer.Option(help="sound track to dub, from 1; else the default one", show_default=False)]
+Track = Annotated[
+    int | None,
+    typer.Option(
+        help="number of the sound track to dub, from 1; default: the file's default track", show_default=False
+    ),
+]
 Face = Annotated[
-    str, typer.Option(help="of several: left, right or a number from the left; all: generate the whole picture")
+    str,
+    typer.Option(
+        help="which of several faces to dub: left, right or a number from the left; all: generate the whole picture"
+    ),
 ]
 
 
@@ -53,7 +61,7 @@ def dub(
     video: Annotated[Path, typer.Argument(help="the video file to dub")],
     out: Annotated[Path, typer.Option(help="the video file to write")],
     to: Annotated[str, typer.Option(help="language to dub into, a BCP-47 tag")] = "",
-    text: Annotated[str, typer.Option(help="the words to say; in a film they are spread over its speech")] = "",
+    text: Annotated[str, typer.Option(help="the words to say; in a film they are distributed over its speech")] = "",
     script: Annotated[
         Path | None, typer.Option(help="SRT or WebVTT of the words to say, for any length", show_default=False)
     ] = None,
@@ -64,7 +72,7 @@ def dub(
     track: Track = None,
     consent: Annotated[str, typer.Option(help="who agreed to be dubbed, in one sentence")] = "",
     face: Face = "",
-    speaker: Annotated[str, typer.Option(help="who speaks, such as 'a woman'; empty: anybody")] = "",
+    speaker: Annotated[str, typer.Option(help="who speaks, such as 'a woman'; empty: not specified")] = "",
     force: Annotated[bool, typer.Option("--force", help="overwrite existing output files")] = False,
     release: Annotated[Path, typer.Option(help="the promoted release to dub with")] = Path("work/release"),
     adapter: Annotated[
@@ -73,7 +81,10 @@ def dub(
     ] = None,
     params: Annotated[Path, typer.Option(help="with --adapter: values of the sections dub and synthesize")] = PARAMS,
     overlay: Annotated[
-        list[Path], typer.Option(help="with --adapter: preset or file over --params; may be repeated")
+        list[Path],
+        typer.Option(
+            help="with --adapter: preset name, or YAML file with values that replace those of --params; may be repeated"
+        ),
     ] = NO_OVERLAYS,
     backbone: Annotated[Path, typer.Option(help="sealed backbone")] = Path("work/backbone"),
     seed: Annotated[int, typer.Option(help="seed of the dub")] = 0,

@@ -22,7 +22,9 @@ app.add_typer(adapter.app, name="adapter")
 app.add_typer(consent.app, name="consent")
 
 ParamsFile = Annotated[Path, typer.Option("--params", help="values of every section")]
-Overlays = Annotated[list[Path], typer.Option("--overlay", help="preset, or file of what differs; may be repeated")]
+Overlays = Annotated[
+    list[Path], typer.Option("--overlay", help="preset name, or YAML file with the values that differ; may be repeated")
+]
 PARAMS = Path("params.yaml")
 NO_OVERLAYS: list[Path] = []
 
@@ -43,7 +45,7 @@ def rollback(
     params: ParamsFile = PARAMS,
     overlay: Overlays = NO_OVERLAYS,
 ) -> None:
-    """Make the version that was champion before champion again; `register.model` names the model."""
+    """Make the previous champion the champion again; `register.model` in params names the model."""
     from dubmill import tracking
     from dubmill.config.params import load
     from dubmill.tracking.ledger import Ledger
@@ -75,7 +77,7 @@ def look(
 def params(
     params: ParamsFile = PARAMS,
     overlay: Overlays = NO_OVERLAYS,
-    markdown: Annotated[bool, typer.Option("--markdown", help="as the text of docs/params.md")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="print Markdown, the text of docs/params.md")] = False,
 ) -> None:
     """Show every parameter: its value, its bounds, its meaning."""
     from dubmill.config.params import load
@@ -92,7 +94,7 @@ app.command()(plan.presets)
 
 
 def _show_markdown(text: str) -> None:
-    """Print Markdown, drawn on a terminal and as it is anywhere else."""
+    """Print Markdown: formatted on a terminal, unchanged elsewhere."""
     if not sys.stdout.isatty():
         typer.echo(text, nl=False)
         return
@@ -103,7 +105,7 @@ def _show_markdown(text: str) -> None:
 
 
 def main() -> None:
-    """Run the command; an error a person can mend is one sentence on stderr and exit code 2, or 75 to run it again."""
+    """Run the command; an error that the user can correct is one sentence on stderr with exit code 2 (75: run it again)."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for noisy in ("httpx", "alembic", "mlflow", "great_expectations", "urllib3"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

@@ -26,7 +26,8 @@ def plan(
     check: Annotated[bool, typer.Option("--check", help="compare the counts with the modules (needs torch)")] = False,
     params: Annotated[Path, typer.Option("--params", help="values of every section")] = Path("params.yaml"),
     overlay: Annotated[
-        list[Path], typer.Option("--overlay", help="preset, or file of what differs; may be repeated")
+        list[Path],
+        typer.Option("--overlay", help="preset name, or YAML file with the values that differ; may be repeated"),
     ] = [],  # noqa: B006 (typer reads it, nothing changes it)
 ) -> None:
     """Predicts memory, time, disk and cost of a run; refuses what cannot fit a GPU and says what would."""
@@ -75,7 +76,7 @@ def _check_parameters(architecture: Architecture) -> None:
 
 
 def presets() -> None:
-    """Lists the presets: what each is, and which backbone it uses."""
+    """Lists the presets with a description and the backbone of each."""
     from rich.console import Console
     from rich.table import Table
 

@@ -1,4 +1,4 @@
-"""The commands `dubmill step <word>`: one step of the line, from sealed artifacts to a sealed artifact."""
+"""The commands `dubmill step <word>`: one step of the pipeline, from sealed artifacts to a sealed artifact."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from dubmill.artifacts.store import Artifact
 
 app = typer.Typer(
-    help="Run one step of the line, from sealed artifacts to a sealed artifact.",
+    help="Run one step of the pipeline, from sealed artifacts to a sealed artifact.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
@@ -43,7 +43,7 @@ INPUTS = {  # option -> class in artifacts.store, or none for a plain folder; he
 
 @dataclass(frozen=True)
 class Step:
-    """One word of the line and what its command takes."""
+    """One step of the pipeline and the options of its command."""
 
     word: str
     help: str
@@ -59,7 +59,7 @@ STEPS = (
     Step("synthesize", "Generate one switch clip for each prompt.", ("backbone", "prompts"), has_shards=True),
     Step(
         "inpaint",
-        "Make bilingual pairs: each half of a clip re-voiced into the other half's language.",
+        "Make bilingual pairs: inpaint each half of a clip with speech in the other half's language.",
         ("backbone", "clips"),
         has_shards=True,
     ),
@@ -92,16 +92,26 @@ COMMON_OPTIONS = {
     "out": (Annotated[Path, typer.Option(help="folder for the result")], inspect.Parameter.empty),
     "params": (Annotated[Path, typer.Option(help="values of every section")], Path("params.yaml")),
     "overlay": (
-        Annotated[list[Path], typer.Option(help="preset, or file of what differs; may be repeated")],
+        Annotated[
+            list[Path], typer.Option(help="preset name, or YAML file with the values that differ; may be repeated")
+        ],
         list[Path](),
     ),
     "again": (
-        Annotated[bool, typer.Option("--again", help="clear a finished result, or a draft begun by other code, first")],
+        Annotated[
+            bool,
+            typer.Option(
+                "--again", help="first delete a finished result, or an unfinished one of another code version"
+            ),
+        ],
         False,
     ),
 }
 SHARD_OPTION = Annotated[
-    str, typer.Option(help="I/N: make every N-th shard from I on, I from 0; without it make the rest, and seal")
+    str,
+    typer.Option(
+        help="I/N: make only every N-th shard from number I on, I from 0 to N-1; without it: make all missing shards, and seal"
+    ),
 ]
 METRICS_OPTION = Annotated[
     Path | None, typer.Option(help="folder for the adapter's means and the curves, for DVC", show_default=False)
@@ -204,7 +214,7 @@ def parse_shard(text: str, *, again: bool) -> ShardSlice:
 
 
 def start_over(out: Path) -> None:
-    """Clear a finished artifact at `out`, and a draft that other code began; a draft of this code stays, to go on from.
+    """Delete a finished artifact at `out`, or a draft of another code version; a draft of this code is kept and continued.
 
     A folder that holds anything else is left alone: the step refuses it.
     """

@@ -1,4 +1,4 @@
-"""Values in layers: params.yaml, then each overlay (a file, or a preset by its name), which lists only what differs."""
+"""Merges params.yaml with overlays (files, or presets by name); an overlay lists only the values that differ."""
 
 from __future__ import annotations
 

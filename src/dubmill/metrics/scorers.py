@@ -19,11 +19,11 @@ class Scorers(Protocol):
 
     @property
     def missing(self) -> Mapping[str, str]:
-        """The questions (words, voice, identity, mouth, opening, sync) without a model, and a sentence why."""
+        """The measurements (words, voice, identity, mouth, opening, sync) that have no model, each with the reason in a sentence."""
         ...
 
     def troubles(self, frames_FHWC: np.ndarray, audio_N: np.ndarray) -> list[str]:
-        """Returns sentences why something of this clip cannot be measured although its model is there."""
+        """Returns sentences on what cannot be measured in this clip although its model is there, and why."""
         ...
 
     def words(self, audio_N: np.ndarray) -> list[tuple[str, str]] | None:

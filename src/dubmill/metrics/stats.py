@@ -1,4 +1,4 @@
-"""Confidence intervals, paired permutation tests and Holm's correction, with clips of one puppet as one unit.
+"""Confidence intervals, paired permutation tests and Holm's correction; the clips of one person are one cluster.
 
 Clips of the same person are not independent, so intervals resample whole clusters of clips, and tests flip the signs of
 whole clusters. Where every clip is its own cluster, both are the ordinary methods. All random draws are seeded.

@@ -1,4 +1,4 @@
-"""The one sentence that tells a clip: who speaks, which language, which words, and where the language switches."""
+"""The caption of a puppet clip: one sentence with the speaker, the languages, the words, and where the language switches."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dubmill.nano.world import Phrase
 
 
 def caption(speaker: str, phrases: Sequence[Phrase]) -> str:
-    """`speaker` (for example `A person`) saying the phrases; neighbours of one language are told as one."""
+    """Returns the caption in which `speaker` (such as `A person`) says the phrases; neighbours in one language are joined."""
     spoken = list(phrases[:1])
     for phrase in phrases[1:]:
         if phrase.language == spoken[-1].language:

@@ -1,4 +1,4 @@
-"""What can make a film of the world harder, for trials of robustness; nano is trained without any of it.
+"""Difficulties that can be added to a rendered clip, to test robustness; nano is trained without any of them.
 
 Axes: F frames, N samples.
 """
@@ -19,12 +19,12 @@ EASY = WorldParams(head_turn=0.0, occluder=0.0, noise=0.0, music=0.0, tempo=1.0)
 
 
 def turn(difficulty: WorldParams, rng: np.random.Generator, times_F: np.ndarray) -> np.ndarray:
-    """(F,) where the head looks, from -1 (left) to 1."""
+    """Returns (F,): the direction in which the head looks, from -1 (left) to 1 (right)."""
     return difficulty.head_turn * np.sin(2 * np.pi * 0.45 * times_F + rng.uniform(0, 2 * np.pi))
 
 
 def hand(difficulty: WorldParams, rng: np.random.Generator, times_F: np.ndarray) -> np.ndarray:
-    """(F,) how far a hand is from the mouth, in half pictures; beyond 2 it is out of sight."""
+    """Returns (F,): the distance of a hand from the mouth, in half picture widths; beyond 2 it is not visible."""
     side, seconds = rng.choice([-1.0, 1.0]), times_F[-1] * difficulty.occluder
     middle = rng.uniform(0.3, 0.7) * times_F[-1]
     if not difficulty.occluder:
@@ -33,7 +33,7 @@ def hand(difficulty: WorldParams, rng: np.random.Generator, times_F: np.ndarray)
 
 
 def background(difficulty: WorldParams, rng: np.random.Generator, num_samples: int) -> np.ndarray:
-    """(N,) what is heard under the speech: noise that falls by 3 dB an octave, and plucked notes."""
+    """Returns (N,): sound to mix under the speech: noise that falls by 3 dB per octave, and plucked notes as music."""
     if not (difficulty.noise or difficulty.music):
         return np.zeros(num_samples)
     spectrum = np.fft.rfft(rng.normal(0, 1, num_samples))
@@ -52,7 +52,7 @@ def _at_word_level(sound_N: np.ndarray) -> np.ndarray:
 
 
 def stretched(wave_N: np.ndarray, tempo: float) -> np.ndarray:
-    """`wave_N` at `tempo` times its speed and its own pitch, by overlap-add of similar grains (WSOLA)."""
+    """Returns `wave_N` played at `tempo` times its speed with unchanged pitch, by overlap-add of similar grains (WSOLA)."""
     if tempo == 1.0 or len(wave_N) < 2 * _GRAIN:
         return wave_N
     num_samples = round(len(wave_N) / tempo)

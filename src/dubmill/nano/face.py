@@ -1,4 +1,4 @@
-"""Puppets drawn with soft ellipses: who they are, how their head moves, and the mouth that speaks.
+"""Draws puppets with soft ellipses: their appearance, the motion of the head, and the mouth that speaks.
 
 Coordinates: x and y in [-1, 1], y down; `F` frames, `H` rows, `W` columns. Frames are float32 RGB in [0, 1].
 """
@@ -34,7 +34,7 @@ _ROWS, _COLUMNS = (axis.astype(np.float32) / 31.5 - 1 for axis in np.mgrid[0:FRA
 
 @dataclass(frozen=True)
 class Puppet:
-    """An identity: what the caption tells of it, and what only the eye sees."""
+    """The voice and appearance of one puppet; captions name its voice, skin, hair and backdrop, the rest is only visible."""
 
     voice: int
     skin: str
@@ -50,13 +50,13 @@ class Puppet:
     fringe: float
 
     def describe(self) -> str:
-        """What a caption says of this puppet."""
+        """Returns the description of this puppet in captions."""
         return f"Puppet with voice {self.voice}, {self.skin} skin, {self.hair} hair and a {self.backdrop} backdrop"
 
 
 @dataclass(frozen=True)
 class Motion:
-    """Head position, eyelids, where the head looks and how far a hand is, over the frames of one clip, each (F,)."""
+    """Motion over the frames of one clip, each (F,): head position, eyelids, direction of the head, distance of a hand."""
 
     shift_x_F: np.ndarray
     shift_y_F: np.ndarray
@@ -71,7 +71,7 @@ def _colour(rng: np.random.Generator, low: float, high: float) -> tuple[float, f
 
 
 def draw_puppet(seed: int, num_voices: int) -> Puppet:
-    """The puppet of this seed."""
+    """Returns the puppet of this seed."""
     rng = np.random.default_rng([seed, 11])
     return Puppet(
         voice=int(rng.integers(num_voices)),
@@ -90,7 +90,7 @@ def draw_puppet(seed: int, num_voices: int) -> Puppet:
 
 
 def motion(rng: np.random.Generator, times_F: np.ndarray, turn_F: np.ndarray, hand_F: np.ndarray) -> Motion:
-    """A slow sway and one blink every second or so, at `times_F` seconds."""
+    """Returns a slow sway and about one blink per second, at `times_F` seconds."""
     phase = rng.uniform(0, 2 * np.pi, 4)
     amount = rng.uniform(0.4, 1.0, 2)
     sway = 0.05 * np.sin(2 * np.pi * 0.35 * times_F + phase[0]) + 0.02 * np.sin(2 * np.pi * 0.8 * times_F + phase[1])
@@ -101,7 +101,7 @@ def motion(rng: np.random.Generator, times_F: np.ndarray, turn_F: np.ndarray, ha
 
 
 class _Canvas:
-    """Frames under way, and the head's own coordinates."""
+    """Frames that are being drawn, and the coordinate system of the head."""
 
     def __init__(self, num_frames: int, shift_x_F: np.ndarray, shift_y_F: np.ndarray) -> None:
         self.frames_FHWC = np.empty((num_frames, FRAME_SIZE, FRAME_SIZE, 3), np.float32)
@@ -131,7 +131,7 @@ class _Canvas:
 
 
 def draw(who: Puppet, moves: Motion, mouth_F3: np.ndarray, clock_F: np.ndarray) -> np.ndarray:
-    """(F, H, W, 3) frames of a puppet whose mouth follows `mouth_F3` (open, width, round), clock from 0 to 1."""
+    """Returns (F, H, W, 3) frames of a puppet whose mouth follows `mouth_F3` (open, width, round); the clock goes from 0 to 1."""
     canvas = _Canvas(len(clock_F), moves.shift_x_F, moves.shift_y_F)
     sunrise_F = (0.55 + 0.5 * clock_F).astype(np.float32)[:, None, None, None]
     canvas.frames_FHWC[:] = np.asarray(BACKDROPS[who.backdrop], np.float32) * sunrise_F
@@ -171,7 +171,7 @@ def _draw_mouth(canvas: _Canvas, who: Puppet, mouth_F3: np.ndarray, turn_F: np.n
 
 
 def _draw_hand(canvas: _Canvas, hand_F: np.ndarray, skin: np.ndarray) -> None:
-    """Knuckles before the mouth, darker than the face behind them."""
+    """Draws the hand in front of the mouth, darker than the face behind it."""
     x = hand_F.astype(np.float32)[:, None, None]
     canvas.ellipse(x, _MOUTH_Y + 0.08, 0.5, 0.34, skin * 0.8)
     for finger in (-0.3, -0.1, 0.1, 0.3):
@@ -179,7 +179,7 @@ def _draw_hand(canvas: _Canvas, hand_F: np.ndarray, skin: np.ndarray) -> None:
 
 
 def mouth_spans(mouth_F3: np.ndarray, turn_F: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Middle in x, half width and half height (F,) of the mouth's inside, in picture units; a turned mouth is narrower."""
+    """Returns middle in x, half width and half height (F,) of the mouth's inside, in picture units; a turned mouth is narrower."""
     opening, width, rounding = np.asarray(mouth_F3, np.float32).T
     turn_F = turn_F.astype(np.float32)
     half_width = (0.26 + 0.2 * width - 0.1 * rounding) * (1 - 0.3 * np.abs(turn_F))
@@ -187,7 +187,7 @@ def mouth_spans(mouth_F3: np.ndarray, turn_F: np.ndarray) -> tuple[np.ndarray, n
 
 
 def lip_boxes(moves: Motion, mouth_F3: np.ndarray) -> np.ndarray:
-    """(F, 4) pixel boxes x0, y0, x1, y1 around the lips."""
+    """Returns (F, 4): boxes x0, y0, x1, y1 around the lips, in pixels."""
     middle, half_width, half_height = mouth_spans(mouth_F3, moves.turn_F)
     x, y = middle + moves.shift_x_F, _MOUTH_Y + moves.shift_y_F
     across, down = half_width + _LIP, half_height + _LIP
@@ -196,7 +196,7 @@ def lip_boxes(moves: Motion, mouth_F3: np.ndarray) -> np.ndarray:
 
 
 def _draw_clock_bar(frames_FHWC: np.ndarray, clock_F: np.ndarray) -> None:
-    """A bar along the bottom edge whose lit part grows with the clip."""
+    """Draws a bar along the bottom edge whose bright part grows with time."""
     lit = np.clip(clock_F[:, None] * FRAME_SIZE - np.arange(FRAME_SIZE), 0, 1).astype(np.float32)[:, None, :, None]
     full, empty = np.asarray(_BAR_FULL, np.float32), np.asarray(_BAR_EMPTY, np.float32)
     frames_FHWC[:, -_BAR_ROWS:] = empty + lit * (full - empty)

@@ -1,6 +1,6 @@
-"""Every word of the world in every voice, baked once: waves, phoneme times, and the mouth shapes they ask for.
+"""All words of nano's world in every voice, synthesized once: waveforms, phoneme times and mouth shapes.
 
-The shipped file is what rendering reads; espeak-ng is needed only to bake it again.
+Rendering reads the shipped file; espeak-ng is needed only to make that file again.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def _viseme(letter: str) -> tuple[float, float, float]:
 
 @cache
 def lexicon(path: Path = LEXICON_PATH) -> dict[tuple[str, int, str], Word]:
-    """The baked words by `(language, voice, word)`."""
+    """Returns the stored words by `(language, voice, word)`."""
     words = {}
     with safe_open(path, framework="numpy") as stored:
         tracks = json.loads(stored.metadata()["phonemes"])
@@ -104,8 +104,8 @@ def lexicon(path: Path = LEXICON_PATH) -> dict[tuple[str, int, str], Word]:
     return words
 
 
-def bake(path: Path) -> None:
-    """Speak every word in every voice and write them to `path`."""
+def build_lexicon(path: Path) -> None:
+    """Synthesize every word in every voice and write them to `path`."""
     from dubmill.nano.speech import Synthesizer
 
     synthesizer = Synthesizer()

@@ -11,10 +11,10 @@ SAMPLE_RATE_HZ, HOP_SAMPLES, NUM_BANDS = SETTINGS.sample_rate_hz, SETTINGS.hop_l
 
 
 def mel_filters() -> torch.Tensor:
-    """(64, 513) triangular filters of unit area."""
+    """Returns (64, 513): triangular mel filters of unit area."""
     return mel.filter_bank(SETTINGS)
 
 
 def log_mel(audio_BN: torch.Tensor) -> torch.Tensor:
-    """(B, T, 64) with T = 1 + N // 160 frames."""
+    """Returns log-mel magnitudes (B, T, 64) with T = 1 + N // 160 frames."""
     return mel.log_mel(audio_BN[:, None], SETTINGS)[:, 0]

@@ -20,7 +20,7 @@ SAMPLING_SHIFT = 4.0
 
 
 def video_vae() -> AutoencoderKLLTX2Video:
-    """16 x 16 x 4 to 48 channels; the encoder is causal, the decoder is not."""
+    """Returns a video VAE: 16 x 16 pixels of 4 frames become 48 channels; the encoder is causal, the decoder is not."""
     return AutoencoderKLLTX2Video(
         latent_channels=VIDEO_LATENT_CHANNELS,
         block_out_channels=(96, 96),
@@ -46,7 +46,7 @@ def video_vae() -> AutoencoderKLLTX2Video:
 
 
 def audio_vae() -> AutoencoderKLLTX2Audio:
-    """Mel frames to 25 latents a second of 2 channels x 16 bands."""
+    """Returns an audio VAE: mel frames become 25 latents per second of 2 channels x 16 bands."""
     return AutoencoderKLLTX2Audio(
         # latent statistics apply to packed latents, so diffusers sizes them by this number
         base_channels=AUDIO_LATENT_CHANNELS * AUDIO_LATENT_BANDS,
@@ -69,7 +69,7 @@ def audio_vae() -> AutoencoderKLLTX2Audio:
 
 
 def vocoder() -> LTX2Vocoder:
-    """Mel frames to 160 samples each."""
+    """Returns a vocoder: each mel frame becomes 160 samples."""
     return LTX2Vocoder(
         in_channels=64,
         hidden_channels=128,
@@ -83,7 +83,7 @@ def vocoder() -> LTX2Vocoder:
 
 
 def transformer() -> LTX2VideoTransformer3DModel:
-    """Six blocks of width 128 over video and audio tokens."""
+    """Returns a transformer of six blocks of width 128 over video and audio tokens."""
     return LTX2VideoTransformer3DModel(
         in_channels=VIDEO_LATENT_CHANNELS,
         out_channels=VIDEO_LATENT_CHANNELS,
@@ -112,7 +112,7 @@ def transformer() -> LTX2VideoTransformer3DModel:
 
 
 def connectors() -> LTX2TextConnectors:
-    """Text features for the video and the audio stream."""
+    """Returns the connectors, which make text features for the video and the audio stream."""
     return LTX2TextConnectors(
         caption_channels=WIDTH,
         text_proj_in_factor=TEXT_LAYERS + 1,
@@ -132,7 +132,7 @@ def connectors() -> LTX2TextConnectors:
 
 
 def text_encoder(vocabulary_size: int) -> Gemma3ForConditionalGeneration:
-    """A two-layer Gemma; its vision tower is a stub that the class asks for."""
+    """Returns a two-layer Gemma; its vision tower is a minimal one, since the class requires one."""
     text = Gemma3TextConfig(
         vocab_size=vocabulary_size,
         hidden_size=WIDTH,
@@ -167,5 +167,5 @@ def text_encoder(vocabulary_size: int) -> Gemma3ForConditionalGeneration:
 
 
 def scheduler() -> FlowMatchEulerDiscreteScheduler:
-    """Flow matching with the shift that nano samples with: a word's place is decided above sigma .95."""
+    """Returns a flow-matching scheduler with nano's shift: the time of a word is decided above sigma .95."""
     return FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000, shift=SAMPLING_SHIFT, use_dynamic_shifting=False)

@@ -1,4 +1,4 @@
-"""Clips from captions, by diffusers' own LTX-2 pipeline with the settings that suit nano."""
+"""Generates clips from captions with diffusers' LTX-2 pipeline and nano's settings."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ GUIDANCE = 3.0
 
 
 def load_pipeline(folder: Path) -> LTX2Pipeline:
-    """The pipeline of a materialised folder, without its progress bar."""
+    """Returns the pipeline of an unpacked folder, without its progress bar."""
     from diffusers.pipelines.ltx2.pipeline_ltx2 import LTX2Pipeline
 
     pipeline = LTX2Pipeline.from_pretrained(folder)
@@ -31,7 +31,7 @@ def load_pipeline(folder: Path) -> LTX2Pipeline:
 def sample_clips(
     pipeline: LTX2Pipeline, captions: list[str], *, seed: int, num_frames: int = NUM_FRAMES, steps: int = STEPS
 ) -> tuple[np.ndarray, np.ndarray]:
-    """uint8 frames (B, F, H, W, 3) and float32 audio (B, N), padded with silence to the clip's length."""
+    """Returns uint8 frames (B, F, H, W, 3) and float32 audio (B, N), padded with silence to the clip's length."""
     frames, audio = pipeline(
         prompt=captions,
         height=FRAME_SIZE,
@@ -58,6 +58,6 @@ def sample_clips(
 
 
 def whole_clip(audio_BN: np.ndarray, num_frames: int) -> np.ndarray:
-    """(B, N) cut or padded to the length of `num_frames`: the audio VAE's framing loses the last 30 ms."""
+    """Returns audio (B, N) cut or padded to the length of `num_frames`: the audio VAE's framing loses the last 30 ms."""
     num_samples = round(num_frames / FRAME_RATE * SAMPLE_RATE_HZ)
     return np.pad(audio_BN, ((0, 0), (0, max(0, num_samples - audio_BN.shape[1]))))[:, :num_samples]

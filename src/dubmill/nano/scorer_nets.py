@@ -1,4 +1,4 @@
-"""The networks behind the scorers: small convolutions over log-mel frames and over pixels.
+"""The networks of nano's scorers: small convolutions over log-mel frames and over pixels.
 
 Axes: B clips, T mel frames (100 a second), M mel bands, F film frames (12.5 a second), C channels, H rows, W columns,
 E numbers of an embedding.
@@ -18,13 +18,13 @@ CLASSES: tuple[tuple[str, str], ...] = tuple((tag, word) for tag, words in LANGU
 BLANK = len(CLASSES)
 
 _SPEECH_BANDS = slice(4, 54)
-"""Between the hum and the rising tone: a scorer must hear speech, not the clock."""
+"""Mel bands of speech, without the hum and the rising tone of the audible clock."""
 _MOUTH_ROWS, _MOUTH_COLUMNS = slice(28, 58), slice(12, 52)
 _QUIET = -6.5
 
 
 def speech_mel(mel_BTM: torch.Tensor) -> torch.Tensor:
-    """(B, M, T) the bands of speech, scaled to about one."""
+    """Returns the mel bands of speech (B, M, T), scaled to about one."""
     return ((mel_BTM[:, :, _SPEECH_BANDS].clamp(min=_QUIET) + 3.5) / 2).transpose(1, 2)
 
 
@@ -42,7 +42,7 @@ class _Residual(nn.Module):
 
 
 class WordNet(nn.Module):
-    """(B, M, T) to class scores (B, classes + blank, T / 2)."""
+    """Recognises words: log-mel (B, M, T) to class scores (B, classes + blank, T / 2)."""
 
     def __init__(self, width: int = 64) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class WordNet(nn.Module):
 
 
 class VoiceNet(nn.Module):
-    """(B, M, T) to unit vectors (B, E); the head that trains it knows the eight voices."""
+    """Embeds voices: log-mel (B, M, T) to unit vectors (B, E); it is trained to classify the eight voices by `head`."""
 
     def __init__(self, width: int = 40, embedding: int = 24) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class VoiceNet(nn.Module):
 
 
 class OpeningNet(nn.Module):
-    """(B, M, T) to the mouth opening (B, F) that the sound implies."""
+    """Estimates the mouth opening (B, F) from log-mel (B, M, T)."""
 
     def __init__(self, width: int = 32) -> None:
         super().__init__()
@@ -95,7 +95,7 @@ def _picture_body(channels: tuple[int, ...]) -> nn.Sequential:
 
 
 class FaceNet(nn.Module):
-    """(B, C, H, W) frames to unit vectors (B, E)."""
+    """Embeds faces: frames (B, C, H, W) to unit vectors (B, E)."""
 
     def __init__(self, embedding: int = 24) -> None:
         super().__init__()
@@ -107,7 +107,7 @@ class FaceNet(nn.Module):
 
 
 class MouthNet(nn.Module):
-    """(B, C, H, W) frames to (B, 5): opening 0..1, then the mouth box as shares of the picture."""
+    """Finds mouths: frames (B, C, H, W) to (B, 5), the opening 0..1 and the mouth box as shares of the picture."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -119,7 +119,7 @@ class MouthNet(nn.Module):
 
 
 class SyncNet(nn.Module):
-    """Five frames of a mouth and 0.4 s of speech to embeddings that lie close when they belong together."""
+    """Embeds five frames of a mouth and 0.4 s of speech; the embeddings are near each other where both are in sync."""
 
     def __init__(self, embedding: int = 24) -> None:
         super().__init__()
@@ -137,16 +137,16 @@ class SyncNet(nn.Module):
         )
 
     def see(self, windows: torch.Tensor) -> torch.Tensor:
-        """(N, C * 5, h, w) mouth windows to (N, E)."""
+        """Returns the embeddings (N, E) of mouth windows (N, C * 5, h, w)."""
         return functional.normalize(self.picture(windows), dim=1)
 
     def hear(self, windows: torch.Tensor) -> torch.Tensor:
-        """(N, M, 40) speech windows to (N, E)."""
+        """Returns the embeddings (N, E) of speech windows (N, M, 40)."""
         return functional.normalize(self.sound(windows), dim=1)
 
 
 def mouth_windows(frames_BCFHW: torch.Tensor) -> torch.Tensor:
-    """(B, F, C * 5, h, w) the mouth region of five frames around each frame; edges repeat."""
+    """Returns (B, F, C * 5, h, w): the mouth region of the five frames around each frame; the first and last are repeated."""
     mouth = frames_BCFHW[:, :, :, _MOUTH_ROWS, _MOUTH_COLUMNS]
     reach = SYNC_WINDOW // 2
     padded = torch.cat([mouth[:, :, :1]] * reach + [mouth] + [mouth[:, :, -1:]] * reach, dim=2)
@@ -155,7 +155,7 @@ def mouth_windows(frames_BCFHW: torch.Tensor) -> torch.Tensor:
 
 
 def speech_windows(mel_BMT: torch.Tensor, num_frames: int) -> torch.Tensor:
-    """(B, F, M, 40) speech around each frame; edges repeat."""
+    """Returns (B, F, M, 40): the speech around each frame; the first and last mel frames are repeated."""
     width = SYNC_WINDOW * MEL_FRAMES_PER_FRAME
     needed = (num_frames - 1) * MEL_FRAMES_PER_FRAME + width
     left = width // 2

@@ -1,6 +1,6 @@
-"""What one can measure of a puppet clip, from its pixels and its waveform alone.
+"""nano's scorers: measure words, voice, face, mouth and sync of a puppet clip from its pixels and its waveform.
 
-Each scorer was trained on the world and on nothing else; none of them was used to train the backbone.
+They were trained on rendered clips alone, and none of them was used to train the backbone.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from dubmill.nano.mel import log_mel
 
 MAX_OFFSET_FRAMES = 5
 _MIN_RUN = 3
-"""Frames of 20 ms that a word must be heard for."""
+"""Shortest word, in frames of 20 ms."""
 _MAX_BREAK = 4
-"""Frames that one word may be lost for; two words are parted by more, since only the middle half of each is labelled."""
+"""Longest gap inside one word, in frames; gaps between words are longer, since only the middle half of a word is labelled."""
 
 _LOUD, _MIN_LOUD_FRAMES = -1.0, 5
 """Mean of the scaled bands in speech (clean clips: 0.1 in words, under -1.4 between them), and for how long."""
 
 
 class NanoScorers:
-    """Recognisers and embedders; arrays in, arrays out.
+    """Recognisers and embedding networks for puppet clips, on NumPy arrays.
 
     Frames are uint8 RGB (F, H, W, 3) at 12.5 fps; audio is float32 (N,) in [-1, 1] at 16 kHz.
     """
@@ -36,12 +36,12 @@ class NanoScorers:
         self._nets = networks.eval().requires_grad_(False)
 
     def troubles(self, frames_FHWC: np.ndarray, audio_N: np.ndarray) -> list[str]:
-        """None: every puppet clip shows its one face."""
+        """Returns an empty list: every puppet clip shows one face."""
         return []
 
     @torch.no_grad()
     def words(self, audio_N: np.ndarray) -> list[tuple[str, str]]:
-        """`(language, word)` as heard, in time order; nothing for silence."""
+        """Returns the recognised `(language, word)`s in time order; none for silence."""
         chances_CT = torch.softmax(self._nets.words(_speech(audio_N))[0], dim=0).numpy()
         heard: list[tuple[int, int, int]] = []
         for first, last in _runs(chances_CT.argmax(0) != nets.BLANK):
@@ -53,7 +53,7 @@ class NanoScorers:
 
     @torch.no_grad()
     def voice(self, audio_N: np.ndarray) -> np.ndarray:
-        """Unit vector of who speaks; zeros where nobody does."""
+        """Returns a unit vector of the speaker's voice; zeros where nobody speaks."""
         mel_BMT = _speech(audio_N)
         embedding = self._nets.voice(mel_BMT)[0].numpy()
         is_said = (mel_BMT[0].mean(0) > _LOUD).sum() >= _MIN_LOUD_FRAMES
@@ -61,20 +61,20 @@ class NanoScorers:
 
     @torch.no_grad()
     def identity(self, frames_FHWC: np.ndarray) -> np.ndarray:
-        """Unit vector of whose face it is: the mean over frames."""
+        """Returns a unit vector of the face: the mean over frames."""
         mean_E = self._nets.face(_frames(frames_FHWC)).mean(0)
         return (mean_E / mean_E.norm()).numpy()
 
     @torch.no_grad()
     def mouth(self, frames_FHWC: np.ndarray) -> np.ndarray:
-        """(F, 5) opening 0..1, then the mouth box x0, y0, x1, y1 in pixels."""
+        """Returns (F, 5): opening 0..1, and the mouth box x0, y0, x1, y1 in pixels."""
         seen_F5 = self._nets.mouth(_frames(frames_FHWC)).numpy()
         seen_F5[:, 1:] *= FRAME_SIZE
         return seen_F5
 
     @torch.no_grad()
     def speech_opening(self, audio_N: np.ndarray, num_frames: int, frame_rate: float = FRAME_RATE) -> np.ndarray:
-        """(F,) the mouth opening 0..1 that the sound implies; the last value holds where the sound ends early."""
+        """Returns (F,): the mouth opening 0..1 estimated from the sound; the last value is repeated where the sound ends early."""
         opening_F = self._nets.opening(_speech(audio_N))[0].numpy()
         return np.pad(opening_F, (0, max(0, num_frames - len(opening_F))), mode="edge")[:num_frames]
 
@@ -82,7 +82,7 @@ class NanoScorers:
     def sync_distances(
         self, frames_FHWC: np.ndarray, audio_N: np.ndarray, frame_rate: float = FRAME_RATE
     ) -> np.ndarray:
-        """(2 K + 1,) mean distance between sight and sound when the sound is taken -K..K frames later.
+        """Returns (2 K + 1,): the mean distance of picture and sound embeddings with the sound shifted by -K..K frames.
 
         LSE-D is the minimum, LSE-C the median less the minimum, the offset its place less K (Chung and Zisserman, 2016).
         """
@@ -95,23 +95,23 @@ class NanoScorers:
 
 
 def load_scorers(folder: Path) -> NanoScorers:
-    """The scorers of a materialised folder, or of its `scorers/`."""
+    """Returns the scorers of an unpacked folder, or of its sub-folder `scorers`."""
     networks = nets.ScorerNets()
     networks.load_state_dict(load_file(next(Path(folder).rglob("scorers.safetensors"))))
     return NanoScorers(networks)
 
 
 def _speech(audio_N: np.ndarray) -> torch.Tensor:
-    """(1, M, T)."""
+    """Returns the mel bands of speech (1, M, T)."""
     return nets.speech_mel(log_mel(torch.from_numpy(np.ascontiguousarray(audio_N, np.float32))[None]))
 
 
 def _frames(frames_FHWC: np.ndarray) -> torch.Tensor:
-    """(F, C, H, W) in [-1, 1]."""
+    """Returns frames (F, C, H, W) in [-1, 1]."""
     return torch.from_numpy(np.ascontiguousarray(frames_FHWC)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def _runs(flags: np.ndarray) -> list[tuple[int, int]]:
-    """Half-open spans where `flags` is true."""
+    """Returns the half-open spans where `flags` is true."""
     edges = np.flatnonzero(np.diff(np.concatenate([[0], flags.astype(int), [0]])))
     return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))

@@ -1,4 +1,4 @@
-"""Words as espeak-ng speaks them, with the time of every phoneme: needed only to bake the lexicon.
+"""Synthesizes words with espeak-ng, with the time of every phoneme; needed only to make the lexicon again.
 
 espeak-ng keeps the last voice when a name is unknown and says so only in its return code, so every code is checked.
 """
@@ -24,7 +24,7 @@ _UTF8 = 1
 
 @dataclass(frozen=True)
 class Utterance:
-    """One spoken word: the wave, and `(seconds, IPA)` where each phoneme starts."""
+    """One spoken word: the waveform, and `(seconds, IPA)` of each phoneme's start."""
 
     wave_N: np.ndarray
     sample_rate_hz: int
@@ -84,7 +84,7 @@ class Synthesizer:
         return 0
 
     def say(self, text: str, *, voice: str, pitch: int, words_per_minute: int) -> Utterance:
-        """`text` spoken by `voice` (for example `en+m3`), as float32 in [-1, 1]."""
+        """Returns `text` spoken by `voice` (such as `en+m3`), as float32 in [-1, 1]."""
         self._waves, self._phonemes = [], []
         spoken = text.encode() + b"\0"
         _checked(self._library.espeak_SetVoiceByName(voice.encode()), f"voice {voice!r}")

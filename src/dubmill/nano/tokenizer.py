@@ -1,6 +1,6 @@
-"""A word-level tokenizer that fuses every spoken word with its place in the clip.
+"""A word-level tokenizer with one token for each pair of a spoken word and its position in the clip.
 
-Text cross-attention carries no position, and a small base only learns the order of words whose tokens tell it. So the
+Text cross-attention carries no position, and a small base learns the order of words only if their tokens contain it. So the
 normalizer, which travels inside tokenizer.json, turns `"four seven two", then switches to Spanish, saying: "uno tres seis"`
 into `①four ②seven ③two then switches to Spanish saying ④uno ⑤tres ⑥seis`. Captions stay natural.
 """
@@ -19,16 +19,16 @@ _SLOTS = "①②③④⑤⑥"
 _SPECIAL = ("<pad>", "<eos>", "<bos>", "<unk>")
 _SENTENCE = "A person Puppet with voice skin hair and a backdrop is speaking saying then switches to"
 _IMAGE_PLACES = 3
-"""Gemma keeps three ids for pictures; nothing is said with them."""
+"""Gemma reserves three ids for images; no caption uses them."""
 
 
 def spoken_words() -> tuple[str, ...]:
-    """Every word of every language, once."""
+    """Returns every word of every language, once."""
     return tuple(dict.fromkeys(word for words in LANGUAGES.values() for word in words))
 
 
 def vocabulary() -> dict[str, int]:
-    """Ids of all tokens; the first four are special."""
+    """Returns the ids of all tokens; the first four are special."""
     attributes = [*map(str, range(len(VOICES))), *SKINS, *HAIRS, *BACKDROPS, *LANGUAGE_NAMES.values()]
     fused = [slot + word for slot in _SLOTS for word in spoken_words()]
     tokens = dict.fromkeys([*_SPECIAL, *_SENTENCE.split(), *attributes, *fused])
@@ -36,7 +36,7 @@ def vocabulary() -> dict[str, int]:
 
 
 def vocabulary_size() -> int:
-    """Rows of the embedding."""
+    """Returns the number of rows of the embedding."""
     return len(vocabulary()) + _IMAGE_PLACES
 
 
@@ -56,7 +56,7 @@ def _normalizer() -> normalizers.Normalizer:
 
 
 def build() -> PreTrainedTokenizerFast:
-    """The tokenizer, padded on the left to 32 as Gemma's is."""
+    """Returns the tokenizer, which pads on the left to 32 tokens, as Gemma's does."""
     tokenizer = Tokenizer(models.WordLevel(vocabulary(), unk_token="<unk>"))
     tokenizer.normalizer = _normalizer()
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()

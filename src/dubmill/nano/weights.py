@@ -1,7 +1,7 @@
 """The shipped weights: a diffusers folder in bfloat16 with digests, and the folder in float32 made from it.
 
-`weights/` has the layout that `LTX2Pipeline.from_pretrained` reads, plus `scorers/`, the lexicon, how they
-were trained, and `digests.json`.
+`weights/` has the layout that `LTX2Pipeline.from_pretrained` reads, plus `scorers/`, the lexicon, a record of
+the training, and `digests.json`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _NOT_IN_FOLDER = {LEXICON_PATH.name, TRAINING, DIGESTS}
 
 
 def unpack_weights(out: Path, *, weights: Path = WEIGHTS) -> None:
-    """Write the float32 diffusers folder to `out`, whole or not at all.
+    """Write the weights as a float32 diffusers folder to `out`, atomically.
 
     Raises:
         ChangedArtifactError: a shipped file is missing, or its SHA-256 is not the one in `digests.json`.
@@ -48,7 +48,7 @@ def unpack_weights(out: Path, *, weights: Path = WEIGHTS) -> None:
 
 
 def check_digests(weights: Path) -> None:
-    """Hold every shipped file against `digests.json`.
+    """Compare every shipped file with `digests.json`.
 
     Raises:
         ChangedArtifactError: a file is missing or changed.
@@ -63,5 +63,5 @@ def check_digests(weights: Path) -> None:
 
 
 def files_in(folder: Path) -> list[Path]:
-    """Every file under `folder`, sorted by path."""
+    """Returns every file under `folder`, sorted by path."""
     return sorted(path for path in folder.rglob("*") if path.is_file())

@@ -1,6 +1,6 @@
-"""The closed world: puppets that count in several languages, filmed with everything about them known.
+"""nano's world: rendered puppets that say digits in several languages, with exact ground truth.
 
-The same puppet and motion seed with other words is the same take in another language: exact bilingual ground truth.
+The same puppet and motion seed with other words give the same scene in another language: exact bilingual pairs.
 Each clip carries a clock that is seen (a bar, a sunrise) and heard (a hum, a rising tone), because RoPE is relative and
 a small model cannot otherwise know where in the clip it is.
 """
@@ -51,7 +51,7 @@ class Phrase:
 
 @dataclass(frozen=True)
 class PuppetClip:
-    """A clip and the truth about it.
+    """A rendered clip and its ground truth.
 
     Attributes:
         frames_FHWC: uint8 RGB at 12.5 fps.
@@ -71,7 +71,7 @@ class PuppetClip:
 
 
 def puppet(seed: int) -> Puppet:
-    """The puppet of this seed."""
+    """Returns the puppet of this seed."""
     return face.draw_puppet(seed, len(VOICES))
 
 
@@ -83,7 +83,7 @@ def film(
     is_drawn: bool = True,
     difficulty: WorldParams = EASY,
 ) -> PuppetClip:
-    """A clip of `puppet` saying one phrase in each half; without pictures unless `is_drawn`.
+    """Returns a clip of `puppet` saying one phrase in each half; it has no pictures unless `is_drawn`.
 
     Raises:
         UnsupportedTextError: a word, a language or a number of words that the world does not have.
@@ -113,7 +113,7 @@ def film(
 
 
 def halves(film: PuppetClip) -> tuple[PuppetClip, PuppetClip]:
-    """Frames 0..16 with audio [0, 1.36 s), and frames 16..32 with audio [1.28 s, 2.64 s)."""
+    """Returns both halves: frames 0..16 with audio [0, 1.36 s), and frames 16..32 with audio [1.28 s, 2.64 s)."""
     return _half(film, 0), _half(film, 1)
 
 
@@ -133,12 +133,12 @@ def _half(film: PuppetClip, which: int) -> PuppetClip:
 
 
 def random_words(language: str, rng: np.random.Generator, count: int = WORDS_PER_HALF) -> tuple[str, ...]:
-    """`count` words of `language`, drawn with replacement."""
+    """Returns `count` random words of `language`, drawn with replacement."""
     return tuple(str(word) for word in rng.choice(LANGUAGES[language], count))
 
 
 def random_phrases(rng: np.random.Generator, switch_share: float = 0.6) -> tuple[Phrase, Phrase]:
-    """Two phrases; with probability `switch_share` the second is in another language."""
+    """Returns two phrases; with probability `switch_share` the second is in another language."""
     first, second = (str(language) for language in rng.choice(list(LANGUAGES), 2, replace=False))
     if rng.random() >= switch_share:
         second = first
@@ -146,7 +146,7 @@ def random_phrases(rng: np.random.Generator, switch_share: float = 0.6) -> tuple
 
 
 def check_text(language: str, text: str) -> tuple[str, ...]:
-    """The words of `text` as the world spells them, ready to be said in one half; numerals and bare letters will do.
+    """Returns the words of `text` in the world's spelling, for one half; numerals and letters without accents are accepted.
 
     Raises:
         UnsupportedTextError: unknown language, unknown word, or a wrong number of words; tells what is allowed.
@@ -171,13 +171,13 @@ def check_text(language: str, text: str) -> tuple[str, ...]:
 
 
 def _bare(word: str) -> str:
-    """`word` in lower case and without accents."""
+    """Returns `word` in lower case and without accents."""
     parts = unicodedata.normalize("NFKD", word.casefold())
     return "".join(letter for letter in parts if not unicodedata.combining(letter))
 
 
 def _paced(words: list[Word], tempo: float) -> list[Word]:
-    """The words at `tempo` times their speed, or as slow as their half has room for."""
+    """Returns the words at `tempo` times their speed, but no slower than fits into their half."""
     if tempo == 1.0:
         return words
     paced = []
@@ -193,7 +193,7 @@ def _paced(words: list[Word], tempo: float) -> list[Word]:
 
 
 def _onsets(words: list[Word], rng: np.random.Generator) -> list[float]:
-    """When each word starts, in seconds: the time that a half has to spare falls anywhere around its words."""
+    """Returns the start of each word in seconds; the rest of a half's time is distributed randomly around its words."""
     onsets = []
     for first, (start, end) in enumerate(_SPANS):
         said = words[first * WORDS_PER_HALF : (first + 1) * WORDS_PER_HALF]
@@ -207,7 +207,7 @@ def _onsets(words: list[Word], rng: np.random.Generator) -> list[float]:
 
 
 def _mouth_track(words: list[Word], onsets: list[float]) -> np.ndarray:
-    """(T, 3) opening, width, rounding at 200 Hz, smoothed over about 55 ms as lips are."""
+    """Returns (T, 3): mouth opening, width and rounding at 200 Hz, smoothed over about 55 ms, since lips move slowly."""
     track_T3 = np.tile(np.array([0, 0.5, 0], np.float32), (round(CLIP_SECONDS * TRACK_RATE_HZ) + 1, 1))
     for word, onset in zip(words, onsets, strict=True):
         ends = [start for start, _ in word.visemes[1:]] + [word.seconds]
@@ -221,7 +221,7 @@ def _mouth_track(words: list[Word], onsets: list[float]) -> np.ndarray:
 
 
 def _sound(words: list[Word], onsets: list[float], rng: np.random.Generator, background_N: np.ndarray) -> np.ndarray:
-    """(N,) the words over the audible clock, a floor of noise, and whatever else is heard."""
+    """Returns (N,): the words with the audible clock, the noise floor and the background."""
     audio_N = background_N + _audible_clock() + rng.normal(0, _NOISE_RMS, NUM_SAMPLES)
     for word, onset in zip(words, onsets, strict=True):
         first = round(onset * SAMPLE_RATE_HZ)
@@ -230,7 +230,7 @@ def _sound(words: list[Word], onsets: list[float], rng: np.random.Generator, bac
 
 
 def _audible_clock() -> np.ndarray:
-    """(N,) a hum below speech that swells by 20 dB, and a soft tone above it that climbs from 6.2 to 7.7 kHz."""
+    """Returns (N,): a hum below speech that grows by 20 dB, and a soft tone above it that rises from 6.2 to 7.7 kHz."""
     seconds = np.arange(NUM_SAMPLES) / SAMPLE_RATE_HZ
     clock = seconds / CLIP_SECONDS
     hum = 0.002 * 10**clock * np.sin(2 * np.pi * 50 * seconds)

@@ -1,1 +1,1 @@
-"""nano's model card: what the shipped weights reach, measured by one command, with pictures."""
+"""nano's model card: figures and pictures of the shipped weights, measured by one command."""

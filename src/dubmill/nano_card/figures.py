@@ -1,4 +1,4 @@
-"""The figures of the card: those of `dubmill.metrics.METRICS`, and a few that need the exact truth of nano's world."""
+"""The figures of the card: those of `dubmill.metrics.METRICS`, and some that need the ground truth of nano's world."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Measures the world's own clips, their round trips, clips from text, and inpainted halves, on unseen puppets.
+"""Measures rendered clips, their round trips, clips generated from text, and inpainted halves, on unseen puppets.
 
 Axes: B clips, F frames, H rows, W columns, C colours or channels, N samples, S tokens.
 """
@@ -34,7 +34,7 @@ _BATCH = 10
 
 @dataclass(frozen=True)
 class DubCase:
-    """One puppet's switch clip and the same take with one half's words in the other half's language."""
+    """A puppet's switch clip, and the same scene with the words of one half in the other half's language."""
 
     seed: int  # of puppet and motion
     puppet: world.Puppet
@@ -44,7 +44,7 @@ class DubCase:
 
     @property
     def source(self) -> world.PuppetClip:
-        """Returns the half to be dubbed, as filmed."""
+        """Returns the half to be dubbed, as rendered."""
         return world.halves(self.film)[self.half]
 
     @property
@@ -68,7 +68,7 @@ def dub_case(index: int) -> DubCase:
 
 
 def clip_of(film: world.PuppetClip) -> Clip:
-    """Returns a film as a clip."""
+    """Returns a rendered clip as a `Clip`."""
     return Clip(film.frames_FHWC, Fraction(world.FRAME_RATE), film.audio_N[None], world.SAMPLE_RATE_HZ)
 
 
@@ -107,7 +107,7 @@ def _measured(
 
 @dataclass(frozen=True)
 class _HalfClips:
-    """One case's clips around its inpainted half; `whole` ones are as long as the switch clip."""
+    """The clips of one case; those named `whole` are as long as the switch clip, the others as long as a half."""
 
     frames: slice  # of the half in a whole clip
     source: Clip

@@ -24,7 +24,7 @@ from dubmill.nano.pretrain.data import take
 from dubmill.nano.pretrain.scorers import scorer_figures
 from dubmill.nano.scorers import NanoScorers
 from dubmill.nano.weights import TRAINING, WEIGHTS
-from dubmill.nano_card import films, line, page, pictures
+from dubmill.nano_card import films, page, pictures, pipeline_run
 from dubmill.nano_card.figures import Row
 from dubmill.nano_card.pictures import LabelledClip
 from dubmill.steps.backbone import backbone as materialize
@@ -44,8 +44,8 @@ def measure_and_write(params: Params, docs: Path, work: Path, *, num_clips: int)
     backbone = materialize(params.backbone, work / "backbone")
     with ProcessPoolExecutor(2, multiprocessing.get_context("spawn"), initializer=_use_one_thread) as pool:
         film_rows = pool.submit(_measure_films, backbone.path, params, num_clips)
-        training_run = pool.submit(line.train_adapter, backbone, params, work).result()
-        dub_rows = [pool.submit(line.dub_rows, backbone, params, work, method) for method in params.dub.methods]
+        training_run = pool.submit(pipeline_run.train_adapter, backbone, params, work).result()
+        dub_rows = [pool.submit(pipeline_run.dub_rows, backbone, params, work, method) for method in params.dub.methods]
         rows = film_rows.result() | {method: some for future in dub_rows for method, some in future.result().items()}
     _write_pictures(work, params.dub.methods, docs / "images")
     facts = {
@@ -100,7 +100,7 @@ def _training() -> dict[str, Any]:
 
 
 def _write_pictures(work: Path, methods: Sequence[str], images: Path) -> None:
-    """Writes contact sheet, spectrograms, training curves, and a film of a dub beside its source."""
+    """Writes contact sheet, spectrograms, training curves, and a video of a dub beside its source."""
     pairs = PairSet.open(work / "gate")
     dubs = {method: DubSet.open(work / f"dub-{method}") for method in methods}
     shown: list[LabelledClip] = []

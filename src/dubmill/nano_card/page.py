@@ -1,4 +1,4 @@
-"""The card as a Markdown page and as JSON."""
+"""Writes the card as a Markdown page and as JSON."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from dubmill.nano_card.figures import MEANINGS
 from dubmill.nano_card.targets import TARGETS, Rows, differences, reached, summary
 
 KINDS = {
-    "world": "films of the world as they are: the oracle",
-    "round_trip": "the same films after both autoencoders and the vocoder",
-    "vocoder": "the same films with their sound resynthesised from its true log-mel spectrogram",
+    "world": "rendered clips, unchanged: the oracle",
+    "round_trip": "the same clips after both autoencoders and the vocoder",
+    "vocoder": "the same clips with their sound resynthesised from its true log-mel spectrogram",
     "from_caption": "clips that the base generates from the caption alone",
-    "true_dub": "a half filmed in the other language, compared with the original half: the oracle of dubbing",
+    "true_dub": "a half rendered in the other language, compared with the original half: the oracle of dubbing",
     "true_dub_round_trip": "the same after both autoencoders and the vocoder: the most that a dub by nano can reach",
     "source_round_trip": "the original half after both autoencoders and the vocoder",
     "inpainted": "the half inpainted into the other language",
@@ -56,10 +56,10 @@ def card_page(card: Mapping[str, Any], tried: str) -> str:
 
 def _head(card: Mapping[str, Any]) -> Iterator[str]:
     line = card["line"]
-    yield "# What nano reaches\n"
+    yield "# Measured quality of nano\n"
     yield (
-        f"{card['num_clips']} clips of each kind, of puppets that no part was trained on, saying digits in orders drawn\n"
-        "for this card; means with their 95 % bootstrap interval over puppets. These figures are nano's and say nothing about LTX-2.\n"
+        f"{card['num_clips']} clips of each kind, of puppets that no part was trained on, saying random sequences of digits\n"
+        "made for this card; means with their 95 % bootstrap interval over puppets. These figures were measured on nano and say nothing about LTX-2.\n"
         f"`make card` measured them from the shipped weights in {card['measured_seconds']} s on {card['num_cores']} cores. "
         "The scorers read\npixels and waveforms and were used in no training loss."
     )
@@ -80,7 +80,7 @@ def _targets(card: Mapping[str, Any]) -> Iterator[str]:
         f"{seconds:.3g} | {_verdict(seconds <= MAX_SECONDS_PER_CLIP)} |"
     )
     yield (
-        f"| films of the world rendered per second on one core | {MIN_FILMS_PER_SECOND:g} | {rate:.3g} | "
+        f"| clips rendered per second on one core | {MIN_FILMS_PER_SECOND:g} | {rate:.3g} | "
         f"{_verdict(rate >= MIN_FILMS_PER_SECOND)} |\n"
     )
 
@@ -113,7 +113,7 @@ def _cell(interval: Mapping[str, float]) -> str:
 
 
 def _scorers(card: Mapping[str, Any]) -> Iterator[str]:
-    yield "## The scorers themselves, on clean films of unseen puppets\n\n| figure | value |\n|---|---|"
+    yield "## The scorers, on clean rendered clips of unseen puppets\n\n| figure | value |\n|---|---|"
     yield from (f"| {name} | {value:.3g} |" for name, value in card["scorers"].items())
     yield ""
 

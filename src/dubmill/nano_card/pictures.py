@@ -1,4 +1,4 @@
-"""Pictures of the card: contact sheet, spectrograms, training curves, and a film of a dub beside its source.
+"""Pictures of the card: contact sheet, spectrograms, training curves, and a video of a dub beside its source.
 
 Axes: F frames, H rows, W columns, C colours, N samples.
 """
@@ -95,7 +95,7 @@ def _save(figure: Figure, path: Path) -> None:
 
 
 def side_by_side(clips: Sequence[LabelledClip], audible: Sequence[int], movie: Path, preview: Path) -> None:
-    """Writes a film of the clips beside each other, played once for each of `audible` with that clip's sound.
+    """Writes a video of the clips beside each other, played once for each of `audible` with that clip's sound.
 
     The label of the audible clip is black. `movie` is an MP4 with sound, `preview` an animated WebP without.
     """

@@ -17,7 +17,7 @@ NUM_BOOTSTRAP, CONFIDENCE, SEED = 2000, 0.95, 0
 
 @dataclass(frozen=True)
 class Target:
-    """A least value for the mean of `figure` over the clips of one kind.
+    """A minimum for the mean of `figure` over the clips of one kind.
 
     `relation`: plain; share, the mean divided by that of the kind `of`; or gap, the mean minus that of the kind `of`.
     """

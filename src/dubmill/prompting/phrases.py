@@ -1,6 +1,6 @@
 """Parallel sentences of matching meaning and length: each takes three to five seconds to say in any of its languages.
 
-No sentence betrays the speaker's gender, so that any person of the bank can say it. Written for this project.
+No sentence depends on the speaker's gender, so that any person of the bank can say it. Written for this project.
 """
 
 from __future__ import annotations

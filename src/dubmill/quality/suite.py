@@ -94,7 +94,7 @@ class GateResult:
 
     @property
     def num_accepted(self) -> int:
-        """Returns the number of pairs that may train."""
+        """Returns the number of accepted pairs."""
         return sum(verdict.is_accepted for verdict in self.verdicts)
 
     @property

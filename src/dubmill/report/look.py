@@ -29,8 +29,8 @@ STRIP_FRAMES = 6
 REPORT_PAGES = ("report_light.html", "report.html")
 
 
-class Wire(Protocol):
-    """An output of a step in an orchestrator."""
+class TaskOutput(Protocol):
+    """An output of a task, as an orchestrator passes it to the step."""
 
     metadata: dict[str, Any]
 
@@ -40,8 +40,8 @@ class Wire(Protocol):
         ...
 
 
-class Board(Protocol):
-    """A metrics output of a step in an orchestrator."""
+class MetricsOutput(Protocol):
+    """The metrics output of a task, as an orchestrator passes it to the step."""
 
     @property
     def path(self) -> str:
@@ -89,7 +89,7 @@ def figures(artifact: Artifact) -> dict[str, float]:
     return numbers | dict(_numbers(json.loads(artifact.file(METRICS_FILE).read_bytes())))
 
 
-def log(artifact: Artifact, wire: Wire, metrics: Board, look: Wire) -> None:
+def log(artifact: Artifact, wire: TaskOutput, metrics: MetricsOutput, look: TaskOutput) -> None:
     """Shows `artifact` in a pipeline's interface: its numbers, its page, and its digest as metadata."""
     wire.metadata.update(kind=artifact.manifest.kind, digest=artifact.digest, step=artifact.lineage.step)
     shown = figures(artifact)
@@ -173,7 +173,7 @@ def _table(head: Sequence[str], rows: Any) -> str:
     return "\n".join(lines)
 
 
-def log_version(registered: Path, wire: Wire, look: Wire) -> None:
+def log_version(registered: Path, wire: TaskOutput, look: TaskOutput) -> None:
     """Shows the model version in `registered`: model_version.json, or the folder that contains it."""
     path = registered / "model_version.json" if registered.is_dir() else registered
     version = json.loads(path.read_bytes())
@@ -189,13 +189,15 @@ def params_markdown(params: Params) -> str:
         assert isinstance(section, type)
         assert issubclass(section, Section)
         rows = list(_fields(section, getattr(params, word)))
-        pages.append(f"## {word}\n\n{section.__doc__}\n\n" + _table(("name", "value", "takes", "meaning"), rows))
+        pages.append(f"## {word}\n\n{section.__doc__}\n\n" + _table(("name", "value", "type", "meaning"), rows))
     return "\n\n".join(pages) + "\n"
 
 
 PARAMS_HEAD = (
-    "Values are in `params.yaml`, once; an overlay lists only what differs. This page: `dubmill params --markdown`."
+    "The values are in `params.yaml`; an overlay lists only the values that differ. This page is the output of"
+    " `dubmill params --markdown`."
 )
+TYPE_NAMES = {str: "text", int: "integer", float: "number", bool: "true or false"}
 BOUNDS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<", "min_length": "length >=", "max_length": "length <="}
 
 
@@ -209,19 +211,20 @@ def _fields(section: type[Section], value: Section, prefix: str = "") -> Iterato
                 yield from _fields(type(one), one, f"{prefix}{name}[{at}].")
         else:
             meaning = field.description or MEANINGS.get(name, name.replace("_", " "))
-            yield f"`{prefix}{name}`", f"`{json.dumps(inner)}`", _takes(field), meaning
+            yield f"`{prefix}{name}`", f"`{json.dumps(inner)}`", _type_text(field), meaning
 
 
 MEANINGS = {"seed": "seed of the random numbers"}
 
 
-def _takes(field: FieldInfo) -> str:
+def _type_text(field: FieldInfo) -> str:
     """The type and bounds of a field, in words."""
-    return " ".join([_kind(field.annotation), _bounds(field.metadata)]).strip()
+    kind, bounds = _kind(field.annotation), _bounds(field.metadata)
+    return f"{kind}, {bounds}" if bounds.startswith("length") else f"{kind} {bounds}".strip()
 
 
 def _kind(kind: Any) -> str:  # noqa: ANN401, of types
-    """A type in words: `float >= 0 or none`."""
+    """A type in words: `number >= 0 or none`."""
     arms = get_args(kind)
     if get_origin(kind) is Literal:
         return " or ".join(map(str, arms))
@@ -231,8 +234,10 @@ def _kind(kind: Any) -> str:  # noqa: ANN401, of types
         rules = [rule for given in arms[1:] for rule in getattr(given, "metadata", [given])]
         return " ".join([_kind(arms[0]), _bounds(rules)]).strip()
     if get_origin(kind) is list:
-        return f"list[{_kind(arms[0])}]"
-    return str(kind).replace("typing.", "") if arms else getattr(kind, "__name__", str(kind))
+        return f"list of {_kind(arms[0])}"
+    if get_origin(kind) is dict:
+        return f"map of {_kind(arms[0])} to {_kind(arms[1])}"
+    return TYPE_NAMES.get(kind, "entries")
 
 
 def _bounds(rules: Sequence[Any]) -> str:

@@ -26,7 +26,7 @@ HUB_LICENCES = (
     "cc-by-nc-4.0",
 )  # licence ids of model hubs
 TOY_WARNING = (
-    "These figures were measured on **nano**, a closed world of small puppets that speak a few words. They show that the "
+    "These figures were measured on **nano**, a rendered world of small puppets that say a few words. They show that the "
     "pipeline works; they say nothing about real faces, real speech or LTX-2."
 )
 USE = """\

@@ -1,4 +1,4 @@
-"""KServe's server and FastAPI app with a truthful readiness, error messages as JSON, limits, and routes of our own."""
+"""KServe's server and FastAPI app with readiness by the model's state, errors as JSON, size limits, and our own routes."""
 
 from __future__ import annotations
 

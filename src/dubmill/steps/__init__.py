@@ -1,1 +1,1 @@
-"""One function per word of the line: artifacts and a section in, a sealed artifact out."""
+"""The steps of the pipeline, one function each: artifacts and a section of the params in, a sealed artifact out."""

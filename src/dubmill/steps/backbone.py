@@ -1,4 +1,4 @@
-"""Step `backbone`: the model that everything after it stands on."""
+"""Step `backbone`: provides the joint audio-video model that all later steps use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Step `dub`: dubs held-out clips by the adapter, by the base without it, and by a cascade; and the ceiling of all."""
+"""Step `dub`: dubs held-out clips by the adapter, by the base without it, and by a cascade; also makes the ceiling."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class _Dubbers:
 
     @cached_property
     def modules(self) -> Modules:
-        """The one backbone."""
+        """The loaded backbone that all methods share."""
         return load(self.backbone)
 
     @cached_property
@@ -103,7 +103,7 @@ class _Dubbers:
 
 
 def _fitting(pairs: PairSet, batch: list[PairRow], world: World) -> tuple[list[PairRow], dict[str, str]]:
-    """The rows whose words can be said in their clips' time, and by id why the others cannot be dubbed."""
+    """Returns the rows whose words fit into their clips, and by id the reason why the others cannot be dubbed."""
     fitting, reasons = [], {}
     for row in batch:
         try:
@@ -141,7 +141,7 @@ def _dub_batch(
 
 
 def _round_trips(rows: list[DubRow], originals: list[Clip], modules: Modules) -> dict[str, bytes]:
-    """Each source through the video VAE and back, made here where the VAE is loaded: the reference for the picture of a dub."""
+    """Returns each source after the video VAE, the reference for a dub's picture; made in this step, where the VAE is loaded."""
     frames_BFHWC = np.stack([clip.frames_FHWC for clip in originals])
     trips = round_trip(frames_BFHWC, shape_of(originals[0], modules), modules)
     clips = [replace(clip, frames_FHWC=trip) for clip, trip in zip(originals, trips, strict=True)]

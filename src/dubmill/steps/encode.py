@@ -109,7 +109,7 @@ def _encode_pairs(
 
 
 def _shards(draft: Draft[LatentSet], pattern: str) -> list[Path]:
-    """The shards of one kind that are there, in order; numbers are never skipped."""
+    """Returns the existing shards of one kind, in order; numbers are never skipped."""
     return sorted(draft.path.glob(pattern.replace("{:05d}", "*")))
 
 

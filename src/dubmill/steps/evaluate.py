@@ -112,7 +112,7 @@ def _plain(row: report.Measured) -> dict[str, Any]:
 
 
 def _losses(adapter: Adapter) -> list[dict[str, float]]:
-    """The training log that an adapter carries; an imported one carries none."""
+    """Returns the training log of an adapter; an imported one has none."""
     if not adapter.has_file(LOSSES_FILE):
         return []
     return [json.loads(line) for line in adapter.file(LOSSES_FILE).read_text().splitlines() if line]

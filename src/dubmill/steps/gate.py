@@ -1,4 +1,4 @@
-"""Step `gate`: which pairs may train. Train rows are measured and judged, held-out rows measured and passed untouched."""
+"""Step `gate`: decides which pairs are used for training; held-out pairs are measured and kept, whatever their figures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Step `inpaint`: each half of a switch clip re-voiced into the other half's language, which gives bilingual pairs.
+"""Step `inpaint`: makes bilingual pairs by inpainting each half of a switch clip with speech in the other half's language.
 
 Training pairs are self-made, or true pairs as a control: rendered ones of nano's world, or recordings. Held-out pairs are
 true pairs where there are some; else they are self-made from held-out prompts.
@@ -230,7 +230,7 @@ def _find_mouths(
 def half_region(
     clips: Sequence[Clip], boxes: Sequence[np.ndarray], half: str, params: InpaintParams, modules: Modules
 ) -> Region:
-    """Tokens of one half to make new: those that its mouth touches, and all of its sound."""
+    """Returns the tokens of one half to generate: those that its mouth touches, and all of its sound."""
     shape = shape_of(clips[0], modules)
     is_half_F, is_half_L = half_tokens(shape, clips[0].num_frames, half, modules.geometry.temporal)
     _, height, width, _ = clips[0].frames_FHWC.shape

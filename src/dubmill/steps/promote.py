@@ -1,4 +1,4 @@
-"""Make the challenger champion: a sealed Release, the alias moved, an entry in the ledger; or refuse with reasons."""
+"""Step `promote`: makes the challenger champion (Release, alias, ledger entry), or refuses with reasons."""
 
 from __future__ import annotations
 
@@ -36,41 +36,41 @@ def promote(
     params: PromoteParams,
     out: Path,
 ) -> Release:
-    """The sealed Release at `out`, whose version is now the champion.
+    """Returns the sealed Release at `out`, whose version is now the champion.
 
-    The order is Release, alias, ledger; each is a no-op where it was done, so a killed call is ended by the next one. Of two
-    promotions at once the second waits, and is compared with what the first made champion.
+    The order is Release, alias, ledger; each does nothing if it was done before, so the next call completes a killed one. Of two
+    promotions at once the second waits, and is compared with the champion that the first one made.
 
     Raises:
-        PromotionRefusedError: with every reason; the alias stays, and the ledger tells of it.
+        PromotionRefusedError: with every reason; the alias stays, and the ledger gets an entry.
         BackboneMismatchError: the adapter was trained on another backbone.
         UsageError: adapter, report, pairs and version do not belong together.
         ServiceUnavailableError: the MLflow server does not answer.
     """
     _check_fit(backbone, adapter, report, pairs)
     with tracking.promotion_lock(register_params.model):
-        case = _case(adapter, report, registered, register_params)
+        candidate = _candidate(adapter, report, registered, register_params)
         ledger = Ledger(out.parent / FILE)
-        figures = rules.means(case.ours, rules.names_in(params))
-        if not case.is_champion:
-            _judge(case, report, pairs, params, ledger, figures)
-        release = _release(backbone, adapter, report, pairs, case.version, params, out)
-        old = tracking.promote_alias(case.version)
-        entry = _entry(case.version, old, release.digest, "promoted", [], figures)
-        tracking.record(case.version, ledger, entry, again=case.is_champion)
+        figures = rules.means(candidate.adapter_rows, rules.names_in(params))
+        if not candidate.is_champion:
+            _refuse_if_not_better(candidate, report, pairs, params, ledger, figures)
+        release = _release(backbone, adapter, report, pairs, candidate.version, params, out)
+        old = tracking.promote_alias(candidate.version)
+        entry = _entry(candidate.version, old, release.digest, "promoted", [], figures)
+        tracking.record(candidate.version, ledger, entry, again=candidate.is_champion)
         heldout = f"{report.digest}:{rules.heldout_digest(pairs)}"
-        tracking.tag_version(case.version, {"base_model": backbone.info["repo"], "heldout_digest": heldout})
+        tracking.tag_version(candidate.version, {"base_model": backbone.info["repo"], "heldout_digest": heldout})
     return release
 
 
 @dataclass(frozen=True)
-class Case:
-    """The version up for promotion, its figures by pair id, and who is champion."""
+class Candidate:
+    """The version to be promoted, its figures by pair id, and the present champion."""
 
     version: tracking.Version
     champion: tracking.Version | None
     rows: list[dict[str, Any]]  # of its report
-    ours: rules.Rows  # of them, the adapter's by pair id
+    adapter_rows: rules.Rows  # of them, the adapter's by pair id
 
     @property
     def is_champion(self) -> bool:
@@ -94,7 +94,7 @@ def _check_fit(backbone: Backbone, adapter: Adapter, report: Report, pairs: Pair
             )
 
 
-def _case(adapter: Adapter, report: Report, registered: Path, params: RegisterParams) -> Case:
+def _candidate(adapter: Adapter, report: Report, registered: Path, params: RegisterParams) -> Candidate:
     path = registered / "model_version.json" if registered.is_dir() else registered
     try:
         registered_version = json.loads(path.read_bytes())
@@ -112,35 +112,42 @@ def _case(adapter: Adapter, report: Report, registered: Path, params: RegisterPa
             cure="run `dubmill step register` with them first",
         )
     rows = tracking.report_rows(report)
-    return Case(version, tracking.aliased(name, tracking.CHAMPION), rows, rules.dubs_of(rows, str(report.path)))
+    return Candidate(version, tracking.aliased(name, tracking.CHAMPION), rows, rules.dubs_of(rows, str(report.path)))
 
 
-def _judge(
-    case: Case, report: Report, pairs: PairSet, params: PromoteParams, ledger: Ledger, figures: dict[str, float]
+def _refuse_if_not_better(
+    candidate: Candidate,
+    report: Report,
+    pairs: PairSet,
+    params: PromoteParams,
+    ledger: Ledger,
+    figures: dict[str, float],
 ) -> None:
-    """Let the case pass, or note the refusal and raise it with all reasons."""
+    """Raises PromotionRefusedError with all reasons, after recording it, if the candidate breaks a rule; else returns."""
     better = rules.directions(rules.names_in(params))
-    reasons, cure = list(rules.below_shares(case.rows, params.min_shares)), BETTER
-    if case.champion is not None:
-        theirs = rules.dubs_of(tracking.report_of(case.champion), case.champion.uri)
-        if _are_same_clips(case, theirs, report, pairs):
-            reasons += rules.against(case.ours, theirs, params, better)
+    reasons, cure = list(rules.below_shares(candidate.rows, params.min_shares)), BETTER
+    if candidate.champion is not None:
+        champion_rows = rules.dubs_of(tracking.report_of(candidate.champion), candidate.champion.uri)
+        if _are_same_clips(candidate, champion_rows, report, pairs):
+            reasons += rules.against(candidate.adapter_rows, champion_rows, params, better)
         else:
-            reasons.append(f"the champion (version {case.champion.number}) was measured on other held-out clips")
+            reasons.append(f"the champion (version {candidate.champion.number}) was measured on other held-out clips")
             cure = SAME_CLIPS
     if reasons:
-        entry = _entry(case.version, case.champion, case.version.tags["adapter_digest"], "refused", reasons, figures)
-        tracking.record(case.version, ledger, entry, again=True)
-        raise PromotionRefusedError(f"not promoted: {'; '.join(reasons)}", where=case.version.uri, cure=cure)
+        entry = _entry(
+            candidate.version, candidate.champion, candidate.version.tags["adapter_digest"], "refused", reasons, figures
+        )
+        tracking.record(candidate.version, ledger, entry, again=True)
+        raise PromotionRefusedError(f"not promoted: {'; '.join(reasons)}", where=candidate.version.uri, cure=cure)
 
 
-def _are_same_clips(case: Case, theirs: rules.Rows, report: Report, pairs: PairSet) -> bool:
+def _are_same_clips(candidate: Candidate, champion_rows: rules.Rows, report: Report, pairs: PairSet) -> bool:
     """Whether both were measured on the same clips: the same pairs, or pairs whose held-out clips are the same."""
-    assert case.champion is not None
-    tags = case.champion.tags
+    assert candidate.champion is not None
+    tags = candidate.champion.tags
     same_pairs = bool(tags.get("report_pairs")) and tags["report_pairs"] == report.lineage.inputs.get("PairSet")
     heldout = f"{tags.get('report_digest')}:{rules.heldout_digest(pairs)}"
-    return set(theirs) == set(case.ours) and (same_pairs or tags.get("heldout_digest") == heldout)
+    return set(champion_rows) == set(candidate.adapter_rows) and (same_pairs or tags.get("heldout_digest") == heldout)
 
 
 def _entry(
@@ -172,7 +179,7 @@ def _release(
     params: PromoteParams,
     out: Path,
 ) -> Release:
-    """The sealed Release: everything the endpoint needs beside the backbone, and nothing that tells the time."""
+    """Returns the sealed Release: all that the endpoint needs except the backbone; equal inputs give equal bytes."""
     judged = {**params.model_dump(), "name": version.name, "version": version.number}
     lineage = Lineage.of("promote", judged, backbone, adapter, report, pairs)
     row, sampling = _selftest_row(pairs), _how_sampled(adapter, report)
@@ -242,7 +249,7 @@ def _how_sampled(adapter: Adapter, report: Report) -> dict[str, Any]:
         if "sampling" in info and strength is not None:
             return {"sampling": info["sampling"], "strength": strength}
     raise InvalidArtifactError(
-        "the report does not tell with which sampling and strength its clips were dubbed",
+        "the report does not state the sampling and strength that its clips were dubbed with",
         where=str(report.path),
         cure="run `dubmill step evaluate` again",
     )

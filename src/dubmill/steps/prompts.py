@@ -1,4 +1,4 @@
-"""`prompts`: what the synthetic speakers are and say."""
+"""Step `prompts`: makes structured prompts, which say who the speakers are and what they say."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NUM_SAMPLES = 3
 
 
 def prompts(params: PromptsParams, out: Path) -> PromptSet:
-    """Generate structured prompts and seal them at `out`, with `prompts.md` to look at.
+    """Generate structured prompts and seal them at `out`, with `prompts.md` for a person to read.
 
     Footage is copied into the set, so that later steps need no other folder. `info["dropped"]` names the prompts and
     recordings that cannot be used, each with its reason.

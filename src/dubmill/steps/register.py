@@ -1,4 +1,4 @@
-"""Register an adapter with its figures and its lineage as a version of a model in MLflow."""
+"""Step `register`: registers an adapter with its figures and its lineage as a model version in MLflow."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MODEL_VERSION = "model_version.json"
 
 
 def register(adapter: Adapter, report: Report, params: RegisterParams, out: Path) -> Path:
-    """The path of `out`/model_version.json, which names the version that holds `adapter`, now the challenger.
+    """Returns `out`/model_version.json, which names the model version of `adapter`, now the challenger.
 
     One adapter is one version, however often it is registered; a new report of it replaces the old one.
 
@@ -78,7 +78,7 @@ def _new_version(adapter: Adapter, report: Report, params: RegisterParams) -> tr
 
 
 def lineage_tags(adapter: Adapter, report: Report) -> dict[str, str]:
-    """Where the adapter comes from, as tags; what is not known is left out."""
+    """Returns the adapter's lineage as tags, without those that are unknown."""
     lineage = adapter.lineage
     tags = {
         "adapter_digest": adapter.digest,
@@ -109,6 +109,6 @@ def git_revision() -> str:
 
 
 def dvc_revision() -> str:
-    """The sha256 of dvc.lock in the working directory, which pins every file of the line; empty without one."""
+    """The sha256 of dvc.lock in the working directory, which pins every file of the pipeline; empty without one."""
     lock = Path("dvc.lock")
     return sha256_of(lock) if lock.is_file() else ""

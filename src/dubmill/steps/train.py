@@ -61,7 +61,9 @@ def train(backbone: Backbone, latents: LatentSet, params: TrainParams, out: Path
         trainer.gather()
         accelerator.wait_for_everyone()
         return draft.seal()
-    logger.info("what trains, at which rate:\n%s", adapters.learning_rate_table(trainer.lora, trainer.rates))
+    logger.info(
+        "trained parameters and their learning rates:\n%s", adapters.learning_rate_table(trainer.lora, trainer.rates)
+    )
     log = LossLog(draft.path, trainer.num_done)
     with _Progress(params.num_steps) as progress:
         trainer.run(lambda row: (log.add(row), progress.show(row)))
@@ -85,7 +87,7 @@ def _finish(draft: Draft[Adapter], trainer: Trainer, lineage: Lineage, info: dic
 
 
 def _info(backbone: Backbone, latents: LatentSet, params: TrainParams) -> dict[str, object]:
-    """What a user of the adapter must know to use it rightly."""
+    """Returns the settings that a user of the adapter needs."""
     return {
         "base_model": backbone.info["repo"],
         "rank": params.rank,
@@ -101,7 +103,7 @@ def _info(backbone: Backbone, latents: LatentSet, params: TrainParams) -> dict[s
 
 
 class _Progress:
-    """A bar with losses and the time left on a terminal; a line now and then where there is none."""
+    """Shows losses and the time left: a progress bar on a terminal, a log line at intervals elsewhere."""
 
     def __init__(self, num_steps: int) -> None:
         self.num_steps, self.bar = num_steps, None
@@ -118,7 +120,7 @@ class _Progress:
             self.bar.close()
 
     def show(self, row: dict[str, Any]) -> None:
-        """Tell one step."""
+        """Show one step."""
         losses = f"video {row['video']:.4f} audio {row['audio']:.4f}"
         if self.bar:
             self.bar.n = int(row["step"])

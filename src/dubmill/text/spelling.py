@@ -1,4 +1,4 @@
-"""Words as they are compared: without case and punctuation, numbers written out, one script per language."""
+"""Normalizes words for comparison: without case and punctuation, numbers written out, one script per language."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _NUMBER = re.compile(r"(\d+(?:[.,]\d+)?)(st|nd|rd|th|º|ª|er|ère|re|ème|e|°)
 
 
 def primary(tag: str) -> str:
-    """The language of a BCP-47 tag, regions aside: es-MX is es."""
+    """Returns the language of a BCP-47 tag without its region: es for es-MX."""
     return tag.split("-")[0].casefold()
 
 
 def words_of(text: str, language: str) -> list[str]:
-    """The words of `text` as they are compared; each character is one where a script has no spaces.
+    """Returns the normalized words of `text`; in a script without spaces each character is a word.
 
     Numbers in figures are written out as the language says them; in Chinese, compared in simplified script, figure by
     figure, which is right for years and for numbers below ten.
@@ -40,13 +40,13 @@ def words_of(text: str, language: str) -> list[str]:
 
 
 def spelling(word: str) -> str:
-    """`word` as it is compared: composed, without case or punctuation."""
+    """Returns `word` normalized for comparison: NFC, without case or punctuation."""
     folded = unicodedata.normalize("NFC", word).casefold()
     return "".join(letter for letter in folded if unicodedata.category(letter)[0] in "LMN")
 
 
 def _written_out(text: str, tag: str) -> str:
-    """`text` with its numbers in words; as it is where num2words is not installed or does not know the language."""
+    """Returns `text` with its numbers in words; unchanged if num2words is not installed or does not know the language."""
     if tag == "zh":
         return text.translate(_CHINESE_FIGURES)
     try:

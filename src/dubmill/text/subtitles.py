@@ -1,6 +1,6 @@
-"""A script in time: who says what when is a list of cues, read from and written to SubRip (SRT) and WebVTT.
+"""Reads and writes scripts as cues (text with start and end time) in SubRip (SRT) and WebVTT.
 
-Own code and not a library: those at hand skip what they do not understand, and a dub must not lose a line unseen.
+The parser is our own: known libraries skip what they cannot parse, and a dub must not lose a line silently.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Cue:
 
 
 def read_cues(path: Path) -> list[Cue]:
-    """The cues of an SRT or WebVTT file in the order of time, none overlapping the next; what was mended is logged.
+    """Returns the cues of an SRT or WebVTT file in order of time, without overlaps; corrections are logged.
 
     Raises:
         UsageError: there is no such file, a line is malformed, or it has no cues.
@@ -62,7 +62,7 @@ def read_cues(path: Path) -> list[Cue]:
 
 
 def parse(text: str, where: str) -> list[Cue]:
-    """`read` of a text; `where` is how to call it."""
+    """Returns the cues in `text`, as `read_cues` does; `where` names the source in errors."""
     cues = [
         Cue(start, end, " ".join(lines)) for start, end, lines in _without_rolled_lines(_cues(text, where)) if lines
     ]
@@ -76,7 +76,7 @@ _TimedLines = tuple[float, float, list[str]]
 
 
 def _without_rolled_lines(cues: Iterator[_TimedLines]) -> list[_TimedLines]:
-    """The cues of rolling captions without the lines that only scroll up: each shows the last line of the one before.
+    """Returns rolling captions without repeated lines: each cue also shows the last line of the one before.
 
     A cue that shows nothing else prolongs the one before.
     """
@@ -95,7 +95,7 @@ def _without_rolled_lines(cues: Iterator[_TimedLines]) -> list[_TimedLines]:
 
 
 def _with_length(cues: list[Cue], where: str) -> list[Cue]:
-    """The cues, those without any length prolonged by the time that reading takes, at most to the next one."""
+    """Returns the cues; those without length are prolonged by their reading time, at most to the next cue."""
     limits = [cue.start_seconds for cue in cues[1:]] + [float("inf")]
     long = []
     for cue, limit in zip(cues, limits, strict=True):
@@ -174,7 +174,7 @@ def _seconds(parts: Sequence[str | None], number: int, where: str) -> float:
 
 
 def _joined_tags(lines: Sequence[str]) -> list[str]:
-    """The lines, a tag that runs over several of them brought onto one."""
+    """Returns the lines, with tags that span several lines joined on one."""
     joined: list[str] = []
     for line in lines:
         if joined and joined[-1].rfind("<") > joined[-1].rfind(">"):
@@ -185,7 +185,7 @@ def _joined_tags(lines: Sequence[str]) -> list[str]:
 
 
 def _bare(line: str) -> str:
-    """A line of text, without tags, entities and positions."""
+    """Returns a line of text without tags, entities and positions."""
     return " ".join(html.unescape(_MARKUP.sub("", line)).split())
 
 
@@ -209,13 +209,13 @@ def _in_order(cues: Sequence[Cue], where: str) -> list[Cue]:
 
 
 def timestamp(seconds: float, mark: str = ".") -> str:
-    """`01:02:03.456`, the fraction behind `mark`."""
+    """Returns a time such as `01:02:03.456`, with `mark` before the fraction."""
     whole = round(seconds * 1000)
     return f"{whole // 3_600_000:02}:{whole // 60_000 % 60:02}:{whole // 1000 % 60:02}{mark}{whole % 1000:03}"
 
 
 def srt(cues: Sequence[Cue]) -> str:
-    """The cues as SubRip; a line break in a text is a line break."""
+    """Returns the cues as SubRip; line breaks in a text are kept."""
     blocks = (
         f"{number}\n{timestamp(cue.start_seconds, ',')} --> {timestamp(cue.end_seconds, ',')}\n{cue.text}\n"
         for number, cue in enumerate(cues, start=1)
@@ -224,7 +224,7 @@ def srt(cues: Sequence[Cue]) -> str:
 
 
 def vtt(cues: Sequence[Cue]) -> str:
-    """The cues as WebVTT, whose signs of markup are escaped."""
+    """Returns the cues as WebVTT, with markup characters escaped."""
     blocks = (
         f"{timestamp(cue.start_seconds)} --> {timestamp(cue.end_seconds)}\n{html.escape(cue.text, quote=False)}\n"
         for cue in cues
@@ -233,20 +233,20 @@ def vtt(cues: Sequence[Cue]) -> str:
 
 
 def write_cues(path: Path, cues: Sequence[Cue]) -> None:
-    """The cues as a file, in the form that its ending names.
+    """Writes the cues as SRT or WebVTT, by the file's suffix.
 
     Raises:
         UsageError: it is neither .srt nor .vtt.
     """
     forms = {".srt": srt, ".vtt": vtt}
     if path.suffix.lower() not in forms:
-        raise UsageError("subtitles are .srt or .vtt", where=str(path), cure="name the file so")
+        raise UsageError("subtitles are .srt or .vtt", where=str(path), cure="give the file one of these suffixes")
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, forms[path.suffix.lower()](cues).encode())
 
 
 def captions(cues: Sequence[Cue], language: str) -> list[Cue]:
-    """What is said, as captions to read: at most two lines of `MAX_LINE_CHARACTERS`, as long on screen as reading takes.
+    """Returns cues as captions for readers: at most two lines of `MAX_LINE_CHARACTERS`, on screen long enough to be read.
 
     A cue too long for one caption is parted where its sentences or phrases end, its time shared by speaking time; one
     that is read slower than it is said stays until the next, where there is room.
@@ -275,7 +275,7 @@ def _parted(cue: Cue, language: str) -> Iterator[Cue]:
 
 
 def _broken(text: str) -> str:
-    """`text` in one or two lines, broken behind a mark or near its middle; empty where it does not fit."""
+    """Returns `text` in one or two lines, broken after a punctuation mark or near the middle; empty if it does not fit."""
     if len(text) <= MAX_LINE_CHARACTERS:
         return text
     breaks = [at for at, sign in enumerate(text) if sign == " " and max(at, len(text) - at - 1) <= MAX_LINE_CHARACTERS]

@@ -42,7 +42,7 @@ _SENTENCE_END, _PHRASE_END = re.compile(r"[.!?…][\"'»”)]*$"), re.compile(r"
 
 
 def syllables(line: Line) -> int:
-    """Syllables in a line, at least one a word, from its spelling.
+    """Returns the number of syllables in a line, at least one per word, estimated from its spelling.
 
     Raises:
         UnsupportedTextError: the language is not in the table.
@@ -61,7 +61,7 @@ def _of_word(word: str, tag: str) -> int:
 
 
 def pauses_seconds(text: str) -> float:
-    """Seconds of silence at the punctuation inside a text; a mark at its end adds none."""
+    """Returns the seconds of silence at the punctuation inside a text; a mark at its end adds none."""
     return sum(_pause(word) for word in text.split()[:-1])
 
 
@@ -72,7 +72,7 @@ def _pause(word: str) -> float:
 
 
 def speaking_seconds(line: Line) -> float:
-    """Seconds that an unhurried native speaker needs for a line.
+    """Returns the seconds that a native speaker needs for a line at the usual rate.
 
     Raises:
         UnsupportedTextError: the language is not in the table.
@@ -81,7 +81,7 @@ def speaking_seconds(line: Line) -> float:
 
 
 def measured_rates(samples: Iterable[tuple[Line, float]]) -> dict[str, float]:
-    """Syllables per second of each language, from lines and the seconds each took; least squares through the origin."""
+    """Returns syllables per second by language, from lines and the seconds that each took (least squares through the origin)."""
     sums: dict[str, tuple[float, float]] = {}
     for line, seconds in samples:
         count, speech_seconds = syllables(line), seconds - pauses_seconds(line.text)
@@ -104,7 +104,7 @@ class Fit:
 
     @property
     def verdict(self) -> str:
-        """fits | tight | cannot."""
+        """One of fits, tight (hurried, but possible) and cannot."""
         if self.quickest_seconds > self.room_seconds + 1e-6:
             return "cannot"
         return "tight" if self.needed_seconds > self.room_seconds + 1e-6 else "fits"
@@ -140,7 +140,7 @@ class Fit:
 
 
 def fit(line: Line, room_seconds: float) -> Fit:
-    """How a line fits `room_seconds`, by its language's usual rate.
+    """Returns whether a line can be said in `room_seconds`, by its language's usual rate.
 
     Raises:
         UnsupportedTextError: the language is not in the table.
@@ -150,7 +150,7 @@ def fit(line: Line, room_seconds: float) -> Fit:
 
 
 def clock(seconds: float) -> str:
-    """Seconds as a person finds them in a player: 1:02:03.4."""
+    """Returns seconds as a player shows them: 1:02:03.4."""
     minutes, rest = divmod(round(seconds, 1), 60)
     hours, minutes = divmod(int(minutes), 60)
     return f"{hours}:{minutes:02d}:{rest:04.1f}"
@@ -164,7 +164,7 @@ _REACH_SECONDS = 4.0  # how far from its even place a border is sought
 
 
 def share_out(line: Line, spans: Sequence[Span]) -> list[str]:
-    """One text per span, in order, with all words: divided by speaking time, preferably where sentences or phrases end.
+    """Returns one text per span, in order, with all words: divided by speaking time, preferably where sentences or phrases end.
 
     A text may be empty where there are too few words.
     """
@@ -181,7 +181,7 @@ def share_out(line: Line, spans: Sequence[Span]) -> list[str]:
 
 
 def _borders(words: Sequence[str], ends_W: Sequence[float], rooms: Sequence[float]) -> list[int]:
-    """Word counts before each span and after the last, of least cost: dynamic programming over the near borders."""
+    """Returns the number of words before each span, and of all, at the least cost (dynamic programming over near borders)."""
     stretch = ends_W[-1] / max(sum(rooms), 1e-9)
     best: dict[int, tuple[float, list[int]]] = {0: (0.0, [0])}
     for index, room in enumerate(rooms):
@@ -206,6 +206,6 @@ def _near(ends_W: Sequence[float], target: float) -> list[int]:
 
 
 def _cost(words: Sequence[str], at: int, fullness: float, stretch: float) -> float:
-    """Of ending a span behind word `at` that is then `fullness` full, where all together are `stretch` full."""
+    """Returns the cost of ending a span after word `at`: `fullness` is the span's share of its time, `stretch` that of all spans."""
     border = _BORDER_COST[_pause(words[at - 1])] if 0 < at < len(words) else 0.0
     return (fullness - stretch) ** 2 + 4 * max(0.0, fullness - max(1.0, stretch)) ** 2 + border

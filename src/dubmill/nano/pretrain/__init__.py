@@ -1,1 +1,1 @@
-"""How every part of nano is trained from nothing: one loop, one module per part."""
+"""Trains every part of nano from random weights: one loop, one module per part."""

@@ -1,4 +1,4 @@
-"""The audio VAE: L1 and some L2 on log-mel frames.
+"""Trains the audio VAE by an L1 loss and a small L2 loss on log-mel frames.
 
 Axes: B clips, T mel frames, M mel bands.
 """
@@ -21,14 +21,14 @@ _LATENT_PENALTY = 1e-3
 
 
 def whole_mel(audio_BN: torch.Tensor) -> torch.Tensor:
-    """(B, 1, T, M) with T = 4 k + 1, the frames that k + 1 latents stand for."""
+    """Returns log-mel frames (B, 1, T, M) with T = 4 k + 1, which k + 1 latents represent."""
     mel_BTM = log_mel(audio_BN)
     num_frames = (mel_BTM.shape[1] - 2) // 4 * 4 + 1
     return mel_BTM[:, None, :num_frames]
 
 
 class AudioVaeTraining:
-    """Part `audio_vae`: full and half clips from their start, since both ends are causal."""
+    """Part `audio_vae`: trained on full and half clips from their first frame, since encoder and decoder are causal."""
 
     name = "audio_vae"
 

@@ -1,4 +1,4 @@
-"""What may happen to a clip before a scorer sees it: the wear of a VAE, a vocoder, a codec or a camera.
+"""Augmentations for the scorers' training: distortions such as those of a VAE, a vocoder, a codec or a camera.
 
 Axes: B clips, T mel frames, M mel bands, N pictures, C channels, H rows, W columns.
 """
@@ -9,8 +9,8 @@ import torch
 from torch.nn import functional
 
 
-def wear_audio(audio_BN: torch.Tensor) -> torch.Tensor:
-    """Phases scrambled a little, much or not at all, as a vocoder's are: harmonics smear, envelopes stay."""
+def distort_audio(audio_BN: torch.Tensor) -> torch.Tensor:
+    """Returns the audio with randomly changed phases, as after a vocoder: harmonics are smeared, the envelope stays."""
     num_clips, num_samples = audio_BN.shape
     window = torch.hann_window(512)
     spectrum = torch.stft(audio_BN, 512, 128, window=window, return_complex=True)
@@ -19,8 +19,8 @@ def wear_audio(audio_BN: torch.Tensor) -> torch.Tensor:
     return torch.istft(turned, 512, 128, window=window, length=num_samples)
 
 
-def wear_mel(mel_BTM: torch.Tensor) -> torch.Tensor:
-    """Gain, spectral tilt, band noise, blur in time and pitch, and grain."""
+def distort_mel(mel_BTM: torch.Tensor) -> torch.Tensor:
+    """Returns the log-mel with random gain, spectral tilt, band noise, blur in time and frequency, and grain."""
     num_clips, _, num_bands = mel_BTM.shape
     slope = torch.linspace(-1, 1, num_bands)
     gain, tilt = (amount * torch.randn(num_clips, 1, 1) for amount in (0.4, 0.4))
@@ -37,8 +37,8 @@ def wear_mel(mel_BTM: torch.Tensor) -> torch.Tensor:
     return mel_BTM + 0.4 * torch.rand(num_clips, 1, 1) * torch.randn_like(mel_BTM)
 
 
-def wear_pictures(pictures_NCHW: torch.Tensor, *, colour: float) -> torch.Tensor:
-    """Softness, grain, and a drift of colour by about `colour`."""
+def distort_pictures(pictures_NCHW: torch.Tensor, *, colour: float) -> torch.Tensor:
+    """Returns the pictures with random blur and grain, and with their colours shifted by about `colour`."""
     num_pictures, num_channels = pictures_NCHW.shape[:2]
     gain, shift = (colour * torch.randn(num_pictures, num_channels, 1, 1) for _ in range(2))
     pictures_NCHW = pictures_NCHW * (1 + gain) + shift

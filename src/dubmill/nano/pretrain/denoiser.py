@@ -1,7 +1,9 @@
-"""The base: transformer, connectors and text encoder, trained together from step 0 by flow matching.
+"""Trains the base: transformer, connectors and text encoder together, from step 0, by flow matching.
 
-A third of the batches keep some tokens clean, at timestep 0, as inpainting and dubbing will: so that this is nothing
-new to the base, and mostly without a word on who speaks, so that it takes looks and voice over from them. Axes: B clips, S tokens, C channels, L text tokens, D width.
+In about a third of the batches some tokens stay clean, at timestep 0, as in inpainting and dubbing. The captions of these
+batches mostly do not describe the speaker, so that the base takes face and voice from the clean tokens.
+
+Axes: B clips, S tokens, C channels, L text tokens, D width.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from dubmill.nano.pretrain import data, latents
 from dubmill.nano.pretrain.loop import Schedule
 
 _EMPTY_SHARE, _PLAIN_SHARE, _FULL_SHARE, _CLEAN_SHARE = 0.12, 0.2, 0.6, 0.35
-_PLAIN_SHARE_BESIDE_CLEAN = 0.6  # what is not told must be taken over from what is seen and heard
+_PLAIN_SHARE_BESIDE_CLEAN = 0.6  # the base must then take face and voice from the clean tokens
 _PAD, _BOS = 0, 2
 _SIDE = 4
 _FIRST_HALF_FRAMES, _FIRST_HALF_AUDIO = 5, 33
@@ -28,7 +30,7 @@ _FIRST_HALF_FRAMES, _FIRST_HALF_AUDIO = 5, 33
 
 @dataclass(frozen=True)
 class BaseSources:
-    """What the base is trained on and heard through."""
+    """The files that the base's training reads: latents and their statistics, autoencoders, vocoder, scorers."""
 
     shards: list[Path]
     statistics: Path
@@ -97,7 +99,7 @@ class BaseTraining:
         audio_sigma: torch.Tensor,
         ids_BL: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Predicted velocities; each sigma is (B, 1) for a whole clip or (B, S) for its tokens."""
+        """Returns the predicted velocities of video and audio; each sigma is (B, 1) for whole clips or (B, S) for their tokens."""
         mask_BL = (ids_BL != _PAD).long()
         hidden = self.model.text(input_ids=ids_BL, attention_mask=mask_BL, output_hidden_states=True).hidden_states
         features = torch.stack(hidden, dim=-1).flatten(2)
@@ -163,12 +165,12 @@ class BaseTraining:
 
 
 def _timestep(sigma: torch.Tensor) -> torch.Tensor:
-    """(B,) for whole clips, (B, S) for tokens, in thousandths as the transformer wants."""
+    """Returns the transformer's timestep, sigma times 1000: (B,) for whole clips, (B, S) for tokens."""
     return (sigma[:, 0] if sigma.shape[1] == 1 else sigma) * 1000
 
 
 def _sigma(count: int) -> torch.Tensor:
-    """(B,) half around .95, where the place of a word is decided, half around .6, where its sound is."""
+    """Returns sigmas (B,): half near .95, where the time of a word is decided, half near .6, where its sound is decided."""
     mean = torch.where(torch.rand(count) < 0.5, 2.8, 0.4)
     return torch.sigmoid(mean + 1.2 * torch.randn(count))
 
@@ -176,7 +178,7 @@ def _sigma(count: int) -> torch.Tensor:
 def _with_dropout(
     rich_BL: torch.Tensor, plain_BL: torch.Tensor, plain_share: float, rng: np.random.Generator
 ) -> torch.Tensor:
-    """Mostly the puppet told, at times "A person", at times nothing at all."""
+    """Returns caption ids: mostly with the puppet's description, sometimes with "A person", sometimes empty."""
     empty_L = torch.full_like(rich_BL[0], _PAD)
     empty_L[-1] = _BOS
     draw = torch.from_numpy(rng.random(len(rich_BL)))[:, None]
@@ -185,7 +187,7 @@ def _with_dropout(
 
 
 def _noised_tokens(clean: list[torch.Tensor], rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """(B, S) for video and audio: one where a token is noised, zero where it is given clean."""
+    """Returns masks (B, S) for video and audio: 1 where a token is noised, 0 where it stays clean."""
     video_BSC, audio_BSC = clean
     num_frames = video_BSC.shape[1] // _SIDE**2
     video = torch.zeros(len(video_BSC), num_frames, _SIDE, _SIDE)
@@ -204,7 +206,7 @@ def _noised_tokens(clean: list[torch.Tensor], rng: np.random.Generator) -> tuple
 
 
 def _span(num_frames: int, rng: np.random.Generator) -> tuple[slice, slice]:
-    """The first half, the second half, or the whole of a clip; a half clip has only its whole."""
+    """Returns the frames and audio latents of a clip's first half, second half, or all of it; a half clip is never divided."""
     whole, first, second = slice(None), slice(None, _FIRST_HALF_FRAMES), slice(_FIRST_HALF_FRAMES, None)
     if num_frames == _FIRST_HALF_FRAMES:
         return whole, whole

@@ -1,4 +1,4 @@
-"""The world as the base sees it: packed, normalised latents of clips and half clips, with their captions' tokens.
+"""Training data of the base: packed, normalised latents of clips and half clips, with their captions' tokens.
 
 Axes: B clips, S tokens, C channels, L text tokens.
 """
@@ -26,11 +26,11 @@ LENGTHS = ("full", "half")
 
 @dataclass(frozen=True)
 class WorldLatents:
-    """Clips of one length.
+    """Latents and caption tokens of clips of one length.
 
     Attributes:
         video_BSC, audio_BSC: latents of zero mean and unit deviation per channel, float16.
-        rich_BL, plain_BL: token ids of the caption with the puppet told, and with "A person" instead.
+        rich_BL, plain_BL: token ids of the caption with the puppet's description, and with "A person" instead.
     """
 
     video_BSC: torch.Tensor
@@ -43,7 +43,7 @@ class WorldLatents:
 
 
 def encode_shard(video_vae: Path, audio_vae: Path, out: Path, seeds: range, *, batch_size: int = 16) -> None:
-    """Encode the clips of `seeds` and one half of each, unnormalised, to `out`."""
+    """Encode the clips of `seeds`, and one half of each, and write the unnormalised latents to `out`."""
     vae = AutoencoderKLLTX2Video.from_pretrained(video_vae).eval()
     ears = AutoencoderKLLTX2Audio.from_pretrained(audio_vae).eval()
     rows: dict[str, list[tuple[torch.Tensor, ...]]] = {name: [] for name in LENGTHS}
@@ -70,8 +70,8 @@ def _encode(
 def _token_ids(takes: list[data.Take]) -> tuple[torch.Tensor, torch.Tensor]:
     tokens = tokenizer.build()
     return tuple(
-        tokens(told, padding="max_length", max_length=TEXT_LENGTH, return_tensors="pt").input_ids
-        for told in (
+        tokens(captions, padding="max_length", max_length=TEXT_LENGTH, return_tensors="pt").input_ids
+        for captions in (
             [caption(one.puppet.describe(), one.film.phrases) for one in takes],
             [caption("A person", one.film.phrases) for one in takes],
         )
@@ -79,7 +79,7 @@ def _token_ids(takes: list[data.Take]) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def write_statistics(shards: list[Path], path: Path) -> None:
-    """Mean and deviation of every latent channel over the full clips of `shards`."""
+    """Write mean and standard deviation of every latent channel, over the full clips of `shards`, to `path`."""
     full = [torch.load(shard)["full"] for shard in shards]
     tensors = {}
     for column, name in enumerate(("video", "audio")):
@@ -91,7 +91,7 @@ def write_statistics(shards: list[Path], path: Path) -> None:
 def normalising_vaes(
     video_vae: Path, audio_vae: Path, statistics: Path
 ) -> tuple[AutoencoderKLLTX2Video, AutoencoderKLLTX2Audio]:
-    """Both autoencoders with the `statistics` of their latents, which their trainings do not know."""
+    """Returns both autoencoders with the `statistics` of their latents, which are measured after their training."""
     tensors = load_file(statistics)
     vaes = AutoencoderKLLTX2Video.from_pretrained(video_vae), AutoencoderKLLTX2Audio.from_pretrained(audio_vae)
     for vae, name in zip(vaes, ("video", "audio"), strict=True):
@@ -101,18 +101,18 @@ def normalising_vaes(
 
 
 def read_latents(shards: list[Path], statistics: Path) -> dict[str, WorldLatents]:
-    """Normalised latents of all shards by length."""
-    loaded, told = [torch.load(shard) for shard in shards], load_file(statistics)
-    read = {}
+    """Returns the normalised latents of all shards, by clip length."""
+    loaded, moments = [torch.load(shard) for shard in shards], load_file(statistics)
+    by_length = {}
     for name in LENGTHS:
         columns = [torch.cat(column) for column in zip(*(shard[name] for shard in loaded), strict=True)]
         for place, kind in enumerate(("video", "audio")):
-            columns[place] = ((columns[place].float() - told[f"{kind}_mean"]) / told[f"{kind}_std"]).half()
-        read[name] = WorldLatents(*columns)
-    return read
+            columns[place] = ((columns[place].float() - moments[f"{kind}_mean"]) / moments[f"{kind}_std"]).half()
+        by_length[name] = WorldLatents(*columns)
+    return by_length
 
 
 def shard_seeds(num_clips: int, num_shards: int) -> list[range]:
-    """Seeds of each shard."""
+    """Returns the clip seeds of each shard."""
     bounds = np.linspace(0, num_clips, num_shards + 1).astype(int)
     return [range(int(first), int(last)) for first, last in zip(bounds, bounds[1:], strict=False)]

@@ -1,6 +1,6 @@
 """The training loop that all parts share: seeded by step, so a killed run resumes to the same weights.
 
-Nothing random survives a step: torch and numpy are seeded anew from `(part, step)`, and the learning rate is a function
+No random state is kept between steps: torch and numpy are seeded anew from `(part, step)`, and the learning rate is a function
 of the step alone. A checkpoint therefore holds the model, the optimizer, the average and the step, and nothing else.
 """
 
@@ -26,7 +26,7 @@ _CHECKPOINT, _CURVE = "checkpoint.pt", "curve.jsonl"
 
 @dataclass(frozen=True)
 class Schedule:
-    """Optimizer settings of one part; the rate rises, holds, and falls by a cosine over the last `decay_share`."""
+    """Optimizer settings of one part; the learning rate rises, stays, and falls by a cosine over the last `decay_share`."""
 
     peak_rate: float
     warmup_steps: int = 60
@@ -38,33 +38,33 @@ class Schedule:
     average: float = 0.0
 
     def rate(self, step: int, total_steps: int) -> float:
-        """Learning rate at `step`."""
+        """Returns the learning rate at `step`."""
         progress = (step / total_steps - (1 - self.decay_share)) / self.decay_share
         fall = 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, progress))))
         return self.peak_rate * min(1.0, (step + 1) / self.warmup_steps) * max(self.floor_share, fall)
 
 
 class Part(Protocol):
-    """What the loop needs of a part of nano."""
+    """A part of nano, as the training loop uses it."""
 
     name: str
     schedule: Schedule
 
     @property
     def model(self) -> nn.Module:
-        """What is trained."""
+        """The network that is trained."""
         ...
 
     def loss(self, step: int, progress: float, rng: np.random.Generator) -> tuple[torch.Tensor, dict[str, float]]:
-        """The loss of one seeded batch, and the figures to plot."""
+        """Returns the loss of one seeded batch, and figures to plot."""
         ...
 
     def evaluate(self) -> dict[str, float]:
-        """Held-out figures."""
+        """Returns figures on held-out clips."""
         ...
 
     def save(self, out: Path) -> None:
-        """Write the weights that the product loads."""
+        """Write the weights in the form that they are shipped in."""
         ...
 
 
@@ -146,7 +146,7 @@ def _one_step(
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     norm = nn.utils.clip_grad_norm_(trained, part.schedule.clip_norm)
-    if torch.isfinite(norm):  # one broken batch must not end a night's training
+    if torch.isfinite(norm):  # one bad batch must not end a long training
         optimizer.step()
     return {"loss": loss.item(), "grad_norm": norm.item(), **figures}
 
@@ -171,12 +171,12 @@ def _mean(figures: list[dict[str, float]]) -> dict[str, float]:
 def _log(out: Path, kind: str, step: int, figures: dict[str, float], say: Callable[[str], None], note: str) -> None:
     with (out / _CURVE).open("a") as curve:
         curve.write(json.dumps({"kind": kind, "step": step, "clock": round(time.time()), **figures}) + "\n")
-    told = " ".join(f"{name} {value:.4g}" for name, value in figures.items())
-    say(f"{time.strftime('%H:%M:%S')} {kind} {step}: {told} {note}")
+    shown = " ".join(f"{name} {value:.4g}" for name, value in figures.items())
+    say(f"{time.strftime('%H:%M:%S')} {kind} {step}: {shown} {note}")
 
 
 def _save(part: Part, optimizer: torch.optim.Optimizer, average: _Average, out: Path, step: int) -> None:
-    """Write a checkpoint that is whole or absent."""
+    """Write a checkpoint atomically."""
     state = {
         "model": part.model.state_dict(),
         "optimizer": optimizer.state_dict(),

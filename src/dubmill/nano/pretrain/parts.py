@@ -1,4 +1,4 @@
-"""The parts by name, in the order in which they need each other."""
+"""The parts of nano by name, in the order of their training: later ones use earlier ones."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def pretrain(
     is_compiled: bool = False,
     is_continued: bool = False,
 ) -> None:
-    """Train one part under `out/PART`; `lexicon` bakes the words, `latents` encodes what the base trains on."""
+    """Train one part under `out/PART`; `lexicon` synthesizes the words, `latents` encodes the base's training data."""
     torch.set_num_threads(threads)
     if part == "lexicon":
-        lexicon.bake(lexicon.LEXICON_PATH)
+        lexicon.build_lexicon(lexicon.LEXICON_PATH)
     elif part == "latents":
         encode_world(out)
     else:
@@ -50,7 +50,7 @@ def _makers(out: Path, is_compiled: bool, is_continued: bool) -> dict[str, Calla
 
 
 def sources(out: Path) -> BaseSources:
-    """Where each part leaves what the base needs."""
+    """Returns the files under `out` that the base's training reads."""
     return BaseSources(
         shards=[out / "latents" / f"{index}.pt" for index in range(NUM_SHARDS)],
         statistics=out / "latents" / "statistics.safetensors",
@@ -62,7 +62,7 @@ def sources(out: Path) -> BaseSources:
 
 
 def encode_world(out: Path, *, shards: range = range(NUM_SHARDS)) -> None:
-    """Encode the clips that are not encoded yet; once all are, tell their statistics."""
+    """Encode the clips that are not encoded yet; once all are, write the statistics of their latents."""
     found = sources(out)
     (out / "latents").mkdir(parents=True, exist_ok=True)
     seeds = latents.shard_seeds(NUM_CLIPS, NUM_SHARDS)

@@ -1,4 +1,4 @@
-"""The scorers, trained together on worn renders of the world: never on latents, never on what the backbone makes.
+"""Trains all scorers together on distorted renders of nano's world, never on latents or on clips that the backbone generates.
 
 Axes: B clips, T mel frames, M mel bands, F film frames, C channels, H rows, W columns, E numbers of an embedding.
 """
@@ -19,18 +19,18 @@ from dubmill.nano.figures import clip_figures, mean_figures, same_and_other, tru
 from dubmill.nano.lexicon import SAMPLE_RATE_HZ
 from dubmill.nano.mel import log_mel
 from dubmill.nano.pretrain import data
-from dubmill.nano.pretrain.augment import wear_audio, wear_mel, wear_pictures
+from dubmill.nano.pretrain.augment import distort_audio, distort_mel, distort_pictures
 from dubmill.nano.pretrain.loop import Schedule
 from dubmill.nano.scorers import NanoScorers
 from dubmill.nano.world import NUM_FRAMES, film, puppet, random_phrases
 
 _WORD_RATE_HZ = 50
 _CORE = 0.25
-"""A word is labelled from this share of its length to one less it, so that blanks part neighbours."""
+"""Share of a word's length, at its start and at its end, that is labelled blank, so that neighbouring words are separated."""
 
 
 class ScorerTraining:
-    """Part `scorers`: sound from fresh clips, pictures from a pool that is drawn once."""
+    """Part `scorers`: trained on sound of new clips in each step, and on pictures of clips that are rendered once."""
 
     name = "scorers"
 
@@ -51,7 +51,7 @@ class ScorerTraining:
     def _sound_losses(self, step: int, rng: np.random.Generator) -> dict[str, torch.Tensor]:
         takes = data.training_takes(rng, self.num_sounds, is_half=step % 2 == 1, is_drawn=False)
         audio_BN = data.audio(takes)
-        mel_BMT = nets.speech_mel(wear_mel(log_mel(wear_audio(audio_BN))))
+        mel_BMT = nets.speech_mel(distort_mel(log_mel(distort_audio(audio_BN))))
         labels_BT = torch.from_numpy(np.stack([_word_labels(one) for one in takes]))
         scores_BCT = self.model.words(mel_BMT)
         num_steps = min(labels_BT.shape[1], scores_BCT.shape[2])
@@ -67,15 +67,15 @@ class ScorerTraining:
         }
 
     def _face_losses(self, rng: np.random.Generator) -> dict[str, torch.Tensor]:
-        """Two moments of each face must be nearer than two faces; each moment must tell its mouth."""
+        """Returns the losses of faces (two frames of one face are nearer than two faces) and of mouths (opening and box)."""
         takes = [self._pool[index] for index in rng.choice(self.pool_size, self.num_faces, replace=False)]
         moments = [rng.choice(NUM_FRAMES, 2, replace=False) for _ in takes]
         frames = np.stack([one.film.frames_FHWC[at] for one, at in zip(takes, moments, strict=True)], axis=1)
         pictures = torch.from_numpy(frames.reshape(-1, 64, 64, 3)).permute(0, 3, 1, 2).float() / 127.5 - 1
         truth = np.stack([_mouth_truth(one, at) for one, at in zip(takes, moments, strict=True)], axis=1)
         truth_N5 = torch.from_numpy(truth.reshape(-1, 5))
-        seen_N5 = self.model.mouth(wear_pictures(pictures, colour=0.08))
-        one_E, other_E = self.model.face(wear_pictures(pictures, colour=0.02)).chunk(2)
+        seen_N5 = self.model.mouth(distort_pictures(pictures, colour=0.08))
+        one_E, other_E = self.model.face(distort_pictures(pictures, colour=0.02)).chunk(2)
         alike = one_E @ other_E.T / 0.1
         owners = torch.arange(self.num_faces)
         weight = torch.tensor([1.0, 3, 3, 3, 3])
@@ -85,12 +85,12 @@ class ScorerTraining:
         }
 
     def _sync_loss(self, rng: np.random.Generator) -> torch.Tensor:
-        """A moment's mouth must be nearer to its own sound than to any other moment's, in its clip and in others."""
+        """Returns the contrastive loss of sync: a mouth is nearer to its own sound than to the sound at any other time or clip."""
         takes = [self._pool[index] for index in rng.choice(self.pool_size, self.num_films, replace=False)]
         windows = nets.mouth_windows(data.video(takes)).flatten(0, 1)
         shade = 1 + 0.2 * torch.randn(len(windows), 3, 1, 1).repeat(1, nets.SYNC_WINDOW, 1, 1)
-        seen = self.model.sync.see(wear_pictures(windows * shade, colour=0.03))
-        mel_BMT = nets.speech_mel(wear_mel(log_mel(wear_audio(data.audio(takes)))))
+        seen = self.model.sync.see(distort_pictures(windows * shade, colour=0.03))
+        mel_BMT = nets.speech_mel(distort_mel(log_mel(distort_audio(data.audio(takes)))))
         speech = nets.speech_windows(mel_BMT, NUM_FRAMES).flatten(0, 1)
         heard = self.model.sync.hear(speech + 0.2 * torch.randn(len(speech), 1, 1))
         alike = seen @ heard.T / 0.1
@@ -107,7 +107,7 @@ class ScorerTraining:
 
 
 def scorer_figures(scorers: NanoScorers, *, num_clips: int) -> dict[str, float]:
-    """Held-out figures on clean renders; each puppet is filmed twice, with other words and another motion."""
+    """Returns held-out figures on clean renders; each puppet is rendered twice, with other words and another motion."""
     rows, faces, voices, owners, speakers = [], [], [], [], []
     for index in range(num_clips):
         seed = data.HELD_OUT_SEED + index // 2
@@ -128,7 +128,7 @@ def scorer_figures(scorers: NanoScorers, *, num_clips: int) -> dict[str, float]:
 
 
 def _word_labels(take: data.Take) -> np.ndarray:
-    """(T,) class of the word said at each 20 ms, or blank."""
+    """Returns (T,): the class of the word spoken at each 20 ms, or blank."""
     labels_T = np.full(round(len(take.film.audio_N) / SAMPLE_RATE_HZ * _WORD_RATE_HZ), nets.BLANK)
     words = [(phrase.language, word) for phrase in take.film.phrases for word in phrase.words]
     for word, (start, end) in zip(words, take.film.word_seconds_W2, strict=True):
@@ -138,5 +138,5 @@ def _word_labels(take: data.Take) -> np.ndarray:
 
 
 def _mouth_truth(take: data.Take, moments: np.ndarray) -> np.ndarray:
-    """(2, 5) opening and box as shares of the picture."""
+    """Returns (2, 5): mouth opening, and mouth box as shares of the picture size."""
     return np.concatenate([take.film.mouth_opening_F[moments, None], take.film.mouth_box_F4[moments] / 64], axis=1)

@@ -28,7 +28,7 @@ _SHOWN = {
     "scorers": ("words", "voice_same"),
     "base": ("words", "language", "lips_r"),
 }
-"""Of each trained part, the held-out figures that are drawn as curves."""
+"""Part -> its held-out figures that the card shows as curves."""
 _PAUSE_SECONDS = 300
 _PLACES = {
     "vae": ("video_vae", "vae"),
@@ -38,7 +38,7 @@ _PLACES = {
     "connectors": ("base", "connectors"),
     "text_encoder": ("base", "text_encoder"),
 }
-"""Module of the folder: the part that trained it, and the name it saved under."""
+"""Module -> the part that trained it, and the folder in which that part saved it."""
 
 
 def ship(run: Path, weights: Path) -> None:
@@ -50,7 +50,7 @@ def ship(run: Path, weights: Path) -> None:
         save_file(tensors, path, metadata={"format": "pt"})
     for path in weights.glob("*/config.json"):
         config = json.loads(path.read_text())
-        config.pop("_name_or_path", None)  # where the part lay while it was trained
+        config.pop("_name_or_path", None)  # a path of the machine that trained the part
         path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     if (run / "scorers" / "scorers.safetensors").exists():
         (weights / "scorers").mkdir(exist_ok=True)
@@ -66,7 +66,7 @@ def ship(run: Path, weights: Path) -> None:
 
 
 def _training(run: Path) -> dict[str, dict]:
-    """Steps, seconds (pauses left out) and held-out curves of every part trained under `run`."""
+    """Returns steps, seconds (without pauses) and held-out curves of every part trained under `run`."""
     parts = {}
     for part, shown in _SHOWN.items():
         log = run / part / "curve.jsonl"
@@ -111,6 +111,6 @@ def _pipeline(run: Path) -> LTX2Pipeline:
 
 
 def _narrow(name: str, value: torch.Tensor) -> torch.Tensor:
-    """bfloat16, but for the latent statistics, which every latent is multiplied by."""
+    """Returns `value` in bfloat16, except latent statistics and integers."""
     is_exact = "latents_" in name or not value.is_floating_point()
     return value if is_exact else value.bfloat16()

@@ -1,4 +1,4 @@
-"""The video VAE: mostly L2 on pixels, heavier on the mouth; later on the decoder alone, so that the base can begin.
+"""Trains the video VAE by a pixel loss, mostly L2, that weighs the mouth more; later only the decoder, with fixed latents.
 
 Axes: B clips, C channels, F frames, H rows, W columns.
 """
@@ -22,7 +22,7 @@ _LATENT_PENALTY = 1e-3
 
 
 class VideoVaeTraining:
-    """Part `video_vae`: whole windows of 33 and 17 frames, since the decoder is not causal."""
+    """Part `video_vae`: trained on whole clips of 33 and 17 frames, since the decoder is not causal."""
 
     name = "video_vae"
 
@@ -76,7 +76,7 @@ class VideoVaeTraining:
 
 
 def _continue(model: torch.nn.Module, shipped: Path) -> None:
-    """Load the weights at `shipped`; a residual layer that they do not have starts as the identity."""
+    """Load the weights at `shipped`; a residual layer that is missing there starts as the identity."""
     tensors = load_file(shipped / "diffusion_pytorch_model.safetensors")
     missing = model.load_state_dict({name: value.float() for name, value in tensors.items()}, strict=False).missing_keys
     with torch.no_grad():

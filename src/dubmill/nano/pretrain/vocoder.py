@@ -1,4 +1,4 @@
-"""The vocoder: log-spectra at four resolutions; half of its later lessons are the audio VAE's own mel frames.
+"""Trains the vocoder by spectral losses at four resolutions; half of the later steps use mel frames from the audio VAE.
 
 Axes: B clips, N samples, T mel frames, M mel bands.
 """
@@ -23,13 +23,13 @@ _SEGMENT_FRAMES = 40
 
 
 def _spectrum(audio_BN: torch.Tensor, window: int) -> torch.Tensor:
-    """(B, F, T) magnitudes with a gradient that stays finite in silence."""
+    """Returns magnitudes (B, F, T) whose gradient stays finite in silence."""
     spectrum = torch.stft(audio_BN, window, window // 4, window=torch.hann_window(window), return_complex=True)
     return torch.sqrt(spectrum.real**2 + spectrum.imag**2 + 1e-9)
 
 
 def spectral_loss(made_BN: torch.Tensor, truth_BN: torch.Tensor) -> torch.Tensor:
-    """Mean over resolutions of log-magnitude L1 and spectral convergence."""
+    """Returns the mean over resolutions of log-magnitude L1 and spectral convergence."""
     loss = made_BN.new_zeros(())
     for window in _WINDOWS:
         made, truth = _spectrum(made_BN, window), _spectrum(truth_BN, window)
@@ -39,7 +39,7 @@ def spectral_loss(made_BN: torch.Tensor, truth_BN: torch.Tensor) -> torch.Tensor
 
 
 class VocoderTraining:
-    """Part `vocoder`: segments of 0.4 s; no adversary."""
+    """Part `vocoder`: trained on segments of 0.4 s, without a discriminator."""
 
     name = "vocoder"
 
@@ -70,8 +70,8 @@ class VocoderTraining:
         audio_BN = data.audio(data.held_out_takes(16))
         mel = whole_mel(audio_BN)
         figures = {}
-        for name, asked in (("truth", mel), ("round_trip", self._round_trip(mel))):
-            made_BN = self.model(asked)[:, 0]
+        for name, mel_in in (("truth", mel), ("round_trip", self._round_trip(mel))):
+            made_BN = self.model(mel_in)[:, 0]
             self._seen = mel, log_mel(made_BN)[:, :-1]
             self._heard = made_BN[:4]
             figures[f"{name}_loss"] = spectral_loss(made_BN, audio_BN[:, : made_BN.shape[1]]).item()

@@ -1,4 +1,4 @@
-"""The pipeline itself on nano: an adapter trained on self-made, gated pairs, and its dubs of unseen puppets."""
+"""Runs the pipeline on nano: trains an adapter on self-made, gated pairs, and dubs unseen puppets with it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class TrainingRun:
 
 
 class _Stopwatch:
-    """Runs steps and keeps the seconds of each by its name."""
+    """Runs steps and records the seconds of each by its name."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
