@@ -87,7 +87,7 @@ def test_the_command_writes_page_json_and_pictures(tmp_path):
     card = json.loads((tmp_path / "nano-card.json").read_text())
     assert card["line"]["num_pairs"] == 4
     assert card["figures"]["adapter"]["words_right"]["num_clips"] == 2
-    assert "# What nano reaches" in (tmp_path / "nano-card.md").read_text()
+    assert "# Measured quality of nano" in (tmp_path / "nano-card.md").read_text()
     pictures_of_it = {path.name for path in (tmp_path / "images").iterdir()}
     assert pictures_of_it == {"nano-sheet.png", "nano-mels.png", "nano-curves.png", "nano-dub.mp4", "nano-dub.webp"}
 
