@@ -296,16 +296,16 @@ def test_a_file_that_does_not_fit_is_refused_in_one_sentence(change, error, told
 def test_what_a_file_cannot_tell_must_be_given(missing, mini_backbone, theirs, tmp_path):
     path = _foreign(theirs, tmp_path / "a.safetensors")
     said = exchange.AdapterHints(**{**HINTS.__dict__, missing: None})
-    with pytest.raises(UsageError, match=f"give it with --{missing.replace('_', '-')}"):
+    with pytest.raises(UsageError, match=f"--{missing.replace('_', '-')}"):
         exchange.import_lora(path, mini_backbone, said, tmp_path / "made")
 
 
 def test_a_file_that_contradicts_what_is_given_or_another_backbone_is_refused(mini_backbone, theirs, tmp_path):
-    with pytest.raises(UsageError, match="the file says negative, the option says shared"):
+    with pytest.raises(UsageError, match="negative.*shared"):
         exchange.import_lora(theirs, mini_backbone, exchange.AdapterHints("shared", True, None), tmp_path / "made")
     info = {**mini_backbone.info, "text_encoder_digest": "9" * 64}
     other = Backbone(mini_backbone.path, mini_backbone.manifest.model_copy(update={"info": info}))
-    with pytest.raises(BackboneMismatchError, match="belongs to text encoder"):
+    with pytest.raises(BackboneMismatchError, match="text encoder"):
         exchange.import_lora(theirs, other, HINTS, tmp_path / "made")
 
 

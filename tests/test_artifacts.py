@@ -258,7 +258,7 @@ def test_lineage_is_derived_from_the_inputs(tmp_path):
 
 def test_an_artifact_of_another_kind_or_schema_is_refused(tmp_path):
     path = filled(tmp_path / "set").path
-    with pytest.raises(InvalidArtifactError, match="this is a ClipSet, not a PairSet"):
+    with pytest.raises(InvalidArtifactError, match="ClipSet.*PairSet"):
         PairSet.open(path)
     manifest = json.loads((path / MANIFEST).read_text())
     (path / MANIFEST).write_text(json.dumps(manifest | {"schema_version": 99}))
@@ -291,7 +291,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_no_partial_file(tmp_path, monkey
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(DiskFullError, match="the disk is full"):
+    with pytest.raises(DiskFullError, match="disk"):
         write_atomically(tmp_path / "file", b"x")
     assert not list(tmp_path.iterdir())
 

@@ -96,9 +96,9 @@ def test_a_choice_where_only_one_face_is_seen_takes_that_one_and_tells():
 
 
 def test_several_faces_without_a_choice_are_listed():
-    with pytest.raises(UnreadableMediaError, match="1 at 25 % of the width from the left, 2 at 75 %.*--face"):
+    with pytest.raises(UnreadableMediaError, match="1 at 25 %.*2 at 75 %.*--face"):
         kept([BOTH] * 20)
-    with pytest.raises(UsageError, match="no face '3' among those in it, 1 at 25 %"):
+    with pytest.raises(UsageError, match="'3'.*1 at 25 %"):
         kept([BOTH] * 20, "3")
 
 
@@ -118,7 +118,7 @@ def test_without_a_detector_the_whole_picture_is_kept_and_told_and_no_face_can_b
     mask = undetected.mask(clip(SOURCE), "", start_seconds=0.0)
     assert mask.composite(clip(SOURCE), dub) is dub
     assert "faces were not detected; to have that: pip install" in timed_sentences(mask.notes)[0]
-    with pytest.raises(UsageError, match=r"face 'left': choosing a face needs a face detector; pip install"):
+    with pytest.raises(UsageError, match=r"'left'.*pip install"):
         undetected.mask(clip(SOURCE), "left", start_seconds=0.0)
 
 
@@ -129,7 +129,7 @@ def test_what_chooses_a_face(choice):
 
 @pytest.mark.parametrize("choice", ["0", "-1", "middle", "Left", "1.5", "1 2", "left\n"])
 def test_what_chooses_none(choice):
-    with pytest.raises(UsageError, match="is no face; choose left, right, all or a number"):
+    with pytest.raises(UsageError, match="left, right, all"):
         check_face_choice(choice)
 
 

@@ -77,7 +77,7 @@ def test_an_adapter_whose_weights_and_manifest_disagree_is_refused(doubling, tmp
     told = {"reference_positions": "negative", "reference_attention": "full"}
     other = told | {name: {"reference_positions": "shared", "reference_attention": "self"}[name]}
     mixed = an_adapter(tmp_path / "adapter", doubling, told, **other)
-    with pytest.raises(InvalidArtifactError, match=f"were trained with {name} '{told[name]}'"):
+    with pytest.raises(InvalidArtifactError, match=f"{name} '{told[name]}'"):
         Dubber.load(doubling, mixed, sampling=miniature.sampling())
 
 
@@ -166,13 +166,13 @@ def test_a_second_stage_without_an_upsampler_or_its_lora_is_refused(mini_backbon
     with pytest.raises(InvalidArtifactError, match="no latent upsampler"):
         Dubber.load(mini_backbone, None, sampling=miniature.sampling(second_stage=LATER))
     gone = {**LATER, "lora": "gone.safetensors"}
-    with pytest.raises(InvalidArtifactError, match=r"gone\.safetensors: no LoRA file"):
+    with pytest.raises(InvalidArtifactError, match=r"gone\.safetensors"):
         Dubber.load(doubling, None, sampling=miniature.sampling(second_stage=gone))
 
 
 def test_a_clip_whose_half_does_not_fit_is_refused_before_anything_is_sampled(doubling):
     dubber = Dubber.load(doubling, None, sampling=miniature.sampling(second_stage=LATER))
-    with pytest.raises(InvalidParamsError, match="48 does not divide by 32"):
+    with pytest.raises(InvalidParamsError, match="48.*32"):
         dubber.dub(miniature.clip(height=64, width=96), line=LINE, seed=1)
 
 

@@ -138,7 +138,7 @@ def test_a_clip_is_dubbed_on_the_chosen_face_alone(tmp_path):
     assert result.notes == ("1 other face left unchanged (0:00:00.0 to 0:00:01.0)",)
     assert tone_hz(result.mp4) == pytest.approx(400, abs=2)
     (tmp_path / "consent.jsonl").unlink()
-    with pytest.raises(UnreadableMediaError, match="2 faces are in it"):
+    with pytest.raises(UnreadableMediaError, match="2 faces"):
         chosen.dub(replace(request, face=""))
     assert not (tmp_path / "consent.jsonl").exists(), "consent to a dub that is not made is not recorded"
 
@@ -265,7 +265,7 @@ def test_words_that_cannot_fit_are_refused_before_weights_are_loaded_and_a_hurri
     assert "will sound hurried" in note
     monkeypatch.setattr(opening, "open_dubber", lambda backbone, source: pytest.fail("weights were loaded"))
     request = request_for(mp4, "El último tren sale a las nueve de la noche")
-    with pytest.raises(UnsupportedTextError, match=r"there are 1\.0 s; drop about"):
+    with pytest.raises(UnsupportedTextError, match=r"1\.0 s"):
         dub_clip_file(request, tmp_path / "no.mp4", **where)
 
 

@@ -144,6 +144,6 @@ def test_words_are_held_against_the_time_that_the_film_leaves_them(tmp_path):
     source = beat_film(tmp_path / "in.mov", seconds=9)
     job = FilmJob(slow, "es", 0, "release", NO_DETECTION, "")
     words = [Cue(2.0, 6.5, "uno"), Cue(6.6, 8.8, "dos y tres")]
-    with pytest.raises(UnsupportedTextError, match=r"^the words at 0:00:06.6: they have \d.\d s; say less$"):
+    with pytest.raises(UnsupportedTextError, match=r"0:00:06\.6"):
         longform.dub_film(open_film(source, size), words, job, tmp_path / "out.mp4", metadata={}, progress=print)
     assert slow.texts == []

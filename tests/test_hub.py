@@ -133,7 +133,7 @@ def test_without_an_upsampler_the_lineage_is_as_before_there_was_the_parameter(s
 def test_a_private_repository_needs_a_token_and_says_so(server, pipeline_files, tmp_path, monkeypatch):
     server.add(REPO, FIRST, pipeline_files)
     server.tokens[REPO] = "hf_secret"
-    with pytest.raises(UsageError, match="no such repository.*HF_TOKEN"):
+    with pytest.raises(UsageError, match="HF_TOKEN"):
         materialize(params_for(), tmp_path / "backbone")
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     assert materialize(params_for(), tmp_path / "backbone").info["revision"] == FIRST
@@ -142,7 +142,7 @@ def test_a_private_repository_needs_a_token_and_says_so(server, pipeline_files, 
 def test_a_gated_repository_says_that_its_licence_has_to_be_accepted(server, pipeline_files, tmp_path):
     server.add(REPO, FIRST, pipeline_files)
     server.gated.add(REPO)
-    with pytest.raises(UsageError, match="not granted; accept its licence"):
+    with pytest.raises(UsageError, match="licence"):
         materialize(params_for(), tmp_path / "backbone")
 
 

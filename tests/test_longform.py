@@ -261,7 +261,7 @@ def test_a_film_without_sound_and_words_in_silence_are_refused(tmp_path):
         subprocess.run(command, check=True)
     with pytest.raises(UnreadableMediaError, match="no sound"):
         open_film(tmp_path / "mute.mp4")
-    with pytest.raises(UnreadableMediaError, match=r"0:00:02.0: the film is silent"):
+    with pytest.raises(UnreadableMediaError, match=r"0:00:02\.0"):
         dubbed(tmp_path / "silent.mp4", [Cue(2.0, 4.0, "hola")], tmp_path / "out.mp4")
 
 
@@ -271,7 +271,7 @@ def test_words_that_the_model_cannot_say_are_found_in_the_film(tmp_path):
             raise UnsupportedTextError("'hola' is not a word", cure="use a digit")
 
     source = beat_film(tmp_path / "in.mov", seconds=8)
-    with pytest.raises(DubmillError, match=r"the words at 0:00:02.0: 'hola' is not a word; use a digit"):
+    with pytest.raises(DubmillError, match=r"0:00:02\.0.*'hola'"):
         dubbed(source, [Cue(2.0, 4.0, "hola")], tmp_path / "out.mp4", Picky())
 
 

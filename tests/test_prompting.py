@@ -290,7 +290,7 @@ def test_words_of_another_scene_are_not_taken_twice(endpoint):
 )
 def test_a_model_that_never_keeps_the_form_ends_the_step_with_its_fault(endpoint, content, fault):
     url, _ = endpoint(lambda number, body: completion(content))
-    with pytest.raises(ServiceUnavailableError, match=f"no usable train prompt.*{fault}"):
+    with pytest.raises(ServiceUnavailableError, match=fault):
         prompts_of(llm(url))
 
 
@@ -304,7 +304,7 @@ def test_a_server_that_refuses_or_talks_nonsense_is_named(endpoint, status, text
 
 
 def test_an_endpoint_that_is_not_there_is_one_sentence():
-    with pytest.raises(ServiceUnavailableError, match=r"http://127.0.0.1:9/v1: the model did not answer"):
+    with pytest.raises(ServiceUnavailableError, match=r"http://127\.0\.0\.1:9/v1"):
         prompts_of(llm("http://127.0.0.1:9/v1"))
 
 

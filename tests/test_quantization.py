@@ -139,7 +139,7 @@ def test_weights_that_are_no_numbers_are_refused():
         {"transformer_blocks": torch.nn.ModuleList([torch.nn.Sequential(torch.nn.Linear(2, 2))])}
     )
     model["transformer_blocks"][0][0].weight.data[0, 0] = torch.nan
-    with pytest.raises(InvalidArtifactError, match=r"transformer_blocks\.0\.0 are not all finite"):
+    with pytest.raises(InvalidArtifactError, match=r"transformer_blocks\.0\.0"):
         quantization.quantize_blocks(model)
 
 

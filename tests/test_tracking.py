@@ -242,7 +242,7 @@ def test_a_given_run_is_used_and_left_open(tmp_path, store, backbone, pairs, mon
     monkeypatch.setenv("MLFLOW_RUN_ID", run.info.run_id)
     assert json.loads(Candidate(tmp_path, backbone, pairs).register().read_bytes())["run_id"] == run.info.run_id
     assert store.get_run(run.info.run_id).info.status == "RUNNING"
-    with pytest.raises(UsageError, match="other values of train.seed"):
+    with pytest.raises(UsageError, match=r"train\.seed"):
         Candidate(tmp_path, backbone, pairs, seed=1).register()
     monkeypatch.setenv("MLFLOW_RUN_ID", "nothing")
     with pytest.raises(UsageError, match="MLFLOW_RUN_ID"):
@@ -310,7 +310,7 @@ def test_a_first_challenger_with_frozen_lips_is_refused_by_the_committed_params(
 
 
 def test_a_report_without_floor_and_ceiling_promotes_nothing(tmp_path, store, backbone, pairs):
-    with pytest.raises(PromotionRefusedError, match="words_right has no share: not measured of floor, ceiling"):
+    with pytest.raises(PromotionRefusedError, match="words_right.*floor, ceiling"):
         Candidate(tmp_path, backbone, pairs, methods=("adapter", "base")).promote()
 
 

@@ -221,7 +221,7 @@ def test_latents_of_another_backbone_are_refused(mini_backbone, latents, tmp_pat
 def test_an_adapter_of_another_backbone_is_refused(mini_backbone, adapter):
     lineage = adapter.lineage.model_copy(update={"backbone": "0" * 64})
     stranger = Adapter(adapter.path, adapter.manifest.model_copy(update={"lineage": lineage}))
-    with pytest.raises(BackboneMismatchError, match="trained on backbone 000000000000"):
+    with pytest.raises(BackboneMismatchError, match="000000000000"):
         Dubber.load(mini_backbone, stranger, sampling=SAMPLING)
 
 

@@ -168,15 +168,15 @@ def test_6_every_accepted_pair_is_encoded_or_the_step_fails_and_names_it():
         reconcile(counts | {"audio": 1}, 2)
     column = torch.zeros(2, 3)
     check_finite({"video": column, "audio": column}, ["a", "b"])
-    with pytest.raises(InvalidArtifactError, match="the first of pair b"):
+    with pytest.raises(InvalidArtifactError, match="pair b"):
         check_finite({"video": torch.tensor([[0.0], [float("nan")]]), "audio": column}, ["a", "b"])
     first = miniature.clip()
     short = miniature.clip(num_frames=9)
     mute = Clip(first.frames_FHWC, first.frame_rate, first.audio_CN[:, :100], first.sample_rate_hz)
     assert check_size(first, miniature.clip(seed=4), "x") is not None
-    with pytest.raises(InvalidArtifactError, match="p-3, original: frames, sides and rates"):
+    with pytest.raises(InvalidArtifactError, match="p-3, original"):
         check_size(first, short, "p-3, original")
-    with pytest.raises(InvalidArtifactError, match="the sound lasts 0.01 s, the picture 0.68 s"):
+    with pytest.raises(InvalidArtifactError, match=r"0\.01 s"):
         check_size(first, mute, "p-3, original")
 
 
@@ -184,7 +184,7 @@ def test_7_text_features_of_another_encoder_are_never_used(mini_backbone, latent
     """Trap 7: features of Gemma 3 (LTX-2.3) and Gemma 4 (LTX-2.5) have the same shape and mean nothing to each other."""
     lineage = latents.lineage.model_copy(update={"text_encoder": "4" * 64})
     stranger = LatentSet(latents.path, latents.manifest.model_copy(update={"lineage": lineage}))
-    with pytest.raises(BackboneMismatchError, match="read by text encoder 444444444444"):
+    with pytest.raises(BackboneMismatchError, match="444444444444"):
         train(mini_backbone, stranger, PAPER, tmp_path / "adapter")
     begun = LatentSet.draft(tmp_path / "latents", lineage)
     begun.write("cache", b"features of the other encoder")
