@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from dubmill.faces.blending import NO_DETECTION, WHOLE_FRAME, BlendMask, FaceMasker, check_face_choice, timed_sentences
+from dubmill.faces.blending import (
+    FACE, KEEP, NO_DETECTION, PICTURES, WHOLE, WHOLE_FRAME, BlendMask, FaceMasker, check_face_choice, check_picture_choice,
+    timed_sentences,
+)  # fmt: skip
 from dubmill.faces.detection import Face, FaceDetector, ScorerFaceDetector
 from dubmill.faces.tracking import FaceTrack, mouth_boxes, track_face
 
 __all__ = [
-    "NO_DETECTION", "WHOLE_FRAME", "BlendMask", "Face", "FaceDetector", "FaceMasker", "FaceTrack",
-    "ScorerFaceDetector", "check_face_choice", "mouth_boxes", "timed_sentences", "track_face",
+    "FACE", "KEEP", "NO_DETECTION", "PICTURES", "WHOLE", "WHOLE_FRAME", "BlendMask", "Face", "FaceDetector", "FaceMasker",
+    "FaceTrack", "ScorerFaceDetector", "check_face_choice", "check_picture_choice", "mouth_boxes", "timed_sentences",
+    "track_face",
 ]  # fmt: skip

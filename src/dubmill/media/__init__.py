@@ -5,15 +5,23 @@ What FFmpeg must seek in lives in anonymous memory, so a killed process leaves n
 `write_sound` write to disk.
 """
 
+from dubmill.media.coding import CONTAINERS as OUTPUT_CONTAINERS
+from dubmill.media.coding import Coding, check_quality, coding_like
+from dubmill.media.filming import write_film
+from dubmill.media.header import PictureFormat, SoundTrack
 from dubmill.media.installation import executable
+from dubmill.media.layout import BT709, Colour, Layout
 from dubmill.media.loudness import SILENCE_LUFS, loudness
-from dubmill.media.probing import Limits, MediaInfo, SoundTrack, probe
+from dubmill.media.probing import Limits, MediaInfo, probe
 from dubmill.media.process import CONTAINERS, Source, name_of
-from dubmill.media.reading import SILENCE, frames, metadata, read, sound
-from dubmill.media.writing import METADATA_KEYS, lossless_bytes, mp4_bytes, wav_bytes, write_film, write_sound
+from dubmill.media.reading import (
+    SILENCE, converted_frames, film_frames, frames, metadata, read, sound, stored_frames,
+)  # fmt: skip
+from dubmill.media.writing import METADATA_KEYS, lossless_bytes, mp4_bytes, wav_bytes, write_sound
 
 __all__ = [
-    "CONTAINERS", "METADATA_KEYS", "SILENCE", "SILENCE_LUFS", "Limits", "MediaInfo", "SoundTrack", "Source",
-    "executable", "frames", "loudness", "lossless_bytes", "metadata", "mp4_bytes", "name_of", "probe", "read", "sound",
-    "wav_bytes", "write_film", "write_sound",
+    "BT709", "CONTAINERS", "METADATA_KEYS", "OUTPUT_CONTAINERS", "SILENCE", "SILENCE_LUFS", "Coding", "Colour", "Layout",
+    "Limits", "MediaInfo", "PictureFormat", "SoundTrack", "Source", "check_quality", "coding_like", "converted_frames",
+    "executable", "film_frames", "frames", "loudness", "lossless_bytes", "metadata", "mp4_bytes", "name_of", "probe",
+    "read", "sound", "stored_frames", "wav_bytes", "write_film", "write_sound",
 ]  # fmt: skip

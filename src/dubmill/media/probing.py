@@ -10,7 +10,19 @@ from fractions import Fraction
 from typing import Any
 
 from dubmill.errors import MediaTooLargeError, MediaTooLongError, UnreadableMediaError, UsageError
-from dubmill.media.process import CONTAINERS_ONLY, Source, content, name_of, running, seekable, stream_output
+from dubmill.media.header import (
+    OtherStream,
+    PictureFormat,
+    SoundTrack,
+    num_chapters,
+    other_streams,
+    picture_format,
+    picture_line,
+    sound_tracks,
+    timecode,
+)
+from dubmill.media.layout import BT709, Colour, Layout, nearest_format
+from dubmill.media.process import CONTAINERS_ONLY, Source, content, name_of, running, seekable, stream
 
 # Rates for files of variable rate of which FFmpeg only knows the clock of the time stamps.
 COMMON_RATES = tuple(
@@ -32,14 +44,6 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class SoundTrack:
-    """One of a file's sound tracks; `language` is an ISO 639-2 tag, empty where the file has none."""
-
-    language: str
-    is_default: bool
-
-
-@dataclass(frozen=True)
 class MediaInfo:
     """What a file holds, as shown: sides after rotation with square pixels, `num_frames` at the constant `frame_rate`.
 
@@ -47,7 +51,10 @@ class MediaInfo:
         track: index in `tracks` of the sound that is read.
         matrix: the colour matrix that is assumed where the file states none; empty: as stated, or FFmpeg's own guess.
         sound_seconds: length of the sound that is read.
-        extras: other contents, by name and count, such as "2 subtitle tracks".
+        picture: how the picture is coded.
+        others: streams that are neither picture nor sound.
+        num_chapters: how many chapters there are.
+        timecode: of the first frame, empty where there is none.
     """
 
     width: int
@@ -62,12 +69,36 @@ class MediaInfo:
     track: int = field(default=0, compare=False)
     matrix: str = field(default="", compare=False)
     sound_seconds: float = field(default=0.0, compare=False)
-    extras: tuple[str, ...] = field(default=(), compare=False)
+    picture: PictureFormat = field(default=PictureFormat(), compare=False)
+    others: tuple[OtherStream, ...] = field(default=(), compare=False)
+    num_chapters: int = field(default=0, compare=False)
+    timecode: str = field(default="", compare=False)
 
     @property
     def seconds(self) -> float:
         """Length of the picture track."""
         return float(self.num_frames / self.frame_rate)
+
+    @property
+    def extras(self) -> tuple[str, ...]:
+        """Contents that are neither picture nor sound, by name and count, such as "2 subtitle tracks"."""
+        kinds = [stream.kind for stream in self.others]
+        counts = {"subtitle track": kinds.count("Subtitle"), "data track": kinds.count("Data")}
+        counts |= {"attachment": kinds.count("Attachment"), "chapter": self.num_chapters}
+        return tuple(f"{count} {name}{'s' * (count > 1)}" for name, count in counts.items() if count)
+
+    def colour(self, *, is_tone_mapped: bool) -> Colour:
+        """The colour tags of its frames as they are read in its own layout; RGB is read as BT.709."""
+        picture = self.picture
+        if is_tone_mapped or self.matrix == "bt709" or not re.match(r"yuv|nv|p0|p2", picture.pixel_format):
+            return replace(BT709, range=picture.range or "tv") if self.matrix else BT709
+        full = "pc" if picture.pixel_format.startswith("yuvj") else picture.range
+        return Colour(picture.matrix, picture.primaries, picture.transfer, full)
+
+    @property
+    def layout(self) -> Layout:
+        """The planar layout in which its frames are read without conversion, or nearly so."""
+        return Layout(nearest_format(self.picture.pixel_format), self.picture.height, self.picture.width)
 
 
 def probe(source: Source, *, limits: Limits | None = None, track: int | None = None) -> MediaInfo:
@@ -84,12 +115,12 @@ def probe(source: Source, *, limits: Limits | None = None, track: int | None = N
     name = name_of(source)
     with seekable(source) as (url, fds):
         header = _header(url, fds)
-        picture, tracks = _picture_line(header), _sound_tracks(header)
+        picture, tracks = picture_line(header), sound_tracks(header)
         chosen = _chosen_track(tracks, track, name)
         output = stream_output(_count_graph(url, limits, _replacement_rate(picture), chosen), name=name, fds=fds)
         info = _parse_counts(_lines(output), name, _hdr(picture))
-    info = replace(info, tracks=tracks, track=chosen, extras=_extras(header))
-    info = replace(info, matrix=_assumed_matrix(picture, info))
+    info = replace(info, tracks=tracks, track=chosen, picture=picture_format(header), others=other_streams(header))
+    info = replace(info, num_chapters=num_chapters(header), timecode=timecode(header), matrix=_assumed_matrix(info))
     _check_limits(limits, info, name)
     return info
 
@@ -102,17 +133,6 @@ def _header(url: str, fds: list[int]) -> str:
     with running(graph, fds=fds, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as (process, log):
         process.wait()
         return content(log).decode("utf-8", "replace").partition("Stream mapping:")[0].partition("\nOutput #")[0]
-
-
-def _picture_line(header: str) -> str:
-    """The header's line about the picture; empty where there is none, of which the census will complain."""
-    lines = re.findall(r"^ *Stream #0:\d+.*?: Video: (.*)$", header, flags=re.MULTILINE)
-    return next((line for line in lines if "attached pic" not in line), "")
-
-
-def _sound_tracks(header: str) -> tuple[SoundTrack, ...]:
-    lines = re.findall(r"^ *Stream #0:\d+(?:\[\w+\])?(?:\((\w+)\))?: Audio: (.*)$", header, flags=re.MULTILINE)
-    return tuple(SoundTrack("" if tag == "und" else tag, "(default)" in line) for tag, line in lines)
 
 
 def _chosen_track(tracks: tuple[SoundTrack, ...], number: int | None, name: str) -> int:
@@ -128,21 +148,11 @@ def _chosen_track(tracks: tuple[SoundTrack, ...], number: int | None, name: str)
     return next((index for index, track in enumerate(tracks) if track.is_default), 0)
 
 
-def _extras(header: str) -> tuple[str, ...]:
-    """Contents that are neither picture nor sound, counted."""
-    kinds = re.findall(r"^ *Stream #0:\d+.*?: (Subtitle|Data|Attachment)\b", header, flags=re.MULTILINE)
-    counts = {"subtitle track": kinds.count("Subtitle"), "data track": kinds.count("Data")}
-    counts |= {"attachment": kinds.count("Attachment"), "chapter": len(re.findall(r"^ *Chapter #0:", header, re.M))}
-    return tuple(f"{count} {name}{'s' * (count > 1)}" for name, count in counts.items() if count)
-
-
-def _assumed_matrix(picture: str, info: MediaInfo) -> str:
+def _assumed_matrix(info: MediaInfo) -> str:
     """BT.709 for HD in YUV whose colours carry no tag, as cameras and players have it; FFmpeg would take BT.601."""
-    layout = re.search(r"(\w+)\(([^)]*)\)|, (yuv\w+|nv12|p010\w*),", picture.split(",", 1)[-1])
-    pixels, tags = (layout[1] or layout[3], layout[2] or "") if layout else ("", "")
-    is_yuv = pixels.startswith(("yuv", "nv", "p0"))
-    has_tag = any(re.match(r"(bt|smpte|fcc|gbr|ycgco)", part.strip().split("/")[0]) for part in tags.split(","))
-    return "bt709" if is_yuv and not has_tag and max(info.height, info.width * 9 // 16) >= _HD_LINES else ""
+    is_yuv = re.match(r"yuv|nv|p0|p2", info.picture.pixel_format) is not None
+    is_hd = max(info.height, info.width * 9 // 16) >= _HD_LINES
+    return "bt709" if is_yuv and not info.picture.matrix and is_hd else ""
 
 
 def _replacement_rate(header: str) -> Fraction | None:

@@ -9,12 +9,14 @@ import os
 import re
 from collections.abc import Iterator
 from fractions import Fraction
+from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
 from dubmill.errors import UnreadableMediaError
-from dubmill.media.clips import Clip, cut_or_pad
+from dubmill.media.clips import Clip, fit
+from dubmill.media.layout import Colour, Layout
 from dubmill.media.probing import Limits, MediaInfo, check_decoded_size, probe
 from dubmill.media.process import (
     CONTAINERS_ONLY,
@@ -98,19 +100,61 @@ def frames(
     Raises:
         UnreadableMediaError: it cannot be decoded, or is HDR without `tone_map`.
     """
+    with seekable(source) as (place, fds):
+        graph = _picture_graph(place, info, frame_rate, (height, width), tone_map, name_of(source))
+        for data in _blocks(_with_clock(_raw(graph), place, info), height * width * 3, name=name_of(source), fds=fds):
+            yield np.frombuffer(data, dtype=np.uint8).reshape(height, width, 3)
+
+
+def stored_frames(
+    source: Source, info: MediaInfo, *, frame_rate: Fraction, tone_map: bool = False
+) -> Iterator[np.ndarray]:
+    """The frames (H, W, 3) of `source` in its stored pixels, which need not be square.
+
+    Raises:
+        UnreadableMediaError: as `frames`.
+    """
+    height, width = info.picture.height, info.picture.width
+    with seekable(source) as (place, fds):
+        picture = _source_picture(place, info, frame_rate, tone_map, name_of(source))
+        picture = picture.filter("scale", flags=SCALING, **_input_matrix(info))
+        for data in _blocks(_with_clock(_raw(picture), place, info), height * width * 3, name=name_of(source), fds=fds):
+            yield np.frombuffer(data, dtype=np.uint8).reshape(height, width, 3)
+
+
+def film_frames(source: Source, info: MediaInfo, layout: Layout, *, tone_map: bool = False) -> Iterator[np.ndarray]:
+    """The frames of `source` as flat arrays at its own rate, in the pixel format of `layout`.
+
+    Where that is the file's own, the values are those of the decoder, bit by bit.
+
+    Raises:
+        UnreadableMediaError: as `frames`.
+    """
+    with seekable(source) as (place, fds):
+        picture = _source_picture(place, info, info.frame_rate, tone_map, name_of(source))
+        if layout.pixel_format != info.picture.pixel_format.replace("yuvj", "yuv"):
+            colour = info.colour(is_tone_mapped=bool(info.hdr)).conversion
+            picture = picture.filter("scale", flags=SCALING, **_input_matrix(info), **colour)
+        raw = _planar(picture, layout, info.colour(is_tone_mapped=bool(info.hdr)))
+        for data in _blocks(_with_clock(raw, place, info), layout.num_bytes, name=name_of(source), fds=fds):
+            yield np.frombuffer(data, dtype=layout.dtype)
+
+
+def converted_frames(path: Path, layout: Layout, colour: Colour) -> Iterator[np.ndarray]:
+    """The frames of an RGB file, scaled and converted to `layout` and `colour`, as flat arrays; every frame as stored.
+
+    Raises:
+        UnreadableMediaError: it cannot be decoded.
+    """
     import ffmpeg
 
-    name, pending = name_of(source), bytearray()
-    with seekable(source) as (place, fds):
-        graph = _picture_graph(place, info, frame_rate, (height, width), tone_map, name)
-        outputs = [_raw(graph)]
-        if info.has_audio:
-            outputs.append(_beside(place, "a:0"))
-        for data in stream_output(ffmpeg.merge_outputs(*outputs).global_args("-xerror"), name=name, fds=fds):
-            pending += data
-            while len(pending) >= height * width * 3:
-                frame, pending = pending[: height * width * 3], pending[height * width * 3 :]
-                yield np.frombuffer(frame, dtype=np.uint8).reshape(height, width, 3)
+    with seekable(path) as (place, fds):
+        picture = ffmpeg.input(place, **CONTAINERS_ONLY)["V:0"].filter(
+            "scale", w=layout.width, h=layout.height, flags=SCALING, **colour.conversion
+        )
+        raw = _planar(picture, layout, colour).global_args("-xerror")
+        for data in _blocks(raw, layout.num_bytes, name=name_of(path), fds=fds):
+            yield np.frombuffer(data, dtype=layout.dtype)
 
 
 def sound(
@@ -173,21 +217,57 @@ def _sides(info: MediaInfo, height: int | None, width: int | None) -> tuple[int,
 def _picture_graph(
     place: str, info: MediaInfo, rate: Fraction, sides: tuple[int, int], tone_map: bool, name: str
 ) -> Any:
+    height, width = sides
+    cover = {"force_original_aspect_ratio": "increase", "flags": SCALING}
+    picture = _source_picture(place, info, rate, tone_map, name)
+    picture = picture.filter("scale", w="iw*sar", h="ih", flags=SCALING, **_input_matrix(info)).filter("setsar", 1)
+    return picture.filter("scale", w=width, h=height, **cover).filter("crop", width, height, exact=1)
+
+
+def _source_picture(place: str, info: MediaInfo, rate: Fraction, tone_map: bool, name: str) -> Any:
+    """The picture at `rate`, deinterlaced and tone mapped where needed, in stored pixels."""
     import ffmpeg
 
     if info.hdr and not tone_map:
         raise UnreadableMediaError(
             f"its picture is HDR ({info.hdr})", where=name, cure="convert it to BT.709, or use tone mapping"
         )
+    picture = ffmpeg.input(place, **CONTAINERS_ONLY)["V:0"]
+    if info.picture.is_interlaced:
+        picture = picture.filter("bwdif", mode="send_frame")
     # start_time and first_pts: a track that begins late is filled from the clip's start, not moved to it
-    picture = ffmpeg.input(place, **CONTAINERS_ONLY)["V:0"].filter("fps", fps=str(rate), start_time=0)
+    picture = picture.filter("fps", fps=str(rate), start_time=0)
     for step, options in _TONE_MAPPED if info.hdr else ():
         picture = picture.filter(step, **options)
-    height, width = sides
-    cover = {"force_original_aspect_ratio": "increase", "flags": SCALING}
-    matrix = {"in_color_matrix": info.matrix} if info.matrix else {}
-    picture = picture.filter("scale", w="iw*sar", h="ih", flags=SCALING, **matrix).filter("setsar", 1)
-    return picture.filter("scale", w=width, h=height, **cover).filter("crop", width, height, exact=1)
+    return picture
+
+
+def _input_matrix(info: MediaInfo) -> dict[str, str]:
+    return {"in_color_matrix": info.matrix} if info.matrix else {}
+
+
+def _planar(picture: Any, layout: Layout, colour: Colour) -> Any:
+    is_full = colour.range == "pc" and layout.bits == 8  # FFmpeg's old name of full range; else it would convert
+    return picture.output(
+        "pipe:", format="rawvideo", pix_fmt=layout.pixel_format.replace("yuv", "yuvj") if is_full else layout.pixel_format
+    )
+
+
+def _with_clock(output: Any, place: str, info: MediaInfo) -> Any:
+    import ffmpeg
+
+    outputs = [output, _beside(place, "a:0")] if info.has_audio else [output]
+    return ffmpeg.merge_outputs(*outputs).global_args("-xerror")
+
+
+def _blocks(graph: Any, size: int, *, name: str, fds: list[int]) -> Iterator[bytearray]:
+    """FFmpeg's output in blocks of `size` bytes."""
+    pending = bytearray()
+    for data in stream(graph, name=name, fds=fds):
+        pending += data
+        while len(pending) >= size:
+            block, pending = pending[:size], pending[size:]
+            yield block
 
 
 def _raw(picture: Any) -> Any:

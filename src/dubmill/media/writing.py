@@ -1,4 +1,4 @@
-"""Writes clips and films: an MP4 that browsers play, whole or frame by frame; a lossless NUT; a WAV.
+"""Writes clips: an MP4 that browsers play; a lossless NUT; a WAV.
 
 Axes: F frames, H height, W width, C channels (frames: RGB), N samples.
 """
@@ -53,30 +53,6 @@ def lossless_bytes(clip: Clip) -> bytes:
     """
     codecs = {"vcodec": "libx264rgb", "preset": "veryfast", "qp": 0, "pix_fmt": "rgb24", "acodec": "pcm_f32le"}
     return _file_bytes(clip, {"format": "nut", **codecs})
-
-
-def write_film(
-    path: Path,
-    frames: Iterable[np.ndarray],
-    *,
-    frame_rate: Fraction,
-    wav: Path,
-    sample_rate_hz: int,
-    channels: int,
-    metadata: Mapping[str, str],
-    language: str = "",
-) -> None:
-    """Write an MP4 as `mp4_bytes` does, from frames (H, W, 3) that come one by one, and the sound in `wav`.
-
-    Raises:
-        UsageError: no frames, or a metadata key that MP4 does not have.
-        DiskFullError: the disk is full.
-        UnreadableMediaError: FFmpeg failed.
-    """
-    import ffmpeg
-
-    options = _mp4(sample_rate_hz, channels, metadata, language)
-    _write(f"file:{path.absolute()}", frames, frame_rate, ffmpeg.input(f"file:{wav.absolute()}"), options, [])
 
 
 def write_sound(path: Path, blocks: Iterable[np.ndarray], *, sample_rate_hz: int, channels: int) -> None:
@@ -161,17 +137,25 @@ def _write(
     feed(graph, (_with_even_sides(frame) for frame in chain([first], remaining)), fds=fds)
 
 
-def _mp4(sample_rate_hz: int, channels: int, metadata: Mapping[str, str], language: str) -> dict[str, Any]:
-    """FFmpeg's output options for an MP4 that browsers play."""
+def metadata_options(metadata: Mapping[str, str], language: str) -> dict[str, str]:
+    """FFmpeg's options for a file's metadata, and for the ISO 639-2 tag of its first sound track.
+
+    Raises:
+        UsageError: a key that is not among `METADATA_KEYS`.
+    """
     unknown = [key for key in metadata if key not in METADATA_KEYS]
     if unknown:
         raise UsageError(f"MP4 has no metadata key {unknown[0]!r}", cure=f"use one of {', '.join(METADATA_KEYS)}")
-    video = {"vcodec": "libx264", "pix_fmt": "yuv420p", "preset": "veryfast", "crf": 16, **_BT709}
-    audio = {"acodec": "aac", "b:a": min(6 * sample_rate_hz, 128_000) * channels}
     # ffmpeg-python takes an option once; FFmpeg reads no further than the g (global) of this specifier
     tags = {f"metadata:g:{index}": f"{key}={metadata[key]}" for index, key in enumerate(sorted(metadata))}
-    if language:
-        tags["metadata:s:a:0"] = f"language={language}"
+    return tags | ({"metadata:s:a:0": f"language={language}"} if language else {})
+
+
+def _mp4(sample_rate_hz: int, channels: int, metadata: Mapping[str, str], language: str) -> dict[str, Any]:
+    """FFmpeg's output options for an MP4 that browsers play."""
+    video = {"vcodec": "libx264", "pix_fmt": "yuv420p", "preset": "veryfast", "crf": 16, **_BT709}
+    audio = {"acodec": "aac", "b:a": min(6 * sample_rate_hz, 128_000) * channels}
+    tags = metadata_options(metadata, language)
     return {"format": "mp4", "movflags": "+faststart", **video, **audio, **tags}
 
 

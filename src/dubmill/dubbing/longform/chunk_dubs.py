@@ -6,7 +6,7 @@ Axes: N samples, C channels, F frames at the model's rate.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -18,10 +18,11 @@ from dubmill.artifacts.files import digest_of, write_atomically
 from dubmill.artifacts.rows import Line
 from dubmill.dubbing.clip_dubber import ClipDubber
 from dubmill.dubbing.longform.chunks import Chunk
-from dubmill.dubbing.longform.film import Film, level_dbfs, loud_spans
+from dubmill.dubbing.longform.crops import Crop, CropReader, centre_crop, face_crop
+from dubmill.dubbing.longform.film import Film, level_dbfs, speech_spans
 from dubmill.errors import UnreadableMediaError, UnsupportedTextError, UsageError
-from dubmill.faces import BlendMask, FaceMasker
-from dubmill.media.clips import Clip, cut_or_pad
+from dubmill.faces import FACE, BlendMask, FaceMasker
+from dubmill.media.clips import Clip, fit
 from dubmill.text.timing import clock
 
 
@@ -30,7 +31,7 @@ class FilmJob:
     """What every chunk of a film is dubbed with.
 
     `release` is a digest that distinguishes the stored dubs of one model from another's. `masker` detects faces in every
-    chunk, `face` says which of several is dubbed, and `speaker` who that is.
+    chunk, `face` says which of several is dubbed, and `speaker` who that is; `picture` as in `faces.check_picture_choice`.
     """
 
     dubber: ClipDubber
@@ -40,6 +41,7 @@ class FilmJob:
     masker: FaceMasker
     face: str
     speaker: str = ""
+    picture: str = FACE
 
     def line(self, chunk: Chunk) -> Line:
         """The line that is said in a chunk."""
@@ -55,12 +57,14 @@ class ChunkDub:
         path: the file of its dub.
         speech: when it speaks, in seconds of the film: its cues, and all other speech detected in the dub.
         mask: the blend mask of its picture.
+        crop: the part of the film's picture that the model saw.
     """
 
     chunk: Chunk
     path: Path
     speech: tuple[tuple[float, float], ...]
     mask: BlendMask
+    crop: Crop
 
     def sound(self, film: Film, sample_rate_hz: int) -> np.ndarray:
         """Its sound (N, C) at another sample rate, exactly as long as the chunk is in the film."""
@@ -93,22 +97,36 @@ def chunk_masks(film: Film, chunks: Sequence[Chunk], job: FilmJob) -> list[Blend
         UnreadableMediaError: several faces are in a chunk and none was chosen.
         UsageError: the choice matches nobody there.
     """
-    if not job.masker.needs_frames(job.face):
-        return [job.masker.mask_without_detection(job.face, (0.0, film.info.seconds))] * len(chunks)
-    reader, masks = film.clip_reader(), []
+    if not job.masker.needs_frames(job.face, job.picture):
+        mask = job.masker.mask_without_detection(job.face, (0.0, film.info.seconds), job.picture)
+        return [mask] * len(chunks)
+    reader, masks = film.overview_reader(), []
     for chunk in chunks:
         clip = reader.clip(chunk.first, chunk.last)
         try:
-            masks.append(job.masker.mask(clip, job.face, start_seconds=film.seconds_at(chunk.first)))
+            mask = job.masker.mask(
+                clip, job.face, start_seconds=film.seconds_at(chunk.first), picture=job.picture
+            )
         except (UnreadableMediaError, UsageError) as error:
             raise type(error)(error.what, where=_place(chunk), cure=error.cure) from error
+        masks.append(mask)
     return masks
+
+
+def chunk_crops(
+    film: Film, chunks: Sequence[Chunk], masks: Sequence[BlendMask], shots: Sequence[int], picture: str
+) -> list[Crop]:
+    """The part of the picture that the model sees in each chunk: around the face, or the middle of the picture."""
+    if picture != FACE:
+        return [centre_crop(film)] * len(chunks)
+    return [face_crop(film, chunk, mask, shots) for chunk, mask in zip(chunks, masks, strict=True)]
 
 
 def dub_chunks(
     film: Film,
     chunks: Sequence[Chunk],
     masks: Sequence[BlendMask],
+    crops: Sequence[Crop],
     job: FilmJob,
     folder: Path,
     progress: Callable[[float], None],
@@ -120,17 +138,27 @@ def dub_chunks(
         UnsupportedTextError: the model cannot say the words of a chunk.
         DiskFullError: the disk is full.
     """
-    reader, dubs = film.clip_reader(), []
-    for index, (chunk, mask) in enumerate(zip(chunks, masks, strict=True)):
-        clip = reader.clip(chunk.first, chunk.last).lasting(film.size.num_frames)
+    clips, dubs = _clips(film, chunks, crops), []
+    for index, (chunk, mask, crop) in enumerate(zip(chunks, masks, crops, strict=True)):
+        clip = next(clips).lasting(film.size.num_frames)
         path = folder / f"{_key(clip, chunk, job)}.nut"
         if not path.is_file():
             dubbed = _dub_clip(clip, chunk, job, lambda share, done=index: progress((done + share) / len(chunks)))
             write_atomically(path, media.lossless_bytes(dubbed.cut(0, chunk.last - chunk.first)))
-        dub = ChunkDub(chunk, path, chunk.cues, mask)
+        dub = ChunkDub(chunk, path, chunk.cues, mask, crop)
         dubs.append(replace(dub, speech=(*chunk.cues, *_speech_in(film, dub))))
         progress((index + 1) / len(chunks))
     return dubs
+
+
+def _clips(film: Film, chunks: Sequence[Chunk], crops: Sequence[Crop]) -> Iterator[Clip]:
+    """Each chunk's clip as the model sees it; where it always sees the middle, FFmpeg scales it."""
+    if all(crop == centre_crop(film) for crop in crops):
+        reader = film.clip_reader()
+        yield from (reader.clip(chunk.first, chunk.last) for chunk in chunks)
+        return
+    crop_reader = CropReader(film, chunks, crops)
+    yield from (crop_reader.clip(index) for index in range(len(chunks)))
 
 
 def _place(chunk: Chunk) -> str:

@@ -23,6 +23,7 @@ from dubmill.errors import UnreadableMediaError
 from dubmill.media.clips import Clip, cut_or_pad
 
 _SHOT_SIDE = 32  # pixels of the small picture in which shot changes are detected
+_OVERVIEW_SIDE = 640  # pixels of the picture in which faces are detected
 _LEVEL_RATE_HZ = 16000
 _SHOT_HISTOGRAM = 0.25  # share of pixels that change their bin in a histogram of eight brightness bins
 _SHOT_DIFFERENCE = 20.0  # mean change of brightness, of 255
@@ -66,6 +67,11 @@ class Film:
         """Channels of the dub: more than two are mixed down to stereo."""
         return min(self.info.channels, 2)
 
+    @property
+    def colour(self) -> media.Colour:
+        """Colour tags of its frames as they are read."""
+        return self.info.colour(is_tone_mapped=bool(self.info.hdr))
+
     def sample_at(self, frame: Fraction | int, sample_rate_hz: int) -> int:
         """The sample at which a frame of the model's rate begins."""
         return round(frame / self.size.frame_rate * sample_rate_hz)
@@ -74,10 +80,14 @@ class Film:
         """The second at which a frame of the model's rate begins."""
         return float(frame / self.size.frame_rate)
 
-    def source_frames(self) -> Iterator[np.ndarray]:
-        """Its frames (H, W, 3) at its own rate and size, exactly `info.num_frames` of them."""
-        info = self.info
-        return _exactly(self._frames(info.frame_rate, info.height, info.width), info.num_frames)
+    def source_frames(self, layout: media.Layout) -> Iterator[np.ndarray]:
+        """Its frames in `layout`, as flat arrays, at its own rate, exactly `info.num_frames` of them."""
+        frames = media.film_frames(self.path, self.info, layout, tone_map=self.tone_map)
+        return _exactly(frames, self.info.num_frames)
+
+    def stored_frames(self) -> Iterator[np.ndarray]:
+        """Its frames (H, W, 3) at the model's rate, in stored pixels."""
+        return media.stored_frames(self.path, self.info, frame_rate=self.size.frame_rate, tone_map=self.tone_map)
 
     def source_sound(self) -> Iterator[np.ndarray]:
         """Its sound in blocks (N, C) at its own sample rate, exactly as long as its picture."""
@@ -91,10 +101,27 @@ class Film:
                 return
 
     def clip_reader(self) -> ClipReader:
-        """A forward reader of clips at the model's rate and size."""
+        """A forward reader of clips at the model's rate and size: the middle of the picture."""
         frames = self._frames(self.size.frame_rate, self.size.height, self.size.width)
-        sound = self._sound(self.size.sample_rate_hz, self.channels)
-        return ClipReader(self, SlidingWindow(frame[None] for frame in frames), SlidingWindow(sound))
+        return ClipReader(self, SlidingWindow(frame[None] for frame in frames), self.sound_window())
+
+    def overview_reader(self) -> ClipReader:
+        """A forward reader of clips at the model's rate that show the whole picture, scaled down for face detection."""
+        scale = min(1.0, _OVERVIEW_SIDE / max(self.info.height, self.info.width))
+        height, width = (max(1, round(scale * side)) for side in (self.info.height, self.info.width))
+        frames = self._frames(self.size.frame_rate, height, width)
+        return ClipReader(self, SlidingWindow(frame[None] for frame in frames), self.sound_window())
+
+    def sound_window(self) -> SlidingWindow:
+        """A forward reader of its sound (N, C) at the model's sample rate."""
+        return SlidingWindow(self._sound(self.size.sample_rate_hz, self.channels))
+
+    def clip_of(self, frames_FHWC: np.ndarray, sound: SlidingWindow, first: int, last: int) -> Clip:
+        """A clip of frames `first` up to `last`; beyond the film's end its last frame is held, with silence."""
+        rate = self.size.sample_rate_hz
+        start, stop = self.sample_at(first, rate), self.sample_at(last, rate)
+        sound_CN = fit(sound.window(start, stop).reshape(-1, self.channels).T, stop - start)
+        return Clip(frames_FHWC, self.size.frame_rate, np.ascontiguousarray(sound_CN), rate).lasting(last - first)
 
     def analyze(self) -> FilmAnalysis:
         """The loudness of each frame, and where shots change."""
@@ -152,11 +179,7 @@ class ClipReader:
 
     def clip(self, first: int, last: int) -> Clip:
         """Frames `first` up to `last`; beyond the film's end its last frame is held, with silence."""
-        film, rate = self.film, self.film.size.sample_rate_hz
-        start, stop = film.sample_at(first, rate), film.sample_at(last, rate)
-        sound_CN = cut_or_pad(self.sound.window(start, stop).reshape(-1, film.channels).T, stop - start)
-        frames_FHWC = self.frames.window(first, last)
-        return Clip(frames_FHWC, film.size.frame_rate, np.ascontiguousarray(sound_CN), rate).lasting(last - first)
+        return self.film.clip_of(self.frames.window(first, last), self.sound, first, last)
 
 
 def loud_spans(levels_F: np.ndarray, frame_rate: Fraction) -> list[tuple[int, int]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from dubmill import media
 from dubmill.artifacts.rows import Line
 from dubmill.dubbing.longform import join
-from dubmill.dubbing.longform.chunk_dubs import ChunkDub, FilmJob, check_lines, chunk_masks, dub_chunks
+from dubmill.dubbing.longform.chunk_dubs import ChunkDub, FilmJob, check_lines, chunk_crops, chunk_masks, dub_chunks
 from dubmill.dubbing.longform.chunks import Chunk, cues_over_speech, plan_chunks
 from dubmill.dubbing.longform.film import Film
 from dubmill.faces import timed_sentences
@@ -38,8 +38,11 @@ def dub_film(
     *,
     metadata: Mapping[str, str],
     progress: Progress,
+    quality: int | None = None,
 ) -> FilmDub:
-    """Write `film` saying `words` to `out`, an MP4 of the same frame rate, size and length.
+    """Write `film` saying `words` to `out`, of the same frame rate, size and length; container by the ending of the name.
+
+    Codec, pixel format, colour tags and bit rate follow the film; `quality` is a CRF without a bound on the bit rate.
 
     A line without times is distributed over the speech of the film. Finished chunks are stored in a folder beside `out`
     until the film is complete: a run that was killed continues from there.
@@ -55,27 +58,40 @@ def dub_film(
     chunks = plan_chunks(cues, analysis, film.size)
     check_lines(film, chunks, job)
     masks = chunk_masks(film, chunks, job)
+    crops = chunk_crops(film, chunks, masks, analysis.shots, job.picture)
+    coding = media.coding_like(film.info, out.suffix, quality=quality, tone_map=film.tone_map)
     progress(_ANALYZED)
     work = out.with_name(f".{out.name}.chunks")
     work.mkdir(parents=True, exist_ok=True)
-    dubs = dub_chunks(film, chunks, masks, job, work, _between(progress, _ANALYZED, _DUBBED))
-    _write_film(film, dubs, work, metadata, job.language, _between(progress, _DUBBED, 1.0))
-    (work / "film.mp4").replace(out)
+    dubs = dub_chunks(film, chunks, masks, crops, job, work, _between(progress, _ANALYZED, _DUBBED))
+    joined = work / f"film{out.suffix.lower()}"
+    _write_film(film, dubs, joined, coding, metadata, job.language, _between(progress, _DUBBED, 1.0))
+    joined.replace(out)
     shutil.rmtree(work)
-    return FilmDub(chunks, cues, timed_sentences(note for mask in masks for note in mask.notes))
+    return FilmDub(chunks, cues, (*coding.notes, *timed_sentences(note for mask in masks for note in mask.notes)))
 
 
 def _write_film(
-    film: Film, dubs: Sequence[ChunkDub], work: Path, metadata: Mapping[str, str], language: str, progress: Progress
+    film: Film,
+    dubs: Sequence[ChunkDub],
+    path: Path,
+    coding: media.Coding,
+    metadata: Mapping[str, str],
+    language: str,
+    progress: Progress,
 ) -> None:
-    rate, channels = film.info.sample_rate_hz, film.channels
+    rate, channels, wav = film.info.sample_rate_hz, film.channels, path.with_name("sound.wav")
     gain = join.gain_to_match(film, dubs)
-    media.write_sound(work / "sound.wav", join.joined_sound(film, dubs, gain), sample_rate_hz=rate, channels=channels)
+    media.write_sound(wav, join.sound(film, dubs, gain), sample_rate_hz=rate, channels=channels)
     media.write_film(
-        work / "film.mp4",
-        join.picture(film, dubs, progress),
+        path,
+        join.picture(film, dubs, coding.layout, progress),
+        coding=coding,
+        colour=film.colour,
         frame_rate=film.info.frame_rate,
-        wav=work / "sound.wav",
+        pixel_aspect=film.info.picture.pixel_aspect,
+        wav=wav,
+        sound_codec=film.info.tracks[film.info.track].codec,
         sample_rate_hz=rate,
         channels=channels,
         metadata=metadata,

@@ -1,6 +1,8 @@
 """Joins the dubs of a film's chunks with the film, a frame and a block of sound at a time.
 
-Picture: each dub is scaled back to the region it was cropped from and composited over the film.
+Picture: each dub is scaled to the crop that the model saw, converted to the film's own pixel format, and composited over the
+film inside its blend mask. Values outside the mask are those of the film's decoder, bit by bit. Where the film has more
+frames than the model, two frames of the dub are blended by time.
 Sound: the dub is heard while it speaks, the film everywhere else, with equal-power crossfades.
 
 Axes: H height, W width, N samples, C channels.
@@ -25,18 +27,19 @@ _MAX_GAIN_DB = 12.0
 _EDGE_SHARE = 1 / 32  # of the dubbed region's shorter side, over which it blends into what the model did not see
 
 
-def picture(film: Film, dubs: Sequence[ChunkDub], progress: Callable[[float], None]) -> Iterator[np.ndarray]:
-    """The film's frames (H, W, 3), at its own rate and size, with the dubs composited over them."""
-    region = _region(film)
+def picture(
+    film: Film, dubs: Sequence[ChunkDub], layout: media.Layout, progress: Callable[[float], None]
+) -> Iterator[np.ndarray]:
+    """The film's frames in `layout` as flat arrays, at its own rate, with the dubs composited over them."""
     readers: dict[ChunkDub, _FrameReader] = {}
     active_dubs = _ActiveDubs(dubs, lambda dub: (dub.chunk.first, dub.chunk.last))
-    for index, frame in enumerate(film.source_frames()):
+    for index, frame in enumerate(film.source_frames(layout)):
         position = index / film.info.frame_rate * film.size.frame_rate
         model_frame = math.floor(position)
         active = active_dubs.between(model_frame, model_frame + 1)
-        readers = {dub: readers.get(dub) or _FrameReader(film, dub, region) for dub in active}
-        layers = [_layer(dub, reader, float(position), region) for dub, reader in readers.items()]
-        yield _composite(frame, [layer for layer in layers if layer], region)
+        readers = {dub: readers.get(dub) or _FrameReader(film, dub, layout) for dub in active}
+        layers = [_layer(dub, reader, float(position), layout) for dub, reader in readers.items()]
+        yield composite(frame, [layer for layer in layers if layer], layout)
         progress((index + 1) / film.info.num_frames)
 
 
@@ -82,86 +85,146 @@ class _ActiveDubs:
         return self._active
 
 
-@dataclass(frozen=True)
-class _Region:
-    """The part of the film's picture that the model saw, in pixels, and the dub's weight at each pixel (H, W, 1)."""
-
-    top: int
-    left: int
-    height: int
-    width: int
-    weight_HW1: np.ndarray | None  # None: 1 everywhere, the model saw the whole picture
-
-    @property
-    def slices(self) -> tuple[slice, slice]:
-        return slice(self.top, self.top + self.height), slice(self.left, self.left + self.width)
-
-
 class _FrameReader:
-    """Reads the frames of a dub forward, in the size of the region."""
+    """Reads the frames of a dub forward, in the size of its crop and the film's pixel format."""
 
-    def __init__(self, film: Film, dub: ChunkDub, region: _Region) -> None:
-        info = replace(film.info, hdr="")  # the dub is in standard range
-        self._frames = media.frames(
-            dub.path, info, frame_rate=film.size.frame_rate, height=region.height, width=region.width
-        )
+    def __init__(self, film: Film, dub: ChunkDub, layout: media.Layout) -> None:
+        self.layout = replace(layout, height=dub.crop.height, width=dub.crop.width)
+        self._frames = media.converted_frames(dub.path, self.layout, film.colour)
+        self._first, self._last_index = dub.chunk.first, dub.chunk.last - 1
         self._next_index = dub.chunk.first
-        self._frame: np.ndarray | None = None
+        self._recent: dict[int, np.ndarray] = {}
+        self._is_blended = film.info.frame_rate > film.size.frame_rate
+        self._places = dub.crop
 
-    def at(self, index: int) -> np.ndarray:
-        """The frame at `index`, which never decreases; past the end, the last one."""
+    def at(self, position: float) -> np.ndarray:
+        """The frame at a position in model frames, which never decreases; past the end, the last one.
+
+        Between two frames they are blended where the film has more frames than the model, else the nearer one is taken;
+        never across a change of the crop's place, which is a change of shot.
+        """
+        index = math.floor(position) if self._is_blended else round(position)
+        share = position - index if self._is_blended else 0.0
+        before = self._frame(index)
+        if share < 1e-6 or self._places.at(index - self._first) != self._places.at(index + 1 - self._first):
+            return before
+        after = self._frame(index + 1)
+        mixed = before + np.float32(share) * (after.astype(np.float32) - before)
+        return np.rint(mixed).astype(before.dtype)
+
+    def _frame(self, index: int) -> np.ndarray:
+        index = min(max(index, self._first), self._last_index)
         while self._next_index <= index:
-            self._frame = next(self._frames, self._frame)
+            frame = next(self._frames, None)
+            previous = self._recent.get(self._next_index - 1)
+            self._recent[self._next_index] = previous if frame is None else frame  # type: ignore[assignment]
+            self._recent.pop(self._next_index - 3, None)
             self._next_index += 1
-        assert self._frame is not None, "a dub has at least one frame, and `index` is not before the chunk"
-        return self._frame
+        return self._recent[index]
 
 
-_Layer = tuple[float | np.ndarray, np.ndarray]
-"""The weight of a dub, one number or one for each pixel (H, W, 1) of the region, and its frame (H, W, 3)."""
+@dataclass(frozen=True)
+class Layer:
+    """A dub in one frame: `weight_HW` on rows and columns of the film, and the dub's values in that window, by plane."""
+
+    rows: slice
+    columns: slice
+    weight_HW: np.ndarray
+    planes: tuple[np.ndarray, ...]
 
 
-def _layer(dub: ChunkDub, reader: _FrameReader, position: float, region: _Region) -> _Layer | None:
+def _layer(dub: ChunkDub, reader: _FrameReader, position: float, layout: media.Layout) -> Layer | None:
     """The layer of a dub at a position in frames of the model; None where its weight is 0."""
     model_frame = math.floor(position)
     mask_frame = model_frame - dub.chunk.first
     weight = dub.chunk.weight(position) * dub.mask.opacity(mask_frame)
     if not weight:
         return None
-    return weight * dub.mask.weights(mask_frame, region.height, region.width), reader.at(model_frame)
+    top, left = dub.crop.at(mask_frame)
+    edge_HW = _crop_weights(dub, top, left, layout)
+    rows, columns = slice(top, top + dub.crop.height), slice(left, left + dub.crop.width)
+    if len(dub.mask.face_boxes_F4):
+        window, mask_HW = dub.mask.window(position - dub.chunk.first, layout.height, layout.width)
+        rows, columns, mask_HW = _intersection((rows, columns), window, mask_HW, layout)
+        if not mask_HW.size:
+            return None
+        weight_HW = weight * mask_HW * edge_HW[_shifted(rows, top), _shifted(columns, left)]
+    else:
+        weight_HW = weight * edge_HW
+    step_y, step_x = layout.steps
+    frame = reader.at(position)
+    luma, *chroma = reader.layout.planes(frame)
+    coarse = _coarse(_shifted(rows, top), step_y), _coarse(_shifted(columns, left), step_x)
+    fine = _shifted(rows, top), _shifted(columns, left)
+    return Layer(rows, columns, weight_HW.astype(np.float32), (luma[fine], *(plane[coarse] for plane in chroma)))
 
 
-def _region(film: Film) -> _Region:
-    film_height, film_width = film.info.height, film.info.width
-    scale = max(film.size.height / film_height, film.size.width / film_width)
-    height, width = min(film_height, round(film.size.height / scale)), min(film_width, round(film.size.width / scale))
-    top, left = (film_height - height) // 2, (film_width - width) // 2
-    edge_pixels = max(1.0, _EDGE_SHARE * min(height, width))
-    weight_H = _edge_weights(height, edge_pixels, has_edge=height < film_height)
-    weight_W = _edge_weights(width, edge_pixels, has_edge=width < film_width)
-    is_whole = (height, width) == (film_height, film_width)
-    return _Region(top, left, height, width, None if is_whole else (weight_H[:, None] * weight_W)[..., None])
-
-
-def _edge_weights(side: int, edge_pixels: float, *, has_edge: bool) -> np.ndarray:
-    from_start = np.arange(side, dtype=np.float32) + 1
-    ramp = np.minimum(1.0, np.minimum(from_start, from_start[::-1]) / edge_pixels)
-    return ramp if has_edge else np.ones(side, np.float32)
-
-
-def _composite(frame_HWC: np.ndarray, layers: list[_Layer], region: _Region) -> np.ndarray:
-    """A frame with the layers composited over it."""
+def composite(frame_N: np.ndarray, layers: Sequence[Layer], layout: media.Layout) -> np.ndarray:
+    """A flat frame with the layers composited over it; values where every weight is 0 stay as they are."""
     if not layers:
-        return frame_HWC
-    frame_HWC = frame_HWC.copy()
-    if region.weight_HW1 is None and np.ndim(layers[0][0]) == 0 and layers[0][0] == 1.0:
-        frame_HWC[region.slices] = layers[0][1]
-        return frame_HWC
-    source = frame_HWC[region.slices].astype(np.float32)
-    region_weight = 1.0 if region.weight_HW1 is None else region.weight_HW1
-    change = sum(weight * (dub_HWC - source) for weight, dub_HWC in layers)
-    frame_HWC[region.slices] = np.clip(source + region_weight * change + 0.5, 0, 255).astype(np.uint8)
-    return frame_HWC
+        return frame_N
+    result_N = frame_N.copy()
+    maximum = 2**layout.bits - 1
+    step_y, step_x = layout.steps
+    for layer in layers:
+        windows = [(layer.rows, layer.columns, layer.weight_HW)]
+        coarse_HW = _coarse_weights(layer.weight_HW, step_y, step_x)
+        windows += [(_coarse(layer.rows, step_y), _coarse(layer.columns, step_x), coarse_HW)] * 2
+        planes = zip(layout.planes(frame_N), layout.planes(result_N), layer.planes, windows, strict=True)
+        for source, result, dub, (rows, columns, weight_HW) in planes:
+            was = source[rows, columns].astype(np.float32)
+            change = np.rint(weight_HW * (dub - was))
+            result[rows, columns] = np.clip(result[rows, columns] + change, 0, maximum).astype(layout.dtype)
+    return result_N
+
+
+def _intersection(
+    crop: tuple[slice, slice], window: tuple[slice, slice], mask_HW: np.ndarray, layout: media.Layout
+) -> tuple[slice, slice, np.ndarray]:
+    """Rows and columns of a mask's window inside the crop, widened to whole values of colour, and the mask there."""
+    spans = []
+    for inner, outer, step, side in zip(window, crop, layout.steps, (layout.height, layout.width), strict=True):
+        low = max(outer.start, inner.start // step * step)
+        high = min(outer.stop, -(-inner.stop // step) * step, side)
+        spans.append(slice(low, max(low, high)))
+    rows, columns = spans
+    whole_HW = np.zeros((max(0, rows.stop - rows.start), max(0, columns.stop - columns.start)), np.float32)
+    top, bottom = max(rows.start, window[0].start), min(rows.stop, window[0].stop)
+    left, right = max(columns.start, window[1].start), min(columns.stop, window[1].stop)
+    if bottom > top and right > left:
+        part = mask_HW[top - window[0].start : bottom - window[0].start, left - window[1].start : right - window[1].start]
+        whole_HW[top - rows.start : bottom - rows.start, left - columns.start : right - columns.start] = part
+    return rows, columns, whole_HW
+
+
+def _crop_weights(dub: ChunkDub, top: int, left: int, layout: media.Layout) -> np.ndarray:
+    """The dub's weight (H, W) in its crop: soft at edges beyond which the film goes on."""
+    edge_pixels = max(1.0, _EDGE_SHARE * min(dub.crop.height, dub.crop.width))
+    weight_H = _edge_weights(dub.crop.height, edge_pixels, top > 0, top + dub.crop.height < layout.height)
+    weight_W = _edge_weights(dub.crop.width, edge_pixels, left > 0, left + dub.crop.width < layout.width)
+    return weight_H[:, None] * weight_W
+
+
+def _edge_weights(side: int, edge_pixels: float, has_start: bool, has_end: bool) -> np.ndarray:
+    ramp = np.minimum(1.0, (np.arange(side, dtype=np.float32) + 1) / edge_pixels)
+    ones = np.ones(side, np.float32)
+    return (ramp if has_start else ones) * (ramp[::-1] if has_end else ones)
+
+
+def _coarse(span: slice, step: int) -> slice:
+    """The values of colour that belong to rows or columns; `span` begins at a multiple of `step`."""
+    return slice(span.start // step, -(-span.stop // step))
+
+
+def _coarse_weights(weight_HW: np.ndarray, step_y: int, step_x: int) -> np.ndarray:
+    """The mean weight of the pixels that share a value of colour."""
+    height, width = weight_HW.shape
+    padded = np.pad(weight_HW, ((0, -height % step_y), (0, -width % step_x)), mode="edge")
+    return padded.reshape(-(-height // step_y), step_y, -(-width // step_x), step_x).mean(axis=(1, 3))
+
+
+def _shifted(span: slice, start: int) -> slice:
+    return slice(span.start - start, span.stop - start)
 
 
 def _mix(film: Film, block_NC: np.ndarray, start: int, voices: dict[ChunkDub, np.ndarray], gain: float) -> np.ndarray:
