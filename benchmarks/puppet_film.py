@@ -27,6 +27,7 @@ from dubmill.dubbing import longform
 from dubmill.dubbing.clip_size import ClipSize
 from dubmill.dubbing.dubber import Dubber
 from dubmill.faces import NO_DETECTION
+from dubmill.media.clips import Clip
 from dubmill.metrics.lipsync import lip_sync
 from dubmill.nano import world
 from dubmill.text.subtitles import Cue
@@ -57,12 +58,10 @@ def cycles(count: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 
 
 def write(path: Path, count: int) -> list[Cue]:
-    """The film at `path`, one cycle in memory at a time; its Spanish script."""
-    wav = path.with_suffix(".wav")
-    media.write_sound(wav, (sound[:, None] for _, sound in cycles(count)), sample_rate_hz=RATE_HZ, channels=1)
-    frames = (frame for several, _ in cycles(count) for frame in several)
-    how = {"frame_rate": RATE, "wav": wav, "sample_rate_hz": RATE_HZ, "channels": 1, "metadata": {}}
-    media.write_film(path, frames, **how)
+    """The film at `path`, an MP4; its Spanish script."""
+    frames, sounds = zip(*cycles(count), strict=True)
+    film = Clip(np.concatenate(frames), RATE, np.concatenate(sounds)[None], RATE_HZ)
+    path.write_bytes(media.mp4_bytes(film))
     cycle_seconds, half_seconds = float(CYCLE_FRAMES / RATE), float(world.HALF_FRAMES / RATE)
     rng = np.random.default_rng(0)
     return [

@@ -11,7 +11,7 @@ from dubmill.artifacts.manifest import Lineage
 from dubmill.artifacts.store import Backbone
 from dubmill.dubbing import open as opening
 from dubmill.errors import UnreadableMediaError, UsageError
-from dubmill.faces import NO_DETECTION, FaceMasker, check_face_choice, timed_sentences
+from dubmill.faces import NO_DETECTION, FaceMasker, check_face_choice, check_picture_choice, timed_sentences
 from dubmill.media.clips import Clip
 
 RATE, SIZE = Fraction(25), (90, 160)
@@ -32,11 +32,22 @@ def kept(found, choice="", *, start_seconds=0.0):
     return mask, mask.composite(was, clip(DUB, len(found)))
 
 
-def test_a_clip_of_one_face_keeps_the_dub_as_it_is():
-    dub = clip(DUB)
-    mask = FaceMasker(FixedDetector([[BOTH[0]]] * 50), "").mask(clip(SOURCE), "", start_seconds=0.0)
-    assert mask.composite(clip(SOURCE), dub) is dub
-    assert mask.notes == ()
+def test_a_clip_of_one_face_shows_the_dub_around_it_the_whole_dub_or_nothing_of_it():
+    dub, masker = clip(DUB), FaceMasker(FixedDetector([[BOTH[0]]] * 50), "")
+    local, whole, none = (
+        masker.mask(clip(SOURCE), "", start_seconds=0.0, picture=picture) for picture in ("face", "whole", "keep")
+    )
+    frames_FHWC = local.composite(clip(SOURCE), dub).frames_FHWC
+    assert (frames_FHWC[:, 30:60, 25:55] == DUB).all()
+    assert (frames_FHWC[:, :, 80:] == SOURCE).all()
+    assert whole.composite(clip(SOURCE), dub) is dub
+    assert (none.composite(clip(SOURCE), dub).frames_FHWC == SOURCE).all()
+    assert local.notes == whole.notes == none.notes == ()
+
+
+def test_a_picture_choice_that_is_none_is_refused():
+    with pytest.raises(UsageError, match="choose face, whole, keep"):
+        check_picture_choice("mouth")
 
 
 def test_of_two_faces_only_the_chosen_one_is_dubbed_and_the_edge_is_soft():
@@ -73,7 +84,8 @@ def test_what_is_kept_scales_with_the_picture():
 def test_a_face_lost_for_a_while_shows_the_source_there_and_fades():
     found = [[BOTH[0]]] * 20 + [[]] * 20 + [[BOTH[0]]] * 20
     mask, composited = kept(found, start_seconds=60.0)
-    level_F = composited.frames_FHWC.mean(axis=(1, 2, 3))
+    assert (composited.frames_FHWC[20:40] == SOURCE).all()
+    level_F = composited.frames_FHWC[:, 30:60, 25:55].mean(axis=(1, 2, 3))
     assert (level_F[20:40] == SOURCE).all()
     assert (level_F[[0, 10, 50, 59]] == DUB).all()
     assert 0 < np.abs(np.diff(level_F)).max() <= (DUB - SOURCE) / 4

@@ -245,8 +245,8 @@ def _overlay(folder, text):
 
 def test_a_file_is_dubbed_without_a_server_by_the_same_rules(tmp_path, mp4, folders, stand_in):
     _, source = opening.open_release(folders["backbone"], folders["release"])
-    where = {"source": source, "backbone": folders["backbone"], "ledger": tmp_path / "consent.jsonl"}
-    assert dub_clip_file(request_for(mp4), tmp_path / "out.mp4", **where).notes == ()
+    where = {"source": source, "backbone": folders["backbone"], "ledger": tmp_path / "consent.jsonl", "progress": print}
+    assert "1 chunk(s), 1.0 of 1.0 s" in dub_clip_file(request_for(mp4), tmp_path / "out.mp4", **where).notes[0]
     assert stand_in.texts == ["uno"]
     assert CONSENT in (tmp_path / "consent.jsonl").read_text()
     with pytest.raises(MissingConsentError):
@@ -260,8 +260,8 @@ def test_words_that_cannot_fit_are_refused_before_weights_are_loaded_and_a_hurri
     tmp_path, mp4, folders, stand_in, monkeypatch
 ):
     _, source = opening.open_release(folders["backbone"], folders["release"])
-    where = {"source": source, "backbone": folders["backbone"], "ledger": tmp_path / "consent.jsonl"}
-    (note,) = dub_clip_file(request_for(mp4, "Tenemos tiempo para cenar"), tmp_path / "out.mp4", **where).notes
+    where = {"source": source, "backbone": folders["backbone"], "ledger": tmp_path / "consent.jsonl", "progress": print}
+    *_, note = dub_clip_file(request_for(mp4, "Tenemos tiempo para cenar"), tmp_path / "out.mp4", **where).notes
     assert "will sound hurried" in note
     monkeypatch.setattr(opening, "open_dubber", lambda backbone, source: pytest.fail("weights were loaded"))
     request = request_for(mp4, "El último tren sale a las nueve de la noche")
@@ -372,8 +372,8 @@ def test_a_films_title_stays_its_language_is_tagged_and_what_is_left_out_is_name
     ("out", "captions", "what"),
     [
         ("folder.mp4", None, "folder"),
-        ("out.mkv", None, "MP4"),
-        ("out", None, "MP4"),
+        ("out.avi", None, "ending"),
+        ("out", None, "ending"),
         ("in.mp4", None, "overwritten"),
         ("./other/../in.mp4", None, "overwritten"),
         ("link.mp4", None, "overwritten"),
@@ -438,7 +438,7 @@ def test_a_trouble_with_a_file_is_a_sentence(tmp_path, stand_in, folders, monkey
     def gone(*_, **__):
         raise PermissionError(13, "Permission denied", "out.mp4")
 
-    monkeypatch.setattr(opening, "write_atomically", gone)
+    monkeypatch.setattr(media, "write_film", gone)
     words = ["--to", "es", "--text", "uno", "--consent", CONSENT, "--out", "out.mp4"]
     assert run(monkeypatch, tmp_path, "in.mov", *words, *options(folders)) == 2
     error = capsys.readouterr().err

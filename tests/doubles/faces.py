@@ -21,3 +21,18 @@ class FixedDetector:
 
     def detect(self, frames_FHWC):
         return self.detections
+
+
+class RedDetector:
+    """A detector for which a red square is a face; blind where there is none."""
+
+    jitter_frames = 0
+
+    def detect(self, frames_FHWC):
+        found = []
+        for frame_HWC in frames_FHWC.astype(int):
+            is_red_HW = (frame_HWC[..., 0] > 150) & (frame_HWC[..., 1:].max(axis=-1) < 110)
+            ys, xs = np.nonzero(is_red_HW)
+            box = (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1) if len(xs) > 3 else None
+            found.append([Face(np.array(box, float), np.array(box, float))] if box else [])
+        return found

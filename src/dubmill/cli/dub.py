@@ -33,6 +33,15 @@ Face = Annotated[
 ]
 
 
+Picture = Annotated[
+    str, typer.Option(help="what shows of the dub's picture: face, whole (of a single face), or keep: sound alone")
+]
+Quality = Annotated[
+    int | None,
+    typer.Option(help="CRF of the picture, 0 to 51; else 16 with a bound on the bit rate", show_default=False),
+]
+
+
 @dataclass(frozen=True, kw_only=True)
 class DubOptions:
     """The options of `dubmill dub`."""
@@ -48,18 +57,20 @@ class DubOptions:
     seed: int
     face: str
     speaker: str
+    picture: str
+    quality: int | None
     captions: Path | None
     force: bool
     release: Path
     adapter: Path | None
     params: Path
-    overlays: list[Path]
+    overlay: list[Path]
     backbone: Path
 
 
 def dub(
     video: Annotated[Path, typer.Argument(help="the video file to dub")],
-    out: Annotated[Path, typer.Option(help="the video file to write")],
+    out: Annotated[Path, typer.Option(help="the video file to write: .mp4, .m4v, .mov, .mkv, .webm or .ts")],
     to: Annotated[str, typer.Option(help="language to dub into, a BCP-47 tag")] = "",
     text: Annotated[str, typer.Option(help="the words to say; in a film they are distributed over its speech")] = "",
     script: Annotated[
@@ -73,6 +84,8 @@ def dub(
     consent: Annotated[str, typer.Option(help="who agreed to be dubbed, in one sentence")] = "",
     face: Face = "",
     speaker: Annotated[str, typer.Option(help="who speaks, such as 'a woman'; empty: not specified")] = "",
+    picture: Picture = "face",
+    quality: Quality = None,
     force: Annotated[bool, typer.Option("--force", help="overwrite existing output files")] = False,
     release: Annotated[Path, typer.Option(help="the promoted release to dub with")] = Path("work/release"),
     adapter: Annotated[
@@ -90,26 +103,7 @@ def dub(
     seed: Annotated[int, typer.Option(help="seed of the dub")] = 0,
 ) -> None:
     """Dub a video file into another language: a clip, or a film chunk by chunk where it is longer or has a script."""
-    options = DubOptions(
-        video=video,
-        out=out,
-        to=to,
-        text=text,
-        script=script,
-        tone_map=tone_map,
-        track=track,
-        consent=consent,
-        seed=seed,
-        face=face,
-        speaker=speaker,
-        captions=captions,
-        force=force,
-        release=release,
-        adapter=adapter,
-        params=params,
-        overlays=overlay,
-        backbone=backbone,
-    )
+    options = DubOptions(**locals())
     result = _dub(options)
     if captions is not None:
         from dubmill.text import subtitles
@@ -158,15 +152,16 @@ def _dub(options: DubOptions) -> FileDubResult:
         track=options.track,
         face=options.face,
         speaker=options.speaker,
+        picture=options.picture,
+        quality=options.quality,
     )
     check_file_request(request)
     source = _source(options)
     has_chunks = is_film(request, source.size)
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    if not has_chunks:
-        return dub_clip_file(request, options.out, source=source, backbone=options.backbone)
+    dub_file = dub_film_file if has_chunks else dub_clip_file
     with typer.progressbar(length=1000, label="dub", file=sys.stderr) as bar:
-        return dub_film_file(
+        return dub_file(
             request,
             options.out,
             source=source,
@@ -182,4 +177,4 @@ def _source(options: DubOptions) -> ModelSource:
 
     if options.adapter is None:
         return open_release(options.backbone, options.release)[1]
-    return open_adapter(options.backbone, options.adapter, load(options.params, *options.overlays))
+    return open_adapter(options.backbone, options.adapter, load(options.params, *options.overlay))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from dubmill import media
-from dubmill.artifacts.files import write_atomically
 from dubmill.artifacts.manifest import read_manifest
 from dubmill.artifacts.rows import Line
 from dubmill.artifacts.store import Adapter, Backbone, Release
@@ -16,15 +16,8 @@ from dubmill.dubbing.clip_dubber import ClipDubber
 from dubmill.dubbing.clip_size import SLACK_SECONDS, ClipSize
 from dubmill.dubbing.consent import LEDGER, ConsentLedger
 from dubmill.dubbing.model_source import ModelSource
-from dubmill.dubbing.service import (
-    DubbingService,
-    DubRequest,
-    FileDubRequest,
-    FileDubResult,
-    check_file_request,
-    check_request,
-)
-from dubmill.errors import MediaTooLongError, UnreadableMediaError, UsageError
+from dubmill.dubbing.service import DubbingService, FileDubRequest, FileDubResult, check_file_request
+from dubmill.errors import MediaTooLongError, UsageError
 from dubmill.faces import NO_DETECTION, FaceMasker
 from dubmill.text.subtitles import Cue
 from dubmill.worlds import fit_line, world_of
@@ -98,32 +91,27 @@ def is_film(request: FileDubRequest, size: ClipSize) -> bool:
 
 
 def dub_clip_file(
-    request: FileDubRequest, out: Path, *, source: ModelSource, backbone: Path, ledger: Path = LEDGER
+    request: FileDubRequest,
+    out: Path,
+    *,
+    source: ModelSource,
+    backbone: Path,
+    progress: Callable[[float], None],
+    ledger: Path = LEDGER,
 ) -> FileDubResult:
-    """Dub a file of one clip without a server, into `out`.
+    """Dub a file of one clip without a server, into `out`: a film whose one text lasts from start to end.
 
     Raises:
-        DubmillError: see `open_dubber` and `DubbingService.dub`.
+        DubmillError: see `open_dubber` and `DubbingService.dub_film`.
     """
     assert isinstance(request.words, str), "a clip has one text; cues belong to a film"
+    check_file_request(request)  # before the weights are loaded
+    info = media.probe(request.path, limits=media.Limits(), track=request.track)
     line = Line(language=request.language, text=request.words)
-    clip_request = DubRequest(
-        video=_file_bytes(request.path),
-        line=line,
-        consent=request.consent,
-        seed=request.seed,
-        face=request.face,
-        tone_map=request.tone_map,
-        track=request.track,
-        speaker=request.speaker,
-    )
-    check_request(clip_request)  # before the weights are loaded
-    info = media.probe(request.path, limits=media.Limits())
     warning = fit_line(world_of(_manifest_only(backbone)), line, source.size.seconds).check()
-    result = _service(backbone, source, ledger, media.Limits()).dub(clip_request)
-    write_atomically(out, result.mp4)
-    notes = (*result.notes, warning) if warning else result.notes
-    return FileDubResult(notes, [Cue(0.0, info.seconds, request.words)])
+    film_request = replace(request, words=[Cue(0.0, info.seconds, request.words)])
+    result = dub_film_file(film_request, out, source=source, backbone=backbone, progress=progress, ledger=ledger)
+    return replace(result, notes=(*result.notes, warning)) if warning else result
 
 
 def dub_film_file(
@@ -142,16 +130,6 @@ def dub_film_file(
     """
     check_file_request(request)  # before the weights are loaded
     return _service(backbone, source, ledger, FILM_LIMITS).dub_film(request, out, progress)
-
-
-def _file_bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        trouble = (
-            "there is no such file" if isinstance(error, FileNotFoundError) else f"cannot read it ({error.strerror})"
-        )
-        raise UnreadableMediaError(trouble, where=str(path), cure="give the path of a video") from error
 
 
 def _manifest_only(backbone: Path) -> Backbone:

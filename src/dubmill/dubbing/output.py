@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from dubmill import media
 from dubmill.errors import UsageError
 
-VIDEO_SUFFIXES, CAPTION_SUFFIXES = (".mp4", ".m4v"), (".srt", ".vtt")
+VIDEO_SUFFIXES, CAPTION_SUFFIXES = tuple(media.OUTPUT_CONTAINERS), (".srt", ".vtt")
 _RESERVED_BYTES = 24  # a hidden name beside the file: `.NAME.1a2b3c4d.partial` while it is written
 
 
@@ -18,7 +19,7 @@ def check_outputs(*, source: Path, out: Path, captions: Path | None, script: Pat
         UsageError: with the file and the reason.
     """
     inputs = [path for path in (source, script) if path is not None]
-    _check_file(out, VIDEO_SUFFIXES, "the dub is an MP4 file", inputs, force)
+    _check_file(out, VIDEO_SUFFIXES, "no container has this ending", inputs, force)
     if captions is not None:
         _check_file(captions, CAPTION_SUFFIXES, "captions are SubRip or WebVTT", inputs, force)
 
@@ -45,7 +46,7 @@ def check_writable(path: Path) -> None:
 
 def _check_file(path: Path, suffixes: tuple[str, ...], what: str, inputs: list[Path], force: bool) -> None:
     if path.suffix.lower() not in suffixes:
-        raise UsageError(what, where=_shown(path), cure=f"give a name that ends in {' or '.join(suffixes)}")
+        raise UsageError(what, where=_shown(path), cure=f"give a name that ends in {', '.join(suffixes)}")
     check_writable(path)
     if any(_is_same(path, other) for other in inputs):
         raise UsageError("this file is read, and would be overwritten", where=_shown(path), cure="give another name")

@@ -19,7 +19,15 @@ from dubmill.dubbing.consent import Consent, ConsentLedger, DubRecord
 from dubmill.dubbing.longform import Chunk, Film, FilmJob, dub_film
 from dubmill.dubbing.model_source import ModelSource
 from dubmill.errors import InvalidArtifactError, UnreadableMediaError
-from dubmill.faces import BlendMask, FaceMasker, check_face_choice, timed_sentences
+from dubmill.faces import (
+    FACE,
+    KEEP,
+    BlendMask,
+    FaceMasker,
+    check_face_choice,
+    check_picture_choice,
+    timed_sentences,
+)
 from dubmill.media.clips import Clip
 from dubmill.text.languages import ISO_639_2
 from dubmill.text.languages import language as language_of
@@ -75,7 +83,7 @@ class FileDubRequest:
     """A video file of any length to be dubbed, and who agreed; `face` as in `faces.check_face_choice`.
 
     `speaker` as in `DubRequest`. `words` are cues, or one text for a clip or to be distributed over the speech of a film.
-    `job` is the server's.
+    `job` is the server's. `picture` as in `faces.check_picture_choice`, `quality` as in `media.coding_like`.
     """
 
     path: Path
@@ -88,6 +96,8 @@ class FileDubRequest:
     track: int | None = None
     speaker: str = ""
     job: str = ""
+    picture: str = FACE
+    quality: int | None = None
 
 
 @dataclass(frozen=True)
@@ -207,9 +217,16 @@ class DubbingService:
         if isinstance(words, str):
             words = Line(language=request.language, text=words)
         job = FilmJob(
-            self.dubber, request.language, request.seed, self.source.digest, self.masker, request.face, request.speaker
+            dubber=self.dubber,
+            language=request.language,
+            seed=request.seed,
+            release=self.source.digest,
+            masker=self.masker,
+            face=request.face,
+            speaker=request.speaker,
+            picture=request.picture,
         )
-        dubbed = dub_film(film, words, job, out, metadata=metadata, progress=progress)
+        dubbed = dub_film(film, words, job, out, metadata=metadata, progress=progress, quality=request.quality)
         self.ledger.record(
             request.consent,
             DubRecord(
@@ -220,7 +237,7 @@ class DubbingService:
                 job=request.job,
             ),
         )
-        notes = (*_film_notes(film, dubbed.chunks), *dubbed.notes, *self._release_notes())
+        notes = (*_film_notes(film, dubbed.chunks, request.picture), *dubbed.notes, *self._release_notes())
         return FileDubResult(notes, dubbed.cues)
 
     def _marks(self, source_sha256: str, language: str) -> Mapping[str, str]:
@@ -259,23 +276,31 @@ def check_file_request(request: FileDubRequest) -> None:
 
     Raises:
         MissingConsentError: the statement names nobody.
-        UsageError: the face choice is none.
+        UsageError: the choice of face, picture or quality is none.
         UnsupportedTextError: the language is unknown.
     """
     Consent.of(request.consent).check()
     language_of(request.language)
     check_face_choice(request.face)
+    check_picture_choice(request.picture)
+    media.check_quality(request.quality)
 
 
-def _film_notes(film: Film, chunks: Sequence[Chunk]) -> tuple[str, ...]:
+def _film_notes(film: Film, chunks: Sequence[Chunk], picture: str) -> tuple[str, ...]:
     size, info = film.size, film.info
     num_frames = sum(chunk.fade_out[1] - chunk.fade_in[0] for chunk in chunks)
     notes = [
         f"{len(chunks)} chunk(s), {float(num_frames / size.frame_rate):.1f} of {info.seconds:.1f} s, are dubbed; "
         "the rest is unchanged",
-        f"the dubbed picture was made at {size.width}x{size.height} and {float(size.frame_rate):g} frames a second, and "
-        f"scaled to {info.width}x{info.height} and {float(info.frame_rate):g}",
     ]
+    if picture != KEEP:
+        stored = info.picture
+        notes.append(
+            f"the model's picture has {size.width}x{size.height} pixels and {float(size.frame_rate):g} frames a second; it was "
+            f"scaled to its place in {stored.width}x{stored.height} and {float(info.frame_rate):g}"
+        )
+    if info.picture.is_interlaced:
+        notes.append("the picture was interlaced, and is progressive now")
     if info.channels > film.channels:
         notes.append(f"{info.channels} channels of sound were mixed down to {film.channels}")
     if info.hdr:

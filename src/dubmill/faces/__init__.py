@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from dubmill.faces.blending import (
-    FACE, KEEP, NO_DETECTION, PICTURES, WHOLE, WHOLE_FRAME, BlendMask, FaceMasker, check_face_choice, check_picture_choice,
+    FACE,
+    KEEP,
+    NO_DETECTION,
+    PICTURES,
+    WHOLE,
+    WHOLE_FRAME,
+    BlendMask,
+    FaceMasker,
+    check_face_choice,
+    check_picture_choice,
     timed_sentences,
 )  # fmt: skip
 from dubmill.faces.detection import Face, FaceDetector, ScorerFaceDetector

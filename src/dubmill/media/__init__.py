@@ -15,7 +15,14 @@ from dubmill.media.loudness import SILENCE_LUFS, loudness
 from dubmill.media.probing import Limits, MediaInfo, probe
 from dubmill.media.process import CONTAINERS, Source, name_of
 from dubmill.media.reading import (
-    SILENCE, converted_frames, film_frames, frames, metadata, read, sound, stored_frames,
+    SILENCE,
+    converted_frames,
+    film_frames,
+    frames,
+    metadata,
+    read,
+    sound,
+    stored_frames,
 )  # fmt: skip
 from dubmill.media.writing import METADATA_KEYS, lossless_bytes, mp4_bytes, wav_bytes, write_sound
 

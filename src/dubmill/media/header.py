@@ -6,8 +6,6 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
-_KINDS = ("Subtitle", "Data", "Attachment")
-
 
 @dataclass(frozen=True)
 class PictureFormat:
@@ -70,11 +68,11 @@ def picture_format(header: str) -> PictureFormat:
     pixel_aspect = Fraction(int(aspect[1]), int(aspect[2])) if aspect and int(aspect[1]) else Fraction(1)
     if re.search(r"rotation of -?90", header.partition("Video: ")[2].partition("Stream #")[0]):
         width, height, pixel_aspect = height, width, 1 / pixel_aspect
-    codec, profile = re.match(r"(\w+)(?: \(([^()]*)\))?", line).groups()  # type: ignore[union-attr]
+    profile = re.match(r"\w+ \(([^()]*)\)", line)
     matrix, primaries, transfer = _colour_tags(tags)
     return PictureFormat(
-        codec=codec,
-        profile=profile or "",
+        codec=line.partition(",")[0].partition(" ")[0],
+        profile=profile[1] if profile else "",
         pixel_format=name,
         width=width,
         height=height,

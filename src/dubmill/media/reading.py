@@ -191,7 +191,7 @@ def sound(
 
 
 def metadata(source: Source) -> dict[str, str]:
-    """The container's metadata, such as title and comment.
+    """The container's metadata, such as title and comment; names in lower case, since Matroska has them in capitals.
 
     Raises:
         UnreadableMediaError: it is not there or not media.
@@ -204,7 +204,7 @@ def metadata(source: Source) -> dict[str, str]:
         )
     lines = (line for line in re.split(r"(?<!\\)\n", text.decode("utf-8", "replace")) if "=" in line)
     pairs = (re.split(r"(?<!\\)=", line, maxsplit=1) for line in lines if line[0] not in ";#")
-    return {key: re.sub(r"\\(.)", r"\1", value, flags=re.DOTALL) for key, value in pairs}
+    return {key.lower(): re.sub(r"\\(.)", r"\1", value, flags=re.DOTALL) for key, value in pairs}
 
 
 def _sides(info: MediaInfo, height: int | None, width: int | None) -> tuple[int, int]:
@@ -249,7 +249,9 @@ def _input_matrix(info: MediaInfo) -> dict[str, str]:
 def _planar(picture: Any, layout: Layout, colour: Colour) -> Any:
     is_full = colour.range == "pc" and layout.bits == 8  # FFmpeg's old name of full range; else it would convert
     return picture.output(
-        "pipe:", format="rawvideo", pix_fmt=layout.pixel_format.replace("yuv", "yuvj") if is_full else layout.pixel_format
+        "pipe:",
+        format="rawvideo",
+        pix_fmt=layout.pixel_format.replace("yuv", "yuvj") if is_full else layout.pixel_format,
     )
 
 

@@ -104,9 +104,7 @@ def chunk_masks(film: Film, chunks: Sequence[Chunk], job: FilmJob) -> list[Blend
     for chunk in chunks:
         clip = reader.clip(chunk.first, chunk.last)
         try:
-            mask = job.masker.mask(
-                clip, job.face, start_seconds=film.seconds_at(chunk.first), picture=job.picture
-            )
+            mask = job.masker.mask(clip, job.face, start_seconds=film.seconds_at(chunk.first), picture=job.picture)
         except (UnreadableMediaError, UsageError) as error:
             raise type(error)(error.what, where=_place(chunk), cure=error.cure) from error
         masks.append(mask)

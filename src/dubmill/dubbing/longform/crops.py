@@ -20,7 +20,7 @@ from dubmill.dubbing.longform.film import Film
 from dubmill.faces import BlendMask
 from dubmill.media.clips import Clip
 
-FACE_SHARE = 0.4  # of the crop's height that the face's way through the shot takes
+FACE_SHARE = 0.4, 0.6  # of the crop's height and width that the face's way through the shot takes
 MAX_ENLARGEMENT = 2.0  # of the film's pixels by the crop; a smaller crop holds no more to see
 _MIN_ZOOM = 0.85  # a crop larger than this share of the largest one is made the largest
 
@@ -47,7 +47,7 @@ def centre_crop(film: Film) -> Crop:
 
 
 def face_crop(film: Film, chunk: Chunk, mask: BlendMask, shots: Sequence[int]) -> Crop:
-    """A window in which the mask's face takes `FACE_SHARE` of the height; the centre crop where there is no face."""
+    """A window in which the mask's face takes `FACE_SHARE` of the picture; the centre crop where there is no face."""
     boxes_F4 = mask.boxes_in(film.info.picture.height, film.info.picture.width)
     if not np.isfinite(boxes_F4).any():
         return centre_crop(film)
@@ -118,16 +118,17 @@ def _largest(film: Film) -> tuple[int, int]:
 
 
 def _face_size(film: Film, spans: Sequence[np.ndarray]) -> tuple[int, int]:
-    """Height and width of the window in which the largest of the spans takes `FACE_SHARE`."""
+    """Height and width of the window in which the largest of the spans takes at most `FACE_SHARE`."""
     largest_height, largest_width = _largest(film)
-    needed = max(
-        max((y1 - y0) / largest_height, (x1 - x0) / largest_width) / FACE_SHARE for x0, y0, x1, y1 in spans
-    )
+    shares = [((y1 - y0) / largest_height, (x1 - x0) / largest_width) for x0, y0, x1, y1 in spans]
+    needed = max(max(high / FACE_SHARE[0], wide / FACE_SHARE[1]) for high, wide in shares)
     smallest = film.size.height / MAX_ENLARGEMENT / largest_height
     zoom = max(needed, min(1.0, smallest))
     if zoom > _MIN_ZOOM:
         return largest_height, largest_width
-    return _even_side(round(zoom * largest_height), largest_height), _even_side(round(zoom * largest_width), largest_width)
+    return _even_side(round(zoom * largest_height), largest_height), _even_side(
+        round(zoom * largest_width), largest_width
+    )
 
 
 def _place(span_4: np.ndarray, height: int, width: int, film: Film) -> tuple[int, int]:

@@ -115,9 +115,9 @@ class _FrameReader:
     def _frame(self, index: int) -> np.ndarray:
         index = min(max(index, self._first), self._last_index)
         while self._next_index <= index:
-            frame = next(self._frames, None)
-            previous = self._recent.get(self._next_index - 1)
-            self._recent[self._next_index] = previous if frame is None else frame  # type: ignore[assignment]
+            frame = next(self._frames, self._recent.get(self._next_index - 1))
+            assert frame is not None, "a dub has at least one frame, and `index` is not before the chunk"
+            self._recent[self._next_index] = frame
             self._recent.pop(self._next_index - 3, None)
             self._next_index += 1
         return self._recent[index]
@@ -192,7 +192,9 @@ def _intersection(
     top, bottom = max(rows.start, window[0].start), min(rows.stop, window[0].stop)
     left, right = max(columns.start, window[1].start), min(columns.stop, window[1].stop)
     if bottom > top and right > left:
-        part = mask_HW[top - window[0].start : bottom - window[0].start, left - window[1].start : right - window[1].start]
+        part = mask_HW[
+            top - window[0].start : bottom - window[0].start, left - window[1].start : right - window[1].start
+        ]
         whole_HW[top - rows.start : bottom - rows.start, left - columns.start : right - columns.start] = part
     return rows, columns, whole_HW
 
