@@ -186,7 +186,7 @@ def test_a_release_of_a_real_model_opens_passes_its_self_test_and_dubs(mini_back
     (tmp_path / "in.mp4").write_bytes(media.mp4_bytes(miniature.clip()))
     request = request_for(tmp_path / "in.mp4", "uno dos", face="all")
     out = tmp_path / "out.mp4"
-    result = dub_clip_file(request, out, source=source, backbone=mini_backbone.path, ledger=ledger)
+    result = dub_clip_file(request, out, source=source, backbone=mini_backbone.path, ledger=ledger, progress=print)
     info = media.probe(out)
     assert (info.num_frames, info.height, info.width, info.frame_rate) == (17, 64, 96, 25)
     assert info.has_audio

@@ -22,7 +22,7 @@ from dubmill.media.header import (
     timecode,
 )
 from dubmill.media.layout import BT709, Colour, Layout, nearest_format
-from dubmill.media.process import CONTAINERS_ONLY, Source, content, name_of, running, seekable, stream
+from dubmill.media.process import CONTAINERS_ONLY, Source, content, name_of, running, seekable, stream_output
 
 # Rates for files of variable rate of which FFmpeg only knows the clock of the time stamps.
 COMMON_RATES = tuple(

@@ -15,7 +15,7 @@ from typing import IO, Any
 import numpy as np
 
 from dubmill.errors import UnreadableMediaError
-from dubmill.media.clips import Clip, fit
+from dubmill.media.clips import Clip, cut_or_pad
 from dubmill.media.layout import Colour, Layout
 from dubmill.media.probing import Limits, MediaInfo, check_decoded_size, probe
 from dubmill.media.process import (
@@ -265,7 +265,7 @@ def _with_clock(output: Any, place: str, info: MediaInfo) -> Any:
 def _blocks(graph: Any, size: int, *, name: str, fds: list[int]) -> Iterator[bytearray]:
     """FFmpeg's output in blocks of `size` bytes."""
     pending = bytearray()
-    for data in stream(graph, name=name, fds=fds):
+    for data in stream_output(graph, name=name, fds=fds):
         pending += data
         while len(pending) >= size:
             block, pending = pending[:size], pending[size:]

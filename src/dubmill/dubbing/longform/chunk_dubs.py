@@ -19,10 +19,10 @@ from dubmill.artifacts.rows import Line
 from dubmill.dubbing.clip_dubber import ClipDubber
 from dubmill.dubbing.longform.chunks import Chunk
 from dubmill.dubbing.longform.crops import Crop, CropReader, centre_crop, face_crop
-from dubmill.dubbing.longform.film import Film, level_dbfs, speech_spans
+from dubmill.dubbing.longform.film import Film, level_dbfs, loud_spans
 from dubmill.errors import UnreadableMediaError, UnsupportedTextError, UsageError
 from dubmill.faces import FACE, BlendMask, FaceMasker
-from dubmill.media.clips import Clip, fit
+from dubmill.media.clips import Clip, cut_or_pad
 from dubmill.text.timing import clock
 
 

@@ -120,7 +120,7 @@ class Film:
         """A clip of frames `first` up to `last`; beyond the film's end its last frame is held, with silence."""
         rate = self.size.sample_rate_hz
         start, stop = self.sample_at(first, rate), self.sample_at(last, rate)
-        sound_CN = fit(sound.window(start, stop).reshape(-1, self.channels).T, stop - start)
+        sound_CN = cut_or_pad(sound.window(start, stop).reshape(-1, self.channels).T, stop - start)
         return Clip(frames_FHWC, self.size.frame_rate, np.ascontiguousarray(sound_CN), rate).lasting(last - first)
 
     def analyze(self) -> FilmAnalysis:

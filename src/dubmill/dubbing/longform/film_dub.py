@@ -82,7 +82,7 @@ def _write_film(
 ) -> None:
     rate, channels, wav = film.info.sample_rate_hz, film.channels, path.with_name("sound.wav")
     gain = join.gain_to_match(film, dubs)
-    media.write_sound(wav, join.sound(film, dubs, gain), sample_rate_hz=rate, channels=channels)
+    media.write_sound(wav, join.joined_sound(film, dubs, gain), sample_rate_hz=rate, channels=channels)
     media.write_film(
         path,
         join.picture(film, dubs, coding.layout, progress),
