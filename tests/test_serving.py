@@ -29,7 +29,7 @@ from dubmill.errors import (
     UnreadableMediaError,
 )
 from dubmill.serving import server, wire
-from dubmill.serving.queue import Queue, QueueFullError
+from dubmill.serving.jobs import QueueFullError
 
 
 @pytest.fixture(scope="module")
@@ -157,13 +157,23 @@ def test_v2_json_takes_base64_too(url, mp4):
     assert outputs["seed"] == [2]
 
 
-def test_the_raw_route_takes_and_gives_an_mp4(url, mp4, folder):
-    query = {"language": "es", "text": "uno", "consent": CONSENT, "seed": 2}
-    answer = httpx.post(f"{url}/v1/dub", params=query, content=mp4.read_bytes(), timeout=30)
+def form(mp4, **changes):
+    fields = {"language": "es", "text": "uno", "consent": CONSENT} | changes
+    return {"data": fields, "files": {"video": ("in.mp4", mp4.read_bytes(), "video/mp4")}}
+
+
+def test_the_raw_route_takes_a_form_and_gives_an_mp4(url, mp4, folder):
+    answer = httpx.post(f"{url}/v1/dub", **form(mp4, seed=2), timeout=30)
     assert answer.headers["content-type"] == "video/mp4"
     assert answer.headers["x-dub-machine-generated"] == "true"
     assert tone_hz(answer.content) == pytest.approx(500, abs=2)
     assert "agrees" not in (folder / "log").read_text()  # names stay in the ledger
+
+
+def test_consent_in_a_url_is_refused(url, mp4):
+    """Proxies and logs keep URLs."""
+    answer = httpx.post(f"{url}/v1/dub", params={"consent": CONSENT}, **form(mp4), timeout=30)
+    assert (answer.status_code, answer.json()["code"]) == (400, "missing_consent")
 
 
 @pytest.mark.parametrize(
@@ -214,8 +224,9 @@ def test_a_wrong_length_is_refused_and_a_near_one_told(client, folder):
 
 
 def test_what_is_too_large_or_too_long_is_a_413(url, mp4, folder):
-    heavy = httpx.post(f"{url}/v1/dub", content=b"x" * 5_000_000, timeout=30)
-    streamed = httpx.post(f"{url}/v1/dub", content=(b"x" * 100_000 for _ in range(50)), timeout=30)
+    headers = {"content-type": "application/json"}
+    heavy = httpx.post(f"{url}/v1/dub", content=b"x" * 5_000_000, headers=headers, timeout=30)
+    streamed = httpx.post(f"{url}/v1/dub", content=(b"x" * 100_000 for _ in range(50)), headers=headers, timeout=30)
     lasting = folder / "lasting.mp4"
     lasting.write_bytes(media.mp4_bytes(small_clip(num_frames=80)))
     answers = [heavy, streamed, predict(url, instance(lasting))]
@@ -232,25 +243,25 @@ def test_health_answers_while_a_dub_runs_and_the_queue_is_bounded(url, client, m
     held, answers = folder / "held", []
     held.touch()
     threads = [
-        threading.Thread(target=lambda: answers.append(predict(url, instance(mp4, text="lento")))) for _ in range(2)
+        threading.Thread(target=lambda: answers.append(predict(url, instance(mp4, text="lento")))) for _ in range(4)
     ]
     try:
         for thread in threads:
             thread.start()
         until = time.monotonic() + 60
-        while client.describe()["pending"] < 2 and time.monotonic() < until:
+        while client.describe()["pending"] < 4 and time.monotonic() < until:
             time.sleep(0.02)
         assert httpx.get(f"{url}/v2/models/dubmill/ready", timeout=60).status_code == 200
         assert httpx.get(f"{url}/v2/health/live", timeout=60).status_code == 200
         refused = predict(url, instance(mp4))
         assert refused.status_code == 429
         assert int(refused.headers["retry-after"]) >= 1
-        assert (client.describe()["pending"], answers) == (2, [])
+        assert (client.describe()["pending"], answers) == (4, [])
     finally:
         held.unlink()
         for thread in threads:
             thread.join()
-    assert [answer.status_code for answer in answers] == [200, 200]
+    assert [answer.status_code for answer in answers] == [200] * 4
     assert client.describe()["pending"] == 0
 
 
@@ -354,8 +365,8 @@ def test_nobody_can_take_the_model_away_over_the_network(url):
 
 def test_who_speaks_reaches_the_dubber_and_is_anybody_without():
     fields = {"video": b"clip", "language": "es", "text": "uno", "consent": "it is me"}
-    assert wire.parse_request({**fields, "speaker": "a woman"}, "query").speaker == "a woman"
-    assert wire.parse_request(fields, "query").speaker == ""
+    assert wire.parse_submission({**fields, "speaker": "a woman"}, "query").fields.speaker == "a woman"
+    assert wire.parse_submission(fields, "query").fields.speaker == ""
 
 
 def test_the_studio_page_and_what_it_asks_for_are_served(url, client):
@@ -381,11 +392,10 @@ def test_a_release_that_cannot_prove_itself_stays_unready_and_says_why(urls, mp4
     while reason not in said(f"{url}/v1/models/dubmill") and time.monotonic() < until:
         time.sleep(0.1)
     assert httpx.get(f"{url}/v2/health/live", timeout=5).status_code == 200
-    asked = {"content": mp4.read_bytes(), "params": {"language": "es", "text": "uno", "consent": CONSENT}}
     refusals = [
         httpx.get(f"{url}/v1/models/dubmill", timeout=5),
         httpx.get(f"{url}/v2/health/ready", timeout=5),
-        httpx.post(f"{url}/v1/dub", **asked, timeout=5),
+        httpx.post(f"{url}/v1/dub", **form(mp4), timeout=5),
         predict(url, instance(mp4)),
     ]
     assert [answer.status_code for answer in refusals] == [503] * 4
@@ -408,24 +418,6 @@ def test_a_release_of_another_backbone_is_refused_before_anything_starts(tmp_pat
         opening.open_release(other.path, release.path)
     assert server.main(["--backbone", str(other.path), "--release", str(release.path)]) == 2
     assert "was trained on backbone" in capsys.readouterr().err
-
-
-def test_a_cancelled_caller_keeps_its_place_until_its_dub_is_over():
-    """Two dubs would else share the machine, and the count would run below zero."""
-
-    async def story():
-        queue, release = Queue(max_waiting=0), threading.Event()
-        task = asyncio.create_task(queue.run(release.wait))
-        await asyncio.sleep(0.05)
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-        with pytest.raises(QueueFullError):
-            await queue.run(lambda: None)
-        release.set()
-        await asyncio.sleep(0.05)
-        return await queue.run(lambda: queue.num_pending)
-
-    assert asyncio.run(story()) == 1
 
 
 def test_the_arguments_are_plain_and_typed():

@@ -21,6 +21,8 @@ class ToneDubber:
             raise UnsupportedTextError("'indecible' is not a word of this backbone", cure="use a digit")
         while line.text == "lento" and Path(os.environ[HELD]).exists():
             time.sleep(0.02)
+            if progress is not None:
+                progress(0.5)
         times = np.arange(clip.audio_CN.shape[1]) / clip.sample_rate_hz
         return clip.with_audio(0.3 * np.sin(2 * np.pi * (300 + 100 * seed) * times)[None].astype(np.float32))
 

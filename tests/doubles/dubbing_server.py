@@ -20,13 +20,26 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def start(folder, *, has_selftest=True):
-    """A server process in `folder` on a release for `small_clip`; returns the process and its port."""
+def start(folder, *, has_selftest=True, more=()):
+    """A server process in `folder` on a release for `small_clip`; returns the process and its port.
+
+    A later one in the same folder continues where an earlier one was killed.
+    """
     port = free_port()
-    release = tiny_release(folder / "release", tiny_backbone(folder / "backbone"), has_selftest=has_selftest)
-    arguments = ["--backbone", folder / "backbone", "--release", release.path, "--host", "127.0.0.1"]
-    arguments += ["--http_port", port, "--ledger", folder / "consent.jsonl", "--max_waiting", 1]
-    arguments += ["--max_body_bytes", 4_000_000, "--max_seconds", 5]
+    if not (folder / "release").exists():
+        tiny_release(folder / "release", tiny_backbone(folder / "backbone"), has_selftest=has_selftest)
+    arguments = ["--backbone", folder / "backbone", "--release", folder / "release", "--host", "127.0.0.1"]
+    arguments += [
+        "--http_port",
+        port,
+        "--ledger",
+        folder / "consent.jsonl",
+        "--max_waiting",
+        3,
+        "--jobs",
+        folder / "jobs",
+    ]
+    arguments += ["--max_body_bytes", 4_000_000, "--max_seconds", 5, *(more or ("--max_waiting", 3))]
     sources = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
     environment = os.environ | {"PYTHONPATH": sources, HELD: str(folder / "held")}
     with (folder / "log").open("wb") as log:
@@ -37,4 +50,4 @@ def start(folder, *, has_selftest=True):
 if __name__ == "__main__":
     opening.open_dubber = lambda backbone, source: ToneDubber()
     opening.open_face_masker = lambda backbone: NO_DETECTION
-    sys.exit(server.main())
+    sys.exit(server.main(module="doubles.dubbing_server"))

@@ -14,7 +14,7 @@ from dubmill.media.clips import Clip
 
 SLACK_SECONDS = 0.25  # a clip this much too long is cut, this much too short is padded, with a note
 TONE_MAP_NOTE = "the picture was converted from HDR ({hdr}) to standard range"
-FILM_HINT = "dub it as a film, `dubmill dub FILM --script`, which no server does"
+FILM_HINT = "dub it as a film, `dubmill dub FILM --script`, or as a job of the endpoint, POST /v1/dubs"
 
 
 @dataclass(frozen=True)

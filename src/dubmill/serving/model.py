@@ -1,144 +1,165 @@
-"""The KServe model: it loads in the background, runs a self-test, then dubs one clip at a time."""
+"""The KServe model of the API: V1 and V2 submit a job, wait for it, and send its result; the worker owns the weights."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
-import threading
-import time
-from collections.abc import Callable
-from pathlib import Path
+from collections import defaultdict
+from collections.abc import Mapping
+from contextvars import ContextVar
 from typing import Any
 
 from kserve import InferRequest, InferResponse, Model
-from kserve.errors import ModelNotReady
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter, Gauge, Histogram
 
-from dubmill import media
 from dubmill.artifacts.store import Release
-from dubmill.dubbing.clip_dubber import ClipDubber
-from dubmill.dubbing.consent import ConsentLedger
 from dubmill.dubbing.model_source import ModelSource
-from dubmill.dubbing.service import DubbingService, DubRequest, DubResult, check_request, selftest_clip
-from dubmill.errors import DubmillError
-from dubmill.faces import FaceMasker
+from dubmill.dubbing.service import DubResult
+from dubmill.errors import ServiceUnavailableError, UnreadableMediaError
 from dubmill.serving import wire
-from dubmill.serving.queue import Queue
+from dubmill.serving.jobs import ENDING, Job, JobStore
+from dubmill.serving.problems import NotReadyError, raise_problem
+from dubmill.serving.wire import Submission
 from dubmill.text.languages import LANGUAGES
 
 log = logging.getLogger("dubmill.serving")
 
-DUBS = Counter("dubs", "number of dub requests, by outcome", ["model", "language", "outcome"])
-DUB_SECONDS = Histogram(
-    "dub_seconds",
-    "seconds one dub took, without waiting",
-    ["model"],
-    buckets=(0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000),
-)
-LOADING = "it is still loading"
+SECONDS = (0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000)
+DUBS = Counter("dubs", "number of dubs, by outcome", ["model", "language", "outcome"])
+DUB_SECONDS = Histogram("dub_seconds", "seconds one dub took, without waiting", ["model"], buckets=SECONDS)
+STAGE_SECONDS = Histogram("dub_stage_seconds", "seconds of each stage of a job", ["model", "stage"], buckets=SECONDS)
+QUEUE_DEPTH = Gauge("dub_queue_depth", "jobs queued or running", ["model"])
+QUEUE_AGE = Gauge("dub_queue_age_seconds", "age of the oldest job queued or running", ["model"])
+LOADING, STOPPING = "it is still loading", "it is stopping"
+POLL_SECONDS = 1.0  # of a job whose worker says nothing: another replica has it
+ENDING_SECONDS = 0.05  # of a job whose outcome is being written
+CALLER: ContextVar[str] = ContextVar("caller", default="anonymous")  # of the request under way
 
 
 class DubModel(Model):
-    """Serves one release. `open_dubber` and `open_masker` are called once, in the background: it may take minutes."""
+    """Serves one release by way of the worker's events; ready once the worker's self-test has passed."""
 
-    def __init__(
-        self,
-        name: str,
-        release: Release,
-        source: ModelSource,
-        *,
-        open_dubber: Callable[[], ClipDubber],
-        open_masker: Callable[[], FaceMasker],
-        ledger: Path,
-        max_waiting: int,
-        limits: media.Limits,
-    ) -> None:
+    def __init__(self, name: str, release: Release, source: ModelSource, jobs: JobStore) -> None:
         super().__init__(name)
-        self.release, self.source = release, source
-        self.limits, self.ledger = limits, ConsentLedger(ledger)
-        self.queue, self.progress = Queue(max_waiting), 0.0
+        self.release, self.source, self.jobs = release, source, jobs
         self.unready_reason = LOADING
-        self._open_dubber, self._open_masker = open_dubber, open_masker
-        self._service: DubbingService | None = None
-        self._loading = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._waiting: dict[str, set[asyncio.Event]] = defaultdict(set)
         self._create_metrics()
 
     def _create_metrics(self) -> None:
         """Create the series that a healthy server has, so that a rate can be computed from its first dub on."""
         DUB_SECONDS.labels(self.name)
+        for stage in ("decode", "wait", "dub"):
+            STAGE_SECONDS.labels(self.name, stage)
         for language in (*self.source.languages, "other"):
             for outcome in ("done", "failed"):
                 DUBS.labels(self.name, language, outcome)
+        QUEUE_DEPTH.labels(self.name).set_function(self.jobs.num_open)
+        QUEUE_AGE.labels(self.name).set_function(self.jobs.oldest_age_seconds)
 
-    def load(self) -> bool:
-        """Load and self-test; on failure the model stays unready, for the reason in `unready_reason`."""
-        with self._loading:
-            if self.ready:
-                return True
-            self.unready_reason = LOADING
-            try:
-                self._service = self._load_service()
-                self.ready, self.unready_reason = True, ""
-            except DubmillError as error:
-                self.unready_reason = error.sentence
-                log.error("%s is not ready: %s", self.name, self.unready_reason)
-            finally:
-                if self.unready_reason == LOADING:  # an error that is no DubmillError; its traceback is logged
-                    self.unready_reason = "loading failed, see the server's log"
-            return self.ready
+    def on_event(self, event: Mapping[str, Any]) -> None:
+        """Take in an event of the worker; called in the thread that watches it."""
+        kind = event["event"]
+        if kind == "ready":
+            self.jobs.mean_seconds = float(event["seconds"])
+            self.ready, self.unready_reason = True, ""
+        elif kind in ("unready", "stopped"):
+            self.ready, self.unready_reason = False, str(event["reason"])
+        elif kind == "stages":
+            self._observe(event["seconds"])
+        elif kind == "finished":
+            language = event["language"] if event["language"] in LANGUAGES else "other"  # bounds the labels
+            DUBS.labels(self.name, language, event["outcome"]).inc()
+        if "job" in event and self._loop is not None:
+            self._loop.call_soon_threadsafe(self._wake, event["job"])
 
-    def load_in_background(self) -> None:
-        """Load in another thread, so that the server answers meanwhile."""
-        threading.Thread(target=self.load, name="load", daemon=True).start()
+    def _observe(self, seconds: Mapping[str, float]) -> None:
+        for stage, value in seconds.items():
+            STAGE_SECONDS.labels(self.name, stage).observe(value)
+        DUB_SECONDS.labels(self.name).observe(seconds["dub"])
+        self.jobs.mean_seconds += 0.3 * (seconds["dub"] - self.jobs.mean_seconds)
 
-    def _load_service(self) -> DubbingService:
-        self.ledger.check_writable()
-        selftest_clip(self.release)  # before the weights: a release without one fails at once
-        masker = self._open_masker()
-        service = DubbingService(self.source, self._open_dubber(), masker, self.ledger, self.limits)
-        started = time.monotonic()
-        service.selftest(self.release)
-        seconds = time.monotonic() - started
-        log.info("%s %s is ready; its self-test dub took %.1f s", self.name, self.source.version, seconds)
-        return service
+    def _wake(self, job_id: str) -> None:
+        for change in self._waiting.get(job_id, ()):
+            change.set()
+
+    def stop_accepting(self) -> None:
+        """Report unready from now on: the server is about to stop."""
+        self.ready, self.unready_reason = False, STOPPING
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(lambda: [self._wake(job_id) for job_id in list(self._waiting)])
 
     async def healthy(self) -> bool:
-        """Whether the self-test passed.
+        """Whether the worker's self-test passed.
 
         Raises:
-            ModelNotReady: it did not, with the reason, which a plain False would lose.
+            NotReadyError: it did not, with the reason, which a plain False would lose, and KServe's error log as a fault.
         """
         if not self.ready:
-            raise ModelNotReady(self.name, f"Because: {self.unready_reason}.")
+            raise NotReadyError(f"{self.name} is not ready, because {self.unready_reason}")
         return True
 
-    async def dub(self, request: DubRequest) -> DubResult:
-        """One dub, after those before it in the queue; every outcome is counted.
+    async def submit(self, submission: Submission, *, key: str = "", is_clip: bool = False) -> Job:
+        """A job for the submission, stored; what can be refused without decoding is refused.
+
+        With `is_clip`, a video that is longer than one clip of the model is refused later, and else dubbed as a film.
 
         Raises:
-            DubmillError: see `DubbingService.dub`; `QueueFullError` if too many wait.
+            DubmillError: the fields are not in order; `QueueFullError` if too many wait.
         """
-        service, outcome = self._service, "failed"
-        assert service is not None, "KServe asks `healthy` first"
+        fields, video = submission.fields, submission.video
+        fields.check(self.source)
+        if not video and not fields.video_url:
+            raise UnreadableMediaError("the request holds no clip", cure="send the bytes of a video")
+        document = {"fields": fields.model_dump(mode="json"), "is_clip": is_clip}
+        owner = CALLER.get()
+        return await asyncio.to_thread(self.jobs.submit, document, video, owner=owner, key=key)
+
+    async def changed(self, job: Job) -> None:
+        """Return when something of the job may have changed."""
+        self._loop, change, job_id = asyncio.get_running_loop(), asyncio.Event(), job.id
+        seconds = ENDING_SECONDS if job.attributes.get("stage") == ENDING else POLL_SECONDS
+        self._waiting[job_id].add(change)
         try:
-            check_request(request)
-            self.source.check_language(request.line.language)
-            result = await self.queue.run(lambda: self._timed(service, request))
-            outcome = "done"
-            return result
-        except DubmillError as error:
-            outcome = type(error).__name__
-            raise
+            await asyncio.wait_for(change.wait(), seconds)
+        except TimeoutError:
+            pass
         finally:
-            language = request.line.language if request.line.language in LANGUAGES else "other"  # bounds the labels
-            DUBS.labels(self.name, language, outcome).inc()
+            self._waiting[job_id].discard(change)
+            if not self._waiting[job_id]:
+                del self._waiting[job_id]
 
-    def _timed(self, service: DubbingService, request: DubRequest) -> DubResult:
-        self.progress = 0.0
-        with DUB_SECONDS.labels(self.name).time():
-            return service.dub(request, self._set_progress)
+    async def dub(self, submission: Submission) -> DubResult:
+        """One dub, after those before it in the queue; a caller that leaves cancels it, and nothing of it is kept.
 
-    def _set_progress(self, share: float) -> None:
-        self.progress = share
+        Raises:
+            DubmillError: the job's problem; `QueueFullError` if too many wait.
+        """
+        await self.healthy()
+        job = await self.submit(submission, is_clip=True)
+        owner, job_id = job.owner, job.id
+        try:
+            while not job.is_over:
+                await self.changed(job)
+                job = await asyncio.to_thread(self.jobs.get, job_id, owner)
+                if job.state == "queued" and self.unready_reason == STOPPING:
+                    raise ServiceUnavailableError("the server is stopping", cure="send the request again")
+            return await asyncio.to_thread(self._result, job)
+        finally:
+            await asyncio.shield(asyncio.to_thread(self.jobs.discard, job_id, owner))
+
+    def _result(self, job: Job) -> DubResult:
+        raise_problem(job)
+        result = job.result
+        return DubResult(
+            mp4=self.jobs.result_path(job.id).read_bytes(),
+            seconds=result["seconds"],
+            seed=result["seed"],
+            model_version=result["model_version"],
+            notes=tuple(result["notes"]),
+            source_sha256=result["source_sha256"],
+        )
 
     async def predict(
         self, payload: Any, headers: dict[str, str] | None = None, response_headers: dict[str, str] | None = None
@@ -146,7 +167,7 @@ class DubModel(Model):
         """Answer a V1 or V2 request."""
         if isinstance(payload, InferRequest):
             return wire.to_v2(await self.dub(wire.from_v2(payload)), payload)
-        return wire.to_v1([await self.dub(request) for request in wire.from_v1(payload)])
+        return wire.to_v1([await self.dub(submission) for submission in wire.from_v1(payload)])
 
     def get_input_types(self) -> list[dict[str, Any]]:
         """The V2 inputs."""

@@ -1,34 +1,48 @@
-"""The server process: its arguments, the checks before it listens, and its start."""
+"""The server: its arguments, the checks before it listens, and its two processes, the API and the worker."""
 
 from __future__ import annotations
 
 import argparse
 import logging
 import sys
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from dubmill.artifacts.store import Release
 from dubmill.dubbing import open as opening
 from dubmill.dubbing.consent import LEDGER
 from dubmill.dubbing.model_source import ModelSource
 from dubmill.errors import DubmillError
-from dubmill.media import Limits
+
+if TYPE_CHECKING:
+    from dubmill.serving.jobs import JobStore
+    from dubmill.serving.worker_process import WorkerProcess
 
 log = logging.getLogger("dubmill.serving")
 
+EXPIRY_SECONDS = 600.0  # between two searches for results that have expired
 
-def main(argv: Sequence[str] | None = None) -> int:
+
+def main(argv: Sequence[str] | None = None, *, module: str = "dubmill.serving") -> int:
     """Serve until stopped; returns 2 after one error message if the release or backbone is wrong.
 
-    `argv` None: the process's own arguments.
+    `argv` None: the process's own arguments. The worker is a second process of `module`, with the same arguments.
     """
+    argv = sys.argv[1:] if argv is None else argv
     options = arguments().parse_args(argv)
+    options.database = options.database or f"sqlite:///{options.jobs}/jobs.sqlite"
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", stream=sys.stderr)
     try:
         release, source = opening.open_release(options.backbone, options.release)
-        serve(options, release, source)
+        if options.status_fd >= 0:
+            from dubmill.serving import worker
+
+            return worker.run_worker(options, release, source)
+        serve(options, release, source, [sys.executable, "-m", module, *argv])
     except DubmillError as error:
         sys.stderr.write(f"{error.sentence}\n")
         return 2
@@ -45,35 +59,80 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--http_port", type=int, default=8080, help="port of V1, V2, metrics and the studio page")
     parser.add_argument("--ledger", type=Path, default=LEDGER, help="file of consent statements")
     parser.add_argument(
-        "--max_waiting", type=int, default=4, help="number of dubs that may wait; the next one gets status 429"
+        "--max_waiting", type=int, default=100, help="number of jobs that may wait; the next one gets status 429"
+    )
+    parser.add_argument(
+        "--max_per_caller", type=int, default=50, help="number of open jobs of one caller; the next one gets status 429"
     )
     parser.add_argument("--max_seconds", type=float, default=60.0, help="longer clips are refused with status 413")
+    parser.add_argument("--max_film_seconds", type=float, default=7200.0, help="longer films are refused")
     parser.add_argument(
         "--max_body_bytes", type=int, default=64 * 1024**2, help="larger requests are refused with status 413"
     )
+    parser.add_argument("--jobs", type=Path, default=Path("jobs"), help="directory of uploads, results and the queue")
+    parser.add_argument(
+        "--database", default="", help="SQLAlchemy URL of the queue, postgresql://…; without it, SQLite in --jobs"
+    )
+    parser.add_argument("--executor", default="worker", help="name of this worker, which must not change at a restart")
+    parser.add_argument("--result_hours", type=float, default=24.0, help="how long results are kept")
+    parser.add_argument(
+        "--grace_seconds", type=float, default=110.0, help="how long a stop waits for the dub under way"
+    )
+    parser.add_argument("--api_keys", type=Path, help="file with a line `OWNER SHA256-OF-KEY` for each key")
+    parser.add_argument("--identity_header", default="", help="header in which a gateway names the caller")
+    parser.add_argument("--status_fd", type=int, default=-1, help=argparse.SUPPRESS)  # the worker's pipe to the API
     return parser
 
 
-def serve(options: argparse.Namespace, release: Release, source: ModelSource) -> None:
-    """Start the server and return when a signal ends it."""
+def serve(options: argparse.Namespace, release: Release, source: ModelSource, worker_command: Sequence[str]) -> None:
+    """Start the API and its worker, and return when a signal ends them."""
+    from dubmill.serving.worker_process import WorkerProcess
+
+    worker = WorkerProcess(worker_command)
+    worker.start()  # it loads the model while this process imports KServe
+    try:
+        _serve_api(options, release, source, worker)
+    finally:
+        worker.stop(options.grace_seconds)
+
+
+def _serve_api(options: argparse.Namespace, release: Release, source: ModelSource, worker: WorkerProcess) -> None:
+    """Serve the API until a signal ends it, after `worker` has finished the dub under way."""
     with _hidden_arguments():
         from dubmill.serving.app import DubServer, mount_model
         from dubmill.serving.model import DubModel
-    model = DubModel(
-        options.name,
-        release,
-        source,
-        open_dubber=lambda: opening.open_dubber(options.backbone, source),
-        open_masker=lambda: opening.open_face_masker(options.backbone),
-        ledger=options.ledger,
-        max_waiting=options.max_waiting,
-        limits=Limits(max_seconds=options.max_seconds),
+    from dubmill.serving.jobs import JobLimits, JobStore
+    from dubmill.serving.keys import Callers
+
+    callers = Callers.read(options.api_keys, options.identity_header)
+    limits = JobLimits(
+        max_waiting=options.max_waiting, max_per_caller=options.max_per_caller, result_hours=options.result_hours
     )
-    server = DubServer(options.host, options.http_port)
-    mount_model(server, model, max_body_bytes=options.max_body_bytes)
-    model.load_in_background()
+    jobs = JobStore(options.jobs, options.database, limits)
+    model = DubModel(options.name, release, source, jobs)
+
+    def drain() -> None:
+        model.stop_accepting()
+        worker.stop(options.grace_seconds)
+
+    server = DubServer(options.host, options.http_port, drain=drain)
+    mount_model(server, model, max_body_bytes=options.max_body_bytes, callers=callers, limits=_limits(options, source))
+    worker.listen(model.on_event)
+    threading.Thread(target=_delete_expired, args=(jobs,), name="expiry", daemon=True).start()
     log.info("listening on http://%s:%d", options.host, options.http_port)
     server.start([])  # the model is already registered: start() would refuse one that is still loading
+
+
+def _limits(options: argparse.Namespace, source: ModelSource) -> dict[str, Any]:
+    """What `/v1/limits` says."""
+    names = ("max_body_bytes", "max_seconds", "max_film_seconds", "max_waiting", "max_per_caller", "result_hours")
+    return {"clip_seconds": source.size.seconds, **{name: getattr(options, name) for name in names}}
+
+
+def _delete_expired(jobs: JobStore) -> None:
+    while True:
+        jobs.delete_expired()
+        time.sleep(EXPIRY_SECONDS)
 
 
 @contextmanager

@@ -19,19 +19,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from dubmill.artifacts.rows import Line
-from dubmill.config.params import Seed
-from dubmill.dubbing.service import DubRequest, DubResult
+from dubmill.dubbing.service import DubResult
 from dubmill.errors import UsageError
-from dubmill.text.languages import base_tag
+from dubmill.serving.fields import EXAMPLE, DubFields, parse_fields
 
 if TYPE_CHECKING:
     from kserve import InferRequest, InferResponse
 
 MAX_INSTANCES = 4
-EXAMPLE = 'send {"instances": [{"video": <base64 MP4>, "language": "es", "text": "uno tres seis", "consent": "…", "seed": 1}]}'
 
 
 @dataclass(frozen=True)
@@ -67,47 +63,26 @@ OUTPUTS = (
 )
 
 
-class Fields(BaseModel):
-    """The fields of one request, in any protocol."""
+@dataclass(frozen=True)
+class Submission:
+    """A request in any protocol: its fields and the bytes of its video."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    fields: DubFields
     video: bytes
-    language: str = Field(max_length=35)  # of a BCP-47 tag, RFC 5646, section 4.4.1
-    text: str = Field(max_length=2000)
-    consent: str = Field(
-        "", max_length=1000
-    )  # required: `check_request` raises MissingConsentError, whose message says what to send
-    seed: Seed = 0
-    face: str = Field("", max_length=20)
-    tone_map: bool = False
-    speaker: str = Field("", max_length=200)
 
 
-def parse_request(fields: Mapping[str, Any], where: str) -> DubRequest:
-    """A request from its fields, with the video as bytes.
+def parse_submission(fields: Mapping[str, Any], where: str) -> Submission:
+    """A submission from the fields of V1 or V2, with the video as bytes among them.
 
     Raises:
         UsageError: a field is missing, unknown or of another type.
     """
-    try:
-        values = Fields.model_validate(fields)
-    except ValidationError as error:
-        fault = error.errors()[0]
-        name = ".".join(str(part) for part in fault["loc"])[:80]
-        raise UsageError(f"{name}: {fault['msg']}", where=where, cure=EXAMPLE) from error
-    line = Line(language=base_tag(values.language), text=values.text)
-    return DubRequest(
-        video=values.video,
-        line=line,
-        consent=values.consent,
-        seed=values.seed,
-        face=values.face,
-        tone_map=values.tone_map,
-        speaker=values.speaker,
-    )
+    if not isinstance(video := fields.get("video"), bytes):
+        raise UsageError("video: this field is missing", where=where, cure=EXAMPLE)
+    return Submission(parse_fields({name: fields[name] for name in fields if name != "video"}, where), video)
 
 
-def from_v1(payload: Any) -> list[DubRequest]:
+def from_v1(payload: Any) -> list[Submission]:
     """The requests in a V1 body.
 
     Raises:
@@ -121,14 +96,14 @@ def from_v1(payload: Any) -> list[DubRequest]:
     return [_from_instance(instance, f"instances[{index}]") for index, instance in enumerate(instances)]
 
 
-def _from_instance(instance: Any, where: str) -> DubRequest:
+def _from_instance(instance: Any, where: str) -> Submission:
     if not isinstance(instance, Mapping):
         raise UsageError("this is not an object", where=where, cure=EXAMPLE)
     video = instance.get("video")
     if not isinstance(video, str):
         raise UsageError("video: a base64 string is needed", where=where, cure=EXAMPLE)
     try:
-        return parse_request({**instance, "video": base64.b64decode(video, validate=True)}, where)
+        return parse_submission({**instance, "video": base64.b64decode(video, validate=True)}, where)
     except (binascii.Error, ValueError) as error:
         raise UsageError("video: this is not base64", where=where, cure=EXAMPLE) from error
 
@@ -149,7 +124,7 @@ def result_fields(dub: DubResult) -> dict[str, Any]:
     }
 
 
-def from_v2(request: InferRequest) -> DubRequest:
+def from_v2(request: InferRequest) -> Submission:
     """The request in V2 tensors.
 
     Raises:
@@ -164,7 +139,7 @@ def from_v2(request: InferRequest) -> DubRequest:
             raise UsageError(f"{values.size} values, one is needed", where=tensor.name[:80], cure="send shape [1]")
         else:
             fields[tensor.name] = _scalar(values.reshape(-1)[0], tensor.name)
-    return parse_request(fields, "inputs")
+    return parse_submission(fields, "inputs")
 
 
 def _values(tensor: Any) -> np.ndarray:

@@ -1,0 +1,136 @@
+"""The fields of a dub request, the same in every protocol, and as a job keeps them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import date
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from dubmill.artifacts.rows import Line
+from dubmill.config.params import Seed
+from dubmill.dubbing.consent import Consent
+from dubmill.dubbing.model_source import ModelSource
+from dubmill.dubbing.service import DubRequest, FileDubRequest
+from dubmill.errors import UsageError
+from dubmill.faces import check_face_choice
+from dubmill.text.languages import base_tag
+from dubmill.text.languages import language as language_of
+from dubmill.text.subtitles import parse
+
+EXAMPLE = 'send {"instances": [{"video": <base64 MP4>, "language": "es", "text": "uno tres seis", "consent": "…", "seed": 1}]}'
+
+
+def _parsed_json(value: Any) -> Any:
+    """A form's field is text: an object in it is JSON."""
+    if isinstance(value, str) and value.lstrip().startswith("{"):
+        try:
+            return json.loads(value)
+        except ValueError as error:
+            raise ValueError("this is not JSON") from error
+    return value
+
+
+class ConsentFields(BaseModel):
+    """Who agreed, to what, until when, and the sha256 of the evidence; see `dubbing.consent.Consent`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    statement: str = Field(max_length=1000, description="who agrees, in one sentence")
+    scope: str = Field("", max_length=1000, description="what it covers; empty: this dub")
+    until: date | None = Field(None, description="last day on which dubs may be made")
+    evidence_sha256: str = Field("", pattern="^([0-9a-fA-F]{64})?$", description="hash of a signed form or recording")
+
+    def record(self) -> Consent:
+        """The consent as the ledger keeps it."""
+        return Consent(self.statement, self.scope, self.until, self.evidence_sha256)
+
+
+class DubFields(BaseModel):
+    """What a caller sends with a video."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    language: str = Field(max_length=35, description="BCP-47 tag to dub into")  # RFC 5646, section 4.4.1
+    text: str = Field("", max_length=20_000, description="the words to say; in a film they are spread over its speech")
+    script: str = Field("", max_length=1_000_000, description="SRT or WebVTT of the words to say, for a film")
+    consent: Annotated[str, Field(max_length=1000)] | ConsentFields = ""  # its absence has an error of its own
+    seed: Seed = 0
+    face: str = Field("", max_length=20, description="left, right, a number counted from the left, or all")
+    speaker: str = Field("", max_length=200, description="who speaks, such as a woman")
+    tone_map: bool = Field(False, description="convert HDR to standard range")
+    track: int | None = Field(None, ge=1, le=1000, description="sound track to dub, from 1; else the default one")
+    reference: str = Field("", max_length=200, description="the caller's own name of the job, sent back as it is")
+    webhook_url: str = Field("", max_length=2000, description="receives a signed POST when the job is over")
+    video_url: str = Field("", max_length=2000, description="where the video is fetched, in place of an upload")
+
+    def consent_record(self) -> Consent:
+        """Who agreed, and to what."""
+        return self.consent.record() if isinstance(self.consent, ConsentFields) else Consent.of(self.consent)
+
+    def check(self, source: ModelSource) -> None:
+        """Refuse what can be refused without decoding the video.
+
+        Raises:
+            MissingConsentError, UnsupportedTextError, UsageError: consent, language, face or script are not in order.
+        """
+        self.consent_record().check()
+        tag = base_tag(self.language)
+        language_of(tag)
+        source.check_language(tag)
+        check_face_choice(self.face)
+        if self.script:
+            if self.text:
+                raise UsageError("text beside a script", where="script", cure="give the words in the script")
+            parse(self.script, "script")
+
+    def clip_request(self, video: bytes) -> DubRequest:
+        """The request for a clip."""
+        return DubRequest(
+            video=video,
+            line=Line(language=base_tag(self.language), text=self.text),
+            consent=self.consent_record(),
+            seed=self.seed,
+            face=self.face,
+            tone_map=self.tone_map,
+            track=self.track,
+            speaker=self.speaker,
+        )
+
+    def film_request(self, path: Path, job: str) -> FileDubRequest:
+        """The request for a film."""
+        return FileDubRequest(
+            path=path,
+            words=parse(self.script, "script") if self.script else self.text,
+            language=base_tag(self.language),
+            consent=self.consent_record(),
+            seed=self.seed,
+            tone_map=self.tone_map,
+            face=self.face,
+            track=self.track,
+            speaker=self.speaker,
+            job=job,
+        )
+
+
+class FormFields(DubFields):
+    """The fields as a form sends them, where consent may be JSON in text."""
+
+    consent: Annotated[str | ConsentFields, BeforeValidator(_parsed_json)] = ""
+
+
+def parse_fields(
+    fields: Mapping[str, Any], where: str, *, kind: type[DubFields] = DubFields, cure: str = EXAMPLE
+) -> DubFields:
+    """The fields of a request.
+
+    Raises:
+        UsageError: one is missing, unknown or of another type.
+    """
+    try:
+        return kind.model_validate(dict(fields))
+    except ValidationError as error:
+        fault = error.errors()[0]
+        name = ".".join(str(part) for part in fault["loc"])[:80]
+        raise UsageError(f"{name}: {fault['msg'][:300]}", where=where, cure=cure) from error

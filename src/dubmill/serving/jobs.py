@@ -1,0 +1,311 @@
+"""Jobs as the API sees them: submitted to a durable queue, looked up, waited for and cancelled.
+
+The queue is DBOS over SQLite or PostgreSQL. A job is one of its workflows: the input is what the caller sent, the output is
+the result, and its attributes hold stage and progress. Media lie in a folder of the job, beside the database.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import shutil
+import sqlite3
+import threading
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from dbos import DBOS, DBOSClient, DBOSPortableJSONSerializer, EnqueueOptions
+
+from dubmill.artifacts.files import digest_of, write_atomically
+from dubmill.errors import DubmillError, ServiceUnavailableError, UsageError
+
+WORKFLOW, QUEUE = "dub", "dubs"
+QUEUE_VERSION = "1"  # of the workflow's steps: a job that was begun under another one is not continued
+SOURCE, RESULT = "source", "result.mp4"  # files of a job
+ENDING = "saving"  # last stage of a job
+State = Literal["queued", "running", "done", "failed", "cancelled"]
+STATES: dict[str, State] = {
+    "ENQUEUED": "queued",
+    "DELAYED": "queued",
+    "PENDING": "running",
+    "SUCCESS": "done",
+    "CANCELLED": "cancelled",
+}
+OPEN = ["ENQUEUED", "DELAYED", "PENDING"]
+
+
+class QueueFullError(ServiceUnavailableError):
+    """Too many jobs are waiting, in all or of one caller; `retry_after_seconds` is when a place is likely to be free."""
+
+    def __init__(self, what: str, *, where: str = "", cure: str = "", retry_after_seconds: int = 1) -> None:
+        self.retry_after_seconds = retry_after_seconds
+        super().__init__(what, where=where, cure=cure)
+
+
+class UnknownJobError(UsageError):
+    """There is no such job, or its result has expired, or it belongs to another caller."""
+
+
+class JobConflictError(UsageError):
+    """A job's state does not allow what is requested, or its idempotency key was used for another request."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job at one moment; times are seconds since 1970, `progress` is the share done, 0 to 1.
+
+    `fields` are what was submitted, without the media; `result` is empty until the state is done, and `problem` unless
+    it is failed.
+    """
+
+    id: str
+    owner: str
+    state: State
+    fields: Mapping[str, Any]
+    created: float
+    started: float | None
+    finished: float | None
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    result: Mapping[str, Any] = field(default_factory=dict)
+    problem: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the job will not change any more."""
+        return self.state in ("done", "failed", "cancelled")
+
+    @property
+    def progress(self) -> float:
+        """Share done, 0 to 1."""
+        return 1.0 if self.state == "done" else float(self.attributes.get("progress", 0.0))
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobLimits:
+    """How many jobs may be queued or running, in all and of one caller, and for how long results are kept."""
+
+    max_waiting: int
+    max_per_caller: int
+    result_hours: float
+
+
+class JobStore:
+    """The jobs in `folder`, and their queue at `database`, an SQLAlchemy URL."""
+
+    def __init__(self, folder: Path, database: str, limits: JobLimits) -> None:
+        self.folder, self.limits = folder, limits
+        self.client = open_queue(database)
+        self.mean_seconds = 1.0  # of one dub, as measured lately
+        self._lock = threading.Lock()
+
+    def submit(self, document: Mapping[str, Any], media: bytes | Path, *, owner: str, key: str = "") -> Job:
+        """Store a job, of the `fields` in `document`; with an idempotency `key` that its owner used before, the job of that time.
+
+        A file at the path `media` is moved.
+
+        Raises:
+            QueueFullError: too many are waiting.
+            JobConflictError: the key belongs to another request.
+            DiskFullError: the disk is full.
+        """
+        job_id = uuid.uuid5(uuid.NAMESPACE_OID, f"{owner}\n{key}").hex if key else uuid.uuid4().hex
+        digest = digest_of([dict(document), _sha256(media)])
+        with self._lock:
+            if key and (known := self.find(job_id, owner)) is not None:
+                return _same_request(known, digest)
+            num_own = self._check_room(owner)
+            self._write_source(job_id, media)
+            options = EnqueueOptions(
+                workflow_name=WORKFLOW,
+                queue_name=QUEUE,
+                workflow_id=job_id,
+                app_version=QUEUE_VERSION,
+                authenticated_user=owner,
+                attributes={"digest": digest},
+                priority=1 + num_own,  # callers take turns: everyone's first job comes before anyone's second
+            )
+            self.client.enqueue(options, dict(document))
+        return self.get(job_id, owner)
+
+    def find(self, job_id: str, owner: str) -> Job | None:
+        """The job, or None where this caller has none of that id."""
+        found = self.client.list_workflows(workflow_ids=[job_id], name=WORKFLOW, user=owner)
+        return _job_of(found[0]) if found else None
+
+    def get(self, job_id: str, owner: str) -> Job:
+        """The job.
+
+        Raises:
+            UnknownJobError: this caller has none of that id.
+        """
+        job = self.find(job_id, owner)
+        if job is None:
+            raise UnknownJobError(
+                "there is no such job", where=job_id[:80], cure="results are deleted when they expire"
+            )
+        return job
+
+    def list(self, owner: str, *, limit: int, offset: int) -> list[Job]:
+        """A caller's jobs, newest first."""
+        found = self.client.list_workflows(name=WORKFLOW, user=owner, limit=limit, offset=offset, sort_desc=True)
+        return [_job_of(one) for one in found]
+
+    def cancel(self, job_id: str, owner: str) -> Job:
+        """The job, cancelled; the worker stops at its next sampling step.
+
+        Raises:
+            UnknownJobError: this caller has none of that id.
+            JobConflictError: it is over.
+        """
+        job = self.get(job_id, owner)
+        if job.is_over and job.state != "cancelled":
+            raise JobConflictError(f"the job is {job.state}", where=job_id, cure="only a job that is open is cancelled")
+        self.client.cancel_workflow(job_id)
+        self._source(job_id).unlink(missing_ok=True)
+        return self.get(job_id, owner)
+
+    def discard(self, job_id: str, owner: str) -> None:
+        """Cancel the job where it is open, and delete it with its files."""
+        if self.find(job_id, owner) is not None:
+            self.client.cancel_workflow(job_id)
+            self.client.delete_workflow(job_id)
+            shutil.rmtree(self.folder / job_id, ignore_errors=True)
+
+    def num_open(self) -> int:
+        """Number of jobs queued or running."""
+        return len(self._open())
+
+    def oldest_age_seconds(self) -> float:
+        """How long the oldest open job has waited or run; 0 without one."""
+        return max((time.time() - one.created_at / 1000 for one in self._open()), default=0.0)
+
+    def wait_seconds(self, job: Job) -> float:
+        """Estimated time until the job is done, from the mean duration of a dub."""
+        if job.is_over:
+            return 0.0
+        if job.state == "running" and job.progress > 0.05 and job.attributes.get("dubbing_since"):
+            elapsed = time.time() - float(job.attributes["dubbing_since"])
+            return elapsed * (1.0 - job.progress) / job.progress
+        num_before = sum(one.created_at / 1000 < job.created for one in self._open())
+        return (num_before + 1) * self.mean_seconds
+
+    def result_path(self, job_id: str) -> Path:
+        """The file of a job's dub."""
+        return self.folder / job_id / RESULT
+
+    def delete_expired(self) -> int:
+        """Delete jobs whose results have expired, and folders that no job has; returns how many folders were deleted."""
+        horizon = time.time() - self.limits.result_hours * 3600.0
+        for one in self.client.list_workflows(
+            name=WORKFLOW, status=["SUCCESS", "ERROR", "CANCELLED"], load_input=False
+        ):
+            if (one.completed_at or one.updated_at or 0) / 1000 < horizon:
+                self.client.delete_workflow(one.workflow_id)
+        known = {one.workflow_id for one in self.client.list_workflows(name=WORKFLOW, load_input=False)}
+        orphans = [
+            path
+            for path in self.folder.iterdir()
+            if path.is_dir() and path.name not in known and path.stat().st_mtime < time.time() - 3600.0
+        ]
+        for path in orphans:
+            shutil.rmtree(path, ignore_errors=True)
+        return len(orphans)
+
+    def _open(self) -> list[Any]:
+        return self.client.list_workflows(name=WORKFLOW, status=OPEN, load_input=False, load_output=False)
+
+    def _check_room(self, owner: str) -> int:
+        """How many open jobs the caller has."""
+        jobs = self._open()
+        num_own = sum(job.authenticated_user == owner for job in jobs)
+        seconds = max(1, math.ceil(min(len(jobs), self.limits.max_waiting) * self.mean_seconds))
+        if len(jobs) > self.limits.max_waiting:
+            what = f"{len(jobs)} dubs are waiting or running"
+        elif num_own >= self.limits.max_per_caller:
+            what = f"{num_own} dubs of yours are waiting or running, which is the limit"
+        else:
+            return num_own
+        raise QueueFullError(what, cure=f"try again in {seconds} s", retry_after_seconds=seconds)
+
+    def _source(self, job_id: str) -> Path:
+        return self.folder / job_id / SOURCE
+
+    def _write_source(self, job_id: str, media: bytes | Path) -> None:
+        place = self._source(job_id)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(media, bytes):
+            write_atomically(place, media)
+        else:
+            media.replace(place)
+
+
+def open_queue(database: str) -> DBOSClient:
+    """A client of the queue, whose tables are created where they are missing.
+
+    Raises:
+        ServiceUnavailableError: the database cannot be reached.
+    """
+    if database.startswith("sqlite:///"):
+        path = Path(database.removeprefix("sqlite:///"))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with sqlite3.connect(path) as connection:  # the mode stays with the file: readers do not wait for a writer
+            connection.execute("PRAGMA journal_mode=WAL")
+        connection.close()
+    logging.getLogger("dbos").setLevel(logging.WARNING)  # it has a line for each of a hundred migrations
+    try:
+        DBOS.migrate(database)
+        return DBOSClient(system_database_url=database, serializer=DBOSPortableJSONSerializer())
+    except Exception as error:  # noqa: BLE001 (of any driver)
+        what = f"the database of jobs cannot be opened ({type(error).__name__})"
+        raise ServiceUnavailableError(what, cure="give a --database that can be reached") from error
+
+
+def problem_of(error: DubmillError) -> dict[str, Any]:
+    """An error as plain data that a job's output can hold."""
+    return {"kind": type(error).__name__, "what": error.what, "where": error.where, "cure": error.cure}
+
+
+def _same_request(job: Job, digest: str) -> Job:
+    if job.attributes.get("digest") != digest:
+        raise JobConflictError(
+            "this Idempotency-Key was used for another request", where=job.id, cure="give each request a key of its own"
+        )
+    return job
+
+
+def _job_of(status: Any) -> Job:
+    """A workflow as a job: a dub that was refused is a workflow that succeeded, with a problem as output."""
+    output = status.output if isinstance(status.output, Mapping) else {}
+    state, problem = STATES.get(status.status, "failed"), dict(output.get("problem", {}))
+    if state == "failed" or problem:
+        state = "failed"
+        problem = problem or {
+            "kind": "DubmillError",
+            "what": "the dub failed",
+            "where": "",
+            "cure": "see the server's log",
+        }
+    return Job(
+        id=status.workflow_id,
+        owner=status.authenticated_user or "",
+        state=state,
+        fields=status.input["args"][0]["fields"] if status.input else {},
+        created=status.created_at / 1000,
+        started=status.dequeued_at / 1000 if status.dequeued_at else None,
+        finished=status.completed_at / 1000 if status.completed_at else None,
+        attributes=status.attributes or {},
+        result={} if state != "done" else output,
+        problem=problem,
+    )
+
+
+def _sha256(media: bytes | Path) -> str:
+    if isinstance(media, bytes):
+        return hashlib.sha256(media).hexdigest()
+    with media.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

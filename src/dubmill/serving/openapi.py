@@ -1,0 +1,111 @@
+"""The OpenAPI document: schemas of jobs and problems, and KServe's own routes with the answers that they really give."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel
+
+from dubmill.serving.fields import DubFields
+from dubmill.serving.problems import MEDIA_TYPE
+
+
+class Problem(BaseModel):
+    """Problem details (RFC 9457)."""
+
+    type: str
+    title: str
+    status: int
+    code: str
+    detail: str
+    error: str
+    kind: str | None = None
+
+
+class ResultView(BaseModel):
+    """The dub of a job that is done."""
+
+    seconds: float
+    seed: int
+    num_bytes: int
+    sha256: str
+    source_sha256: str
+    consent_entry: str
+    model_version: str
+    release: str
+    language: str
+    notes: list[str]
+    machine_generated: bool
+    expires: str
+
+
+class JobView(BaseModel):
+    """A job at one moment."""
+
+    id: str
+    state: Literal["queued", "running", "done", "failed", "cancelled"]
+    stage: str
+    progress: float
+    seconds_left: float
+    created: str
+    started: str | None
+    finished: str | None
+    reference: str
+    language: str
+    links: dict[str, str]
+    result: ResultView | None = None
+    problem: Problem | None = None
+
+
+class JobPage(BaseModel):
+    """A page of jobs, and where the next one begins."""
+
+    dubs: list[JobView]
+    next_offset: int | None
+
+
+_PROBLEM = {"content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}}
+_TITLES = {
+    400: "a field is missing or wrong",
+    401: "no valid API key",
+    403: "a URL that this server does not call",
+    404: "no such job",
+    409: "the job's state, or the idempotency key, does not allow it",
+    413: "the video is too large or too long",
+    415: "a body of another type",
+    422: "a video, a language or words that cannot be dubbed",
+    429: "too many jobs are waiting; Retry-After says when to come again",
+    503: "not ready, or stopping",
+}
+ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"description": title, "model": Problem, **_PROBLEM} for status, title in _TITLES.items()
+}
+RESULT: dict[int | str, dict[str, Any]] = {
+    200: {"description": "the dub", "content": {"video/mp4": {"schema": {"type": "string", "format": "binary"}}}},
+    206: {
+        "description": "a part of the dub",
+        "content": {"video/mp4": {"schema": {"type": "string", "format": "binary"}}},
+    },
+}
+EVENTS: dict[int | str, dict[str, Any]] = {
+    200: {"description": "server-sent events", "content": {"text/event-stream": {"schema": {"type": "string"}}}}
+}
+
+
+def _form_schema() -> dict[str, Any]:
+    """The fields of a form: those of JSON, with the file."""
+    schema = DubFields.model_json_schema(ref_template="#/components/schemas/{model}")
+    schema.pop("$defs", None)
+    properties = {**schema["properties"], "video": {"type": "string", "format": "binary"}}
+    return {**schema, "title": "DubForm", "properties": properties}
+
+
+DUB_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {"schema": _form_schema()},
+            "application/json": {"schema": {"$ref": "#/components/schemas/DubFields"}},
+        },
+    }
+}

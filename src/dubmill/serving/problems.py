@@ -1,0 +1,154 @@
+"""Errors as problem details (RFC 9457), each with the HTTP status and the machine-readable code of its class."""
+
+from __future__ import annotations
+
+import re
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from prometheus_client import Counter
+from starlette.exceptions import HTTPException
+
+from dubmill import errors
+from dubmill.errors import (
+    DiskFullError,
+    DubmillError,
+    InvalidParamsError,
+    MediaTooLargeError,
+    MissingConsentError,
+    ServiceUnavailableError,
+    UnreadableMediaError,
+    UnsupportedTextError,
+    UsageError,
+)
+from dubmill.serving.jobs import Job, JobConflictError, QueueFullError, UnknownJobError
+
+MAX_ERROR_CHARACTERS = 800  # the longest of our own; fields that are quoted have limits of their own
+MEDIA_TYPE = "application/problem+json"
+REJECTIONS = Counter("dub_rejections", "requests that were refused, by status and code", ["status", "code"])
+
+
+class NotReadyError(ServiceUnavailableError):
+    """The worker has not passed its self-test, or the server is stopping."""
+
+
+class UnauthorizedError(UsageError):
+    """The request has no valid API key."""
+
+
+class ForbiddenSourceError(UsageError):
+    """A URL that this server does not fetch or call."""
+
+
+class UnsupportedBodyError(UsageError):
+    """A body of a content type that the route does not read."""
+
+
+STATUS: dict[type[DubmillError], HTTPStatus] = {  # the first that matches, so subclasses come first
+    MediaTooLargeError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    UnreadableMediaError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    UnsupportedTextError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    UnsupportedBodyError: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+    UnauthorizedError: HTTPStatus.UNAUTHORIZED,
+    ForbiddenSourceError: HTTPStatus.FORBIDDEN,
+    UnknownJobError: HTTPStatus.NOT_FOUND,
+    JobConflictError: HTTPStatus.CONFLICT,
+    MissingConsentError: HTTPStatus.BAD_REQUEST,
+    UsageError: HTTPStatus.BAD_REQUEST,
+    InvalidParamsError: HTTPStatus.BAD_REQUEST,
+    QueueFullError: HTTPStatus.TOO_MANY_REQUESTS,
+    DiskFullError: HTTPStatus.SERVICE_UNAVAILABLE,
+    ServiceUnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
+    DubmillError: HTTPStatus.INTERNAL_SERVER_ERROR,
+}
+
+
+def problem(error: DubmillError) -> dict[str, Any]:
+    """An error as problem details; `error` and `kind` repeat it in KServe's form and as the class's name."""
+    status = next(status for kind, status in STATUS.items() if isinstance(error, kind))
+    return _problem(status, code_of(type(error).__name__), error.sentence, kind=type(error).__name__)
+
+
+def code_of(class_name: str) -> str:
+    """The machine-readable code of an error class: `MissingConsentError` is `missing_consent`."""
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", class_name.removesuffix("Error")).lower()
+
+
+def _problem(status: int, code: str, detail: str, **more: Any) -> dict[str, Any]:
+    detail = shortened(detail)
+    title = HTTPStatus(status).phrase
+    return {
+        "type": "about:blank",
+        "title": title,
+        "status": int(status),
+        "code": code,
+        "detail": detail,
+        "error": detail,
+    } | more
+
+
+def shortened(sentence: str) -> str:
+    """At most `MAX_ERROR_CHARACTERS` of an error message, which may quote the caller's input, with both its ends."""
+    half = MAX_ERROR_CHARACTERS // 2
+    return sentence if len(sentence) <= MAX_ERROR_CHARACTERS else f"{sentence[:half]} … {sentence[-half:]}"
+
+
+async def error_response(_: Request | None, error: Exception) -> JSONResponse:
+    """A DubmillError as problem details."""
+    assert isinstance(error, DubmillError)
+    content = problem(error)
+    headers = {}
+    if isinstance(error, QueueFullError):
+        headers["Retry-After"] = str(error.retry_after_seconds)
+    if content["status"] == HTTPStatus.UNAUTHORIZED:
+        headers["WWW-Authenticate"] = "Bearer"
+    return _response(content, headers)
+
+
+async def http_error_response(_: Request, error: Exception) -> JSONResponse:
+    """An error of the HTTP framework, such as an unknown path, as problem details."""
+    assert isinstance(error, HTTPException)
+    status = HTTPStatus(error.status_code)
+    return _response(_problem(status, status.name.lower(), str(error.detail)), dict(error.headers or {}))
+
+
+async def invalid_request_response(_: Request, error: Exception) -> JSONResponse:
+    """Parameters of another type than the OpenAPI document says, as problem details."""
+    assert isinstance(error, RequestValidationError)
+    fault = error.errors()[0]
+    name = ".".join(str(part) for part in fault["loc"])[:80]
+    return _response(
+        _problem(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid_parameter", f"{name}: {fault['msg'][:300]}"), {}
+    )
+
+
+def _response(content: dict[str, Any], headers: dict[str, str]) -> JSONResponse:
+    REJECTIONS.labels(content["status"], content["code"]).inc()
+    return JSONResponse(content, status_code=content["status"], headers=headers, media_type=MEDIA_TYPE)
+
+
+def job_error(job: Job) -> DubmillError:
+    """The problem of a failed job as the error that the worker met."""
+    fields = job.problem
+    kind = getattr(errors, str(fields.get("kind")), DubmillError)
+    if not (isinstance(kind, type) and issubclass(kind, DubmillError)):
+        kind = DubmillError
+    return kind(str(fields.get("what", "")), where=str(fields.get("where", "")), cure=str(fields.get("cure", "")))
+
+
+def raise_problem(job: Job) -> None:
+    """Do nothing for a job that is done.
+
+    Raises:
+        DubmillError: the problem of a failed one.
+        JobConflictError: it was cancelled, or is not over.
+    """
+    if job.state == "failed":
+        raise job_error(job)
+    if job.state != "done":
+        raise JobConflictError(
+            f"the job is {job.state}", where=job.id, cure="wait until it is done, or submit it again"
+        )

@@ -1,0 +1,165 @@
+"""The worker process: it owns the model, takes jobs from the queue, and ends with its API."""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import json
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Any
+
+from dbos import DBOS, DBOSClient, DBOSConfig, DBOSPortableJSONSerializer
+
+from dubmill.artifacts.store import Release
+from dubmill.dubbing import open as opening
+from dubmill.dubbing.consent import ConsentLedger
+from dubmill.dubbing.model_source import ModelSource
+from dubmill.dubbing.service import DubbingService, selftest_clip
+from dubmill.errors import DubmillError
+from dubmill.media import Limits
+from dubmill.serving.jobs import QUEUE, QUEUE_VERSION, WORKFLOW, open_queue
+from dubmill.serving.runner import Report, Runner
+from dubmill.serving.worker_process import WRONG_MODEL
+
+log = logging.getLogger("dubmill.serving")
+
+NUM_AHEAD = 2  # jobs taken from the queue: one is dubbed while the media of the next are decoded
+POLL_SECONDS = 0.05  # of the queue
+MAX_ATTEMPTS = 20  # starts of one job, after which it has failed: it kills the worker each time
+
+
+class QueueTable:
+    """A job's row in the queue's database, as a runner uses it."""
+
+    def __init__(self, client: DBOSClient) -> None:
+        self._client = client
+
+    def set_attributes(self, job_id: str, attributes: Mapping[str, Any]) -> None:
+        """Merge `attributes` into the job's."""
+        self._client.update_workflow_attributes(job_id, dict(attributes), merge=True)
+
+    def is_cancelled(self, job_id: str) -> bool:
+        """Whether the caller cancelled the job, or it is gone."""
+        found = self._client.list_workflows(workflow_ids=[job_id], load_input=False, load_output=False)
+        return not found or found[0].status == "CANCELLED"
+
+
+def run_worker(options: argparse.Namespace, release: Release, source: ModelSource) -> int:
+    """Serve the queue until told to stop; returns `WRONG_MODEL` where the model cannot be loaded or fails its self-test."""
+    report = _reporter(options.status_fd)
+    threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
+    stopped = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stopped.set())
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to both processes; the API passes on its own
+    try:
+        service, seconds = load_service(options, release, source)
+    except DubmillError as error:
+        log.error("%s is not ready: %s", options.name, error.sentence)
+        report({"event": "unready", "reason": error.sentence})
+        return WRONG_MODEL
+    report({"event": "ready", "seconds": seconds})
+    with _only_worker(options.jobs, options.executor):
+        runner = Runner(
+            service,
+            options.jobs,
+            QueueTable(open_queue(options.database)),
+            report,
+            film_limits=Limits(max_seconds=options.max_film_seconds),
+        )
+        _start_queue(runner, options)
+        stopped.wait()
+        has_finished = runner.drain(options.grace_seconds)
+        log.info(
+            "the worker stops; %s", "no dub is under way" if has_finished else "its dub continues at the next start"
+        )
+        time.sleep(0.5)  # the last workflow writes its outcome
+    os._exit(0)  # threads of jobs that wait for the slot would never end; the next start takes these jobs up again
+
+
+def load_service(options: argparse.Namespace, release: Release, source: ModelSource) -> tuple[DubbingService, float]:
+    """The dubbing service with its model loaded and tested, and how long the test dub took.
+
+    Raises:
+        DubmillError: the model cannot be loaded, the ledger cannot be written, or the test failed.
+    """
+    ledger = ConsentLedger(options.ledger)
+    ledger.check_writable()
+    selftest_clip(release)  # before the weights: a release without one fails at once
+    masker = opening.open_face_masker(options.backbone)
+    dubber = opening.open_dubber(options.backbone, source)
+    service = DubbingService(source, dubber, masker, ledger, Limits(max_seconds=options.max_seconds))
+    started = time.monotonic()
+    service.selftest(release)
+    seconds = time.monotonic() - started
+    log.info("%s %s is ready; its self-test dub took %.1f s", options.name, source.version, seconds)
+    return service, seconds
+
+
+def _start_queue(runner: Runner, options: argparse.Namespace) -> None:
+    """Register the workflow of a dub and begin to take jobs; those that a killed worker had are continued first."""
+    config = DBOSConfig(
+        name="dubmill",
+        system_database_url=options.database,
+        application_version=QUEUE_VERSION,
+        executor_id=options.executor,
+        serializer=DBOSPortableJSONSerializer(),
+        log_level="WARNING",
+    )
+    DBOS(config=config)
+
+    @DBOS.step(name="dub")
+    def dub(job_id: str, document: dict[str, Any]) -> dict[str, Any]:
+        return runner.dub(job_id, document)
+
+    @DBOS.step(name="record")
+    def record(job_id: str, document: dict[str, Any], result: dict[str, Any]) -> dict[str, Any]:
+        return runner.record(job_id, document, result)
+
+    @DBOS.workflow(name=WORKFLOW, max_recovery_attempts=MAX_ATTEMPTS)
+    def workflow(document: dict[str, Any]) -> dict[str, Any]:
+        job_id = DBOS.workflow_id
+        assert job_id is not None, "DBOS calls this as a workflow"
+        outcome = dub(job_id, document)
+        if "problem" not in outcome:
+            outcome = record(job_id, document, outcome)
+        runner.tidy(job_id, outcome, document["fields"]["language"])
+        return outcome
+
+    DBOS.launch()
+    DBOS.register_queue(QUEUE, worker_concurrency=NUM_AHEAD, polling_interval_sec=POLL_SECONDS)
+
+
+def _reporter(descriptor: int) -> Report:
+    """A function that writes events to the API's pipe, one JSON object a line."""
+    pipe: IO[bytes] = os.fdopen(descriptor, "wb", buffering=0)
+
+    def report(event: Mapping[str, Any]) -> None:
+        with suppress(BrokenPipeError):  # the API was killed, and this process is about to end
+            pipe.write(json.dumps(event).encode() + b"\n")  # one write, below PIPE_BUF: threads do not interleave
+
+    return report
+
+
+def _end_with_parent() -> None:
+    """End this process when the API's end of the pipe on standard input closes: it was killed."""
+    while os.read(0, 1):
+        pass
+    os._exit(1)
+
+
+def _only_worker(folder: Path, executor: str) -> IO[bytes]:
+    """A lock that lasts as long as this process: two workers of one name would both continue its jobs.
+
+    In a rolling update the new one waits here, ready, until the old one has ended.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    stream = (folder / f".{executor}.lock").open("ab")
+    fcntl.flock(stream, fcntl.LOCK_EX)
+    return stream

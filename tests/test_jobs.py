@@ -1,0 +1,228 @@
+"""Jobs over the real server: submitted, watched, cancelled, and continued after the server was killed."""
+
+import json
+import signal
+import time
+
+import httpx
+import psutil
+import pytest
+from doubles import dubbing_server
+from doubles.dubbers import tone_hz
+from doubles.releases import CONSENT, small_clip
+
+from dubmill import media
+from dubmill.client import DubClient
+from dubmill.dubbing.consent import verify_ledger
+
+
+class Served:
+    """A server that tests may kill and start again; `text` 'lento' waits while `held` exists."""
+
+    def __init__(self, folder):
+        self.folder, self.held = folder, folder / "held"
+        self.clip = media.mp4_bytes(small_clip())
+        self.start()
+
+    def start(self):
+        more = ["--max_waiting", "60", "--max_per_caller", "55", "--grace_seconds", "30"]
+        self.process, port = dubbing_server.start(self.folder, more=more)
+        self.url = f"http://127.0.0.1:{port}"
+        DubClient(self.url).wait_until_ready(seconds=180)
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self):
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout=60)
+
+    def submit(self, *, key="", video=None, **fields):
+        form = {"language": "es", "text": "uno", "consent": CONSENT} | fields
+        headers = {"idempotency-key": key} if key else {}
+        files = {"video": ("in.mp4", video or self.clip, "video/mp4")}
+        return httpx.post(f"{self.url}/v1/dubs", data=form, files=files, headers=headers, timeout=30)
+
+    def get(self, path, **options):
+        return httpx.get(f"{self.url}{path}", timeout=30, **options)
+
+    def job(self, job_id):
+        return self.get(f"/v1/dubs/{job_id}").json()
+
+    def wait(self, job_id, *states, seconds=60.0):
+        """The job once it is in one of `states`."""
+        until = time.monotonic() + seconds
+        while (job := self.job(job_id))["state"] not in states and job.get("stage") not in states:
+            assert time.monotonic() < until, job
+            time.sleep(0.02)
+        return job
+
+    def ledger(self):
+        path = self.folder / "consent.jsonl"
+        verify_ledger(path)
+        return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    server = Served(tmp_path_factory.mktemp("jobs"))
+    yield server
+    server.held.unlink(missing_ok=True)
+    assert server.stop() == 0
+
+
+def test_a_job_is_accepted_watched_and_fetched(served):
+    answer = served.submit(seed=3, reference="scene 4")
+    job = answer.json()
+    assert (answer.status_code, answer.headers["location"]) == (202, f"/v1/dubs/{job['id']}")
+    assert job["seconds_left"] > 0
+    with httpx.stream("GET", f"{served.url}{job['links']['events']}", timeout=30) as events:
+        assert events.headers["content-type"].startswith("text/event-stream")
+        lines = [line for line in events.iter_lines() if line]
+    assert lines[-2] == "event: end"
+    done = json.loads(lines[-1].removeprefix("data: "))
+    assert (done["state"], done["progress"], done["reference"]) == ("done", 1.0, "scene 4")
+    video = served.get(done["links"]["result"])
+    assert tone_hz(video.content) == pytest.approx(600, abs=2)
+    assert "expires" in video.headers
+    part = served.get(done["links"]["result"], headers={"range": "bytes=4-7"})
+    assert (part.status_code, part.content) == (206, b"ftyp")
+    assert served.ledger()[-1]["hash"] == done["result"]["consent_entry"]
+    assert served.ledger()[-1]["dub_sha256"] == done["result"]["sha256"]
+    assert not (served.folder / "jobs" / job["id"] / "source").exists()  # an upload is not kept
+
+
+def test_a_longer_video_becomes_a_film_with_the_same_routes(served):
+    film = media.mp4_bytes(small_clip(num_frames=40))
+    job = served.submit(video=film, text="uno dos").json()
+    done = served.wait(job["id"], "done", "failed")
+    assert done["state"] == "done", done
+    assert media.probe(served.get(done["links"]["result"]).content).num_frames == 40
+    assert [entry["job"] for entry in served.ledger()].count(job["id"]) == 1
+
+
+def test_an_idempotency_key_makes_one_job_and_refuses_another_request(served):
+    first, same = served.submit(key="k-1", seed=1), served.submit(key="k-1", seed=1)
+    assert first.json()["id"] == same.json()["id"]
+    other = served.submit(key="k-1", seed=2)
+    assert (other.status_code, other.json()["code"]) == (409, "job_conflict")
+
+
+def test_a_cancelled_job_frees_the_model_and_has_no_result(served):
+    served.held.touch()
+    try:
+        job = served.submit(text="lento").json()
+        served.wait(job["id"], "dubbing")
+        assert httpx.delete(f"{served.url}/v1/dubs/{job['id']}", timeout=30).json()["state"] == "cancelled"
+        after = served.submit(text="uno").json()
+        served.wait(after["id"], "done")  # while the first would still be held
+    finally:
+        served.held.unlink()
+    assert served.get(f"/v1/dubs/{job['id']}/result").status_code == 409
+    assert job["id"] not in [entry["job"] for entry in served.ledger()]
+    again = httpx.delete(f"{served.url}/v1/dubs/{after['id']}", timeout=30)
+    assert (again.status_code, again.json()["code"]) == (409, "job_conflict")
+
+
+def test_a_caller_that_leaves_cancels_its_dub(served):
+    """It kept the slot until its dub was over."""
+    served.held.touch()
+    try:
+        form = {"data": {"language": "es", "text": "lento", "consent": CONSENT}, "files": {"video": served.clip}}
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(f"{served.url}/v1/dub", timeout=1.0, **form)
+        served.wait(served.submit().json()["id"], "done")
+    finally:
+        served.held.unlink()
+
+
+def test_a_video_that_cannot_be_dubbed_fails_as_a_job_and_says_why(served):
+    job = served.wait(served.submit(video=b"no video at all").json()["id"], "failed")
+    assert (job["problem"]["status"], job["problem"]["code"]) == (422, "unreadable_media")
+    assert "not a media file" in job["problem"]["detail"]
+    refused = served.get(f"/v1/dubs/{job['id']}/result")
+    assert (refused.status_code, refused.headers["content-type"]) == (422, "application/problem+json")
+
+
+@pytest.mark.parametrize(
+    ("request_of", "status", "code"),
+    [
+        ({"json": {"language": "es", "text": "uno", "consent": CONSENT}}, 422, "unreadable_media"),
+        ({"json": {"language": "es", "text": "uno"}, "files": None}, 400, "missing_consent"),
+        ({"json": [1]}, 400, "usage"),
+        ({"content": b"{", "headers": {"content-type": "application/json"}}, 400, "usage"),
+        ({"content": b"video", "headers": {"content-type": "video/mp4"}}, 415, "unsupported_body"),
+        ({"content": b"x", "headers": {"content-type": "multipart/form-data"}}, 400, "bad_request"),
+        ({"data": {"language": "es", "text": "uno", "consent": "\x00\x01 \x02"}, "files": {"video": b"v"}}, 400, "missing_consent"),
+        ({"data": {"language": "fr", "text": "un", "consent": CONSENT}, "files": {"video": b"v"}}, 422, "unsupported_text"),
+        ({"data": {"language": "es", "mood": "good", "consent": CONSENT}, "files": {"video": b"v"}}, 400, "usage"),
+        ({"data": {"language": "es", "script": "1\nno times", "consent": CONSENT}, "files": {"video": b"v"}}, 400, "usage"),
+    ],
+)  # fmt: skip
+def test_a_body_that_is_no_job_is_a_problem_with_a_code(served, request_of, status, code):
+    answer = httpx.post(f"{served.url}/v1/dubs", timeout=30, **request_of)
+    assert (answer.status_code, answer.json()["code"]) == (status, code), answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize(("path", "status"), [("/v1/dubs/" + "0" * 32, 404), ("/v1/dubs/x", 422), ("/nowhere", 404)])
+def test_what_is_not_there_is_a_problem_too(served, path, status):
+    answer = served.get(path)
+    assert (answer.status_code, answer.json()["status"]) == (status, status)
+
+
+def test_a_client_learns_languages_adapters_and_limits(served):
+    assert [one["tag"] for one in served.get("/v1/languages").json()["languages"]] == ["en", "es"]
+    assert served.get("/v1/adapters").json()["adapters"][0]["version"] == "7"
+    assert served.get("/v1/limits").json()["max_waiting"] == 60
+
+
+def test_jobs_are_listed_newest_first_in_pages(served):
+    page = served.get("/v1/dubs", params={"limit": 2}).json()
+    assert len(page["dubs"]) == 2
+    rest = served.get("/v1/dubs", params={"limit": 2, "offset": page["next_offset"]}).json()
+    assert not {job["id"] for job in page["dubs"]} & {job["id"] for job in rest["dubs"]}
+
+
+def test_a_killed_server_loses_no_job_and_makes_none_twice(served):
+    """All pending requests were lost without a trace."""
+    served.held.touch()
+    jobs = [served.submit(text="lento" if index == 0 else "uno", seed=index).json()["id"] for index in range(6)]
+    served.wait(jobs[0], "dubbing")
+    served.kill()
+    served.held.unlink()
+    served.start()
+    done = [served.wait(job_id, "done", "failed") for job_id in jobs]
+    assert [job["state"] for job in done] == ["done"] * 6
+    assert [job["result"]["seed"] for job in done] == list(range(6))
+    entered = [entry["job"] for entry in served.ledger()]
+    assert [entered.count(job_id) for job_id in jobs] == [1] * 6
+
+
+def test_a_worker_that_dies_is_started_again_and_continues(served):
+    served.held.touch()
+    job = served.submit(text="lento").json()["id"]
+    served.wait(job, "dubbing")
+    (worker,) = (child for child in psutil.Process(served.process.pid).children() if "--status_fd" in child.cmdline())
+    worker.kill()
+    served.held.unlink()
+    served.wait(job, "done", seconds=120)
+    DubClient(served.url).wait_until_ready(seconds=60)
+
+
+def test_a_stopping_server_finishes_the_dub_under_way_and_keeps_the_rest(served):
+    served.held.touch()
+    first, second, third = (served.submit(text="lento").json()["id"] for _ in range(3))
+    served.wait(first, "dubbing")
+    served.process.send_signal(signal.SIGTERM)
+    until = time.monotonic() + 30
+    while served.get("/v1/models/dubmill").status_code != 503:  # the socket is open, and says no
+        assert time.monotonic() < until
+    assert served.get("/v2/health/live").status_code == 200
+    assert served.submit().status_code == 503
+    served.held.unlink()
+    assert served.process.wait(timeout=60) == 0
+    served.start()
+    assert served.job(first)["state"] == "done"
+    assert [served.wait(job_id, "done")["state"] for job_id in (second, third)] == ["done", "done"]
