@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Self, TypeVar
+from typing import Any, ClassVar, Generic, Self, TypeVar, cast
 
 import pyarrow.parquet as pq
 
@@ -163,7 +163,7 @@ class RowSet(Artifact, Generic[RowKind]):
     def rows(self) -> list[RowKind]:
         """All rows, in the order they were written."""
         stripped = ({name: value for name, value in row.items() if name != "shard"} for row in self._table)
-        return [self.row_type.model_validate(row) for row in stripped]  # type: ignore[misc]
+        return cast("list[RowKind]", [self.row_type.model_validate(row) for row in stripped])
 
     @cached_property
     def _shard_of(self) -> dict[str, str]:

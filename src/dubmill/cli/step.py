@@ -145,7 +145,7 @@ def _command(step: Step) -> Callable[..., None]:
         run_step(step, inputs, **options)
 
     signature = _signature(step)
-    command.__signature__ = signature  # type: ignore[attr-defined] (a function takes attributes)
+    command.__signature__ = signature
     command.__annotations__ = {name: parameter.annotation for name, parameter in signature.parameters.items()}
     command.__doc__ = step.help
     return command

@@ -228,7 +228,7 @@ with warnings.catch_warnings():
         train: TrainParams
         dub: DubParams
         evaluate: EvaluateParams
-        register: RegisterParams  # type: ignore[assignment]
+        register: RegisterParams
         promote: PromoteParams
         scorers: ScorersParams
 

@@ -1,4 +1,4 @@
-"""Seeds of all random draws, from a run's seed and the number of what is drawn for.
+"""Computes the seeds of all random draws from the seed of a run and the number of a clip, prompt, step or process.
 
 Different items of one run, and equal items of different runs, get different seeds. The values are part of every result:
 another formula gives other clips and other adapters.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
 RUN, HALF, MICRO_BATCH, RANK = 1_000_003, 2, 1_009, 2**40
@@ -17,6 +18,11 @@ LARGEST = 2**63  # torch takes signed 64-bit seeds
 def item_seed(run_seed: int, item: int) -> int:
     """Returns the seed of one clip or prompt; `item` is its own number, such as a prompt's seed."""
     return run_seed * RUN + item
+
+
+def item_rng(run_seed: int, item: int) -> np.random.Generator:
+    """Returns a NumPy generator for one decision about one clip or prompt."""
+    return np.random.default_rng([run_seed, item])
 
 
 def half_seed(run_seed: int, item: int, half: int) -> int:

@@ -22,7 +22,7 @@ from dubmill.media.header import (
     timecode,
 )
 from dubmill.media.layout import BT709, Colour, Layout, nearest_format
-from dubmill.media.process import CONTAINERS_ONLY, Source, content, name_of, running, seekable, stream_output
+from dubmill.media.process import CONTAINERS, Source, content, name_of, running, seekable, stream_output
 
 # Rates for files of variable rate of which FFmpeg only knows the clock of the time stamps.
 COMMON_RATES = tuple(
@@ -129,7 +129,9 @@ def _header(url: str, fds: list[int]) -> str:
     """FFmpeg's description of the file."""
     import ffmpeg
 
-    graph = ffmpeg.input(url, **CONTAINERS_ONLY).output("pipe:", format="null", c="copy", **{"frames": 0, "v": "info"})
+    graph = ffmpeg.input(url, format_whitelist=CONTAINERS).output(
+        "pipe:", format="null", c="copy", **{"frames": 0, "v": "info"}
+    )
     with running(graph, fds=fds, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as (process, log):
         process.wait()
         return content(log).decode("utf-8", "replace").partition("Stream mapping:")[0].partition("\nOutput #")[0]
@@ -177,7 +179,7 @@ def _count_graph(url: str, limits: Limits, rate: Fraction | None, track: int) ->
     """Decodes everything to one line per frame; with `xerror` a truncated file is an error and not a shorter clip."""
     import ffmpeg
 
-    source = ffmpeg.input(url, t=limits.max_seconds + 1.0, **CONTAINERS_ONLY)
+    source = ffmpeg.input(url, t=limits.max_seconds + 1.0, format_whitelist=CONTAINERS)
     streams = source["V:0?"], source[f"a:{track}?"]
     square = {"filter:v": "scale=w=iw*sar:h=ih,setsar=1"} | ({"r": str(rate)} if rate else {})
     return ffmpeg.output(

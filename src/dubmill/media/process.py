@@ -21,7 +21,6 @@ Source = Path | str | bytes
 
 # Real containers only: playlists, concat scripts and image patterns could make FFmpeg read other files of the machine.
 CONTAINERS = "mov,matroska,webm,avi,mpegts,mpeg,ogg,flv,asf,nut,wav,mp3,aac,flac"
-CONTAINERS_ONLY = {"format_whitelist": CONTAINERS}
 BITEXACT = "+bitexact"
 SCALING = "bicubic+accurate_rnd+full_chroma_int+full_chroma_inp+bitexact"
 STALL_SECONDS = 600.0  # without any output

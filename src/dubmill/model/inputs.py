@@ -255,7 +255,10 @@ class LTX2DubInputs(LTX2Pipeline):
     ) -> tuple[GuidanceScales, GuidanceScales]:
         """Keeps the scales for diffusers' properties and returns them; an audio scale of `None` is the video's."""
         own = (video.guidance, video.stg, video.modality, video.rescale)
-        sound = GuidanceScales(*(ours if scale is None else scale for ours, scale in zip(own, audio, strict=True)))
+        guidance, stg, modality, rescale = (
+            ours if scale is None else scale for ours, scale in zip(own, audio, strict=True)
+        )
+        sound = GuidanceScales(guidance=guidance, stg=stg, modality=modality, rescale=rescale)
         self._guidance_scale, self._stg_scale, self._modality_scale, self._guidance_rescale = own
         self._audio_guidance_scale, self._audio_stg_scale = sound.guidance, sound.stg
         self._audio_modality_scale, self._audio_guidance_rescale = sound.modality, sound.rescale

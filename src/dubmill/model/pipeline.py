@@ -70,7 +70,7 @@ class LTX2DubPipeline(LTX2DubInputs):
     ) -> Latents:
         """Returns the tokens of `state` denoised through all steps of the schedule, or until `interrupt`."""
         self._num_timesteps = len(noise_schedule.timesteps)
-        with self.progress_bar(total=self._num_timesteps) as progress_bar:  # pyright: ignore[reportCallIssue]
+        with self.progress_bar(total=self._num_timesteps) as progress_bar:  # pyright: ignore[reportCallIssue] (untyped)
             for index, timestep in enumerate(noise_schedule.timesteps):
                 if self.interrupt:
                     continue

@@ -133,12 +133,22 @@ def _inpainted_halves(
         clips, captions, region, seeds, params.inpaint.sampling, params.inpaint.resamplings, modules
     )
     sources, truths = [clip_of(case.source) for case in cases], [clip_of(case.truth) for case in cases]
-    trips = [full_round_trip(each, modules) for each in (sources, truths, clips)]
+    source_trips, truth_trips, whole_trips = (full_round_trip(each, modules) for each in (sources, truths, clips))
     kept_BFHW = _kept_pixels(region, clips, modules)
     first = half * (world.HALF_FRAMES - 1)
     frames = slice(first, first + world.HALF_FRAMES)
-    for case, *each in zip(cases, sources, truths, *trips, inpainted, kept_BFHW, strict=True):
-        yield from _half_rows(case, _HalfClips(frames, *each), scorers)
+    for index, case in enumerate(cases):
+        half_clips = _HalfClips(
+            frames,
+            source=sources[index],
+            truth=truths[index],
+            source_trip=source_trips[index],
+            truth_trip=truth_trips[index],
+            whole_trip=whole_trips[index],
+            whole_inpainted=inpainted[index],
+            kept_FHW=kept_BFHW[index],
+        )
+        yield from _half_rows(case, half_clips, scorers)
 
 
 def _half_rows(case: DubCase, clips: _HalfClips, scorers: NanoScorers) -> Iterator[tuple[str, Row]]:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,7 @@ from dubmill.config.params import PromptsParams
 from dubmill.errors import DubmillError, InvalidParamsError, UnreadableMediaError, UnsupportedTextError, UsageError
 from dubmill.prompting.captions import dub_caption, switch_caption
 from dubmill.prompting.phrases import PHRASES
-from dubmill.prompting.slots import unique_seeds
+from dubmill.prompting.slots import Slot, fill_slot, unique_seeds
 from dubmill.text import timing
 from dubmill.text.languages import is_in_script, language
 from dubmill.text.speakers import speaker_of
@@ -208,21 +209,14 @@ def _prompt(prompt_id: str, group: tuple[Recording, ...], seed: int, params: Pro
         )
     former, latter = halves_of(first.line, params.line_seconds)
     former_dubbed, latter_dubbed = _dubbed(first, seed, params)
-    return Prompt(
-        id=prompt_id,
-        split=first.split,
+    prompt = fill_slot(
+        Slot(prompt_id, first.split, former.language, former_dubbed.language, seed),
         source=FOOTAGE,
-        seed=seed,
         speaker=first.speaker,
-        first=former,
-        second=latter,
-        first_dubbed=former_dubbed,
-        second_dubbed=latter_dubbed,
-        caption=switch_caption(caption_speaker, former, latter),
-        caption_first_dubbed=switch_caption(caption_speaker, former_dubbed, latter),
-        caption_second_dubbed=switch_caption(caption_speaker, former, latter_dubbed),
-        consent=first.consent,
+        lines=(former, latter, former_dubbed, latter_dubbed),
+        caption=partial(switch_caption, caption_speaker),
     )
+    return prompt.model_copy(update={"consent": first.consent})
 
 
 def halves_of(line: Line, half_seconds: float) -> tuple[Line, Line]:

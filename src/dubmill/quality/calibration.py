@@ -98,7 +98,7 @@ def calibrate(rows: Sequence[Measurement], strict: Thresholds) -> Calibration:
 def _find(old: Sequence[Gate], figures: Figures) -> tuple[list[Gate], float, list[Point]]:
     """Returns the bounds that these pairs give, the tightness taken, and the rates at every tightness."""
     candidates = {tightness: _bounds(old, figures, tightness) for tightness in TIGHTNESS}
-    curve = [Point(tightness, *_extremes(_rates(gates, figures))) for tightness, gates in candidates.items()]
+    curve = [_point(tightness, _rates(gates, figures)) for tightness, gates in candidates.items()]
     enough = [point.tightness for point in curve if point.least_damage_rejected >= FIT_TARGET]
     tightness = min((value for value in enough if value >= LEAST_TIGHTNESS), default=LEAST_TIGHTNESS)
     return _loosened(candidates[tightness], figures), tightness, curve
@@ -214,6 +214,7 @@ def _is_inside(gate: Gate, value: float) -> bool:
     return value >= gate.bound if gate.is_minimum else value <= gate.bound
 
 
-def _extremes(rates: Mapping[str, float]) -> tuple[float, float]:
-    """Returns the rate of true pairs and the least rate of all damages."""
-    return rates[TRUE], min(rate for name, rate in rates.items() if name not in KEPT)
+def _point(tightness: float, rates: Mapping[str, float]) -> Point:
+    """Returns the rejection rate of true pairs and the least one of all damages."""
+    least = min(rate for name, rate in rates.items() if name not in KEPT)
+    return Point(tightness, true_rejected=rates[TRUE], least_damage_rejected=least)

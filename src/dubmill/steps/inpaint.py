@@ -27,7 +27,7 @@ from dubmill.faces import mouth_boxes
 from dubmill.generation.codec import shape_of
 from dubmill.generation.masks import fine_mask, pixel_mask, widen
 from dubmill.generation.sampling import Region, inpaint_clips
-from dubmill.generation.seeds import half_seed
+from dubmill.generation.seeds import half_seed, item_rng
 from dubmill.media.clips import Clip
 from dubmill.model.load import Modules, load
 from dubmill.model.shapes import LatentShape, half_frames, latent_of_frame
@@ -192,7 +192,7 @@ def _is_articulated(prompt: Prompt, params: InpaintParams) -> bool:
     if params.lip_augmentation_share == 0:
         return False
     over_articulated(prompt.caption, prompt)
-    draw = np.random.default_rng([params.seed, prompt.seed]).random()
+    draw = item_rng(params.seed, prompt.seed).random()
     return prompt.split == "train" and bool(draw < params.lip_augmentation_share)
 
 

@@ -20,6 +20,7 @@ PHRASE_PAUSE_SECONDS = 0.2  # chosen; the published rates leave out pauses over 
 SENTENCE_PAUSE_SECONDS = 0.4  # chosen
 SYLLABLES_PER_DIGIT = 2  # "27" is said as words; write numbers as words where it matters
 MAX_HURRY = 1.3  # chosen: a higher speech rate than this no longer sounds like the same speaker
+ROUNDING_SECONDS = 1e-6  # a line that is longer by less than this fits
 
 _VOWELS = {
     "en": r"[aeiouy]+",
@@ -105,9 +106,9 @@ class Fit:
     @property
     def verdict(self) -> str:
         """One of fits, tight (hurried, but possible) and cannot."""
-        if self.quickest_seconds > self.room_seconds + 1e-6:
+        if self.quickest_seconds > self.room_seconds + ROUNDING_SECONDS:
             return "cannot"
-        return "tight" if self.needed_seconds > self.room_seconds + 1e-6 else "fits"
+        return "tight" if self.needed_seconds > self.room_seconds + ROUNDING_SECONDS else "fits"
 
     @property
     def message(self) -> str:

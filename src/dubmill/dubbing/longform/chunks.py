@@ -75,7 +75,8 @@ def plan_chunks(cues: Sequence[Cue], analysis: FilmAnalysis, size: ClipSize) -> 
     crossfades = [_crossfade(*pair, analysis, size) for pair in pairwise(with_context)]
     return [
         Chunk(
-            *contexts[index],
+            first=contexts[index][0],
+            last=contexts[index][1],
             fade_in=(crossfades[index - 1] if index else None) or _fade_in(contexts[index], group, analysis, size),
             fade_out=(crossfades[index] if index < len(crossfades) else None)
             or _fade_out(contexts[index], group, analysis, size),
@@ -102,7 +103,8 @@ def cues_over_speech(line: Line, film: Film, analysis: FilmAnalysis) -> list[Cue
         raise UnreadableMediaError(
             "no speech is heard in it", where=str(film.path), cure="give the words with --script"
         )
-    return [Cue(*span, words) for span, words in zip(spans, share_out(line, spans), strict=True) if words]
+    texts = share_out(line, spans)
+    return [Cue(start, end, text) for (start, end), text in zip(spans, texts, strict=True) if text]
 
 
 def crossfade_frames(size: ClipSize) -> int:
