@@ -25,7 +25,7 @@ class LTX2DubInputs(LTX2Pipeline):
 
     _callback_tensor_inputs = ["latents", "audio_latents"]
 
-    def check_inputs(  # pyright: ignore[reportIncompatibleMethodOverride] (only `__call__` calls it, and that is ours)
+    def check_inputs(
         self, height: int, width: int, num_frames: int, sigmas: list[float] | None, stg_blocks: Sequence[int] | None
     ) -> None:
         """Raises `ValueError` for a size, noise levels or guided blocks that the model does not have."""
@@ -195,7 +195,7 @@ class LTX2DubInputs(LTX2Pipeline):
             raise ValueError(f"There are {len(tokens)} references for {batch_size} prompts.")
         return tokens.repeat(batch_size // len(tokens)).to(self._execution_device)
 
-    def prepare_latents(  # pyright: ignore[reportIncompatibleMethodOverride] (only `__call__` calls it, and that is ours)
+    def prepare_latents(
         self,
         shape: LatentShape,
         batch_size: int,

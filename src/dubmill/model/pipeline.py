@@ -96,7 +96,7 @@ class LTX2DubPipeline(LTX2DubInputs):
 
     @torch.no_grad()
     @replace_example_docstring(EXAMPLE_DOC_STRING)
-    def __call__(  # pyright: ignore[reportIncompatibleMethodOverride] (other arguments than text-to-video has)
+    def __call__(
         self,
         prompt: str | list[str] | None = None,
         negative_prompt: str | list[str] | None = None,
