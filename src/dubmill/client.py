@@ -63,7 +63,7 @@ class DubClient:
         face: str = "",
         speaker: str = "",
     ) -> dict[str, Any]:
-        """As `dub`, with all fields: video (base64), seconds, seed, model_version, machine_generated, notes."""
+        """Dubs as `dub` does; returns all fields: video (base64), seconds, seed, model_version, machine_generated, notes."""
         video = base64.b64encode(_file_bytes(Path(path))).decode()
         instance = {"video": video, "language": to, "text": text, "consent": consent, "seed": seed}
         instance |= {"face": face, "speaker": speaker}
@@ -91,7 +91,7 @@ class DubClient:
                 time.sleep(0.2)
 
     def _send(self, method: str, path: str, body: dict[str, Any] | None) -> dict[str, Any]:
-        """The JSON of the server's response, or its error."""
+        """Returns the JSON of the server's response, or its error."""
         import httpx
 
         try:
@@ -106,7 +106,7 @@ class DubClient:
         return content
 
     def _request(self, method: str, path: str, body: dict[str, Any] | None) -> httpx.Response:
-        """The server's response; while it is busy, the request is repeated when it says, within the timeout."""
+        """Returns the server's response; while it is busy, the request is repeated when it says, within the timeout."""
         import httpx
 
         deadline = time.monotonic() + self.timeout_seconds
@@ -120,7 +120,7 @@ class DubClient:
 
 
 def _retry_seconds(response: httpx.Response) -> float | None:
-    """When to repeat a request, by Retry-After, with up to a quarter more so that clients do not come all at once."""
+    """Returns the seconds until a request is repeated: Retry-After and up to a quarter more, so that clients do not retry together."""
     seconds = response.headers.get("retry-after", "")
     if response.status_code not in (429, 503) or not seconds.isdecimal():
         return None
@@ -128,7 +128,7 @@ def _retry_seconds(response: httpx.Response) -> float | None:
 
 
 def _refusal(status: int, content: Any, url: str) -> DubmillError:
-    """The server's error as the class it was raised as; an unknown class by the status."""
+    """Returns the server's error as the class it was raised as; an unknown class by the status."""
     fields = content if isinstance(content, dict) else {}
     kind = getattr(errors, str(fields.get("kind", "")), None)
     if not (isinstance(kind, type) and issubclass(kind, DubmillError)):

@@ -100,7 +100,7 @@ class Draft(Generic[Kind]):
             return ""
 
     def has_file(self, name: str) -> bool:
-        """Whether a file was written, by this run or an earlier one."""
+        """Returns whether a file was written, by this run or an earlier one."""
         return (self.path / name).is_file()
 
     def write(self, name: str, data: bytes | Iterable[bytes]) -> Path:
@@ -111,11 +111,11 @@ class Draft(Generic[Kind]):
         return path
 
     def has_shard(self, index: int) -> bool:
-        """Whether shard `index` was written, by this run or an earlier one."""
+        """Returns whether shard `index` was written, by this run or an earlier one."""
         return self.has_file(f"shard-{index:05d}.json")
 
     def missing(self, num_shards: int, shards: ShardSlice) -> list[int]:
-        """The numbers of the shards in `shards` that do not exist yet."""
+        """Returns the numbers of the shards in `shards` that do not exist yet."""
         return [index for index in range(shards.index, num_shards, shards.num_tasks) if not self.has_shard(index)]
 
     def add_shard(self, index: int, rows: Sequence[Row], files: Mapping[str, bytes]) -> None:

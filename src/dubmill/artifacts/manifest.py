@@ -85,7 +85,7 @@ class Manifest(BaseModel):
     digest: str = ""
 
     def with_digest(self) -> Manifest:
-        """The same manifest with its digest filled in."""
+        """Returns the same manifest with its digest filled in."""
         return self.model_copy(update={"digest": digest_of(self.model_dump(exclude={"digest"}))})
 
 

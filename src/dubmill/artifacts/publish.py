@@ -46,7 +46,7 @@ def publish(folder: Path, **artifacts: Path | str) -> None:
 
 
 def _is_copy(place: Path, source: Path) -> bool:
-    """Whether `place` holds the same artifact, every byte of it."""
+    """Returns whether `place` holds the same artifact, every byte of it."""
     try:
         return read_manifest(place).digest == read_manifest(source).digest and not _damaged_files(place)
     except (InvalidArtifactError, FileNotFoundError):  # the latter: another process is replacing it at this moment

@@ -40,7 +40,7 @@ class Artifact:
 
     @classmethod
     def draft(cls, out: Path, lineage: Lineage, *, is_shared: bool = False) -> Draft[Self]:
-        """A directory to fill at `out`; what an interrupted run of the same lineage left there is kept.
+        """Returns a directory to fill at `out`; what an interrupted run of the same lineage left there is kept.
 
         Raises:
             UsageError: it holds what is no artifact, or, where other tasks fill it too (`is_shared`), other work.
@@ -51,7 +51,7 @@ class Artifact:
 
     @classmethod
     def open(cls, path: Path | str) -> Self:
-        """The artifact at `path`: its kind, schema and manifest are checked now, the bytes of a file when it is read.
+        """Returns the artifact at `path`: its kind, schema and manifest are checked now, the bytes of a file when it is read.
 
         Raises:
             UnsealedArtifactError: it was never finished.
@@ -103,11 +103,11 @@ class Artifact:
         return self.lineage.text_encoder
 
     def has_file(self, name: str) -> bool:
-        """Whether a file was sealed with it; `name` is relative, with slashes."""
+        """Returns whether a file was sealed with it; `name` is relative, with slashes."""
         return name in self.manifest.files
 
     def file(self, name: str) -> Path:
-        """The path of one of its files, whose bytes are those that were sealed.
+        """Returns the path of one of its files, whose bytes are those that were sealed.
 
         Raises:
             InvalidArtifactError: it has no such file.
@@ -124,7 +124,7 @@ class Artifact:
         return path
 
     def folder(self, name: str, *parts: str) -> Path:
-        """The path of one of its folders, with the files in the sub-folders `parts` and at its top checked.
+        """Returns the path of one of its folders, with the files in the sub-folders `parts` and at its top checked.
 
         Without `parts` all files in it are checked.
 
@@ -175,7 +175,7 @@ class RowSet(Artifact, Generic[RowKind]):
         return {}
 
     def data(self, row_id: str, name: str) -> bytes:
-        """The bytes of member `<row id>/<name>`.
+        """Returns the bytes of member `<row id>/<name>`.
 
         Raises:
             InvalidArtifactError: there is no such row or member.
@@ -195,19 +195,19 @@ class RowSet(Artifact, Generic[RowKind]):
             return stream.read(size)
 
     def clip(self, row_id: str, name: str) -> Clip:
-        """The lossless clip `<name>` of a row."""
+        """Returns the lossless clip `<name>` of a row."""
         return Clip.from_bytes(self.data(row_id, f"{name}.clip"))
 
     def mp4(self, row_id: str, name: str) -> bytes:
-        """The MP4 of clip `<name>` of a row, for players."""
+        """Returns the MP4 of clip `<name>` of a row, for players."""
         return self.data(row_id, f"{name}.mp4")
 
     def split(self, name: str) -> list[RowKind]:
-        """The rows of one split, train or heldout."""
+        """Returns the rows of one split, train or heldout."""
         return [row for row in self.rows if getattr(row, "split", name) == name]
 
     def batches(self, rows: Sequence[RowKind], size: int) -> Iterator[list[RowKind]]:
-        """`rows` in lists of at most `size`."""
+        """Yields `rows` in lists of at most `size`."""
         for start in range(0, len(rows), size):
             yield list(rows[start : start + size])
 

@@ -171,7 +171,7 @@ def _dub(options: DubOptions) -> FileDubResult:
 
 
 def _source(options: DubOptions) -> ModelSource:
-    """The model of the release, or of the adapter where one is given."""
+    """Returns the model of the release, or of the adapter where one is given."""
     from dubmill.config.params import load
     from dubmill.dubbing.open import open_adapter, open_release
 

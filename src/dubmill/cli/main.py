@@ -123,7 +123,7 @@ def main() -> None:
 
 
 def _file_error(error: OSError) -> DubmillError:
-    """The error of a file operation as a sentence with the file's name."""
+    """Returns the error of a file operation as a sentence with the file's name."""
     where = str(error.filename or "")[:200]
     if error.errno in FULL_DISK:
         return DiskFullError("the disk is full", where=where, cure="free room and run the step again")

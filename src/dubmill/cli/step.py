@@ -119,7 +119,7 @@ METRICS_OPTION = Annotated[
 
 
 def _signature(step: Step) -> inspect.Signature:
-    """The options of a step's command, as typer reads them."""
+    """Returns the options of a step's command, as typer reads them."""
     options: dict[str, tuple[Any, Any]] = {
         name: (Annotated[Path, typer.Option(help=INPUTS[name][1])], inspect.Parameter.empty) for name in step.inputs
     }
@@ -138,7 +138,7 @@ def _signature(step: Step) -> inspect.Signature:
 
 
 def _command(step: Step) -> Callable[..., None]:
-    """The function behind `dubmill step <word>`."""
+    """Returns the function behind `dubmill step <word>`."""
 
     def command(**options: Any) -> None:
         inputs = {name: options.pop(name) for name in step.inputs}
@@ -194,7 +194,7 @@ def _open(name: str, folder: Path) -> Artifact | Path:
 
 
 def parse_shard(text: str, *, again: bool) -> ShardSlice:
-    """Which shards `--shard I/N` names.
+    """Returns which shards `--shard I/N` names.
 
     Raises:
         UsageError: it names none, or stands beside `--again`.

@@ -18,7 +18,7 @@ EXTENDS = "extends"  # an overlay may name the preset that it extends
 
 
 def merge(base: Mapping[str, Any], overlay: Mapping[str, Any], where: str = "overlay") -> dict[str, Any]:
-    """`base` with the values of `overlay` in place; free-form maps (rates, shares) are replaced whole.
+    """Returns `base` with the values of `overlay` in place; free-form maps (rates, shares) are replaced whole.
 
     Raises:
         InvalidParamsError: the overlay has a name that the base does not have.
@@ -33,12 +33,12 @@ def merge(base: Mapping[str, Any], overlay: Mapping[str, Any], where: str = "ove
 
 
 def preset_names() -> list[str]:
-    """The presets that ship."""
+    """Returns the presets that ship."""
     return sorted(path.stem for path in PRESETS.glob("*.yaml"))
 
 
 def preset(name: str) -> Path:
-    """The file of a preset.
+    """Returns the file of a preset.
 
     Raises:
         InvalidParamsError: there is none of that name.
@@ -51,14 +51,14 @@ def preset(name: str) -> Path:
 
 
 def preset_values(name: str, section: str) -> tuple[str, dict[str, Any]]:
-    """The first line of a preset, which describes it, and one of its sections merged over that of the preset it extends."""
+    """Returns the first line of a preset, which describes it, and one of its sections merged over that of the preset it extends."""
     own = read_yaml(preset(name))
     extended = preset_values(own[EXTENDS], section)[1] if EXTENDS in own else {}
     return preset(name).read_text().splitlines()[0].removeprefix("# "), extended | own.get(section, {})
 
 
 def lay_over(values: Mapping[str, Any], overlay: Path) -> dict[str, Any]:
-    """`values` with an overlay (a file or the name of a preset) merged over them, after the preset that it extends.
+    """Returns `values` with an overlay (a file or the name of a preset) merged over them, after the preset that it extends.
 
     Raises:
         InvalidParamsError: there is no such file or preset, or it has a name that `values` does not have.
@@ -85,7 +85,7 @@ def layers_of(path: Path, overlays: Sequence[Path]) -> list[tuple[str, dict[str,
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file.
+    """Returns the mapping in a YAML file.
 
     Raises:
         InvalidParamsError: no file, no YAML, or not a mapping.

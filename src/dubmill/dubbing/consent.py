@@ -45,7 +45,7 @@ class Consent:
         return consent if isinstance(consent, Consent) else cls(consent)
 
     def check(self) -> Consent:
-        """The record without outer blanks.
+        """Returns the record without leading and trailing blanks, after checking it.
 
         Raises:
             MissingConsentError: it names nobody (a bare "yes"), holds control characters, or has expired.

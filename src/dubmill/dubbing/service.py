@@ -190,7 +190,7 @@ class DubbingService:
         )
 
     def record_of(self, result: DubResult, language: str, *, job: str = "") -> DubRecord:
-        """What the ledger keeps of a clip's dub."""
+        """Returns the ledger's record of a clip's dub."""
         return DubRecord(
             source_sha256=result.source_sha256,
             dub_sha256=hashlib.sha256(result.mp4).hexdigest(),
@@ -309,7 +309,7 @@ def _film_notes(film: Film, chunks: Sequence[Chunk], picture: str) -> tuple[str,
 
 
 def carried_metadata(path: Path) -> dict[str, str]:
-    """Title and the like of a source, as far as MP4 has a place for them; its comment gives way to the dub's."""
+    """Returns the source's metadata, such as its title, that MP4 can hold; its comment is replaced by the dub's."""
     kept = set(media.METADATA_KEYS) - {"comment"}
     return {key: value for key, value in media.metadata(path).items() if key in kept}
 

@@ -43,7 +43,7 @@ class FaceDetector(Protocol):
     jitter_frames: int
 
     def detect(self, frames_FHWC: np.ndarray) -> list[list[Face]]:
-        """The faces in each frame (uint8 RGB), in any order."""
+        """Returns the faces in each frame (uint8 RGB), in any order."""
         ...
 
 
@@ -56,7 +56,7 @@ class ScorerFaceDetector:
         self._scorers = scorers
 
     def detect(self, frames_FHWC: np.ndarray) -> list[list[Face]]:
-        """One face a frame, none where the scorer finds no mouth."""
+        """Returns one face a frame, none where the scorer finds no mouth."""
         _, height, width, _ = frames_FHWC.shape
         mouths_F4 = self._scorers.mouth(frames_FHWC)[:, 1:]
         frame_box_4 = np.array([0, 0, width, height], np.float32)

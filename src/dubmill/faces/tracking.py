@@ -58,7 +58,7 @@ def track_face(
     frame_size: tuple[int, int],
     jitter_frames: int,
 ) -> FaceTrack:
-    """The speaker's track; `choice` among several people: left, right, a number counted from the left, or empty.
+    """Returns the speaker's track; `choice` among several people: left, right, a number counted from the left, or empty.
 
     Gaps of up to `MAX_GAP_SECONDS` are interpolated. `frame_size` is the height and width of a frame.
 
@@ -85,7 +85,7 @@ def track_face(
 
 
 def mouth_boxes(clip: Clip, detector: FaceDetector, *, choice: str = "") -> np.ndarray:
-    """Mouth boxes (F, 4) as x0, y0, x1, y1 pixels, each the union of its frame's and its two neighbours' boxes.
+    """Returns mouth boxes (F, 4) as x0, y0, x1, y1 pixels, each the union of its frame's and its two neighbours' boxes.
 
     The union keeps the box on the lips when one frame is misread. `choice` as in `track_face`.
 
@@ -121,7 +121,7 @@ def _boxes(person: FacesByFrame) -> dict[int, np.ndarray]:
 
 
 def _tracks(detections: Sequence[Sequence[Face]]) -> list[FacesByFrame]:
-    """Each detection joined to the nearest track that it can belong to, nearest pairs first."""
+    """Returns each detection joined to the nearest track that it can belong to, nearest pairs first."""
     tracks: list[FacesByFrame] = []
     last_faces: list[Face] = []
     for frame, faces in enumerate(detections):
@@ -144,7 +144,7 @@ def _tracks(detections: Sequence[Sequence[Face]]) -> list[FacesByFrame]:
 
 
 def _distance(first: Face, second: Face) -> float:
-    """Distance of the centres in face sizes; infinite where the sizes differ too much."""
+    """Returns distance of the centres in face sizes; infinite where the sizes differ too much."""
     small, large = sorted((first.size, second.size))
     if large > MAX_GROWTH * small:
         return float("inf")
@@ -152,7 +152,7 @@ def _distance(first: Face, second: Face) -> float:
 
 
 def _people(tracks: Sequence[FacesByFrame], num_frames: int, frame_size: tuple[int, int]) -> list[FacesByFrame]:
-    """The people from left to right, without tracks that are too rare or too small."""
+    """Returns the people from left to right, without tracks that are too rare or too small."""
     people: list[FacesByFrame] = []
     for track in sorted(tracks, key=lambda track: -_prominence(track, frame_size)):
         same_person = [other for other in people if not other.keys() & track.keys() and _is_near_size(other, track)]
@@ -179,7 +179,7 @@ def _is_near_size(first: FacesByFrame, second: FacesByFrame) -> bool:
 
 
 def _prominence(person: FacesByFrame, frame_size: tuple[int, int]) -> float:
-    """Face area summed over frames; at the picture's edge it counts half."""
+    """Returns face area summed over frames; at the picture's edge it counts half."""
     middle_2 = np.array([frame_size[1], frame_size[0]]) / 2
     return sum(
         face.size**2 * (1 - 0.5 * min(1.0, float(np.abs((face.centre_2 - middle_2) / middle_2).max())))
@@ -188,7 +188,7 @@ def _prominence(person: FacesByFrame, frame_size: tuple[int, int]) -> float:
 
 
 def _speaker(people: Sequence[FacesByFrame], choice: str, frame_size: tuple[int, int]) -> FacesByFrame:
-    """The person that `choice` names, or the clearly most prominent one."""
+    """Returns the person that `choice` names, or the clearly most prominent one."""
     places = {"left": 0, "right": len(people) - 1} | {str(number): number - 1 for number in range(1, len(people) + 1)}
     cure = f"choose left, right or a number up to {len(people)}, counted from the left (--face)"
     if choice:
@@ -213,13 +213,13 @@ def _mean_x(person: FacesByFrame) -> float:
 
 
 def _positions(people: Sequence[FacesByFrame], frame_size: tuple[int, int]) -> str:
-    """Where each person is: "1 at 24 % of the width from the left, 2 at 71 %"."""
+    """Returns where each person is: "1 at 24 % of the width from the left, 2 at 71 %"."""
     first, *more = [f"{number} at {100 * _mean_x(one) / frame_size[1]:.0f} %" for number, one in enumerate(people, 1)]
     return ", ".join([f"{first} of the width from the left", *more])
 
 
 def _interpolated(boxes: dict[int, np.ndarray], num_frames: int, frame_rate: float) -> tuple[np.ndarray, np.ndarray]:
-    """Boxes (F, 4) with short gaps interpolated and the ends held, and in which frames (F,) the face stays lost."""
+    """Returns boxes (F, 4) with short gaps interpolated and the ends held, and in which frames (F,) the face stays lost."""
     frames = sorted(boxes)
     known_K4 = np.stack([boxes[frame] for frame in frames])
     boxes_F4 = np.stack([np.interp(np.arange(num_frames), frames, known_K4[:, side]) for side in range(4)], axis=1)
@@ -233,13 +233,13 @@ def _interpolated(boxes: dict[int, np.ndarray], num_frames: int, frame_rate: flo
 
 
 def _spans(flags_F: np.ndarray) -> list[tuple[int, int]]:
-    """Half-open spans where `flags_F` is true."""
+    """Returns half-open spans where `flags_F` is true."""
     runs = [(flag, [at for at, _ in group]) for flag, group in groupby(enumerate(flags_F), key=lambda pair: pair[1])]
     return [(places[0], places[-1] + 1) for flag, places in runs if flag]
 
 
 def _smoothed(boxes_F4: np.ndarray, radius: int) -> np.ndarray:
-    """Each box averaged with up to `radius` known neighbours on each side."""
+    """Returns each box averaged with up to `radius` known neighbours on each side."""
     if radius == 0:
         return boxes_F4
     padded = np.pad(boxes_F4, ((radius, radius), (0, 0)), constant_values=np.nan)

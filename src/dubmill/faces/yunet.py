@@ -49,7 +49,7 @@ class YuNet:
             self._net = cv2.FaceDetectorYN.create(str(file), "", (320, 320), MIN_SCORE, MAX_OVERLAP, MAX_FACES)
 
     def detect(self, frames_FHWC: np.ndarray) -> list[list[Face]]:
-        """The faces in each frame, in pixels of the frame."""
+        """Returns the faces in each frame, in pixels of the frame."""
         _, height, width, _ = frames_FHWC.shape
         scale = min(1.0, self._max_side / max(height, width))
         input_size = (max(1, round(width * scale)), max(1, round(height * scale)))
@@ -58,7 +58,7 @@ class YuNet:
         return [[_face(row_15, scale_2) for row_15 in self._rows(frame_HWC, input_size)] for frame_HWC in frames_FHWC]
 
     def _rows(self, frame_HWC: np.ndarray, input_size: tuple[int, int]) -> np.ndarray:
-        """(N, 15): x, y, width, height, five points (eyes, nose, mouth corners), score."""
+        """Returns (N, 15): x, y, width, height, five points (eyes, nose, mouth corners), score."""
         picture = self._cv2.cvtColor(np.ascontiguousarray(frame_HWC), self._cv2.COLOR_RGB2BGR)
         if picture.shape[1::-1] != input_size:
             picture = self._cv2.resize(picture, input_size, interpolation=self._cv2.INTER_AREA)

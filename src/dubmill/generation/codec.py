@@ -61,7 +61,7 @@ def encode_audio(clips: Sequence[Clip], modules: Modules) -> torch.Tensor:
 
 
 def _vae_audio(clip: Clip, modules: Modules) -> np.ndarray:
-    """The clip's audio (C, N) at the audio VAE's sample rate and channel count."""
+    """Returns the clip's audio (C, N) at the audio VAE's sample rate and channel count."""
     audio = resample(clip.audio_CN, clip.sample_rate_hz, modules.geometry.sample_rate_hz)
     channels = modules.geometry.audio_in_channels
     return audio if len(audio) == channels else np.repeat(audio.mean(axis=0, keepdims=True), channels, axis=0)

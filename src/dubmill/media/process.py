@@ -87,7 +87,7 @@ def running(
 
 
 def error_of(messages: str, name: str) -> UnreadableMediaError:
-    """The error that FFmpeg's messages amount to."""
+    """Returns the error that describes FFmpeg's messages."""
     is_container_known = any(sign in messages for sign in ("moov atom not found", "error reading header"))
     if "does not contain any stream" in messages:
         return UnreadableMediaError(

@@ -95,7 +95,7 @@ def read(
 def frames(
     source: Source, info: MediaInfo, *, frame_rate: Fraction, height: int, width: int, tone_map: bool = False
 ) -> Iterator[np.ndarray]:
-    """The frames (H, W, 3) of `source` one by one, as `read` would resample them; one frame is in memory at a time.
+    """Yields the frames (H, W, 3) of `source`, resampled as `read` does; one frame is in memory at a time.
 
     Raises:
         UnreadableMediaError: it cannot be decoded, or is HDR without `tone_map`.
@@ -279,7 +279,7 @@ def _raw(picture: Any) -> Any:
 
 
 def _beside(place: str, stream_of: str) -> Any:
-    """A stream that is read and thrown away, so that FFmpeg counts time from the start of picture and sound together.
+    """Returns an output that is discarded; with it FFmpeg counts time from the common start of picture and sound.
 
     From MPEG transport and program streams it counts from the first of the streams that it is told to read.
     """

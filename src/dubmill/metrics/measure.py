@@ -119,7 +119,7 @@ def compare(
 
 
 def _lost_mouth(dub: Observation, source: Observation) -> dict[str, float]:
-    """The figures of a mouth that the source shows and the dub does not."""
+    """Returns the figures of a mouth that the source shows and the dub does not."""
     if dub.has_mouth or not source.has_mouth:
         return {}
     return dict.fromkeys(("sync_correlation", "truth_mouth_correlation", "lip_diversity"), 0.0)

@@ -147,7 +147,7 @@ class LTX2ReferenceAttnProcessor:
         return _project(attn, mixed.to(query.dtype), hidden_states)
 
     def _with_reference(self, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys and values followed by the cached ones."""
+        """Returns keys and values followed by the cached ones."""
         assert self.reference is not None, "the cache was not filled"
         cached_key, cached_value = self.reference
         times = len(key) // len(cached_key)
@@ -176,7 +176,7 @@ class LTX2ValueAttnProcessor:
 
 
 def _project(attn: LTX2Attention, mixed_BSHD: torch.Tensor, hidden_states: torch.Tensor) -> torch.Tensor:
-    """Output projection of the heads, gated where the layer has gates."""
+    """Returns output projection of the heads, gated where the layer has gates."""
     if attn.to_gate_logits is not None:
         mixed_BSHD = mixed_BSHD * (2 * torch.sigmoid(attn.to_gate_logits(hidden_states))).unsqueeze(-1)
     return attn.to_out[1](attn.to_out[0](mixed_BSHD.flatten(2, 3)))
@@ -252,7 +252,7 @@ def reference_kv_cache(transformer: LTX2VideoTransformer3DModel) -> Iterator[Non
 
 
 def _checkpoint_with_mode(checkpoint: Callable[..., Any], cache: ReferenceKVCache) -> Callable[..., Any]:
-    """`checkpoint` that computes a block again with the cache in the mode of the first time."""
+    """Returns `checkpoint` that computes a block again with the cache in the mode of the first time."""
 
     def checkpoint_in_mode(block: Callable[..., Any], *args: Any) -> Any:
         was_filling = cache.is_filling

@@ -164,7 +164,7 @@ def cache_reference(
 
 
 def _pad(sigma_BS: torch.Tensor, count: int) -> torch.Tensor:
-    """Sigmas followed by zeros, those of the clean reference: `count` in all."""
+    """Returns sigmas followed by zeros, those of the clean reference: `count` in all."""
     return torch.cat([sigma_BS, sigma_BS.new_zeros(len(sigma_BS), count - sigma_BS.shape[1])], dim=1)
 
 

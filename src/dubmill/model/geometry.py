@@ -92,7 +92,7 @@ def check_weights(folder: Path) -> None:
 
 
 def _stored_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
-    """Shapes of the tensors in a part's safetensors files; an index names them if there are several."""
+    """Returns shapes of the tensors in a part's safetensors files; an index names them if there are several."""
     files = sorted(folder.glob("*.safetensors"))
     for index in folder.glob("*.safetensors.index.json"):
         files = sorted({folder / name for name in json.loads(index.read_text())["weight_map"].values()})
@@ -111,7 +111,7 @@ def _stored_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
 
 
 def _config(folder: Path, part: str) -> dict[str, Any]:
-    """A part's config with the defaults of its class."""
+    """Returns a part's config with the defaults of its class."""
     kind = part_class(folder, part)
     parameters = inspect.signature(kind.__init__).parameters.values()
     defaults = {one.name: one.default for one in parameters if one.default is not one.empty}

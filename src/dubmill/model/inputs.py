@@ -90,7 +90,7 @@ class LTX2DubInputs(LTX2Pipeline):
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Text encoder states and mask as [`LTX2Pipeline`] computes them, but without the logits, which it ignores."""
+        """Returns text encoder states and mask as [`LTX2Pipeline`] computes them, but without the logits, which it ignores."""
         device = device or self._execution_device
         prompts = [prompt] if isinstance(prompt, str) else prompt
         token_ids_BT, mask_BT = (one.to(device) for one in tokenize(self.tokenizer, prompts, max_sequence_length))
@@ -231,7 +231,7 @@ class LTX2DubInputs(LTX2Pipeline):
         return LatentShape((num_frames - 1) // temporal + 1, height // spatial, width // spatial, audio)
 
     def _pixels(self, shape: LatentShape) -> tuple[int, int, int]:
-        """Height, width and number of frames."""
+        """Returns height, width and number of frames."""
         spatial, temporal = self.vae_spatial_compression_ratio, self.vae_temporal_compression_ratio
         return shape.height * spatial, shape.width * spatial, (shape.frames - 1) * temporal + 1
 

@@ -47,7 +47,7 @@ class StoredBackbone(Protocol):
         ...
 
     def folder(self, name: str, *parts: str) -> Path:
-        """A folder in it; the files at its top and in the sub-folders `parts` are the ones that were sealed."""
+        """Returns a folder in it; the files at its top and in the sub-folders `parts` are the ones that were sealed."""
         ...
 
     @property

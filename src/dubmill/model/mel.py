@@ -23,7 +23,7 @@ class MelSettings:
     floor: float  # smallest amplitude; lower ones are raised to it before the logarithm
 
     def to_dict(self) -> dict[str, int | float | str]:
-        """Plain data for a manifest."""
+        """Returns plain data for a manifest."""
         return asdict(self)
 
 
@@ -53,7 +53,7 @@ def _mel_to_hz(mel: np.ndarray, scale: str) -> np.ndarray:
 
 @cache
 def filter_bank(settings: MelSettings) -> torch.Tensor:
-    """Triangular filters (M, n_fft / 2 + 1); the formulas are Slaney's Auditory Toolbox and HTK's book."""
+    """Returns triangular filters (M, n_fft / 2 + 1); the formulas are Slaney's Auditory Toolbox and HTK's book."""
     edge = _hz_to_mel(np.array([0.0, settings.sample_rate_hz / 2]), settings.scale)
     points_hz = _mel_to_hz(np.linspace(edge[0], edge[1], settings.num_mels + 2), settings.scale)
     bins_hz = np.linspace(0, settings.sample_rate_hz / 2, settings.n_fft // 2 + 1)
@@ -67,7 +67,7 @@ def filter_bank(settings: MelSettings) -> torch.Tensor:
 
 
 def log_mel(audio_BCN: torch.Tensor, settings: MelSettings) -> torch.Tensor:
-    """Log-mel magnitudes (B, C, 1 + N // hop, M) of a waveform at the settings' sample rate."""
+    """Returns log-mel magnitudes (B, C, 1 + N // hop, M) of a waveform at the settings' sample rate."""
     batch, channels, _ = audio_BCN.shape
     window = torch.hann_window(settings.n_fft, device=audio_BCN.device)
     spectrum = torch.stft(

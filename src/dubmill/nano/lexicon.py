@@ -75,7 +75,7 @@ class Word:
 
 
 def visemes(phonemes: list[tuple[float, str]], seconds: float) -> tuple[tuple[float, tuple[float, float, float]], ...]:
-    """`(start_seconds, (open, width, round))` of a word of `seconds`; a diphthong has two."""
+    """Returns `(start_seconds, (open, width, round))` of a word of `seconds`; a diphthong has two."""
     shapes = []
     ends = [start for start, _ in phonemes[1:]] + [seconds]
     for (start, ipa), end in zip(phonemes, ends, strict=True):
@@ -122,7 +122,7 @@ def build_lexicon(path: Path) -> None:
 def _spoken(
     synthesizer: Synthesizer, language: str, voice: int, word: str
 ) -> tuple[np.ndarray, list[tuple[float, str]]]:
-    """Stored wave at 16 kHz and phoneme starts, spoken as fast as a half clip needs."""
+    """Returns the stored wave at 16 kHz and phoneme starts, spoken as fast as a half clip needs."""
     from scipy.signal import resample_poly
 
     variant, pitch = VOICES[voice]
@@ -145,7 +145,7 @@ def _spoken(
 
 
 def _compressed(wave_N: np.ndarray) -> np.ndarray:
-    """uint8 by the mu-law of ITU-T G.711: half the size, and its noise lies 38 dB under the speech."""
+    """Returns the wave as uint8 by the mu-law of ITU-T G.711: half the size, with noise 38 dB below the speech."""
     companded = np.sign(wave_N) * np.log1p(_MU * np.abs(wave_N)) / np.log1p(_MU)
     return np.round(companded * 127 + 128).astype(np.uint8)
 

@@ -68,7 +68,7 @@ def _use_one_thread() -> None:
 
 
 def _scorers(backbone: Backbone) -> NanoScorers:
-    """nano's own scorers."""
+    """Returns nano's own scorers."""
     return NanoWorld(backbone).scorers()
 
 
@@ -78,7 +78,7 @@ def _measure_films(backbone: Path, params: Params, num_clips: int) -> dict[str, 
 
 
 def _seconds_per_clip(modules: Modules, params: Params) -> float:
-    """Median seconds of three clips generated from text, one at a time."""
+    """Returns median seconds of three clips generated from text, one at a time."""
     seconds = []
     for index in range(4):
         case = films.dub_case(index)

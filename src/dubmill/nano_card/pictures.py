@@ -115,7 +115,7 @@ def side_by_side(clips: Sequence[LabelledClip], audible: Sequence[int], movie: P
 
 
 def _panels(clips: Sequence[LabelledClip], audible: int) -> list[np.ndarray]:
-    """One picture per frame with all clips beside each other, each under its label."""
+    """Returns one picture per frame with all clips beside each other, each under its label."""
     _, height, width, _ = clips[0].clip.frames_FHWC.shape
     side = width * _ZOOM + _GAP
     frames = []

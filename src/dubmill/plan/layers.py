@@ -43,7 +43,7 @@ class Linear:
         return self.inputs * self.outputs + (self.outputs if self.has_bias else 0)
 
     def flops(self, tokens: Tokens) -> int:
-        """FLOPs of one forward pass."""
+        """Returns FLOPs of one forward pass."""
         return 2 * getattr(tokens, self.stream) * self.inputs * self.outputs
 
 
@@ -65,7 +65,7 @@ class Attention:
     width: int
 
     def flops(self, tokens: Tokens) -> int:
-        """FLOPs of one forward pass."""
+        """Returns FLOPs of one forward pass."""
         return 4 * getattr(tokens, self.queries) * getattr(tokens, self.keys) * self.width
 
 

@@ -236,7 +236,7 @@ def halves_of(line: Line, half_seconds: float) -> tuple[Line, Line]:
 
 
 def _dubbed(recording: Recording, seed: int, params: PromptsParams) -> tuple[Line, Line]:
-    """The lines of both halves in another language: the manifest's, or two sentences of the phrase bank that fit."""
+    """Returns the lines of both halves in another language: the manifest's, or two sentences of the phrase bank that fit."""
     if recording.dub.text:
         return halves_of(recording.dub, params.line_seconds)
     rng = np.random.default_rng(seed)

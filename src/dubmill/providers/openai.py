@@ -31,7 +31,7 @@ class Endpoint:
         self._client.close()
 
     def complete(self, messages: list[dict[str, str]], *, seed: int) -> str:
-        """The text of one chat completion, requested as a JSON object.
+        """Returns the text of one chat completion, requested as a JSON object.
 
         Raises:
             ServiceUnavailableError: no answer, an error status, or a malformed reply.
@@ -44,7 +44,7 @@ class Endpoint:
             raise self._malformed_reply("chat completion") from error
 
     def transcribe(self, wav: bytes, *, language: str) -> list[dict[str, Any]]:
-        """Segments of a transcription, each with `start`, `end` (seconds) and `text`.
+        """Returns segments of a transcription, each with `start`, `end` (seconds) and `text`.
 
         Raises:
             ServiceUnavailableError: no answer, an error status, or a malformed reply.

@@ -13,7 +13,7 @@ TRANSLATORS = ("endpoint",)
 
 
 def transcriber(name: str, *, model: str, url: str) -> Transcriber:
-    """The transcriber called `name`: whisper loads the folder `model`, an endpoint serves `model` at `url`.
+    """Returns the transcriber called `name`: whisper loads the folder `model`, an endpoint serves `model` at `url`.
 
     Raises:
         UsageError: there is no such transcriber, or it is not installed, or its model is not there.
@@ -30,7 +30,7 @@ def transcriber(name: str, *, model: str, url: str) -> Transcriber:
 
 
 def translator(name: str, *, model: str, url: str) -> Translator:
-    """The translator called `name`.
+    """Returns the translator called `name`.
 
     Raises:
         UsageError: there is no such translator.

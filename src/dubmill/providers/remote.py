@@ -29,7 +29,7 @@ class RemoteTranscriber:
         self.url, self.model = url, model
 
     def transcribe(self, audio_N: np.ndarray, *, language: str) -> list[Cue]:
-        """The endpoint's transcription, one cue for each segment.
+        """Returns the endpoint's transcription, one cue for each segment.
 
         Raises:
             ServiceUnavailableError: see `Endpoint.transcribe`.
@@ -47,7 +47,7 @@ class RemoteTranslator:
         self.url, self.model = url, model
 
     def translate(self, requests: Sequence[CueRequest], *, source: str, target: str) -> Mapping[int, str]:
-        """The model's translations by cue number; empty where its answer is not JSON of the requested form.
+        """Returns the model's translations by cue number; empty where its answer is not JSON of the requested form.
 
         Raises:
             ServiceUnavailableError: see `Endpoint.complete`.

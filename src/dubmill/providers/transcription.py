@@ -15,5 +15,5 @@ class Transcriber(Protocol):
     """Turns speech into text with times."""
 
     def transcribe(self, audio_N: np.ndarray, *, language: str) -> list[Cue]:
-        """The speech in `audio_N` (float32 in [-1, 1] at `SAMPLE_RATE_HZ`) as cues."""
+        """Returns the speech in `audio_N` (float32 in [-1, 1] at `SAMPLE_RATE_HZ`) as cues."""
         ...

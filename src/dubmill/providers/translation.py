@@ -33,7 +33,7 @@ class Translator(Protocol):
     """Translates cues into another language."""
 
     def translate(self, requests: Sequence[CueRequest], *, source: str, target: str) -> Mapping[int, str]:
-        """Translations by cue number; a number that is absent counts as missing."""
+        """Returns translations by cue number; a number that is absent counts as missing."""
         ...
 
 
@@ -46,7 +46,7 @@ class Translation:
 
 
 def translate(cues: Sequence[Cue], translator: Translator, *, source: str, target: str, attempts: int) -> Translation:
-    """The cues translated into `target`; a cue whose translation stays missing keeps its words and is flagged.
+    """Returns the cues translated into `target`; a cue whose translation stays missing keeps its words and is flagged.
 
     Raises:
         UnsupportedTextError: a language is not in the table.
@@ -72,7 +72,7 @@ def _request(number: int, cue: Cue, syllables_per_second: float, fault: str) -> 
 
 
 def _answers(requests: Sequence[CueRequest], translator: Translator, source: str, target: str) -> dict[int, str]:
-    """The translations that are not empty, of the cues that were requested."""
+    """Returns the translations that are not empty, of the cues that were requested."""
     answers: dict[int, str] = {}
     for start in range(0, len(requests), BATCH_CUES):
         batch = requests[start : start + BATCH_CUES]
@@ -84,7 +84,7 @@ def _answers(requests: Sequence[CueRequest], translator: Translator, source: str
 
 
 def _fault(text: str, seconds: float, target: str) -> str:
-    """What is wrong with a translation; empty if nothing is."""
+    """Returns what is wrong with a translation; empty if nothing is."""
     if not text:
         return "its translation is missing"
     if not is_in_script(text, target):

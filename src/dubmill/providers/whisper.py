@@ -42,7 +42,7 @@ class Whisper:
             ) from error
 
     def transcribe(self, audio_N: np.ndarray, *, language: str) -> list[Cue]:
-        """Whisper's transcription, one cue for each segment, from its first word's start to its last word's end."""
+        """Returns Whisper's transcription, one cue for each segment, from its first word's start to its last word's end."""
         segments, _ = self._model.transcribe(np.asarray(audio_N, np.float32), language=language, word_timestamps=True)
         cues = (Cue(float(segment.start), float(segment.end), segment.text.strip()) for segment in segments)
         return [cue for cue in cues if cue.text and cue.seconds > 0]

@@ -35,33 +35,33 @@ def shifted_sound(seconds: float) -> Damage:
 
 
 def frozen_mouth(clip: Clip, mouth_boxes_F4: np.ndarray) -> Clip:
-    """The mouth region of the middle frame in every frame."""
+    """Returns the clip with the mouth region of its middle frame in every frame."""
     return _with_mouth_region(clip, mouth_boxes_F4, lambda mouth_FHWC: mouth_FHWC[[len(mouth_FHWC) // 2]])
 
 
 def reversed_mouth(clip: Clip, mouth_boxes_F4: np.ndarray) -> Clip:
-    """The mouth region played backwards."""
+    """Returns the clip with its mouth region played backwards."""
     return _with_mouth_region(clip, mouth_boxes_F4, lambda mouth_FHWC: mouth_FHWC[::-1])
 
 
 def blurred_mouth(clip: Clip, mouth_boxes_F4: np.ndarray) -> Clip:
-    """The mouth region blurred."""
+    """Returns the clip with its mouth region blurred."""
     return _with_mouth_region(clip, mouth_boxes_F4, _blurred)
 
 
 def blurred_picture(clip: Clip, _: np.ndarray) -> Clip:
-    """The whole picture blurred."""
+    """Returns the clip with its whole picture blurred."""
     return replace(clip, frames_FHWC=_blurred(clip.frames_FHWC))
 
 
 def grainy_picture(clip: Clip, _: np.ndarray) -> Clip:
-    """The picture under noise with a standard deviation of a tenth of full scale."""
+    """Returns the clip with noise in its picture, with a standard deviation of a tenth of full scale."""
     noise_FHWC = np.random.default_rng(0).normal(0, 25.5, clip.frames_FHWC.shape)
     return replace(clip, frames_FHWC=np.clip(clip.frames_FHWC + noise_FHWC, 0, 255).astype(np.uint8))
 
 
 def swapped_halves(clip: Clip, _: np.ndarray) -> Clip:
-    """The second half of picture and sound before the first."""
+    """Returns the clip with its second half before its first."""
     frames, samples = clip.num_frames // 2, clip.audio_CN.shape[1] // 2
     return replace(
         clip, frames_FHWC=np.roll(clip.frames_FHWC, -frames, axis=0), audio_CN=np.roll(clip.audio_CN, -samples, axis=1)
@@ -69,38 +69,38 @@ def swapped_halves(clip: Clip, _: np.ndarray) -> Clip:
 
 
 def backwards(clip: Clip, _: np.ndarray) -> Clip:
-    """Picture and sound played backwards."""
+    """Returns the clip with picture and sound played backwards."""
     return replace(clip, frames_FHWC=clip.frames_FHWC[::-1], audio_CN=clip.audio_CN[:, ::-1])
 
 
 def quiet(clip: Clip, _: np.ndarray) -> Clip:
-    """The sound 40 dB lower."""
+    """Returns the clip with its sound 40 dB lower."""
     return replace(clip, audio_CN=clip.audio_CN * np.float32(QUIET_GAIN))
 
 
 def silent(clip: Clip, _: np.ndarray) -> Clip:
-    """Digital silence."""
+    """Returns the clip with digital silence as its sound."""
     return replace(clip, audio_CN=np.zeros_like(clip.audio_CN))
 
 
 def clipped(clip: Clip, _: np.ndarray) -> Clip:
-    """The sound amplified far beyond full scale."""
+    """Returns the clip with its sound amplified far beyond full scale."""
     return replace(clip, audio_CN=np.clip(clip.audio_CN * np.float32(CLIPPING_GAIN), -1, 1))
 
 
 def noisy(clip: Clip, _: np.ndarray) -> Clip:
-    """White noise as loud as speech over the sound."""
+    """Returns the clip with white noise, as loud as speech, added to its sound."""
     noise_CN = np.random.default_rng(0).normal(0, NOISE_RMS, clip.audio_CN.shape)
     return replace(clip, audio_CN=np.clip(clip.audio_CN + noise_CN, -1, 1).astype(np.float32))
 
 
 def short_sound(clip: Clip, _: np.ndarray) -> Clip:
-    """The sound without its last quarter."""
+    """Returns the clip without the last quarter of its sound."""
     return replace(clip, audio_CN=clip.audio_CN[:, : round((1 - LENGTH_CHANGE) * clip.audio_CN.shape[1])])
 
 
 def long_clip(clip: Clip, _: np.ndarray) -> Clip:
-    """Picture and sound a quarter longer: the last frame held in silence."""
+    """Returns the clip a quarter longer: the last frame is held, with silence."""
     num_frames = round((1 + LENGTH_CHANGE) * clip.num_frames)
     held_FHWC = np.repeat(clip.frames_FHWC[-1:], num_frames - clip.num_frames, axis=0)
     longer = replace(clip, frames_FHWC=np.concatenate([clip.frames_FHWC, held_FHWC]))

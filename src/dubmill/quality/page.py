@@ -122,7 +122,7 @@ def _histograms(rows: Sequence[Mapping[str, Any]], verdicts: Mapping[str, Verdic
 
 
 def _by_name(params: GateParams) -> dict[str, dict[str, Gate]]:
-    """Each gate that holds anything, by the levels it has a bound in, strict first."""
+    """Returns each gate that holds anything, by the levels it has a bound in, strict first."""
     found: dict[str, dict[str, Gate]] = {}
     for gate in gates(params):
         found.setdefault(gate.name, {})[gate.level] = gate

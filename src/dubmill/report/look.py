@@ -218,13 +218,13 @@ MEANINGS = {"seed": "seed of the random numbers"}
 
 
 def _type_text(field: FieldInfo) -> str:
-    """The type and bounds of a field, in words."""
+    """Returns the type and bounds of a field, in words."""
     kind, bounds = _kind(field.annotation), _bounds(field.metadata)
     return f"{kind}, {bounds}" if bounds.startswith("length") else f"{kind} {bounds}".strip()
 
 
 def _kind(kind: Any) -> str:  # noqa: ANN401, of types
-    """A type in words: `number >= 0 or none`."""
+    """Returns a type in words: `number >= 0 or none`."""
     arms = get_args(kind)
     if get_origin(kind) is Literal:
         return " or ".join(map(str, arms))

@@ -77,7 +77,7 @@ class HeldOutMeasurer:
         return observe(clip.with_audio(self.pairs.clip(sound.id, "counterpart").audio_CN), self.scorers)
 
     def _trip(self, row: PairRow) -> np.ndarray | None:
-        """The source's frames (F, H, W, 3) after the video VAE, which the step dub stores with the adapter's dubs."""
+        """Returns the source's frames (F, H, W, 3) after the video VAE, which the step dub stores with the adapter's dubs."""
         keeper = next((dub for dub in self.dubs_of[row.id] if dub.method == SUBJECT), None)
         if keeper is None or not self.dubs.info.get("has_round_trips"):
             return None
@@ -93,7 +93,7 @@ class HeldOutMeasurer:
             yield ShowcasePair(pair_id, rank, len(pair_ids), self._clips(by_id[pair_id]))
 
     def _clips(self, row: PairRow) -> list[ShowcaseClip]:
-        """Source, dubs in the DubSet's order, and the true dub where there is one."""
+        """Returns source, dubs in the DubSet's order, and the true dub where there is one."""
         clips = [self._clip("source", row.original, self.pairs, row.id, "original", row)]
         clips += [
             self._clip(dub.method, dub.line, self.dubs, dub.id, "dub", row)

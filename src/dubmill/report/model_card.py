@@ -123,7 +123,7 @@ def _front_matter(lineage: Lineage, info: Mapping[str, Any], base: str) -> dict[
 
 
 def _facts(lineage: Lineage, info: Mapping[str, Any]) -> str:
-    """Returns the settings without which the adapter gives noise, one line each."""
+    """Returns the settings that are required to use the adapter, one line each."""
     clip = info.get("clip", {})
     size = "{width} x {height} pixels, {num_frames} frames at {frame_rate} per second".format_map(clip) if clip else ""
     isolation = {

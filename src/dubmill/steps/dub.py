@@ -118,7 +118,7 @@ def _fitting(pairs: PairSet, batch: list[PairRow], world: World) -> tuple[list[P
 def _dub_batch(
     method: str, dubbers: _Dubbers, pairs: PairSet, batch: list[PairRow], params: DubParams
 ) -> tuple[list[DubRow], dict[str, bytes]]:
-    """The rows and files of one shard: a dub of each pair in `batch`."""
+    """Returns the rows and files of one shard: a dub of each pair in `batch`."""
     seeds = [item_seed(params.seed, row.seed) for row in batch]
     rows = [
         DubRow(id=f"{row.id}-{method}", pair_id=row.id, method=method, line=row.counterpart, seed=seed)

@@ -66,7 +66,7 @@ def encode(backbone: Backbone, pairs: PairSet, params: EncodeParams, out: Path) 
 
 
 def _encode_captions(draft: Draft[LatentSet], rows: list[PairRow], backbone: Backbone) -> dict[str, list[RowPlace]]:
-    """Where the text features of both captions of each pair lie, and after them those of the empty caption."""
+    """Returns the stored places of the text features: of both captions of each pair, then of the empty caption."""
     world = world_of(backbone)
     captions = [dub_caption(world.caption_speaker(row.speaker), getattr(row, side)) for row in rows for side in SIDES]
     captions.append("")
@@ -94,7 +94,7 @@ def _encode_pairs(
     params: EncodeParams,
     backbone: Backbone,
 ) -> dict[str, list[RowPlace]]:
-    """Where the latents of each pair lie."""
+    """Returns the stored places of the latents of each pair."""
     batches = list(pairs.batches(rows, params.batch_size))
     missing = [index for index in range(len(batches)) if not draft.has_file(PAIR_SHARD.format(index))]
     if missing:
@@ -134,7 +134,7 @@ def _encode_batch(
 
 
 def accepted(pairs: PairSet) -> list[PairRow]:
-    """The training rows that the gate accepted.
+    """Returns the training rows that the gate accepted.
 
     Raises:
         InvalidArtifactError: there are none, or the gate has not judged them.
@@ -152,7 +152,7 @@ def accepted(pairs: PairSet) -> list[PairRow]:
 
 
 def clip_info(clip: Clip) -> dict[str, int | str]:
-    """The size that an adapter trained on such clips dubs."""
+    """Returns the size that an adapter trained on such clips dubs."""
     frames, height, width, _ = clip.frames_FHWC.shape
     rate = f"{clip.frame_rate.numerator}/{clip.frame_rate.denominator}"
     return {
@@ -212,7 +212,7 @@ def _rows_not_finite(column: torch.Tensor) -> list[int]:
 
 
 def _face(row: PairRow, shape: LatentShape, params: EncodeParams, modules: Modules) -> torch.Tensor:
-    """Loss region (S,): 1 on tokens that the widened mouth box touches."""
+    """Returns the loss region (S,): 1 on tokens that the widened mouth box touches."""
     height, width = shape.height * modules.geometry.spatial, shape.width * modules.geometry.spatial
     boxes_F4 = widen(np.asarray(row.mouth_boxes), params.face_margin, height, width)
     return torch.from_numpy(token_mask(pixel_mask(boxes_F4, height, width), shape, modules.geometry.temporal)).float()

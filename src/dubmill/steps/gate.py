@@ -98,7 +98,7 @@ def _require_scorers(scorers: Scorers, params: GateParams) -> None:
 
 
 def _measure(draft: Draft[PairSet], pairs: PairSet, scorers: Scorers) -> list[Measurement]:
-    """One row per pair, in order; batches that an interrupted run saved are not measured again."""
+    """Returns one row per pair, in order; batches that an interrupted run saved are not measured again."""
     measured: list[Measurement] = []
     for index, batch in enumerate(pairs.batches(pairs.rows, BATCH)):
         name = f"measured-{index:05d}.json"
@@ -154,13 +154,13 @@ def _with_verdict(row: Measurement, verdict: Verdict | None) -> Measurement:
 
 
 def _least_convincing(rows: Sequence[Measurement]) -> list[Measurement]:
-    """Accepted rows, those with most warnings first, then those with the least sync."""
+    """Returns accepted rows, those with most warnings first, then those with the least sync."""
     accepted = [row for row in rows if row["verdict"] == "accepted"]
     return sorted(accepted, key=lambda row: (-row["warnings"].count(":"), row["sync_correlation"], row["id"]))
 
 
 def _one_of_each(rejects: Sequence[Measurement]) -> list[Measurement]:
-    """The rejects, the first of every leading reason before the second of any."""
+    """Returns the rejects, the first of every leading reason before the second of any."""
     counts: Counter[str] = Counter()
     ranks = []
     for row in rejects:
@@ -171,7 +171,7 @@ def _one_of_each(rejects: Sequence[Measurement]) -> list[Measurement]:
 
 
 def _players(pairs: PairSet, rows: Sequence[Measurement], note: str) -> list[PairPlayer]:
-    """The first few of `rows` to look at."""
+    """Returns the first few of `rows` to look at."""
 
     def light(row_id: str, name: str) -> bytes:
         mp4 = pairs.mp4(row_id, name)
@@ -184,12 +184,12 @@ def _players(pairs: PairSet, rows: Sequence[Measurement], note: str) -> list[Pai
 
 
 def _mp4s(pairs: PairSet, ids: Sequence[str]) -> dict[str, bytes]:
-    """The players of rejected pairs, for a person to look at."""
+    """Returns the players of rejected pairs, for a person to look at."""
     return {f"{row_id}/{side}.mp4": pairs.mp4(row_id, side) for row_id in ids for side in ("original", "counterpart")}
 
 
 def _figures(pairs: PairSet, result: GateResult) -> dict[str, Any]:
-    """What `dvc metrics` compares between runs."""
+    """Returns what `dvc metrics` compares between runs."""
     info = _info(pairs, result)
     kept = ("num_accepted", "num_rejected", "num_heldout", "by_gate")
     return {
@@ -220,7 +220,7 @@ def _by_gate_rows(result: GateResult) -> list[Measurement]:
 
 
 def _csv(rows: Sequence[Mapping[str, Any]]) -> bytes:
-    """Rows as CSV for `dvc plots`; a figure that could not be measured is an empty cell."""
+    """Returns rows as CSV for `dvc plots`; a figure that could not be measured is an empty cell."""
     stream = io.StringIO()
     writer = csv.DictWriter(stream, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
     writer.writeheader()
@@ -260,7 +260,7 @@ def _write_pairs(draft: Draft[PairSet], pairs: PairSet, accepted: set[str]) -> N
 
 
 def _shards(pairs: PairSet, rows: Sequence[PairRow]) -> Iterator[tuple[list[PairRow], dict[str, bytes]]]:
-    """Rows with their members, in shards bounded in pairs and in memory."""
+    """Yields rows with their members, in shards bounded in pairs and in memory."""
     shard: list[PairRow] = []
     files: dict[str, bytes] = {}
     size = 0

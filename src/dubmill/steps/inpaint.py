@@ -121,7 +121,7 @@ def _make_pairs(
     world: World,
     detector: FaceDetector,
 ) -> tuple[list[Pair], dict[str, str]]:
-    """The pairs of a batch, and by id the reason why a clip makes none."""
+    """Returns the pairs of a batch, and by id the reason why a clip makes none."""
     recorded = [row for row in batch if row.prompt.source == FOOTAGE_PAIR]
     rest = [row for row in batch if row not in recorded]
     from_world = [row.prompt for row in rest if params.source == "world" or world.has_true_pair(row.prompt)]
@@ -137,7 +137,7 @@ def _make_pairs(
 
 
 def _recorded(clips: ClipSet, rows: Sequence[ClipRow], detector: FaceDetector, left_out: dict[str, str]) -> list[Pair]:
-    """Recordings of one speaker in two languages, as they are; one without a face is added to `left_out`."""
+    """Returns recordings of one speaker in two languages, as they are; one without a face is added to `left_out`."""
     pairs = []
     for row in rows:
         original, counterpart = clips.clip(row.id, "original"), clips.clip(row.id, "counterpart")
@@ -184,7 +184,7 @@ def _self_made(clips: Sequence[MouthClip], params: InpaintParams, modules: Modul
 
 
 def _is_articulated(prompt: Prompt, params: InpaintParams) -> bool:
-    """Whether the mouth of this clip is inpainted a second time: drawn for each training clip on its own.
+    """Returns whether the mouth of this clip is inpainted a second time: drawn for each training clip on its own.
 
     Raises:
         UnsupportedTextError: it may be drawn, and the prompt cannot describe it.
@@ -199,7 +199,7 @@ def _is_articulated(prompt: Prompt, params: InpaintParams) -> bool:
 def articulate(
     before: Clip, voiced: Clip, caption: str, region: Region, seed: int, params: InpaintParams, modules: Modules
 ) -> Clip:
-    """`voiced` with its mouth inpainted again from `before`, over-articulated, to the same sound.
+    """Returns `voiced` with its mouth inpainted again from `before`, over-articulated, to the same sound.
 
     Lip augmentation: the first pass makes the sound; the second keeps it and makes the picture. Which
     of the two passes the paper freezes, and for which share of clips, is UNVERIFIED.
@@ -214,7 +214,7 @@ def articulate(
 def _find_mouths(
     clips: ClipSet, rows: Sequence[ClipRow], detector: FaceDetector
 ) -> tuple[list[MouthClip], dict[str, str]]:
-    """The clips with their mouth boxes, and by id the reason why a clip has no single visible speaker."""
+    """Returns the clips with their mouth boxes, and by id the reason why a clip has no single visible speaker."""
     found: list[MouthClip] = []
     left_out = {}
     for row in rows:
@@ -243,7 +243,7 @@ def half_region(
 
 
 def half_tokens(shape: LatentShape, num_frames: int, half: str, temporal: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Which latent frames (F') and which audio latents (L) belong to a half; the middle frame belongs to the first."""
+    """Returns which latent frames (F') and which audio latents (L) belong to a half; the middle frame belongs to the first."""
     border = latent_of_frame(half_frames(num_frames, temporal) - 1, temporal) + 1
     is_first_F = torch.arange(shape.frames) < border
     is_first_L = torch.arange(shape.audio) < round(shape.audio / 2)

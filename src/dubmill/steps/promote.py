@@ -142,7 +142,7 @@ def _refuse_if_not_better(
 
 
 def _are_same_clips(candidate: Candidate, champion_rows: rules.Rows, report: Report, pairs: PairSet) -> bool:
-    """Whether both were measured on the same clips: the same pairs, or pairs whose held-out clips are the same."""
+    """Returns whether both were measured on the same clips: the same pairs, or pairs whose held-out clips are the same."""
     assert candidate.champion is not None
     tags = candidate.champion.tags
     same_pairs = bool(tags.get("report_pairs")) and tags["report_pairs"] == report.lineage.inputs.get("PairSet")
@@ -240,7 +240,7 @@ def _selftest_row(pairs: PairSet) -> PairRow:
 
 
 def _how_sampled(adapter: Adapter, report: Report) -> dict[str, Any]:
-    """`sampling` and `strength` of the measured dubs, so that what is served is what was measured.
+    """Returns `sampling` and `strength` of the measured dubs, so that what is served is what was measured.
 
     They are in the report's or the adapter's info, by themselves or in `dub`, the params of that step.
     """

@@ -54,7 +54,7 @@ def prompts(params: PromptsParams, out: Path) -> PromptSet:
 
 
 def _videos(prompts: Sequence[Prompt], footage: Footage) -> dict[str, bytes]:
-    """The recordings of some prompts, byte for byte, by member name."""
+    """Returns the recordings of some prompts, byte for byte, by member name."""
     return {
         f"{prompt.id}/{name}": path.read_bytes()
         for prompt in prompts
@@ -63,7 +63,7 @@ def _videos(prompts: Sequence[Prompt], footage: Footage) -> dict[str, bytes]:
 
 
 def sample_page(drawn: Sequence[Prompt], dropped: Sequence[dict[str, str]]) -> Iterator[str]:
-    """The lines of a Markdown page with a few prompts of each split."""
+    """Yields the lines of a Markdown page with a few prompts of each split."""
     yield "# Prompts\n"
     for split in ("train", "heldout"):
         of_split = [prompt for prompt in drawn if prompt.split == split]

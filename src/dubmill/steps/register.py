@@ -100,7 +100,7 @@ def lineage_tags(adapter: Adapter, report: Report) -> dict[str, str]:
 
 
 def git_revision() -> str:
-    """The commit of the working directory, with `-dirty` where files differ from it; empty outside of git."""
+    """Returns the commit of the working directory, with `-dirty` where files differ from it; empty outside of git."""
     command = ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
@@ -109,6 +109,6 @@ def git_revision() -> str:
 
 
 def dvc_revision() -> str:
-    """The sha256 of dvc.lock in the working directory, which pins every file of the pipeline; empty without one."""
+    """Returns the sha256 of dvc.lock in the working directory, which pins every file of the pipeline; empty without one."""
     lock = Path("dvc.lock")
     return sha256_of(lock) if lock.is_file() else ""

@@ -65,14 +65,14 @@ def synthesize(
 
 
 def _is_generated(prompt: Prompt, world: World) -> bool:
-    """Whether a clip of this prompt is generated: it is neither recorded nor rendered later."""
+    """Returns whether a clip of this prompt is generated: it is neither recorded nor rendered later."""
     return prompt.source not in (FOOTAGE, FOOTAGE_PAIR) and not world.has_true_pair(prompt)
 
 
 def _shard(
     prompts: PromptSet, batch: list[Prompt], params: SynthesizeParams, modules: Modules, world: World
 ) -> tuple[list[ClipRow], dict[str, bytes], dict[str, str]]:
-    """Rows and files of one batch; and, by id, why a recording cannot be used."""
+    """Returns rows and files of one batch; and, by id, why a recording cannot be used."""
     files, reasons = _generate([prompt for prompt in batch if _is_generated(prompt, world)], params, modules), {}
     for prompt in batch:
         if prompt.source not in (FOOTAGE, FOOTAGE_PAIR):
@@ -91,7 +91,7 @@ def _shard(
 
 
 def _footage_files(prompts: PromptSet, prompt: Prompt, params: SynthesizeParams, modules: Modules) -> dict[str, bytes]:
-    """The recording of a prompt at the size and rates of a switch clip, or both of a true pair at those of a half."""
+    """Returns the recording of a prompt at the size and rates of a switch clip, or both of a true pair at those of a half."""
     is_pair = prompt.source == FOOTAGE_PAIR
     num_frames = half_frames(params.num_frames, modules.geometry.temporal) if is_pair else params.num_frames
     files = {}

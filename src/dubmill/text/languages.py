@@ -50,7 +50,7 @@ _LETTERS = {"Latn": "LATIN", "Cyrl": "CYRILLIC"}
 
 
 def base_tag(tag: str) -> str:
-    """The language of a BCP-47 tag without region and script, in lower case: `es` for `es-MX`, `ES` and `es_419`."""
+    """Returns the language of a BCP-47 tag without region and script, in lower case: `es` for `es-MX`, `ES` and `es_419`."""
     return tag.strip().replace("_", "-").split("-")[0].lower()
 
 
@@ -59,13 +59,13 @@ ISO_639_2 = {"en": "eng", "es": "spa", "fr": "fra", "de": "deu", "ru": "rus", "p
 
 
 def is_in_script(text: str, tag: str) -> bool:
-    """Whether every letter of `text` belongs to the script of a language."""
+    """Returns whether every letter of `text` belongs to the script of a language."""
     letters = _LETTERS[language(tag).script]
     return all(unicodedata.name(sign, "").startswith(letters) for sign in text if sign.isalpha())
 
 
 def language(tag: str) -> Language:
-    """The language of a BCP-47 tag.
+    """Returns the language of a BCP-47 tag.
 
     Raises:
         UnsupportedTextError: the tag is not in the table.

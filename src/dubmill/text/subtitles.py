@@ -148,7 +148,7 @@ def _blocks(text: str) -> Iterator[tuple[int, list[str]]]:
 
 
 def _is_remark(number: int, block: Sequence[str]) -> bool:
-    """Whether a block without times is WebVTT's head, a note, a style or a region."""
+    """Returns whether a block without times is WebVTT's head, a note, a style or a region."""
     head = block[0].strip()
     return (number == 1 and head.startswith("WEBVTT")) or head.split()[0] in ("NOTE", "STYLE", "REGION")
 

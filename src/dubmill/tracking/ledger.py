@@ -72,7 +72,7 @@ class Ledger:
         return entry
 
     def _repeated(self, entry: Entry) -> Entry | None:
-        """The last entry where it is the same refusal, or where this Release already is champion."""
+        """Returns the last entry where it is the same refusal, or where this Release already is champion."""
         if entry.decision == "refused":
             last = self.last_refusal(entry.name, entry.version)
             return last if last is not None and last.is_same(entry) else None

@@ -60,7 +60,7 @@ def directions(names: Sequence[str]) -> dict[str, str]:
 
 
 def names_in(params: PromoteParams) -> list[str]:
-    """Every metric that the rules name, once."""
+    """Returns every metric that the rules name, once."""
     return list(dict.fromkeys([*params.improve, *params.max_regression, *params.min_shares]))
 
 

@@ -207,7 +207,7 @@ class Trainer:
                 self.validation.dub_examples(paths, is_stopping, is_writer=is_first)
 
     def _is_any(self, flag: bool) -> bool:
-        """Whether `flag` is set in any process: all must leave the loop at the same step, or the others would hang."""
+        """Returns whether `flag` is set in any process: all must leave the loop at the same step, or the others would hang."""
         if self.accelerator.num_processes == 1:
             return flag
         flags: Any = self.accelerator.reduce(torch.tensor(float(flag), device=self.accelerator.device))
@@ -247,7 +247,7 @@ class Trainer:
         }
 
     def _sample(self, step: int, part: int) -> tuple[Batch, float, float, list[float]]:
-        """This process's slice of the batch, its share of the batch's video and audio weight, and all of its sigmas."""
+        """Returns this process's slice of the batch, its share of the batch's video and audio weight, and all of its sigmas."""
         seed = step_seed(self.params.seed, step, part)
         batch = sample_batch(self.pairs, self.shape, self.params, *generators([seed]))
         rank, count = self.accelerator.process_index, self.accelerator.num_processes
@@ -324,7 +324,7 @@ def _sigterm_event() -> Iterator[threading.Event]:
 
 
 def _map_tensors(batch: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
-    """`batch` with every tensor in it changed."""
+    """Returns `batch` with every tensor in it changed."""
     if isinstance(batch, torch.Tensor):
         return change(batch)
     return type(batch)(*(_map_tensors(getattr(batch, name), change) for name in batch.__dataclass_fields__))

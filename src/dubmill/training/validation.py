@@ -61,7 +61,7 @@ class Validation:
             )
 
     def is_due(self, step: int) -> bool:
-        """Whether the examples are dubbed after `step` steps."""
+        """Returns whether the examples are dubbed after `step` steps."""
         every = self.params.validation.every_steps
         return bool(every and step and step % every == 0)
 
@@ -88,7 +88,7 @@ class Validation:
             transformer.train()
 
     def _dub(self, index: int, is_stopping: Callable[[], bool]) -> Latents | None:
-        """Tokens of one example's dub, or `None` if the process was asked to stop meanwhile."""
+        """Returns tokens of one example's dub, or `None` if the process was asked to stop meanwhile."""
 
         def check_stop(
             pipe: LTX2DubPipeline, step: int, timestep: torch.Tensor, tensors: dict[str, torch.Tensor]
@@ -113,7 +113,7 @@ class Validation:
         return None if pipe.interrupt else tokens
 
     def _beside_reference(self, index: int, tokens: Latents) -> Clip:
-        """The dub with its audio; on the left the reference's video as the autoencoder decodes it."""
+        """Returns the dub with its audio; on the left the reference's video as the autoencoder decodes it."""
         with _decoders_on_device(self.modules):
             left, right = (
                 decode_clips(one.to(self.modules.device), self.shape, self.frame_rate, self.modules)[0]

@@ -32,7 +32,7 @@ class World(Protocol):
     """Whether metrics measured on it say nothing about real faces and speech; reports and cards warn of it."""
 
     def scorers(self, params: ScorersParams) -> Scorers:
-        """The models that measure words, voice, face and sync in these clips; `params` name those of real clips.
+        """Returns the models that measure words, voice, face and sync in these clips; `params` name those of real clips.
 
         Raises:
             ChangedArtifactError: weights are not the ones that params name.
@@ -41,7 +41,7 @@ class World(Protocol):
         ...
 
     def face_detector(self) -> FaceDetector:
-        """A face detector for these clips.
+        """Returns a face detector for these clips.
 
         Raises:
             UsageError: the extra `faces` is not installed.
@@ -49,7 +49,7 @@ class World(Protocol):
         ...
 
     def check_line(self, line: Line) -> Line:
-        """`line` in the spelling that the backbone was trained on.
+        """Returns `line` in the spelling that the backbone was trained on.
 
         Raises:
             UnsupportedTextError: unknown language or word, or too many words; the message lists what is allowed.
@@ -57,7 +57,7 @@ class World(Protocol):
         ...
 
     def speaking_seconds(self, line: Line) -> float:
-        """Seconds that a speaker needs to say a line at the usual rate.
+        """Returns seconds that a speaker needs to say a line at the usual rate.
 
         Raises:
             UnsupportedTextError: unknown language or word.
@@ -65,15 +65,15 @@ class World(Protocol):
         ...
 
     def caption_speaker(self, description: str) -> str:
-        """Who speaks, in the words of the captions that dubbing adapters are trained with; `description` may be empty."""
+        """Returns the speaker as captions of dubbing adapters name him or her; `description` may be empty."""
         ...
 
     def has_true_pair(self, prompt: Prompt) -> bool:
-        """Whether the clip pair of a prompt is rendered with exact ground truth instead of being generated."""
+        """Returns whether the clip pair of a prompt is rendered with exact ground truth instead of being generated."""
         ...
 
     def true_pair(self, prompt: Prompt, half: str, difficulty: WorldParams) -> tuple[Clip, Clip, np.ndarray]:
-        """One half of a prompt rendered in both languages, and its mouth boxes (F, 4) in pixels.
+        """Returns one half of a prompt rendered in both languages, and its mouth boxes (F, 4) in pixels.
 
         Raises:
             InvalidParamsError: this world cannot render the prompt.
@@ -82,7 +82,7 @@ class World(Protocol):
 
 
 def world_of(backbone: Backbone) -> World:
-    """The world that a backbone was trained on."""
+    """Returns the world that a backbone was trained on."""
     from dubmill.worlds.nano import NanoWorld
     from dubmill.worlds.real import RealWorld
 
@@ -90,7 +90,7 @@ def world_of(backbone: Backbone) -> World:
 
 
 def fit_line(world: World, line: Line, room_seconds: float) -> Fit:
-    """Whether a line can be spoken in `room_seconds` in this world, as a `Fit`.
+    """Returns whether a line can be spoken in `room_seconds` in this world, as a `Fit`.
 
     Raises:
         UnsupportedTextError: the backbone cannot say these words at all.

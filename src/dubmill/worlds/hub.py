@@ -31,7 +31,7 @@ OTHER_FORMATS = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.msgpack", "*.onnx", "*.g
 
 
 def resolve_commit(repo: str, revision: str) -> str:
-    """The commit that a branch, tag or commit of a repository points to; offline, as last seen in the cache.
+    """Returns the commit that a branch, tag or commit of a repository points to; offline, as last seen in the cache.
 
     Raises:
         UsageError: there is no such repository or revision, or no access to it.
@@ -86,7 +86,7 @@ def copy_files(source: Path, folder: Path, patterns: tuple[str, ...]) -> None:
 
 
 def is_wanted(name: str, patterns: tuple[str, ...]) -> bool:
-    """Whether a file of a repository is downloaded."""
+    """Returns whether a file of a repository is downloaded."""
     is_other = any(fnmatch(name, pattern) for pattern in OTHER_FORMATS)
     return any(fnmatch(name, pattern) for pattern in patterns) and not is_other
 

@@ -46,7 +46,7 @@ def materialize(params: BackboneParams, out: Path) -> Backbone:
 
 
 def _resolved(params: BackboneParams) -> BackboneParams:
-    """The params with commits in place of branches and tags, and local folders by their names alone.
+    """Returns the params with commits in place of branches and tags, and local folders by their names alone.
 
     They enter the artifact's digest, which must be the same wherever and whenever one revision is fetched.
     """
@@ -66,13 +66,13 @@ def _identity(repo: str, revision: str) -> tuple[str, str]:
 
 
 def _split(upsampler: str) -> tuple[str, str]:
-    """`repo@revision` in its parts; without a revision it is main."""
+    """Returns `repo@revision` in its parts; without a revision it is main."""
     repo, _, revision = upsampler.partition("@")
     return repo, revision or "main"
 
 
 def _lineage_params(source: BackboneParams) -> dict[str, Any]:
-    """The params for the lineage, without `upsampler` where there is none: backbones from before it keep their digest."""
+    """Returns the params for the lineage, without `upsampler` where there is none: backbones from before it keep their digest."""
     return source.model_dump(exclude={"upsampler"} if source.upsampler == NO_UPSAMPLER else None)
 
 
@@ -95,12 +95,12 @@ def _fetch(repo: str, commit: str, folder: Path, patterns: tuple[str, ...]) -> N
 
 
 def in_8_bits(params: BackboneParams) -> list[str]:
-    """The parts whose blocks get int8 weights wherever the backbone is loaded."""
+    """Returns the parts whose blocks get int8 weights wherever the backbone is loaded."""
     bits = {"transformer": params.transformer_bits, "text_encoder": params.text_encoder_bits}
     return [part for part in bits if bits[part] == 8]
 
 
 def folder_digest(folder: Path, *parts: str) -> str:
-    """A digest of the names and bytes of all files in some parts of a pipeline folder."""
+    """Returns a digest of the names and bytes of all files in some parts of a pipeline folder."""
     files = sorted(path for part in parts for path in (folder / part).rglob("*") if path.is_file())
     return digest_of({path.relative_to(folder).as_posix(): sha256_of(path) for path in files})

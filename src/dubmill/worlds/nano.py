@@ -32,17 +32,17 @@ class NanoWorld:
         self._backbone = backbone
 
     def scorers(self, params: ScorersParams | None = None) -> NanoScorers:
-        """The scorers that ship with nano's weights; `params`, which name those of real clips, are not read."""
+        """Returns the scorers that ship with nano's weights; `params`, which name those of real clips, are not read."""
         from dubmill.nano import scorers
 
         return scorers.load_scorers(self._backbone.folder(f"{PIPELINE}/scorers"))
 
     def face_detector(self) -> FaceDetector:
-        """A detector that finds the mouth with nano's own scorer; the face box is the whole picture."""
+        """Returns a detector that finds the mouth with nano's own scorer; the face box is the whole picture."""
         return ScorerFaceDetector(self.scorers())
 
     def check_line(self, line: Line) -> Line:
-        """`line` with its numbers spelled as words of nano's lexicon.
+        """Returns `line` with its numbers spelled as words of nano's lexicon.
 
         Raises:
             UnsupportedTextError: unknown language or word, or too many words.
@@ -52,7 +52,7 @@ class NanoWorld:
         return Line(language=line.language, text=" ".join(world.check_text(line.language, line.text)))
 
     def speaking_seconds(self, line: Line) -> float:
-        """Seconds of the line's recorded words, the mean over nano's voices.
+        """Returns seconds of the line's recorded words, the mean over nano's voices.
 
         Raises:
             UnsupportedTextError: unknown language or word.
@@ -73,7 +73,7 @@ class NanoWorld:
         return prompt.split == "heldout" and prompt.source == "grammar"
 
     def true_pair(self, prompt: Prompt, half: str, difficulty: WorldParams) -> tuple[Clip, Clip, np.ndarray]:
-        """One half of the prompt's puppet rendered in both languages, and its mouth boxes (F, 4) in pixels.
+        """Returns one half of the prompt's puppet rendered in both languages, and its mouth boxes (F, 4) in pixels.
 
         Raises:
             InvalidParamsError: the prompt does not come from the grammar.

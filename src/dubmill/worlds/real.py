@@ -30,13 +30,13 @@ class RealWorld:
         self._backbone = backbone
 
     def scorers(self, params: ScorersParams) -> Scorers:
-        """Recogniser, speaker and face encoder, face landmarks and sync, as far as their weights are there."""
+        """Returns recogniser, speaker and face encoder, face landmarks and sync, as far as their weights are there."""
         from dubmill.scorers import RealScorers
 
         return RealScorers(params)
 
     def face_detector(self) -> FaceDetector:
-        """The YuNet face detector.
+        """Returns the YuNet face detector.
 
         Raises:
             UsageError: the extra `faces` is not installed.
@@ -46,7 +46,7 @@ class RealWorld:
         return YuNet()
 
     def check_line(self, line: Line) -> Line:
-        """`line` unchanged, after a check of its language.
+        """Returns `line` unchanged, after a check of its language.
 
         Raises:
             UnsupportedTextError: unknown language.
@@ -55,7 +55,7 @@ class RealWorld:
         return line
 
     def speaking_seconds(self, line: Line) -> float:
-        """Seconds estimated from the text's syllables and the language's rate.
+        """Returns seconds estimated from the text's syllables and the language's rate.
 
         Raises:
             UnsupportedTextError: unknown language.
@@ -63,14 +63,14 @@ class RealWorld:
         return timing.speaking_seconds(line)
 
     def caption_speaker(self, description: str) -> str:
-        """`The woman`, `The man`, `The girl` or `The boy` where the description names one, else `A person`.
+        """Returns `The woman`, `The man`, `The girl` or `The boy` where the description names one, else `A person`.
 
         JUST-DUB-IT's captions begin like that: `The woman is speaking English, saying: ...`.
         """
         return speaker_of(description)
 
     def has_true_pair(self, prompt: Prompt) -> bool:
-        """False: nothing real is rendered with exact ground truth."""
+        """Returns False: nothing real is rendered with exact ground truth."""
         return False
 
     def true_pair(self, prompt: Prompt, half: str, difficulty: WorldParams) -> tuple[Clip, Clip, np.ndarray]:
