@@ -295,7 +295,7 @@ def test_the_first_line_says_what_trained_the_adapter_and_whose_figures_these_ar
     for first in (_Outline(_page(sealed)).said[0], (sealed.path / "summary.md").read_text().splitlines()[0]):
         assert "self-made pairs" in first
         assert "nano" in first
-    other = page.About("world", False, "b", "a", "")
+    other = page.ReportSubject("world", False, "b", "a", "")
     assert "true pairs" in other.first_line
     assert "nano" not in other.first_line
 

@@ -10,11 +10,6 @@ SETTINGS = mel.MelSettings(16000, n_fft=1024, hop_length=160, num_mels=64, scale
 SAMPLE_RATE_HZ, HOP_SAMPLES, NUM_BANDS = SETTINGS.sample_rate_hz, SETTINGS.hop_length, SETTINGS.num_mels
 
 
-def mel_filters() -> torch.Tensor:
-    """Returns (64, 513): triangular mel filters of unit area."""
-    return mel.filter_bank(SETTINGS)
-
-
-def log_mel(audio_BN: torch.Tensor) -> torch.Tensor:
+def nano_log_mel(audio_BN: torch.Tensor) -> torch.Tensor:
     """Returns log-mel magnitudes (B, T, 64) with T = 1 + N // 160 frames."""
     return mel.log_mel(audio_BN[:, None], SETTINGS)[:, 0]

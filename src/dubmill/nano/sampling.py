@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,15 +15,6 @@ if TYPE_CHECKING:
 
 STEPS = 20
 GUIDANCE = 3.0
-
-
-def load_pipeline(folder: Path) -> LTX2Pipeline:
-    """Returns the pipeline of an unpacked folder, without its progress bar."""
-    from diffusers.pipelines.ltx2.pipeline_ltx2 import LTX2Pipeline
-
-    pipeline = LTX2Pipeline.from_pretrained(folder)
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from dubmill.nano import scorer_nets as nets
 from dubmill.nano.face import FRAME_RATE, FRAME_SIZE
-from dubmill.nano.mel import log_mel
+from dubmill.nano.mel import nano_log_mel
 
 MAX_OFFSET_FRAMES = 5
 _MIN_RUN = 3
@@ -103,7 +103,7 @@ def load_scorers(folder: Path) -> NanoScorers:
 
 def _speech(audio_N: np.ndarray) -> torch.Tensor:
     """Returns the mel bands of speech (1, M, T)."""
-    return nets.speech_mel(log_mel(torch.from_numpy(np.ascontiguousarray(audio_N, np.float32))[None]))
+    return nets.speech_mel(nano_log_mel(torch.from_numpy(np.ascontiguousarray(audio_N, np.float32))[None]))
 
 
 def _frames(frames_FHWC: np.ndarray) -> torch.Tensor:

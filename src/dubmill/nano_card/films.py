@@ -22,7 +22,7 @@ from dubmill.model.load import Modules
 from dubmill.model.shapes import latent_of_frame
 from dubmill.nano import world
 from dubmill.nano.captions import caption
-from dubmill.nano.mel import log_mel
+from dubmill.nano.mel import nano_log_mel
 from dubmill.nano.pretrain.data import HELD_OUT_SEED, Take, mouth_mask
 from dubmill.nano.scorers import NanoScorers
 from dubmill.nano_card.figures import PUPPET, Row, lines_of, own_row, source_row, truth_row
@@ -184,7 +184,7 @@ def full_round_trip(clips: Sequence[Clip], modules: Modules) -> list[Clip]:
 def _vocoded(clips: Sequence[Clip], modules: Modules) -> list[Clip]:
     """Returns the clips with their sound resynthesised by the vocoder from its true log-mel spectrogram."""
     audio_BN = torch.from_numpy(np.stack([clip.mono_N for clip in clips]))
-    vocoded_BCN = modules.vocoder(log_mel(audio_BN)[:, None].to(modules.dtype)).float().cpu().numpy()
+    vocoded_BCN = modules.vocoder(nano_log_mel(audio_BN)[:, None].to(modules.dtype)).float().cpu().numpy()
     return [clip.with_audio(audio_CN) for clip, audio_CN in zip(clips, vocoded_BCN, strict=True)]
 
 

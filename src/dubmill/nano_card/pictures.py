@@ -52,11 +52,11 @@ def spectrograms(rows: Sequence[LabelledClip], path: Path) -> None:
     import torch
     from matplotlib import pyplot
 
-    from dubmill.nano.mel import log_mel
+    from dubmill.nano.mel import nano_log_mel
 
     figure, axes = pyplot.subplots(len(rows), 1, figsize=(11, 0.95 * len(rows)))
     for axis, row in zip(axes, rows, strict=True):
-        mel_TM = log_mel(torch.from_numpy(np.ascontiguousarray(row.clip.mono_N))[None])[0].numpy()
+        mel_TM = nano_log_mel(torch.from_numpy(np.ascontiguousarray(row.clip.mono_N))[None])[0].numpy()
         axis.imshow(mel_TM.T, origin="lower", aspect="auto", cmap="magma", vmin=-9, vmax=0.5)
         _label_only(axis, row.label)
     _save(figure, path)

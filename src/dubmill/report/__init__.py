@@ -1,11 +1,11 @@
 """Reports: figures with intervals and tests, players side by side, frame strips, model cards."""
 
 from dubmill.report.figures import Measured, Scores, metrics_json, score
-from dubmill.report.page import About, render, write_report
+from dubmill.report.page import ReportSubject, render, write_report
 from dubmill.report.showcase import ShowcaseClip, ShowcasePair
 
 __all__ = [
-    "About",
+    "ReportSubject",
     "Measured",
     "Scores",
     "ShowcaseClip",

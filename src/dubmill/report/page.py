@@ -20,7 +20,7 @@ SHOWN_FIRST = ("words_right", "sync_correlation", "voice_cosine", "identity_cosi
 
 
 @dataclass(frozen=True)
-class About:
+class ReportSubject:
     """The adapter and the backbone that the figures belong to."""
 
     pair_source: str  # self-made | world | footage: what trained the adapter
@@ -69,7 +69,7 @@ class TableRow:
 class View:
     """The data of the templates."""
 
-    about: About
+    about: ReportSubject
     headline: str
     scores: Scores
     baselines: list[str]
@@ -83,7 +83,7 @@ class View:
 
 
 def render(
-    about: About,
+    about: ReportSubject,
     *,
     scores: Scores,
     rows: Sequence[Measured],
@@ -118,7 +118,7 @@ def _fitting(view: View, max_bytes: int) -> bytes:
 
 
 def _view(
-    about: About,
+    about: ReportSubject,
     scores: Scores,
     rows: Sequence[Measured],
     shows: Sequence[ShowcasePair],

@@ -88,8 +88,8 @@ def _require_kin(backbone: Backbone, dubs: DubSet, adapter: Adapter) -> None:
             )
 
 
-def _about(backbone: Backbone, adapter: Adapter, pairs: PairSet) -> report.About:
-    return report.About(
+def _about(backbone: Backbone, adapter: Adapter, pairs: PairSet) -> report.ReportSubject:
+    return report.ReportSubject(
         pair_source=adapter.lineage.pair_source,
         is_toy=world_of(backbone).is_toy,
         backbone=backbone.digest,

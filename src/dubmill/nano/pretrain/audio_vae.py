@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from dubmill.nano import modules
-from dubmill.nano.mel import log_mel
+from dubmill.nano.mel import nano_log_mel
 from dubmill.nano.pretrain import data
 from dubmill.nano.pretrain.loop import Schedule
 from dubmill.nano.pretrain.sheets import save_mels
@@ -22,7 +22,7 @@ _LATENT_PENALTY = 1e-3
 
 def whole_mel(audio_BN: torch.Tensor) -> torch.Tensor:
     """Returns log-mel frames (B, 1, T, M) with T = 4 k + 1, which k + 1 latents represent."""
-    mel_BTM = log_mel(audio_BN)
+    mel_BTM = nano_log_mel(audio_BN)
     num_frames = (mel_BTM.shape[1] - 2) // 4 * 4 + 1
     return mel_BTM[:, None, :num_frames]
 

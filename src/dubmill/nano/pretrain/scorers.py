@@ -17,7 +17,7 @@ from torch.nn import functional
 from dubmill.nano import scorer_nets as nets
 from dubmill.nano.figures import clip_figures, mean_figures, same_and_other, truth_figures
 from dubmill.nano.lexicon import SAMPLE_RATE_HZ
-from dubmill.nano.mel import log_mel
+from dubmill.nano.mel import nano_log_mel
 from dubmill.nano.pretrain import data
 from dubmill.nano.pretrain.augment import distort_audio, distort_mel, distort_pictures
 from dubmill.nano.pretrain.loop import Schedule
@@ -51,7 +51,7 @@ class ScorerTraining:
     def _sound_losses(self, step: int, rng: np.random.Generator) -> dict[str, torch.Tensor]:
         takes = data.training_takes(rng, self.num_sounds, is_half=step % 2 == 1, is_drawn=False)
         audio_BN = data.audio(takes)
-        mel_BMT = nets.speech_mel(distort_mel(log_mel(distort_audio(audio_BN))))
+        mel_BMT = nets.speech_mel(distort_mel(nano_log_mel(distort_audio(audio_BN))))
         labels_BT = torch.from_numpy(np.stack([_word_labels(one) for one in takes]))
         scores_BCT = self.model.words(mel_BMT)
         num_steps = min(labels_BT.shape[1], scores_BCT.shape[2])
@@ -90,7 +90,7 @@ class ScorerTraining:
         windows = nets.mouth_windows(data.video(takes)).flatten(0, 1)
         shade = 1 + 0.2 * torch.randn(len(windows), 3, 1, 1).repeat(1, nets.SYNC_WINDOW, 1, 1)
         seen = self.model.sync.see(distort_pictures(windows * shade, colour=0.03))
-        mel_BMT = nets.speech_mel(distort_mel(log_mel(distort_audio(data.audio(takes)))))
+        mel_BMT = nets.speech_mel(distort_mel(nano_log_mel(distort_audio(data.audio(takes)))))
         speech = nets.speech_windows(mel_BMT, NUM_FRAMES).flatten(0, 1)
         heard = self.model.sync.hear(speech + 0.2 * torch.randn(len(speech), 1, 1))
         alike = seen @ heard.T / 0.1

@@ -12,7 +12,7 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl_ltx2_audio import AutoencoderKLLTX2Audio
 
 from dubmill.nano import modules
-from dubmill.nano.mel import HOP_SAMPLES, SAMPLE_RATE_HZ, log_mel
+from dubmill.nano.mel import HOP_SAMPLES, SAMPLE_RATE_HZ, nano_log_mel
 from dubmill.nano.pretrain import data
 from dubmill.nano.pretrain.audio_vae import whole_mel
 from dubmill.nano.pretrain.loop import Schedule
@@ -72,10 +72,10 @@ class VocoderTraining:
         figures = {}
         for name, mel_in in (("truth", mel), ("round_trip", self._round_trip(mel))):
             made_BN = self.model(mel_in)[:, 0]
-            self._seen = mel, log_mel(made_BN)[:, :-1]
+            self._seen = mel, nano_log_mel(made_BN)[:, :-1]
             self._heard = made_BN[:4]
             figures[f"{name}_loss"] = spectral_loss(made_BN, audio_BN[:, : made_BN.shape[1]]).item()
-            figures[f"{name}_mel_l1"] = (log_mel(made_BN)[:, :-1] - mel[:, 0]).abs().mean().item()
+            figures[f"{name}_mel_l1"] = (nano_log_mel(made_BN)[:, :-1] - mel[:, 0]).abs().mean().item()
         return figures
 
     def save(self, out: Path) -> None:
