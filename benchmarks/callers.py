@@ -1,4 +1,4 @@
-"""What do the orchestrators cost beside the work they call?
+"""How much time do the orchestrators add to the work that they call?
 
     python benchmarks/callers.py
 
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def timed(work: object) -> float:
-    """Wall seconds of one call, its output swallowed."""
+    """Returns the wall seconds of one call; its output is discarded."""
     started = time.perf_counter()
     with contextlib.redirect_stdout(io.StringIO()):
         work()

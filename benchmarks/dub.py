@@ -1,4 +1,4 @@
-"""What does a dub cost beside the calls of its modules, and how many frames does it hold?
+"""How much time and memory does a dub need beyond the calls of its modules?
 
     python benchmarks/dub.py [--rounds 5]
 
@@ -67,7 +67,7 @@ class Stopwatch:
 
 
 def source() -> tuple[Clip, Line]:
-    """One half of a film of the nano world, and words for its dub."""
+    """Returns one half of a rendered clip, and the line of its dub."""
     phrases = world.random_phrases(np.random.default_rng(0))
     half = world.halves(world.film(world.puppet(0), tuple(phrases), motion_seed=0))[0]
     clip = Clip(half.frames_FHWC, Fraction(world.FRAME_RATE), half.audio_N[None], world.SAMPLE_RATE_HZ)

@@ -1,11 +1,11 @@
-"""What does a model lose whose weights lie in 8 bits?
+"""How much quality does a model lose with int8 weights?
 
     python benchmarks/eight_bits.py [--clips 16]
 
-nano makes the same clips from the same captions and noise with its weights in 16 bits (float32 on a CPU) and with those of
-transformer and text encoder in 8; prints the share of asked words that are heard in each, how near the pictures are, what
-the weights of both parts weigh, and how far a weight is off, beside a plain cast to fp8. The ratio is of CPU time: it
-says nothing of a GPU.
+nano generates clips from the same captions and noise with 16-bit weights (float32 on a CPU), and with int8 weights in
+transformer and text encoder; prints the share of requested words that are recognised in each, the PSNR between the pictures,
+the bytes of the weights, and the mean error of a weight, compared with a plain cast to fp8. The time ratio is of CPU time
+and says nothing about a GPU.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ NOWHERE = np.empty((0, 4))
 
 
 def right(clips: Iterable[Clip], prompts: Iterable[Prompt], scorers: Scorers) -> float:
-    """The mean share of a caption's words, both lines, that are heard in its clip."""
+    """The mean share of a caption's words, in both lines, that are recognised in its clip."""
     pairs = zip(clips, prompts, strict=True)
     return float(
         np.mean(
@@ -62,7 +62,7 @@ def weight_errors(module: torch.nn.Module) -> tuple[float, float]:
 
 
 def main() -> None:
-    """Make the clips both ways and print what they differ in."""
+    """Generate the clips with both kinds of weights and print the differences."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--clips", type=int, default=16)
     asked = parser.parse_args()

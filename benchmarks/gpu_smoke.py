@@ -1,8 +1,8 @@
-"""Runs what only a GPU can tell, part by part, and compares memory and time with what `dubmill plan` counts.
+"""Measures memory and time of the parts of LTX-2 on a GPU, and compares them with the counts of `dubmill plan`.
 
     python benchmarks/gpu_smoke.py --out smoke [--parts nano denoise train decode]
 
-Needs no network and no published weights: the modules of LTX-2 19B are filled with random numbers on the card. A part that
+Needs no network and no published weights: the modules of LTX-2 19B are filled with random numbers on the GPU. A part that
 is in `--out` already is not run again, so a killed run continues. Writes smoke/gpu_smoke.json and smoke/gpu_smoke.md.
 
 - nano: clips from captions and their words and lips, on this machine's device and on its CPU.

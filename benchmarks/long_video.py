@@ -1,4 +1,4 @@
-"""Does memory stay flat when a video grows from ten seconds to ten minutes?
+"""Does peak memory stay the same when a video is ten minutes long instead of ten seconds?
 
     python benchmarks/long_video.py [--side 64]
 

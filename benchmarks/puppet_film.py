@@ -2,9 +2,9 @@
 
     python benchmarks/puppet_film.py [--minutes 10] [--steps 4]
 
-A puppet counts in English for a second in every four; nano's base re-voices it in Spanish. In the pauses, which go through
-untouched, a click sounds as the picture flashes. Prints the frames and the samples that the dub lost or won, the largest
-distance of click and flash, and how far from zero the dubbed chunks of the first and the last minute are in LSE offset.
+A puppet says English digits for one second in every four; nano's base dubs it into Spanish. The pauses are not dubbed; each has
+a click and a flash at the same moment. Prints how many frames and samples the dub has more or fewer than the source, the
+largest distance between click and flash, and the LSE offset of the dubbed chunks in the first and the last minute.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def write(path: Path, count: int) -> list[Cue]:
 
 
 def dub(source: Path, cues: list[Cue], out: Path, base: Backbone, steps: int) -> None:
-    """The film at `source` re-voiced by nano's base."""
+    """Dub the film at `source` by nano's base."""
     committed = params.load(ROOT / "params.yaml").dub.sampling
     dubber = Dubber.load(base, None, sampling=committed.model_copy(update={"num_steps": steps}))
     size = ClipSize(world.HALF_FRAMES, world.FRAME_SIZE, world.FRAME_SIZE, RATE, RATE_HZ)
@@ -100,7 +100,7 @@ def drift(path: Path, count: int, base: Backbone) -> tuple[int, int, float, list
 
 
 def main() -> None:
-    """Film, dub, measure."""
+    """Render, dub and measure the film."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--steps", type=int, default=4)

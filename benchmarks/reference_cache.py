@@ -1,4 +1,4 @@
-"""What does a dub cost whose reference attends to itself alone, beside one whose reference attends to everything?
+"""How much faster is a dub with the reference KV cache than one with full attention between reference and target?
 
     python benchmarks/reference_cache.py [--rounds 5] [--batch 1]
 
@@ -34,7 +34,7 @@ from dubmill.worlds.materialize import materialize
 
 
 def source(seed: int) -> tuple[Clip, Line]:
-    """One half of a film of the nano world, and words for its dub."""
+    """Returns one half of a rendered clip, and the line of its dub."""
     phrases = world.random_phrases(np.random.default_rng(seed))
     half = world.halves(world.film(world.puppet(seed), tuple(phrases), motion_seed=seed))[0]
     clip = Clip(half.frames_FHWC, Fraction(world.FRAME_RATE), half.audio_N[None], world.SAMPLE_RATE_HZ)
@@ -49,7 +49,7 @@ def seconds(work: Any) -> float:
 
 
 def afresh(work: Any) -> Any:
-    """`work` with the reference read again before each forward: what is saved by not doing so."""
+    """Returns `work` with the cache filled again before each forward pass, to show what the cache saves."""
     predict, last = denoising.predict, []
 
     def cache_reference(*args: Any) -> None:

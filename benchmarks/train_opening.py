@@ -1,4 +1,4 @@
-"""Train the network that tells a mouth's opening from sound, on neural speech with exact phoneme times.
+"""Train the network that estimates the mouth opening from sound, on neural speech with exact phoneme times.
 
     python -m benchmarks.train_opening FOLDER [--clips 160] [--steps 1500]
 

@@ -1,4 +1,4 @@
-"""What does a training step cost beside the bare transformer's forward and backward on the same batch?
+"""How much time does a training step add to the transformer's forward and backward pass on the same batch?
 
     python benchmarks/train_step.py [--rounds 20]
 

@@ -10,11 +10,11 @@ from dubmill.nano.world import Phrase
 
 def caption(speaker: str, phrases: Sequence[Phrase]) -> str:
     """Returns the caption in which `speaker` (such as `A person`) says the phrases; neighbours in one language are joined."""
-    spoken = list(phrases[:1])
+    joined = list(phrases[:1])
     for phrase in phrases[1:]:
-        if phrase.language == spoken[-1].language:
-            spoken[-1] = Phrase(phrase.language, spoken[-1].words + phrase.words)
+        if phrase.language == joined[-1].language:
+            joined[-1] = Phrase(phrase.language, joined[-1].words + phrase.words)
         else:
-            spoken.append(phrase)
-    told = [f'{LANGUAGE_NAMES[phrase.language]}, saying: "{" ".join(phrase.words)}"' for phrase in spoken]
-    return f"{speaker} is speaking " + ", then switches to ".join(told)
+            joined.append(phrase)
+    parts = [f'{LANGUAGE_NAMES[phrase.language]}, saying: "{" ".join(phrase.words)}"' for phrase in joined]
+    return f"{speaker} is speaking " + ", then switches to ".join(parts)

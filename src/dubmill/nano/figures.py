@@ -51,7 +51,7 @@ def truth_figures(
 def same_and_other(vectors: Sequence[np.ndarray], owners: Sequence[Hashable]) -> tuple[float, float]:
     """Returns the mean cosine of neighbours in the list with the same owner, and of those with different owners."""
     pairs = [(cosine(a, b), x == y) for (a, x), (b, y) in pairwise(zip(vectors, owners, strict=True))]
-    same, other = ([value for value, is_same in pairs if is_same is wanted] for wanted in (True, False))
+    same, other = ([value for value, is_same in pairs if is_same is is_wanted] for is_wanted in (True, False))
     return float(np.mean(same or [0.0])), float(np.mean(other or [0.0]))
 
 

@@ -128,19 +128,19 @@ def _spoken(
     variant, pitch = VOICES[voice]
     words_per_minute = 200
     while True:
-        said = synthesizer.say(word, voice=f"{language}+{variant}", pitch=pitch, words_per_minute=words_per_minute)
-        loud = np.flatnonzero(np.abs(said.wave_N) > 0.01)
+        utterance = synthesizer.say(word, voice=f"{language}+{variant}", pitch=pitch, words_per_minute=words_per_minute)
+        loud = np.flatnonzero(np.abs(utterance.wave_N) > 0.01)
         first, last = loud[0], loud[-1] + 1
-        if last - first <= MAX_WORD_SECONDS * said.sample_rate_hz:
+        if last - first <= MAX_WORD_SECONDS * utterance.sample_rate_hz:
             break
         words_per_minute += 15
         assert words_per_minute < 450, f"{word} cannot be said fast enough"
-    wave_N = resample_poly(said.wave_N[first:last], SAMPLE_RATE_HZ, said.sample_rate_hz).astype(np.float32)
+    wave_N = resample_poly(utterance.wave_N[first:last], SAMPLE_RATE_HZ, utterance.sample_rate_hz).astype(np.float32)
     wave_N = np.clip(wave_N * WORD_RMS / np.sqrt((wave_N**2).mean()), -0.95, 0.95)
     fade = int(0.004 * SAMPLE_RATE_HZ)
     wave_N[:fade] *= np.linspace(0, 1, fade)
     wave_N[-fade:] *= np.linspace(1, 0, fade)
-    starts = [(round(float(at - first / said.sample_rate_hz), 4), ipa) for at, ipa in said.phonemes if ipa]
+    starts = [(round(float(at - first / utterance.sample_rate_hz), 4), ipa) for at, ipa in utterance.phonemes if ipa]
     return _compressed(wave_N), starts
 
 

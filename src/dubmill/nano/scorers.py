@@ -43,13 +43,13 @@ class NanoScorers:
     def words(self, audio_N: np.ndarray) -> list[tuple[str, str]]:
         """Returns the recognised `(language, word)`s in time order; none for silence."""
         chances_CT = torch.softmax(self._nets.words(_speech(audio_N))[0], dim=0).numpy()
-        heard: list[tuple[int, int, int]] = []
+        runs: list[tuple[int, int, int]] = []
         for first, last in _runs(chances_CT.argmax(0) != nets.BLANK):
             word = int(chances_CT[: nets.BLANK, first:last].sum(1).argmax())
-            if heard and heard[-1][0] == word and first - heard[-1][2] <= _MAX_BREAK:
-                first = heard.pop()[1]
-            heard.append((word, first, last))
-        return [nets.CLASSES[word] for word, first, last in heard if last - first >= _MIN_RUN]
+            if runs and runs[-1][0] == word and first - runs[-1][2] <= _MAX_BREAK:
+                first = runs.pop()[1]
+            runs.append((word, first, last))
+        return [nets.CLASSES[word] for word, first, last in runs if last - first >= _MIN_RUN]
 
     @torch.no_grad()
     def voice(self, audio_N: np.ndarray) -> np.ndarray:
@@ -87,9 +87,9 @@ class NanoScorers:
         LSE-D is the minimum, LSE-C the median less the minimum, the offset its place less K (Chung and Zisserman, 2016).
         """
         num_frames = len(frames_FHWC)
-        seen = self._nets.sync.see(nets.mouth_windows(_frames(frames_FHWC).transpose(0, 1)[None])[0])
-        heard = self._nets.sync.hear(nets.speech_windows(_speech(audio_N), num_frames)[0])
-        distance_FF = torch.cdist(seen, heard)
+        picture_FE = self._nets.sync.see(nets.mouth_windows(_frames(frames_FHWC).transpose(0, 1)[None])[0])
+        sound_FE = self._nets.sync.hear(nets.speech_windows(_speech(audio_N), num_frames)[0])
+        distance_FF = torch.cdist(picture_FE, sound_FE)
         offsets = range(-MAX_OFFSET_FRAMES, MAX_OFFSET_FRAMES + 1)
         return np.array([distance_FF.diagonal(offset).mean().item() for offset in offsets])
 

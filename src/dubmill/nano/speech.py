@@ -86,11 +86,11 @@ class Synthesizer:
     def say(self, text: str, *, voice: str, pitch: int, words_per_minute: int) -> Utterance:
         """Returns `text` spoken by `voice` (such as `en+m3`), as float32 in [-1, 1]."""
         self._waves, self._phonemes = [], []
-        spoken = text.encode() + b"\0"
+        text_bytes = text.encode() + b"\0"
         _checked(self._library.espeak_SetVoiceByName(voice.encode()), f"voice {voice!r}")
         _checked(self._library.espeak_SetParameter(_PARAMETER_PITCH, pitch, 0), f"pitch {pitch}")
         _checked(self._library.espeak_SetParameter(_PARAMETER_RATE, words_per_minute, 0), f"rate {words_per_minute}")
-        _checked(self._library.espeak_Synth(spoken, len(spoken), 0, 1, 0, _UTF8, None, None), f"say {text!r}")
+        _checked(self._library.espeak_Synth(text_bytes, len(text_bytes), 0, 1, 0, _UTF8, None, None), f"say {text!r}")
         _checked(self._library.espeak_Synchronize(), "finish")
         wave_N = np.concatenate(self._waves).astype(np.float32) / 32768
         return Utterance(wave_N, self.sample_rate_hz, tuple(self._phonemes))

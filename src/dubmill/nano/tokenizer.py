@@ -49,8 +49,8 @@ def _normalizer() -> normalizers.Normalizer:
     ]
     steps.append(normalizers.Replace('saying: "', f"saying {_SLOTS[0]}"))
     for slot, following in zip(_SLOTS, _SLOTS[1:], strict=False):
-        said = "|".join(slot + word for word in spoken_words())
-        steps.append(normalizers.Replace(Regex(f'(?<={said}) (?=\\p{{L}}+[ "])(?!then )'), f" {following}"))
+        earlier_words = "|".join(slot + word for word in spoken_words())
+        steps.append(normalizers.Replace(Regex(f'(?<={earlier_words}) (?=\\p{{L}}+[ "])(?!then )'), f" {following}"))
     steps.append(normalizers.Replace(Regex('[",:.]'), " "))
     return normalizers.Sequence(steps)
 

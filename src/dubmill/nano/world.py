@@ -91,8 +91,8 @@ def film(
     for phrase in phrases:
         check_text(phrase.language, " ".join(phrase.words))
     rng, hard = (np.random.default_rng([motion_seed, purpose]) for purpose in (12, 14))
-    said = [lexicon()[phrase.language, puppet.voice, word] for phrase in phrases for word in phrase.words]
-    words = _paced(said, difficulty.tempo)
+    words = [lexicon()[phrase.language, puppet.voice, word] for phrase in phrases for word in phrase.words]
+    words = _paced(words, difficulty.tempo)
     times_F = np.arange(NUM_FRAMES) / FRAME_RATE
     turn_F, hand_F = hardships.turn(difficulty, hard, times_F), hardships.hand(difficulty, hard, times_F)
     moves = face.motion(rng, times_F, turn_F, hand_F)
@@ -158,9 +158,9 @@ def check_text(language: str, text: str) -> tuple[str, ...]:
     typed = _PUNCTUATION.sub(" ", text).split()
     unknown = [word for word in typed if _bare(word) not in spelled]
     if unknown:
-        said = ", ".join(repr(word) for word in unknown)
+        unknown_words = ", ".join(repr(word) for word in unknown)
         raise UnsupportedTextError(
-            f"nano cannot say {said} in {LANGUAGE_NAMES[language]}", cure=f"use {', '.join(allowed)}"
+            f"nano cannot say {unknown_words} in {LANGUAGE_NAMES[language]}", cure=f"use {', '.join(allowed)}"
         )
     if len(typed) != WORDS_PER_HALF:
         raise UnsupportedTextError(
@@ -182,12 +182,15 @@ def _paced(words: list[Word], tempo: float) -> list[Word]:
         return words
     paced = []
     for first, (start, end) in enumerate(_SPANS):
-        said = words[first * WORDS_PER_HALF : (first + 1) * WORDS_PER_HALF]
+        half_words = words[first * WORDS_PER_HALF : (first + 1) * WORDS_PER_HALF]
         room = end - start - _MIN_GAP * (WORDS_PER_HALF - 1) - 0.01
-        held = max(tempo, sum(word.seconds for word in said) / room)
+        half_tempo = max(tempo, sum(word.seconds for word in half_words) / room)
         paced += [
-            Word(hardships.stretched(word.wave_N, held), tuple((at / held, shape) for at, shape in word.visemes))
-            for word in said
+            Word(
+                hardships.stretched(word.wave_N, half_tempo),
+                tuple((at / half_tempo, shape) for at, shape in word.visemes),
+            )
+            for word in half_words
         ]
     return paced
 
@@ -196,10 +199,10 @@ def _onsets(words: list[Word], rng: np.random.Generator) -> list[float]:
     """Returns the start of each word in seconds; the rest of a half's time is distributed randomly around its words."""
     onsets = []
     for first, (start, end) in enumerate(_SPANS):
-        said = words[first * WORDS_PER_HALF : (first + 1) * WORDS_PER_HALF]
-        spare = end - start - sum(word.seconds for word in said) - _MIN_GAP * (WORDS_PER_HALF - 1)
+        half_words = words[first * WORDS_PER_HALF : (first + 1) * WORDS_PER_HALF]
+        spare = end - start - sum(word.seconds for word in half_words) - _MIN_GAP * (WORDS_PER_HALF - 1)
         at = start
-        for word, share in zip(said, rng.dirichlet(np.ones(WORDS_PER_HALF + 1)), strict=False):
+        for word, share in zip(half_words, rng.dirichlet(np.ones(WORDS_PER_HALF + 1)), strict=False):
             at += share * spare
             onsets.append(at)
             at += word.seconds + _MIN_GAP

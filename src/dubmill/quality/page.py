@@ -102,10 +102,10 @@ def _cards(result: GateResult, share: float, floor: float, passed: bool) -> str:
 def _gate_table(result: GateResult, params: GateParams) -> str:
     counts = {level: result.by_gate(level) for level in LEVELS}
     lines = "".join(
-        f"<tr><td><code>{name}</code></td>{''.join(f'<td>{_bound(held, level)}</td>' for level in LEVELS)}"
+        f"<tr><td><code>{name}</code></td>{''.join(f'<td>{_bound(gates_by_level, level)}</td>' for level in LEVELS)}"
         f'<td class="{"bad" if counts["strict"][name] else ""}">{counts["strict"][name]}</td>'
         f"<td>{counts['warning'][name]}</td></tr>"
-        for name, held in _by_name(params).items()
+        for name, gates_by_level in _by_name(params).items()
     )
     return (
         '<div class="wide"><table><tr><th>gate</th><th>strict bound</th><th>warning bound</th><th>rejected'
@@ -117,7 +117,9 @@ def _histograms(rows: Sequence[Mapping[str, Any]], verdicts: Mapping[str, Verdic
     accepted = np.array([verdicts[row["id"]].is_accepted for row in rows], dtype=bool)
     return [
         _histogram(np.array([row[first.column] for row in rows], dtype=float), accepted, first, last.bound)
-        for first, *_, last in ((*held.values(), *held.values()) for held in _by_name(params).values())
+        for first, *_, last in (
+            (*gates_by_level.values(), *gates_by_level.values()) for gates_by_level in _by_name(params).values()
+        )
     ]
 
 
@@ -129,8 +131,8 @@ def _by_name(params: GateParams) -> dict[str, dict[str, Gate]]:
     return found
 
 
-def _bound(held: Mapping[str, Gate], level: str) -> str:
-    return f"{held[level].bound:g}" if level in held else "none"
+def _bound(gates_by_level: Mapping[str, Gate], level: str) -> str:
+    return f"{gates_by_level[level].bound:g}" if level in gates_by_level else "none"
 
 
 def _histogram(values: np.ndarray, accepted: np.ndarray, gate: Gate, warning: float) -> str:

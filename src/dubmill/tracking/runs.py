@@ -40,8 +40,10 @@ def open_run(experiment: str, *, name: str, tags: Mapping[str, str]) -> tuple[Ru
         if os.environ.get("MLFLOW_RUN_ID"):
             return _given_run(os.environ["MLFLOW_RUN_ID"], tags), False
         experiment_id = _experiment_id(experiment)
-        wanted = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
-        for run in mlflow.search_runs([experiment_id], f"{wanted} and attributes.status = 'RUNNING'", max_results=1):
+        tag_filter = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
+        for run in mlflow.search_runs(
+            [experiment_id], f"{tag_filter} and attributes.status = 'RUNNING'", max_results=1
+        ):
             return run, True
         return mlflow.create_run(experiment_id, run_name=name, tags=dict(tags)), True
 
@@ -98,15 +100,15 @@ def log_params(run: Run, params: Mapping[str, Any], *, prefix: str) -> None:
     from mlflow.entities import Param
 
     texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in flatten(params)}
-    wanted = {f"{prefix}.{name}": text[:6000] for name, text in texts.items()}
-    other = sorted(name for name, text in wanted.items() if run.data.params.get(name, text) != text)
+    new_params = {f"{prefix}.{name}": text[:6000] for name, text in texts.items()}
+    other = sorted(name for name, text in new_params.items() if run.data.params.get(name, text) != text)
     if other:
         raise UsageError(
             f"the run already holds other values of {', '.join(other)}",
             where=f"MLflow run {run.info.run_id}",
             cure="unset MLFLOW_RUN_ID, so that a new run is started",
         )
-    new = [Param(name, text) for name, text in wanted.items() if name not in run.data.params]
+    new = [Param(name, text) for name, text in new_params.items() if name not in run.data.params]
     with answering():
         for start in range(0, len(new), 100):
             client().log_batch(run.info.run_id, params=new[start : start + 100])

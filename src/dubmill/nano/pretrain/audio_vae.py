@@ -52,8 +52,8 @@ class AudioVaeTraining:
     def evaluate(self) -> dict[str, float]:
         mel = whole_mel(data.audio(data.held_out_takes(32)))
         latents = self.model.encode(mel, return_dict=False)[0].mode()
-        self._seen = mel, self.model.decode(latents, return_dict=False)[0]
-        difference = (self._seen[1] - mel).abs()
+        self._evaluated = mel, self.model.decode(latents, return_dict=False)[0]
+        difference = (self._evaluated[1] - mel).abs()
         loud = mel > -5
         return {
             "mel_l1": difference.mean().item(),
@@ -63,5 +63,5 @@ class AudioVaeTraining:
 
     def save(self, out: Path) -> None:
         self.model.save_pretrained(out / "audio_vae")
-        truth, made = self._seen
-        save_mels([clip[0] for pair in zip(truth[:4], made[:4], strict=True) for clip in pair], out / "sheet.png")
+        truth, decoded = self._evaluated
+        save_mels([clip[0] for pair in zip(truth[:4], decoded[:4], strict=True) for clip in pair], out / "sheet.png")

@@ -146,7 +146,7 @@ class BaseTraining:
         pipeline.set_progress_bar_config(disable=True)
         captions = [caption(one.puppet.describe(), one.film.phrases) for one in takes]
         frames, audio = sampling.sample_clips(pipeline, captions, seed=0)
-        self._seen = torch.from_numpy(frames[:6]).permute(0, 4, 1, 2, 3).float() / 127.5 - 1
+        self._evaluated = torch.from_numpy(frames[:6]).permute(0, 4, 1, 2, 3).float() / 127.5 - 1
         judge = scorers.load_scorers(places.scorers)
         return mean_figures(
             [
@@ -161,7 +161,7 @@ class BaseTraining:
         self.model.transformer.save_pretrained(out / "transformer")
         self.model.connectors.save_pretrained(out / "connectors")
         self._text_encoder.save_pretrained(out / "text_encoder")
-        save_rows([clip[:, ::2] for clip in self._seen], out / "sheet.png")
+        save_rows([clip[:, ::2] for clip in self._evaluated], out / "sheet.png")
 
 
 def _timestep(sigma: torch.Tensor) -> torch.Tensor:

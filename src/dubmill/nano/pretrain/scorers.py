@@ -89,11 +89,11 @@ class ScorerTraining:
         takes = [self._pool[index] for index in rng.choice(self.pool_size, self.num_films, replace=False)]
         windows = nets.mouth_windows(data.video(takes)).flatten(0, 1)
         shade = 1 + 0.2 * torch.randn(len(windows), 3, 1, 1).repeat(1, nets.SYNC_WINDOW, 1, 1)
-        seen = self.model.sync.see(distort_pictures(windows * shade, colour=0.03))
+        picture_NE = self.model.sync.see(distort_pictures(windows * shade, colour=0.03))
         mel_BMT = nets.speech_mel(distort_mel(nano_log_mel(distort_audio(data.audio(takes)))))
         speech = nets.speech_windows(mel_BMT, NUM_FRAMES).flatten(0, 1)
-        heard = self.model.sync.hear(speech + 0.2 * torch.randn(len(speech), 1, 1))
-        alike = seen @ heard.T / 0.1
+        sound_NE = self.model.sync.hear(speech + 0.2 * torch.randn(len(speech), 1, 1))
+        alike = picture_NE @ sound_NE.T / 0.1
         owners = torch.arange(len(alike))
         return 0.3 * (functional.cross_entropy(alike, owners) + functional.cross_entropy(alike.T, owners))
 

@@ -60,8 +60,8 @@ class VideoVaeTraining:
         takes = data.held_out_takes(16)
         pixels_BCFHW, mask = data.video(takes), data.mouth_mask(takes)
         latents_BCFHW = self.model.encode(pixels_BCFHW, return_dict=False)[0].mode()
-        self._seen = pixels_BCFHW, self.model.decode(latents_BCFHW, return_dict=False)[0].clamp(-1, 1)
-        squared = ((self._seen[1] - pixels_BCFHW) / 2) ** 2
+        self._evaluated = pixels_BCFHW, self.model.decode(latents_BCFHW, return_dict=False)[0].clamp(-1, 1)
+        squared = ((self._evaluated[1] - pixels_BCFHW) / 2) ** 2
         mouth = (squared * mask).sum() / (mask.sum() * 3)
         return {
             "psnr_db": -10 * squared.mean().log10().item(),
@@ -71,8 +71,10 @@ class VideoVaeTraining:
 
     def save(self, out: Path) -> None:
         self.model.save_pretrained(out / "vae")
-        truth, made = self._seen
-        save_rows([clip[:, ::2] for pair in zip(truth[:4], made[:4], strict=True) for clip in pair], out / "sheet.png")
+        truth, decoded = self._evaluated
+        save_rows(
+            [clip[:, ::2] for pair in zip(truth[:4], decoded[:4], strict=True) for clip in pair], out / "sheet.png"
+        )
 
 
 def _continue(model: torch.nn.Module, shipped: Path) -> None:

@@ -28,13 +28,13 @@ def _spectrum(audio_BN: torch.Tensor, window: int) -> torch.Tensor:
     return torch.sqrt(spectrum.real**2 + spectrum.imag**2 + 1e-9)
 
 
-def spectral_loss(made_BN: torch.Tensor, truth_BN: torch.Tensor) -> torch.Tensor:
+def spectral_loss(output_BN: torch.Tensor, truth_BN: torch.Tensor) -> torch.Tensor:
     """Returns the mean over resolutions of log-magnitude L1 and spectral convergence."""
-    loss = made_BN.new_zeros(())
+    loss = output_BN.new_zeros(())
     for window in _WINDOWS:
-        made, truth = _spectrum(made_BN, window), _spectrum(truth_BN, window)
-        loss = loss + (torch.log(made + 1e-3) - torch.log(truth + 1e-3)).abs().mean()
-        loss = loss + (made - truth).norm() / (truth.norm() + 1e-3)
+        output, truth = _spectrum(output_BN, window), _spectrum(truth_BN, window)
+        loss = loss + (torch.log(output + 1e-3) - torch.log(truth + 1e-3)).abs().mean()
+        loss = loss + (output - truth).norm() / (truth.norm() + 1e-3)
     return loss / len(_WINDOWS)
 
 
@@ -57,9 +57,9 @@ class VocoderTraining:
             mel = self._round_trip(mel)
         first = int(rng.integers(0, mel.shape[2] - _SEGMENT_FRAMES))
         with torch.autocast("cpu", torch.bfloat16):
-            made_BN = self.model(mel[:, :, first : first + _SEGMENT_FRAMES])[:, 0].float()
+            output_BN = self.model(mel[:, :, first : first + _SEGMENT_FRAMES])[:, 0].float()
         truth_BN = audio_BN[:, first * HOP_SAMPLES : (first + _SEGMENT_FRAMES) * HOP_SAMPLES]
-        return spectral_loss(made_BN, truth_BN), {}
+        return spectral_loss(output_BN, truth_BN), {}
 
     def _round_trip(self, mel: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
@@ -71,17 +71,17 @@ class VocoderTraining:
         mel = whole_mel(audio_BN)
         figures = {}
         for name, mel_in in (("truth", mel), ("round_trip", self._round_trip(mel))):
-            made_BN = self.model(mel_in)[:, 0]
-            self._seen = mel, nano_log_mel(made_BN)[:, :-1]
-            self._heard = made_BN[:4]
-            figures[f"{name}_loss"] = spectral_loss(made_BN, audio_BN[:, : made_BN.shape[1]]).item()
-            figures[f"{name}_mel_l1"] = (nano_log_mel(made_BN)[:, :-1] - mel[:, 0]).abs().mean().item()
+            output_BN = self.model(mel_in)[:, 0]
+            self._evaluated = mel, nano_log_mel(output_BN)[:, :-1]
+            self._sample = output_BN[:4]
+            figures[f"{name}_loss"] = spectral_loss(output_BN, audio_BN[:, : output_BN.shape[1]]).item()
+            figures[f"{name}_mel_l1"] = (nano_log_mel(output_BN)[:, :-1] - mel[:, 0]).abs().mean().item()
         return figures
 
     def save(self, out: Path) -> None:
         from scipy.io import wavfile
 
         self.model.save_pretrained(out / "vocoder")
-        truth, made = self._seen
-        save_mels([one for pair in zip(truth[:4, 0], made[:4], strict=True) for one in pair], out / "sheet.png")
-        wavfile.write(out / "sample.wav", SAMPLE_RATE_HZ, self._heard.flatten().numpy())
+        truth, output = self._evaluated
+        save_mels([one for pair in zip(truth[:4, 0], output[:4], strict=True) for one in pair], out / "sheet.png")
+        wavfile.write(out / "sample.wav", SAMPLE_RATE_HZ, self._sample.flatten().numpy())
