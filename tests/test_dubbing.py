@@ -262,7 +262,7 @@ def test_words_that_cannot_fit_are_refused_before_weights_are_loaded_and_a_hurri
     _, source = opening.open_release(folders["backbone"], folders["release"])
     where = {"source": source, "backbone": folders["backbone"], "ledger": tmp_path / "consent.jsonl", "progress": print}
     *_, note = dub_clip_file(request_for(mp4, "Tenemos tiempo para cenar"), tmp_path / "out.mp4", **where).notes
-    assert "will sound hurried" in note
+    assert "hurried" in note
     monkeypatch.setattr(opening, "open_dubber", lambda backbone, source: pytest.fail("weights were loaded"))
     request = request_for(mp4, "El último tren sale a las nueve de la noche")
     with pytest.raises(UnsupportedTextError, match=r"1\.0 s"):

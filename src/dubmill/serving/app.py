@@ -25,7 +25,7 @@ from dubmill import __version__, media
 from dubmill.dubbing.service import selftest_clip
 from dubmill.errors import DubmillError, UsageError
 from dubmill.serving.keys import Callers
-from dubmill.serving.middleware import BodyLimit, Gate, RequestLog
+from dubmill.serving.middleware import BodyLimit, CallerCheck, RequestLog
 from dubmill.serving.model import DubModel
 from dubmill.serving.problems import error_response, http_error_response, invalid_request_response
 from dubmill.serving.routes import facts_routes, job_routes, languages_of
@@ -115,7 +115,7 @@ def mount_model(
     server.register_model(model)
     model.enable_latency_logging = server.enable_latency_logging
     kserve_app.add_middleware(BodyLimit, max_bytes=max_body_bytes)
-    kserve_app.add_middleware(Gate, callers=callers)
+    kserve_app.add_middleware(CallerCheck, callers=callers)
     kserve_app.add_middleware(RequestLog)
     logging.getLogger("uvicorn.access").disabled = True  # `RequestLog` has one line instead, without the query
     logging.getLogger("kserve.trace").setLevel(logging.WARNING)

@@ -53,8 +53,8 @@ class BodyLimit:
         await self.app(scope, counted, send)
 
 
-class Gate:
-    """Says who calls, refuses a consent statement in a URL, which logs and proxies would keep, and cancels what nobody awaits."""
+class CallerCheck:
+    """Identifies the caller, refuses consent in a URL (logs and proxies would keep it), and cancels a request whose caller left."""
 
     def __init__(self, app: ASGIApp, callers: Callers) -> None:
         self.app, self.callers = app, callers

@@ -117,9 +117,10 @@ class Fit:
             return ""
         need, room = f"about {self.needed_seconds:.1f} s to say", f"{self.room_seconds:.1f} s"
         if self.verdict == "tight":
-            return f"the words need {need} and have {room}, so they will sound hurried: drop {self._surplus(self.needed_seconds)}"
+            surplus = self._surplus(self.needed_seconds)
+            return f"the words need {need}, but only {room} are available, so they will sound hurried: drop {surplus}"
         return (
-            f"the words need {need}, at their quickest {self.quickest_seconds:.1f} s, and there are {room}: "
+            f"the words need {need}, {self.quickest_seconds:.1f} s at the highest speech rate, but only {room} are available: "
             f"drop {self._surplus(self.quickest_seconds)}"
         )
 
