@@ -37,7 +37,7 @@ def test_the_arrows_between_modules_hold():
     assert done.returncode == 0, done.stdout
 
 
-def test_no_module_is_named_after_nothing():
+def test_no_module_has_a_name_without_meaning():
     assert not [relative(path) for path in (*LIBRARY, *EDGES) if path.stem in VAGUE or path.parent.name in VAGUE]
 
 
@@ -53,7 +53,7 @@ def lines(path: Path, one: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
     return one.end_lineno - first.lineno + 1
 
 
-def test_no_function_is_longer_than_a_screen_and_no_file_longer_than_a_chapter():
+def test_functions_and_files_are_within_the_limits_of_length():
     long = [
         f"{relative(path)}:{one.lineno} {one.name}: {lines(path, one)} lines"
         for path in (*LIBRARY, *EDGES)
@@ -104,13 +104,13 @@ def test_the_dvc_stages_are_the_words_up_to_evaluate():
     assert list(stages) == WORDS[: WORDS.index("evaluate") + 1]
 
 
-def test_nothing_heavy_is_imported_before_a_command_is_chosen():
+def test_slow_packages_are_not_imported_before_a_command_is_chosen():
     code = "import sys, dubmill.cli.main; print([m for m in ('torch', 'diffusers', 'mlflow', 'kfp', 'pyarrow', 'numpy') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
 
-def test_no_test_file_goes_untold():
+def test_every_test_file_is_collected():
     """A test is a flat function named as a sentence; a class would hide its state."""
     assert not [
         relative(path)

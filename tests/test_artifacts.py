@@ -273,7 +273,7 @@ def test_a_folder_of_somebody_elses_files_is_left_alone(tmp_path):
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
 
 
-def test_a_member_that_is_not_there_is_told(tmp_path):
+def test_a_member_that_is_not_there_is_reported(tmp_path):
     opened = filled(tmp_path / "set")
     with pytest.raises(InvalidArtifactError, match="no clip.mp4 of 'c0'"):
         opened.mp4("c0", "clip")
@@ -281,7 +281,7 @@ def test_a_member_that_is_not_there_is_told(tmp_path):
         opened.clip("c9", "clip")
 
 
-def test_bytes_that_are_no_clip_are_told():
+def test_bytes_that_are_no_clip_are_reported():
     with pytest.raises(InvalidArtifactError, match="not a stored clip"):
         Clip.from_bytes(b"\x08\0\0\0\0\0\0\0{}      ")
 

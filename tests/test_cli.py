@@ -100,7 +100,7 @@ def test_a_step_seals_its_artifact_and_looking_shows_it(tmp_path, few, monkeypat
     assert "| rows of heldout | 1 |" in shown
 
 
-def test_a_finished_artifact_is_made_again_only_when_asked(tmp_path, few, monkeypatch):
+def test_a_finished_artifact_is_made_again_only_on_request(tmp_path, few, monkeypatch):
     out = tmp_path / "prompts"
     call(monkeypatch, "step", "prompts", "--out", out, "--overlay", few)
     born = (out / "manifest.json").stat().st_ino, (out / "rows.parquet").stat().st_mtime_ns
@@ -122,7 +122,7 @@ def test_starting_over_keeps_a_draft_of_this_code_and_drops_one_of_other_code(tm
     assert not out.exists()
 
 
-def test_starting_over_never_touches_a_strangers_folder(tmp_path):
+def test_starting_over_never_touches_a_folder_of_others(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/thesis.txt").write_text("years of work")
     step.start_over(tmp_path / "mine")
@@ -147,14 +147,14 @@ def test_a_fault_is_one_sentence_on_stderr_and_exit_code_2(tmp_path):
         ("dub", "README.md", "--out", "x.mp4", "--to", "es", "--text", "uno", *CONSENT, "--release", "nowhere"),
     ],
 )
-def test_whatever_makes_no_sense_is_told_in_one_sentence(arguments, monkeypatch, capsys):
+def test_arguments_that_make_no_sense_give_one_sentence(arguments, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     assert call(monkeypatch, *arguments) == 2
     assert is_one_sentence(capsys.readouterr().err)
     assert not Path("x.mp4").exists()
 
 
-def test_consent_is_asked_for_before_anything_is_opened(tmp_path, monkeypatch, capsys):
+def test_consent_is_required_before_anything_is_opened(tmp_path, monkeypatch, capsys):
     (tmp_path / "in.mp4").write_bytes(b"no video at all")
     assert (
         call(monkeypatch, "dub", tmp_path / "in.mp4", "--to", "es", "--text", "uno", "--out", tmp_path / "o.mp4") == 2

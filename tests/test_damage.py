@@ -99,7 +99,7 @@ def test_a_bound_without_damages_of_its_own_stays():
     assert found.bounds["max_old_motion_correlation"] == STRICT.max_old_motion_correlation
 
 
-def test_a_damage_that_looks_like_a_true_pair_is_said_to_be_missed():
+def test_a_damage_that_looks_like_a_true_pair_is_reported_as_missed():
     alike = [row | {"damage": "mouth_blurred"} for row in rows() if row["damage"] == "true_pair"]
     found = calibration.calibrate([*rows(), *alike], LOOSE)
     assert found.missed == ["mouth_blurred"]

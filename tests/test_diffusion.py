@@ -63,7 +63,7 @@ def test_guidance_is_the_published_sum():
     assert torch.allclose(guided, expected, atol=1e-5)
 
 
-def test_guidance_by_captions_alone_steers_from_the_uncaptioned_to_the_asked():
+def test_classifier_free_guidance_moves_from_the_uncaptioned_to_the_captioned():
     conditional, unconditional, _, _ = _velocities()
     made = Predictions(conditional, unconditional, None, None)
     guided = guide(made, GuidanceScales(2.5, 0.0, 1.0, 0.0), torch.zeros(2, 6, 8), torch.ones(2, 6))

@@ -42,7 +42,7 @@ def test_the_table_of_parameters_is_the_programs_own():
     assert (ROOT / "docs/params.md").read_text() == params_markdown(load(ROOT / "params.yaml"))
 
 
-def test_the_readme_says_where_the_parameters_are_told():
+def test_the_readme_says_where_the_parameters_are_described():
     assert "docs/params.md" in README or "dubmill params" in README
 
 

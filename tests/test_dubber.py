@@ -82,7 +82,7 @@ def test_an_adapter_whose_weights_and_manifest_disagree_is_refused(doubling, tmp
 
 
 @pytest.mark.parametrize("is_asked", [True, False])
-def test_the_sources_first_frame_is_the_dubs_where_asked(doubling, is_asked):
+def test_the_sources_first_frame_is_the_dubs_where_params_say_so(doubling, is_asked):
     clip, sigmas = miniature.clip(), []
     dubber = Dubber.load(doubling, None, sampling=miniature.sampling(num_steps=1, first_frame=is_asked))
     dubber.modules.transformer.register_forward_pre_hook(
@@ -97,7 +97,7 @@ def test_the_sources_first_frame_is_the_dubs_where_asked(doubling, is_asked):
     assert (timesteps[first : len(source)] > 0).all()
 
 
-def test_progress_is_told_over_both_stages(doubling):
+def test_progress_is_reported_over_both_stages(doubling):
     told = []
     dubber = Dubber.load(doubling, None, sampling=miniature.sampling(second_stage=LATER))
     dubber.dub(miniature.clip(height=128, width=128), line=LINE, seed=1, progress=told.append)

@@ -70,7 +70,7 @@ def test_a_number_means_the_only_face_where_there_is_one_only():
     assert middles(tracked([[face(300)] for _ in range(10)], "2")) == pytest.approx(300)
 
 
-def test_a_small_face_in_the_background_does_not_stop_a_dub_but_is_told():
+def test_a_small_face_in_the_background_does_not_stop_a_dub_but_is_reported():
     track = tracked([[face(60, side=45), face(320)] for _ in range(30)])
     assert middles(track) == pytest.approx(320)
     assert track.notes == ("1 other face left unchanged",)
@@ -86,7 +86,7 @@ def test_faces_that_pass_each_other_slowly_are_not_swapped_before_they_meet():
     assert middles(tracked(found, "1"))[:30] == pytest.approx(200 + 2 * np.arange(30))
 
 
-def test_a_face_lost_for_a_moment_is_interpolated_and_told():
+def test_a_face_lost_for_a_moment_is_interpolated_and_reported():
     found = [[face(100 + 4 * at)] for at in range(60)]
     for at in range(20, 32):
         found[at] = []
@@ -96,7 +96,7 @@ def test_a_face_lost_for_a_moment_is_interpolated_and_told():
     assert track.notes == ("the face was lost in 12 of 60 frames and interpolated",)
 
 
-def test_a_face_lost_for_longer_is_not_invented_and_the_span_is_told():
+def test_a_face_lost_for_longer_is_not_invented_and_the_span_is_reported():
     found = [[face(300)] for _ in range(100)]
     for at in range(40, 65):
         found[at] = []
@@ -216,7 +216,7 @@ def test_yunet_sees_the_same_face_in_a_picture_of_twice_the_size(portrait):
 
 
 @needs_yunet
-def test_two_real_people_are_told_apart_and_one_is_chosen(portrait):
+def test_two_real_people_are_distinguished_and_one_is_chosen(portrait):
     pair = np.concatenate([portrait, portrait], axis=1)
     filmed = clip(np.stack([pair] * 5))
     detector = world_of(Real).face_detector()

@@ -78,7 +78,7 @@ def test_the_rate_rises_holds_and_falls():
     assert schedule.rate(100, 100) == pytest.approx(0.01)
 
 
-def test_only_noised_tokens_are_asked_of_the_base():
+def test_only_noised_tokens_enter_the_loss_of_the_base():
     import numpy as np
 
     from dubmill.nano.pretrain.denoiser import _noised_tokens

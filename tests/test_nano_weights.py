@@ -85,7 +85,7 @@ def test_no_caption_is_cut_or_unknown():
         assert tokens.unk_token_id not in ids
 
 
-def test_the_world_hears_as_the_library_does():
+def test_nanos_log_mel_equals_the_librarys():
     audio_BN = torch.randn(2, 16640, generator=torch.Generator().manual_seed(0)) * 0.1
     settings = MelSettings(mel.SAMPLE_RATE_HZ, 1024, mel.HOP_SAMPLES, mel.NUM_BANDS, "slaney", 1e-5)
     assert torch.allclose(mel.nano_log_mel(audio_BN), library_log_mel(audio_BN[:, None], settings)[:, 0], atol=1e-4)

@@ -195,7 +195,7 @@ def test_a_caption_joins_phrases_of_one_language():
 
 
 @pytest.mark.skipif(importlib.util.find_spec("espeakng_loader") is None, reason="espeak-ng is needed to bake")
-def test_baking_again_gives_the_shipped_lexicon_but_for_the_voice_noise(tmp_path: Path):
+def test_synthesizing_again_gives_the_shipped_lexicon_except_for_the_voices_noise(tmp_path: Path):
     """espeak-ng keeps noise and pitch phase between calls, so two bakings differ by samples, never by words."""
     lexicon.build_lexicon(tmp_path / "lexicon.safetensors")
     baked, shipped = lexicon.lexicon(tmp_path / "lexicon.safetensors"), lexicon.lexicon()

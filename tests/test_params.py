@@ -59,7 +59,7 @@ def test_whole_floats_are_integers_again_and_others_are_refused():
         ("train", "rnak", 8),
     ],
 )
-def test_a_broken_bound_type_or_name_is_told_in_one_sentence(tmp_path, section, name, value):
+def test_a_broken_bound_type_or_name_is_reported_in_one_sentence(tmp_path, section, name, value):
     values = read_yaml(COMMITTED)
     values[section][name] = value
     with pytest.raises(InvalidParamsError) as told:
@@ -68,7 +68,7 @@ def test_a_broken_bound_type_or_name_is_told_in_one_sentence(tmp_path, section, 
     assert "\n" not in told.value.sentence
 
 
-def test_a_missing_value_is_told_by_name(tmp_path):
+def test_a_missing_value_is_reported_by_name(tmp_path):
     values = read_yaml(COMMITTED)
     del values["train"]["rank"]
     with pytest.raises(InvalidParamsError, match=r"train\.rank"):
@@ -102,14 +102,14 @@ def test_merging_changes_neither_of_the_two():
 
 
 @pytest.mark.parametrize("text", ["", "- a list", "a: [", "\x00"])
-def test_a_file_that_is_not_a_mapping_is_told(tmp_path, text):
+def test_a_file_that_is_not_a_mapping_is_reported(tmp_path, text):
     path = tmp_path / "params.yaml"
     path.write_text(text)
     with pytest.raises(InvalidParamsError):
         read_yaml(path)
 
 
-def test_a_missing_file_is_told_with_its_path(tmp_path):
+def test_a_missing_file_is_reported_with_its_path(tmp_path):
     with pytest.raises(InvalidParamsError, match="nowhere"):
         load(tmp_path / "nowhere.yaml")
 

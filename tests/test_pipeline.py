@@ -71,7 +71,7 @@ def test_it_has_few_tasks_and_its_yaml_is_small(compiled):
     assert path.stat().st_size <= 300_000
 
 
-def test_gpus_are_asked_for_where_they_are_due_and_nowhere_else(compiled):
+def test_gpus_are_requested_where_they_are_needed_and_nowhere_else(compiled):
     spec, platform, *_ = compiled["cluster"]
     executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     for word, container in containers(spec).items():
@@ -114,7 +114,7 @@ def test_the_registry_is_known_to_the_tasks_that_use_it_and_the_volume_to_the_on
     assert {name for name, paths in mounts.items() if "/models" in paths} == {"exec-promote"}
 
 
-def test_training_asks_for_as_many_gpus_as_told_and_what_is_half_done_outlives_its_pod(compiled):
+def test_training_requests_the_given_gpus_and_keeps_unfinished_work_when_its_pod_is_lost(compiled):
     spec, platform, *_ = compiled["cluster"]
     executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     asked = containers(spec)

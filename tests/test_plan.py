@@ -91,7 +91,7 @@ def test_tokens_and_latents_are_those_of_the_published_buckets():
     )  # float32: twice the bf16
 
 
-def test_checkpointing_is_what_makes_training_fit_and_its_time_is_told():
+def test_checkpointing_makes_training_fit_and_its_time_is_counted():
     question = with_train(request_for(), gradient_checkpointing=False)
     step = step_of(fit.make_plan(question), "train")
     assert step.settings == ["train.gradient_checkpointing: true"]
@@ -147,7 +147,7 @@ def test_training_that_is_too_large_for_one_gpu_is_spread_over_several():
     assert [choice.setting for choice in taken] == ["train.parallel: fsdp"]
 
 
-def test_weights_that_are_spread_are_not_told_an_optimizer_that_refuses_them():
+def test_no_optimizer_is_planned_that_refuses_sharded_weights():
     step = step_of(fit.make_plan(request_for(kind="A100-40GB", num_gpus=2)), "train")
     assert step.settings == ["train.parallel: fsdp", "backbone.transformer_bits: 8"]
 
@@ -159,7 +159,7 @@ def test_8_bits_are_taken_where_nothing_before_them_suffices():
     assert not [how for step in fit.make_plan(request_for()).steps for how in step.settings]
 
 
-def test_8_bits_that_are_set_count_without_being_told_again():
+def test_8_bits_in_params_count_without_another_option():
     question = request_for(kind="L40S-48GB")
     backbone = question.params.backbone.model_copy(update={"transformer_bits": 8, "text_encoder_bits": 8})
     made = fit.make_plan(replace(question, params=question.params.model_copy(update={"backbone": backbone})))
@@ -292,7 +292,7 @@ def test_every_gpu_of_the_table_has_what_a_plan_needs():
         assert one.tflops > 100
 
 
-def test_an_unknown_gpu_is_told_with_those_there_are():
+def test_an_unknown_gpu_is_refused_with_those_there_are():
     with pytest.raises(UsageError, match="H100-80GB"):
         gpu_named("H100")
 

@@ -167,7 +167,7 @@ def test_an_overlay_may_stand_on_a_preset_and_has_the_last_word(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["jdi-20b", "../params", ""])
-def test_a_name_that_is_no_preset_is_told_with_those_there_are(name):
+def test_a_name_that_is_no_preset_is_refused_with_those_there_are(name):
     with pytest.raises(InvalidParamsError, match=r"jdi-19b"):
         preset(name)
     with pytest.raises(InvalidParamsError, match=r"use one of"):

@@ -92,7 +92,7 @@ def test_held_out_prompts_share_no_seed_and_no_words_with_training(params):
     assert not spoken_texts(train) & spoken_texts(heldout)
 
 
-def test_held_out_people_of_the_bank_are_strangers_to_training():
+def test_held_out_people_of_the_bank_are_not_in_training():
     prompts = prompts_of(bank())
     assert not {one.speaker for one in of_split(prompts, "train")} & {
         one.speaker for one in of_split(prompts, "heldout")
@@ -246,7 +246,7 @@ def test_a_fenced_answer_is_read(endpoint):
     assert len(prompts_of(llm(url))) == 2
 
 
-def test_a_broken_answer_is_asked_again_with_the_fault_named(endpoint):
+def test_a_broken_answer_is_requested_again_with_the_fault_named(endpoint):
     def reply(number, body):
         return completion("Sure! Here it is" if number == 1 else json.dumps(answer(number)))
 

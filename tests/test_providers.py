@@ -54,7 +54,7 @@ def run(monkeypatch, *arguments):
 # Translation
 
 
-def test_a_translation_keeps_the_times_and_is_told_seconds_and_limit(endpoint):
+def test_a_translation_keeps_the_times_and_its_request_names_seconds_and_limit(endpoint):
     url, requests = endpoint(lambda number, body: told(SPANISH))
     done = spanish(url)
     assert done.flags == []
@@ -69,7 +69,7 @@ def test_a_translation_keeps_the_times_and_is_told_seconds_and_limit(endpoint):
     assert first == {"number": 1, "text": CUES[0].text, "seconds": 2.0, "max_syllables": 15}
 
 
-def test_a_lost_cue_alone_is_asked_again_and_only_it(endpoint):
+def test_a_lost_cue_alone_is_requested_again_and_only_it(endpoint):
     def reply(number, body):
         return told({1: SPANISH[1], 3: SPANISH[3], 99: "nadie"} if number == 1 else {2: SPANISH[2], 1: "otra cosa"})
 
@@ -80,7 +80,7 @@ def test_a_lost_cue_alone_is_asked_again_and_only_it(endpoint):
     assert "missing" in asked_of(requests[1][2])[0]["fault"]
 
 
-def test_an_answer_too_long_for_its_time_is_asked_again_with_the_seconds(endpoint):
+def test_an_answer_too_long_for_its_time_is_requested_again_with_the_seconds(endpoint):
     long = "Tenemos muchísimo tiempo, no te preocupes, porque el tren todavía no ha salido de la estación."
 
     url, requests = endpoint(lambda number, body: told(SPANISH | ({2: long} if number == 1 else {})))
@@ -114,7 +114,7 @@ def test_words_in_another_script_are_a_fault(endpoint):
     assert "script of Spanish" in spanish(url, attempts=1).flags[0]
 
 
-def test_a_long_script_is_asked_in_batches_and_no_cue_goes_astray(endpoint):
+def test_a_long_script_is_requested_in_batches_and_no_cue_goes_astray(endpoint):
     def reply(number, body):
         return told({one["number"]: f"línea {one['number']}" for one in asked_of(body)})
 
@@ -151,7 +151,7 @@ def test_the_command_writes_a_script_to_mend_and_ends_with_1_while_there_is_some
 # Who is asked
 
 
-def test_nobody_is_asked_unless_named(tmp_path, monkeypatch, capsys):
+def test_no_provider_is_used_unless_it_is_named(tmp_path, monkeypatch, capsys):
     subtitles.write_cues(tmp_path / "x.srt", CUES)
     asked = ("translate", tmp_path / "x.srt", "--from", "en", "--to", "es", "--model", "m", "--out", tmp_path / "y.srt")
     assert run(monkeypatch, *asked) == 2
@@ -160,7 +160,7 @@ def test_nobody_is_asked_unless_named(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("find", [providers.transcriber, providers.translator])
-def test_a_stranger_and_an_endpoint_without_address_are_refused(find):
+def test_an_unknown_provider_and_an_endpoint_without_address_are_refused(find):
     with pytest.raises(UsageError, match="'oracle'"):
         find("oracle", model="m", url="")
     with pytest.raises(UsageError, match="--url"):

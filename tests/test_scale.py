@@ -222,7 +222,7 @@ def last_step(out):
     return int(sorted(out.glob("checkpoint-*"))[-1].stem.split("-")[1])
 
 
-def test_a_training_asked_to_end_keeps_its_last_step_says_so_and_goes_on(mini_backbone, latents, tmp_path):
+def test_a_training_stopped_by_a_signal_keeps_its_last_step_says_so_and_goes_on(mini_backbone, latents, tmp_path):
     """SIGTERM, as Kubernetes sends it before a spot node goes; through the command, with a real process."""
     values = yaml.safe_load((ROOT / "params.yaml").read_text())
     params = PARAMS.model_copy(update={"num_steps": 400, "accumulate": 1, "checkpoint_every": 7})
@@ -249,7 +249,7 @@ def test_a_training_asked_to_end_keeps_its_last_step_says_so_and_goes_on(mini_ba
     assert trainer.num_done == last_step(out)
 
 
-def test_two_processes_asked_to_end_stop_at_the_same_step_and_go_on_to_what_an_unbroken_run_makes(
+def test_two_processes_stopped_by_a_signal_stop_at_the_same_step_and_go_on_to_what_an_unbroken_run_makes(
     mini_backbone, latents, tmp_path
 ):
     """Trap: one leaves the loop a step before the other, which then waits for it until it is killed."""
@@ -289,7 +289,7 @@ def test_a_full_disk_while_a_checkpoint_is_written_is_one_sentence_and_leaves_th
     )
 
 
-def test_a_step_drafts_where_a_lost_pod_leaves_it_and_ends_where_it_was_asked_to(
+def test_a_step_drafts_where_a_lost_pod_leaves_it_and_ends_where_it_should(
     mini_backbone, latents, tmp_path, monkeypatch
 ):
     monkeypatch.setenv("DUBMILL_WORK", str(tmp_path / "work"))

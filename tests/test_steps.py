@@ -291,7 +291,7 @@ class Blinking:
         return [[]] * len(frames_FHWC) if frames_FHWC.tobytes() in self.unseen else self.one.detect(frames_FHWC)
 
 
-def test_clips_that_make_no_pair_are_told_whoever_made_their_shard(nano, clips, values, tmp_path, monkeypatch):
+def test_clips_that_make_no_pair_are_reported_whoever_made_their_shard(nano, clips, values, tmp_path, monkeypatch):
     """Three clips of which two show nobody, in shards that two tasks made."""
     first, second, third = (row for row in clips.rows if row.has_clip)
     unseen = {clips.clip(row.id, "clip").frames_FHWC.tobytes() for row in (second, third)}

@@ -34,7 +34,7 @@ def test_every_common_encoding_is_read(tmp_path, encoding):
     assert subtitles.read_cues(tmp_path / "x.srt") == CUES
 
 
-def test_a_file_that_is_not_utf8_is_read_and_told(tmp_path, caplog):
+def test_a_file_that_is_not_utf8_is_read_and_reported(tmp_path, caplog):
     (tmp_path / "x.srt").write_bytes(SRT.encode("latin-1"))
     subtitles.read_cues(tmp_path / "x.srt")
     assert "not UTF-8" in caplog.text
@@ -96,13 +96,13 @@ def test_an_empty_cue_is_left_out():
     assert cues(SRT.replace("Buenos días.", "<i> </i>")) == CUES[1:]
 
 
-def test_cues_out_of_order_are_sorted_and_told(caplog):
+def test_cues_out_of_order_are_sorted_and_reported(caplog):
     first, second = SRT.split("\n\n")
     assert cues(f"{second}\n\n{first}") == CUES
     assert "sorted" in caplog.text
 
 
-def test_a_cue_that_overlaps_the_next_is_cut_there_and_told(caplog):
+def test_a_cue_that_overlaps_the_next_is_cut_there_and_reported(caplog):
     assert cues(SRT.replace("2,500", "3,700")) == [Cue(1.0, 3.0, "Buenos días."), CUES[1]]
     assert "overlap at 00:00:03.000" in caplog.text
 

@@ -151,7 +151,7 @@ def test_nano_takes_its_words_seconds_from_its_lexicon():
         )
 
 
-def test_a_real_backbone_is_asked_by_the_languages_rate_and_refuses_unknown_languages():
+def test_a_real_backbone_uses_the_languages_rate_and_refuses_unknown_languages():
     said = line("fr", "Le dernier train part à neuf heures.")
     assert world_of(Real).speaking_seconds(said) == timing.speaking_seconds(said)
     assert fit_line(world_of(Real), said, 0.9 * timing.speaking_seconds(said)).verdict == "tight"
