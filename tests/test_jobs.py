@@ -1,7 +1,10 @@
 """Jobs over the real server: submitted, watched, cancelled, and continued after the server was killed."""
 
+import asyncio
+import http.server
 import json
 import signal
+import threading
 import time
 
 import httpx
@@ -12,8 +15,11 @@ from doubles.dubbers import tone_hz
 from doubles.releases import CONSENT, small_clip
 
 from dubmill import media
-from dubmill.client import DubClient
+from dubmill.client import AsyncDubClient, DubClient, is_webhook_genuine
 from dubmill.dubbing.consent import verify_ledger
+from dubmill.errors import MissingConsentError, UnsupportedTextError
+
+SECRET = "secret of the tests"
 
 
 class Served:
@@ -21,11 +27,14 @@ class Served:
 
     def __init__(self, folder):
         self.folder, self.held = folder, folder / "held"
+        (folder / "secret").write_text(SECRET)
         self.clip = media.mp4_bytes(small_clip())
         self.start()
 
     def start(self):
         more = ["--max_waiting", "60", "--max_per_caller", "55", "--grace_seconds", "30"]
+        more += ["--webhook_secret", str(self.folder / "secret"), "--webhook_hosts", "127.0.0.1"]
+        more += ["--fetch_hosts", "127.0.0.1", "--allow_private_hosts"]
         self.process, port = dubbing_server.start(self.folder, more=more)
         self.url = f"http://127.0.0.1:{port}"
         DubClient(self.url).wait_until_ready(seconds=180)
@@ -172,6 +181,68 @@ def test_what_is_not_there_is_a_problem_too(served, path, status):
     assert (answer.status_code, answer.json()["status"]) == (status, status)
 
 
+class Host(http.server.BaseHTTPRequestHandler):
+    """Gives a clip to whoever fetches it; refuses the first webhook and takes the next."""
+
+    clip, received = b"", []
+
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(self.clip)
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["content-length"]))
+        self.received.append(({name.lower(): value for name, value in self.headers.items()}, body))
+        self.send_response(503 if len(self.received) == 1 else 200)
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+def test_a_video_is_fetched_and_the_end_is_told_by_a_signed_webhook_that_is_tried_again(served):
+    Host.clip = served.clip
+    host = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Host)
+    threading.Thread(target=host.serve_forever, daemon=True).start()
+    place = f"http://127.0.0.1:{host.server_port}"
+    fields = {"language": "es", "text": "uno", "consent": CONSENT, "reference": "take 2"}
+    body = {**fields, "video_url": f"{place}/clip.mp4", "webhook_url": f"{place}/hook"}
+    job = httpx.post(f"{served.url}/v1/dubs", json=body, timeout=30).json()
+    served.wait(job["id"], "done")
+    until = time.monotonic() + 60
+    while len(Host.received) < 2:
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    host.shutdown()
+    headers, message = Host.received[1]
+    assert is_webhook_genuine(SECRET, headers, message)
+    told = json.loads(message)
+    assert (told["type"], told["data"]["id"], told["data"]["reference"]) == ("dub.done", job["id"], "take 2")
+
+
+@pytest.mark.parametrize("name", ["video_url", "webhook_url"])
+def test_a_url_that_this_server_does_not_call_is_a_403(served, name):
+    body = {"language": "es", "text": "uno", "consent": CONSENT, "video_url": "http://127.0.0.1/a.mp4"}
+    answer = httpx.post(f"{served.url}/v1/dubs", json={**body, name: "https://elsewhere.example/x"}, timeout=30)
+    assert (answer.status_code, answer.json()["code"]) == (403, "forbidden_source")
+
+
+def test_both_clients_dub_over_jobs_and_report_progress(served):
+    path = served.folder / "in.mp4"
+    path.write_bytes(served.clip)
+    shares = []
+    words = {"to": "es", "text": "uno", "consent": CONSENT}
+    video = DubClient(served.url).dub(path, **words, seed=2, progress=shares.append)
+    assert tone_hz(video) == pytest.approx(500, abs=2)
+    assert shares[-1] == 1.0
+    assert asyncio.run(AsyncDubClient(served.url).dub(path, **words, seed=2)) == video
+    with pytest.raises(UnsupportedTextError, match="not a word"):
+        DubClient(served.url).dub(path, **{**words, "text": "indecible"})
+    with pytest.raises(MissingConsentError):
+        DubClient(served.url).dub(path, **{**words, "consent": "yes"})
+
+
 def test_a_client_learns_languages_adapters_and_limits(served):
     assert [one["tag"] for one in served.get("/v1/languages").json()["languages"]] == ["en", "es"]
     assert served.get("/v1/adapters").json()["adapters"][0]["version"] == "7"
@@ -193,6 +264,7 @@ def test_a_killed_server_loses_no_job_and_makes_none_twice(served):
     served.kill()
     served.held.unlink()
     served.start()
+    assert httpx.get(f"{served.url}/metrics", timeout=30).status_code == 200
     done = [served.wait(job_id, "done", "failed") for job_id in jobs]
     assert [job["state"] for job in done] == ["done"] * 6
     assert [job["result"]["seed"] for job in done] == list(range(6))

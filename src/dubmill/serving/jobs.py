@@ -238,6 +238,8 @@ class JobStore:
     def _write_source(self, job_id: str, media: bytes | Path) -> None:
         place = self._source(job_id)
         place.parent.mkdir(parents=True, exist_ok=True)
+        if media == b"":
+            return  # it is fetched from a URL
         if isinstance(media, bytes):
             write_atomically(place, media)
         else:

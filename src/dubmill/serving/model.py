@@ -18,6 +18,7 @@ from dubmill.dubbing.service import DubResult
 from dubmill.errors import ServiceUnavailableError, UnreadableMediaError
 from dubmill.serving import wire
 from dubmill.serving.jobs import ENDING, Job, JobStore
+from dubmill.serving.outbound import Outbound
 from dubmill.serving.problems import NotReadyError, raise_problem
 from dubmill.serving.wire import Submission
 from dubmill.text.languages import LANGUAGES
@@ -39,8 +40,12 @@ CALLER: ContextVar[str] = ContextVar("caller", default="anonymous")  # of the re
 class DubModel(Model):
     """Serves one release by way of the worker's events; ready once the worker's self-test has passed."""
 
-    def __init__(self, name: str, release: Release, source: ModelSource, jobs: JobStore) -> None:
+    def __init__(
+        self, name: str, release: Release, source: ModelSource, jobs: JobStore, *, fetching: Outbound, calling: Outbound
+    ) -> None:
+        """`fetching` says which hosts videos are fetched from, and `calling` which ones webhooks go to."""
         super().__init__(name)
+        self.fetching, self.calling = fetching, calling
         self.release, self.source, self.jobs = release, source, jobs
         self.unready_reason = LOADING
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -110,8 +115,13 @@ class DubModel(Model):
         """
         fields, video = submission.fields, submission.video
         fields.check(self.source)
-        if not video and not fields.video_url:
-            raise UnreadableMediaError("the request holds no clip", cure="send the bytes of a video")
+        if bool(video) == bool(fields.video_url):
+            trouble = "both a clip and a video_url" if video else "no clip"
+            raise UnreadableMediaError(f"the request holds {trouble}", cure="send the bytes of a video, or a URL")
+        if fields.video_url:
+            self.fetching.check(fields.video_url)
+        if fields.webhook_url:
+            self.calling.check(fields.webhook_url)
         document = {"fields": fields.model_dump(mode="json"), "is_clip": is_clip}
         owner = CALLER.get()
         return await asyncio.to_thread(self.jobs.submit, document, video, owner=owner, key=key)

@@ -133,7 +133,8 @@ def _response(content: dict[str, Any], headers: dict[str, str]) -> JSONResponse:
 def job_error(job: Job) -> DubmillError:
     """The problem of a failed job as the error that the worker met."""
     fields = job.problem
-    kind = getattr(errors, str(fields.get("kind")), DubmillError)
+    own = {kind.__name__: kind for kind in STATUS}
+    kind = own.get(str(fields.get("kind"))) or getattr(errors, str(fields.get("kind")), DubmillError)
     if not (isinstance(kind, type) and issubclass(kind, DubmillError)):
         kind = DubmillError
     return kind(str(fields.get("what", "")), where=str(fields.get("where", "")), cure=str(fields.get("cure", "")))

@@ -46,8 +46,17 @@ class Runner:
     """Dubs jobs with one model, whose slot only one of them has; `drain` lets that one finish and no other begin."""
 
     def __init__(
-        self, service: DubbingService, folder: Path, table: JobTable, report: Report, *, film_limits: media.Limits
+        self,
+        service: DubbingService,
+        folder: Path,
+        table: JobTable,
+        report: Report,
+        *,
+        film_limits: media.Limits,
+        fetch: Callable[[str, Path], None],
     ) -> None:
+        """`fetch` writes what is at a URL to a file."""
+        self._fetch = fetch
         self.service, self.folder, self.table, self.report = service, folder, table, report
         self._films = dataclasses.replace(service, limits=film_limits)
         self._slot, self._draining = threading.Lock(), threading.Event()
@@ -107,6 +116,9 @@ class Runner:
     def _dub(self, job_id: str, fields: DubFields, *, is_clip: bool) -> dict[str, Any]:
         source, out = self.folder / job_id / SOURCE, self.folder / job_id / RESULT
         fields.check(self.service.source)
+        if fields.video_url and not source.exists():
+            self._enter(job_id, "fetching", 0.0)
+            self._fetch(fields.video_url, source)
         started = time.monotonic()
         self._enter(job_id, "decoding", 0.0)
         request = fields.film_request(source, job_id)

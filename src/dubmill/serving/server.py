@@ -80,6 +80,13 @@ def arguments() -> argparse.ArgumentParser:
     )
     parser.add_argument("--api_keys", type=Path, help="file with a line `OWNER SHA256-OF-KEY` for each key")
     parser.add_argument("--identity_header", default="", help="header in which a gateway names the caller")
+    hosts = "names, .example.com for all below it, or * for any public one; none by default"
+    parser.add_argument("--fetch_hosts", nargs="*", default=[], help=f"hosts that videos are fetched from: {hosts}")
+    parser.add_argument("--webhook_hosts", nargs="*", default=[], help=f"hosts that webhooks are sent to: {hosts}")
+    parser.add_argument("--webhook_secret", type=Path, help="file with the secret that webhooks are signed with")
+    parser.add_argument(
+        "--allow_private_hosts", action="store_true", help="call private addresses and plain http too: a closed network"
+    )
     parser.add_argument("--status_fd", type=int, default=-1, help=argparse.SUPPRESS)  # the worker's pipe to the API
     return parser
 
@@ -103,13 +110,16 @@ def _serve_api(options: argparse.Namespace, release: Release, source: ModelSourc
         from dubmill.serving.model import DubModel
     from dubmill.serving.jobs import JobLimits, JobStore
     from dubmill.serving.keys import Callers
+    from dubmill.serving.outbound import Outbound
 
     callers = Callers.read(options.api_keys, options.identity_header)
     limits = JobLimits(
         max_waiting=options.max_waiting, max_per_caller=options.max_per_caller, result_hours=options.result_hours
     )
     jobs = JobStore(options.jobs, options.database, limits)
-    model = DubModel(options.name, release, source, jobs)
+    calling = Outbound(options.webhook_hosts if options.webhook_secret else [], options.allow_private_hosts)
+    fetching = Outbound(options.fetch_hosts, options.allow_private_hosts)
+    model = DubModel(options.name, release, source, jobs, fetching=fetching, calling=calling)
 
     def drain() -> None:
         model.stop_accepting()

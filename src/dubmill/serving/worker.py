@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
-from dbos import DBOS, DBOSClient, DBOSConfig, DBOSPortableJSONSerializer
+from dbos import DBOS, DBOSClient, DBOSConfig, DBOSPortableJSONSerializer, SetWorkflowID
 
 from dubmill.artifacts.store import Release
 from dubmill.dubbing import open as opening
@@ -25,11 +25,15 @@ from dubmill.dubbing.service import DubbingService, selftest_clip
 from dubmill.errors import DubmillError
 from dubmill.media import Limits
 from dubmill.serving.jobs import QUEUE, QUEUE_VERSION, WORKFLOW, open_queue
+from dubmill.serving.outbound import Outbound
 from dubmill.serving.runner import Report, Runner
+from dubmill.serving.webhooks import BACKOFF, INTERVAL_SECONDS, Webhooks, message_of
+from dubmill.serving.webhooks import MAX_ATTEMPTS as ATTEMPTS
 from dubmill.serving.worker_process import WRONG_MODEL
 
 log = logging.getLogger("dubmill.serving")
 
+WEBHOOKS = "webhooks"  # the queue of their deliveries
 NUM_AHEAD = 2  # jobs taken from the queue: one is dubbed while the media of the next are decoded
 POLL_SECONDS = 0.05  # of the queue
 MAX_ATTEMPTS = 20  # starts of one job, after which it has failed: it kills the worker each time
@@ -65,6 +69,7 @@ def run_worker(options: argparse.Namespace, release: Release, source: ModelSourc
         report({"event": "unready", "reason": error.sentence})
         return WRONG_MODEL
     report({"event": "ready", "seconds": seconds})
+    fetching = Outbound(options.fetch_hosts, allows_private=options.allow_private_hosts)
     with _only_worker(options.jobs, options.executor):
         runner = Runner(
             service,
@@ -72,6 +77,7 @@ def run_worker(options: argparse.Namespace, release: Release, source: ModelSourc
             QueueTable(open_queue(options.database)),
             report,
             film_limits=Limits(max_seconds=options.max_film_seconds),
+            fetch=lambda url, out: fetching.fetch(url, out, max_bytes=options.max_body_bytes),
         )
         _start_queue(runner, options)
         stopped.wait()
@@ -113,6 +119,7 @@ def _start_queue(runner: Runner, options: argparse.Namespace) -> None:
         log_level="WARNING",
     )
     DBOS(config=config)
+    webhooks = _webhooks(options)
 
     @DBOS.step(name="dub")
     def dub(job_id: str, document: dict[str, Any]) -> dict[str, Any]:
@@ -122,6 +129,21 @@ def _start_queue(runner: Runner, options: argparse.Namespace) -> None:
     def record(job_id: str, document: dict[str, Any], result: dict[str, Any]) -> dict[str, Any]:
         return runner.record(job_id, document, result)
 
+    @DBOS.step(
+        name="send",
+        retries_allowed=True,
+        interval_seconds=INTERVAL_SECONDS,
+        max_attempts=ATTEMPTS,
+        backoff_rate=BACKOFF,
+    )
+    def send(url: str, job_id: str, message: dict[str, Any]) -> None:
+        assert webhooks is not None, "nothing is enqueued without"
+        webhooks.send(url, job_id, message)
+
+    @DBOS.workflow(name="notify")
+    def notify(url: str, job_id: str, message: dict[str, Any]) -> None:
+        send(url, job_id, message)
+
     @DBOS.workflow(name=WORKFLOW, max_recovery_attempts=MAX_ATTEMPTS)
     def workflow(document: dict[str, Any]) -> dict[str, Any]:
         job_id = DBOS.workflow_id
@@ -129,11 +151,25 @@ def _start_queue(runner: Runner, options: argparse.Namespace) -> None:
         outcome = dub(job_id, document)
         if "problem" not in outcome:
             outcome = record(job_id, document, outcome)
-        runner.tidy(job_id, outcome, document["fields"]["language"])
+        fields = document["fields"]
+        runner.tidy(job_id, outcome, fields["language"])
+        if fields["webhook_url"] and webhooks is not None:
+            with SetWorkflowID(f"{job_id}-webhook"):  # of a name of its own, so that it is sent by one workflow
+                DBOS.enqueue_workflow(
+                    WEBHOOKS, notify, fields["webhook_url"], job_id, message_of(job_id, fields, outcome)
+                )
         return outcome
 
     DBOS.launch()
+    DBOS.register_queue(WEBHOOKS, worker_concurrency=8, polling_interval_sec=1.0)
     DBOS.register_queue(QUEUE, worker_concurrency=NUM_AHEAD, polling_interval_sec=POLL_SECONDS)
+
+
+def _webhooks(options: argparse.Namespace) -> Webhooks | None:
+    if options.webhook_secret is None:
+        return None
+    secret = options.webhook_secret.read_text().strip()
+    return Webhooks(Outbound(options.webhook_hosts, allows_private=options.allow_private_hosts), secret)
 
 
 def _reporter(descriptor: int) -> Report:
