@@ -215,7 +215,7 @@ def test_a_wrong_length_is_refused_and_a_near_one_told(client, folder):
     near.write_bytes(media.mp4_bytes(small_clip(num_frames=14, side=80)))
     refusal = r"lasts 3.20 s, and this model dubs clips of 1.04 s .* dub it as a film, `dubmill dub FILM --script`"
     with pytest.raises(UnreadableMediaError, match=refusal):
-        client.dub(long, to="es", text="uno", consent=CONSENT)
+        client.predict(long, to="es", text="uno", consent=CONSENT)
     notes = client.predict(near, to="es", text="uno", consent=CONSENT)["notes"]
     assert notes == [
         "the picture was scaled and cropped from 80x80 to 64x64",

@@ -184,21 +184,13 @@ class DubClient(_Requests):
         """The MP4 of a job that is done."""
         return self._run(self._result(job_id))
 
-    def predict(
-        self,
-        path: Path | str,
-        *,
-        to: str,
-        text: str,
-        consent: str,
-        seed: int = 0,
-        face: str = "",
-        speaker: str = "",
-    ) -> dict[str, Any]:
-        """A clip's dub by KServe's V1 protocol: video (base64), seconds, seed, model_version, machine_generated, notes."""
+    def predict(self, path: Path | str, *, to: str, text: str, consent: str, **more: Any) -> dict[str, Any]:
+        """Dubs a clip by KServe's V1 protocol; returns video (base64), seconds, seed, model_version, machine_generated, notes.
+
+        `more` are seed, face and speaker.
+        """
         video = base64.b64encode(_file_bytes(Path(path))).decode()
-        instance = {"video": video, "language": to, "text": text, "consent": consent, "seed": seed}
-        instance |= {"face": face, "speaker": speaker}
+        instance = {"video": video, "language": to, "text": text, "consent": consent, **more}
         body = {"instances": [instance]}
         return self._json("POST", f"/v1/models/{self.name}:predict", json=body)["predictions"][0]
 
