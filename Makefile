@@ -62,7 +62,7 @@ images:  ## build the container images (needs Docker)
 		-t dubmill/predictor:$(VERSION)-cuda .
 
 # they fetch media, and need packages that no extra has (see benchmarks/neural_speech.py)
-NOT_TIMED = benchmarks/neural_speech.py benchmarks/train_opening.py benchmarks/scorers.py
+NOT_TIMED = benchmarks/neural_speech.py benchmarks/train_opening.py benchmarks/scorers.py benchmarks/real_set.py benchmarks/real_line.py
 
 bench: $(STAMP)  ## run every benchmark, one after the other
 	@for file in $(filter-out $(NOT_TIMED),$(wildcard benchmarks/*.py)); do echo "== $$file" && $(BIN)/python $$file || exit 1; done
