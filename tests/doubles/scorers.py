@@ -23,6 +23,9 @@ class PlainScorers:
     def troubles(self, frames_FHWC, audio_N):
         return []
 
+    def prepare(self, frames_FHWC):
+        pass
+
     def words(self, audio_N):
         return [("es", "uno"), ("en", "three")] if np.any(audio_N) else []
 

@@ -26,6 +26,10 @@ class Scorers(Protocol):
         """Returns sentences on what cannot be measured in this clip although its model is there, and why."""
         ...
 
+    def prepare(self, frames_FHWC: np.ndarray) -> None:
+        """Say that these frames will be asked about: a scorer may begin with them beside the sound."""
+        ...
+
     def words(self, audio_N: np.ndarray) -> list[tuple[str, str]] | None:
         """Returns the recognised words in order as (BCP-47 language, word); None without a recogniser."""
         ...

@@ -39,6 +39,9 @@ class NanoScorers:
         """Returns an empty list: every puppet clip shows one face."""
         return []
 
+    def prepare(self, frames_FHWC: np.ndarray) -> None:
+        """Nothing to begin: the networks are small."""
+
     @torch.no_grad()
     def words(self, audio_N: np.ndarray) -> list[tuple[str, str]]:
         """Returns the recognised `(language, word)`s in time order; none for silence."""

@@ -11,7 +11,7 @@ from math import ceil
 
 from dubmill.config.params import Params
 from dubmill.plan.architecture import PARTS, Architecture
-from dubmill.plan.disk import READ_BY, WRITTEN_BY, disk_of
+from dubmill.plan.disk import READ_BY, WRITTEN_BY, caption_feature_bytes, disk_of, pair_latent_bytes
 from dubmill.plan.gpus import load_assumptions
 from dubmill.plan.memory import GpuSetup, memory_of, savings_in_params
 from dubmill.plan.work import GPU_STEPS, Work, clip_shapes, work_of
@@ -67,7 +67,7 @@ def host_needs(
             data=data,
             margin=(assumed.host_margin - 1) * (process + weights + data),
             input_disk=sum(disk[name] for name in READ_BY[step]),
-            output_disk=sum(disk[name] for name in WRITTEN_BY[step]),
+            output_disk=(1 + (step == "encode")) * sum(disk[name] for name in WRITTEN_BY[step]),  # shards, and one file
         )
     return needs
 
@@ -88,12 +88,13 @@ def _weight_bytes(work: Work, params: Params, architecture: Architecture, has_gp
 def _data_bytes(step: str, params: Params, architecture: Architecture, disk: dict[str, int]) -> float:
     clips = clip_shapes(params, architecture)
     pair = 2 * clips.half_pixels * PIXEL_BYTES
-    checkpoint = 3 * disk["adapter"]
+    checkpoint, latents = 3 * disk["adapter"], pair_latent_bytes(clips, architecture)
     return {
         "synthesize": params.synthesize.batch_size * clips.whole_pixels * PIXEL_BYTES,
         "inpaint": params.inpaint.batch_size * (clips.whole_pixels * PIXEL_BYTES + 2 * pair),
         "gate": SHARD_BYTES + pair,
-        "encode": params.encode.batch_size * pair + 3 * (disk["latents"] + disk["text features"]),
+        # shards are written as they come and merged row by row: the tensors of one batch, and their file, are held
+        "encode": params.encode.batch_size * (pair + 2 * (latents + 2 * caption_feature_bytes(architecture))),
         "train": 2 * checkpoint,  # its tensors, and the file that is written
         "dub": params.dub.batch_size * 2 * pair + disk["adapter"],
         "evaluate": pair,

@@ -6,7 +6,9 @@ that the params section `scorers` names, see `weights`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property
 from typing import TypeVar
 
 import numpy as np
@@ -30,8 +32,48 @@ SEARCH_SIDES = (320, 640)  # pixels of the picture in which faces are searched; 
 Part = TypeVar("Part")
 
 
+class Picture:
+    """What is seen in the frames (F, H, W, 3) of one clip, each measured when it is asked for and then kept."""
+
+    def __init__(
+        self,
+        frames_FHWC: np.ndarray,
+        detectors: Sequence[YuNet],
+        identity: IdentityScorer | None,
+        mouth: MouthScorer | None,
+    ) -> None:
+        self.frames_FHWC = frames_FHWC
+        self._detectors, self._identity, self._mouth = detectors, identity, mouth
+
+    @cached_property
+    def speaker(self) -> Speaker:
+        """The speaker's face; searched once more in a larger picture where none is found."""
+        speaker = find_speaker(self.frames_FHWC, self._detectors[0])
+        if speaker.trouble and max(self.frames_FHWC.shape[1:3], default=0) > SEARCH_SIDES[0]:
+            speaker = find_speaker(self.frames_FHWC, self._detectors[1])
+        return speaker
+
+    @cached_property
+    def identity_E(self) -> np.ndarray:
+        """See `RealScorers.identity`."""
+        assert self._identity is not None
+        return self._identity.embed(self.frames_FHWC, self.speaker.faces)
+
+    @cached_property
+    def mouth_F5(self) -> np.ndarray:
+        """See `RealScorers.mouth`."""
+        assert self._mouth is not None
+        return self._mouth.read(self.frames_FHWC, self.speaker.boxes_F4)
+
+    def measure(self) -> None:
+        """Measure all of it for which there is a model."""
+        for name, model in (("identity_E", self._identity), ("mouth_F5", self._mouth)):
+            if model is not None:
+                getattr(self, name)
+
+
 class RealScorers:
-    """Implements `Scorers`; holds the speaker of the last picture and the speech of the last sound that it was given."""
+    """Implements `Scorers`; holds what was seen in the last picture and the speech of the last sound that it was given."""
 
     def __init__(self, params: ScorersParams) -> None:
         """Open every model that is there; `missing` says of the others why they are not.
@@ -50,7 +92,9 @@ class RealScorers:
         self._opening = self._open("opening", params, lambda files: OpeningScorer(_only(files)))
         self._sync = self._open("sync", params, lambda files: SyncScorer(_only(files)))
         self._detectors = self._open_detectors()
-        self._speaker: tuple[np.ndarray, Speaker] | None = None
+        self._picture: Picture | None = None
+        self._seeing: Future[None] | None = None  # a picture is measured beside its sound, so that two cores have work
+        self._threads = ThreadPoolExecutor(1, thread_name_prefix="picture")
         self._speech: tuple[np.ndarray, list[tuple[int, int]]] | None = None
 
     def _open(self, question: str, params: ScorersParams, build: Callable[[Mapping[str, bytes]], Part]) -> Part | None:
@@ -86,13 +130,13 @@ class RealScorers:
         """(128,) unit vector of the speaker's face; zeros where none is followed, NaN without an encoder."""
         if "identity" in self.missing or self._identity is None:
             return np.full(IDENTITY_DIMENSIONS, np.nan, np.float32)
-        return self._identity.embed(frames_FHWC, self._find(frames_FHWC).faces)
+        return self._seen(frames_FHWC).identity_E
 
     def mouth(self, frames_FHWC: np.ndarray) -> np.ndarray:
         """(F, 5) opening and box of the speaker's mouth; NaN where it is not seen, or without landmarks."""
         if "mouth" in self.missing or self._mouth is None:
             return np.full((len(frames_FHWC), 5), np.nan, np.float32)
-        return self._mouth.read(frames_FHWC, self._find(frames_FHWC).boxes_F4)
+        return self._seen(frames_FHWC).mouth_F5
 
     def speech_opening(self, audio_N: np.ndarray, num_frames: int, frame_rate: float) -> np.ndarray:
         """(F,) opening of a mouth that would say the sound, by our own network: a proxy."""
@@ -104,26 +148,32 @@ class RealScorers:
         """(31,) by SyncNet; NaN without its weights or where the face is lost."""
         if "sync" in self.missing or self._sync is None:
             return np.full(2 * MAX_SHIFT + 1, np.nan)
-        return self._sync.distances(frames_FHWC, self._find(frames_FHWC).boxes_F4, audio_N, frame_rate)
+        return self._sync.distances(frames_FHWC, self._seen(frames_FHWC).speaker.boxes_F4, audio_N, frame_rate)
 
     def troubles(self, frames_FHWC: np.ndarray, audio_N: np.ndarray) -> list[str]:
         """Why something of this clip could not be measured, though its model is there: no face, several, no speech."""
         found = []
-        if self._detectors and self._find(frames_FHWC).trouble:
-            found.append(self._find(frames_FHWC).trouble)
+        if self._detectors and self._seen(frames_FHWC).speaker.trouble:
+            found.append(self._seen(frames_FHWC).speaker.trouble)
         if "words" not in self.missing:
             spoken_seconds = sum(stop - start for start, stop in self._spans(audio_N)) / SAMPLE_RATE_HZ
             if spoken_seconds < MIN_SECONDS:
                 found.append(f"speech is heard for {spoken_seconds:.1f} s, a voice needs {MIN_SECONDS} s")
         return found
 
-    def _find(self, frames_FHWC: np.ndarray) -> Speaker:
-        if self._speaker is None or self._speaker[0] is not frames_FHWC:
-            speaker = find_speaker(frames_FHWC, self._detectors[0])
-            if speaker.trouble and max(frames_FHWC.shape[1:3], default=0) > SEARCH_SIDES[0]:
-                speaker = find_speaker(frames_FHWC, self._detectors[1])
-            self._speaker = (frames_FHWC, speaker)
-        return self._speaker[1]
+    def prepare(self, frames_FHWC: np.ndarray) -> None:
+        """Begin to measure a picture in a thread of its own; the questions about it wait for that."""
+        self._seen(frames_FHWC)
+        if self._picture is not None and self._detectors:
+            self._seeing = self._threads.submit(self._picture.measure)
+
+    def _seen(self, frames_FHWC: np.ndarray) -> Picture:
+        if self._seeing is not None:
+            seeing, self._seeing = self._seeing, None
+            seeing.result()
+        if self._picture is None or self._picture.frames_FHWC is not frames_FHWC:
+            self._picture = Picture(frames_FHWC, self._detectors, self._identity, self._mouth)
+        return self._picture
 
     def _spans(self, audio_N: np.ndarray) -> list[tuple[int, int]]:
         if self._speech is None or self._speech[0] is not audio_N:

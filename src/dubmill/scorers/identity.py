@@ -9,7 +9,7 @@ import numpy as np
 from dubmill.errors import InvalidArtifactError
 from dubmill.faces import Face
 
-MAX_FACES = 6  # of a clip: more change the mean by less than a blink does
+MAX_FACES = 4  # of a clip: more change the mean by less than a blink does
 DIMENSIONS = 128
 
 

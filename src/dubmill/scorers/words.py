@@ -10,16 +10,18 @@ import numpy as np
 
 from dubmill.errors import InvalidArtifactError, UsageError
 from dubmill.metrics.scorers import SAMPLE_RATE_HZ
+from dubmill.text.languages import LANGUAGES
 from dubmill.text.spelling import words_of
 
 MAX_SECONDS = 28.0  # of speech at once: Whisper reads 30 s
 ENOUGH_SECONDS = 2.0  # a piece as long as this ends at the next pause: Whisper may stop there and lose the rest
 PAD_SECONDS = 5.0  # of silence behind it, at a quarter of what 30 s cost; with 2 s it says some sentences twice
 FULL_SECONDS = 30
-MIN_LANGUAGE = 0.8  # probability of the language, below which the full length is read too
+MIN_LANGUAGE = 0.8  # probability of the language, below which the text is searched for in two languages
 MIN_LOG_PROBABILITY, MAX_NO_SPEECH = -1.0, 0.6  # Whisper's own bounds of a text to be trusted
 MAX_COMPRESSION = 1.4  # a sentence has 0.8 to 1.1 by zlib, said twice 1.7; Whisper's own bound, 2.4, is for three times
 BEAMS = 5
+FAST_LOG_PROBABILITY = -0.25  # a text found without a beam that is less likely is searched for once more, with beams
 FILES = ("model.bin", "config.json", "tokenizer.json", "vocabulary.json")
 
 
@@ -33,23 +35,18 @@ def speech_spans(audio_N: np.ndarray) -> list[tuple[int, int]]:
 
 @dataclass(frozen=True)
 class Reading:
-    """A text with Whisper's own doubts: how likely its language, mean log probability of a token, probability that nobody
-    speaks, and how well it compresses."""
+    """A text with Whisper's own doubts: mean log probability of a token, probability that nobody speaks, and how well it
+    compresses."""
 
     text: str
-    language_probability: float
     log_probability: float
     no_speech: float
     compression: float
 
     @property
     def is_sure(self) -> bool:
-        """Whether it is likely, of a language that is, and does not repeat itself."""
-        return (
-            self.language_probability >= MIN_LANGUAGE
-            and self.log_probability >= MIN_LOG_PROBABILITY
-            and self.compression <= MAX_COMPRESSION
-        )
+        """Whether it is likely and does not repeat itself."""
+        return self.log_probability >= MIN_LOG_PROBABILITY and self.compression <= MAX_COMPRESSION
 
     @property
     def is_speech(self) -> bool:
@@ -96,26 +93,48 @@ class WordScorer:
         return [(language, word) for word in words_of(best.text, language)] if best.is_speech else []
 
     def _attempt(self, speech_N: np.ndarray, num_samples: int) -> tuple[str, Reading]:
-        from faster_whisper.tokenizer import Tokenizer
-        from faster_whisper.transcribe import get_compression_ratio
-
+        """(language, reading) of speech with silence behind it; of two languages, the one whose text is more likely."""
         whisper: Any = self._whisper
         padded_N = np.pad(speech_N, (0, max(0, num_samples - len(speech_N))))
         num_frames = 2 * (len(padded_N) // whisper.feature_extractor.hop_length // 2)  # its encoder halves them
         encoded = whisper.encode(whisper.feature_extractor(padded_N)[:, :num_frames])
         is_multilingual = whisper.model.is_multilingual
-        [[(tag, likelihood), *_]] = whisper.model.detect_language(encoded) if is_multilingual else [[("en", 1.0)]]
-        language = tag.strip("<|>")
-        tokenizer = Tokenizer(whisper.hf_tokenizer, is_multilingual, task="transcribe", language=language)
+        [chances] = whisper.model.detect_language(encoded) if is_multilingual else [[("<|en|>", 1.0)]]
+        languages = _candidates([(tag.strip("<|>"), chance) for tag, chance in chances])
+        readings = [(language, self._search(encoded, language)) for language in languages]
+        return max(readings, key=lambda pair: pair[1].log_probability)
+
+    def _search(self, encoded: Any, language: str) -> Reading:
+        """The text in one language: the likeliest next words, and beams only where that text is not likely."""
+        reading = self._decode(encoded, language, num_beams=1)
+        if reading.log_probability >= FAST_LOG_PROBABILITY and reading.compression <= MAX_COMPRESSION:
+            return reading
+        return self._decode(encoded, language, num_beams=BEAMS)
+
+    def _decode(self, encoded: Any, language: str, *, num_beams: int) -> Reading:
+        from faster_whisper.tokenizer import Tokenizer
+        from faster_whisper.transcribe import get_compression_ratio
+
+        whisper: Any = self._whisper
+        tokenizer = Tokenizer(whisper.hf_tokenizer, whisper.model.is_multilingual, task="transcribe", language=language)
         prompt = whisper.get_prompt(tokenizer, [], without_timestamps=True)
         [best] = whisper.model.generate(
-            encoded, [prompt], beam_size=BEAMS, max_length=whisper.max_length // 2,
+            encoded, [prompt], beam_size=num_beams, max_length=whisper.max_length // 2,
             return_scores=True, return_no_speech_prob=True,
         )  # fmt: skip
         text = tokenizer.decode(best.sequences_ids[0])
-        return language, Reading(
-            text, likelihood, best.scores[0], best.no_speech_prob, get_compression_ratio(text or " ")
-        )
+        return Reading(text, best.scores[0], best.no_speech_prob, get_compression_ratio(text or " "))
+
+
+def _candidates(chances: list[tuple[str, float]]) -> list[str]:
+    """The languages in which to read speech: the likeliest where it is sure, else the two likeliest that dubmill knows.
+
+    Whisper takes a short sentence with an accent for Hebrew, Latin or Finnish.
+    """
+    if chances[0][1] >= MIN_LANGUAGE:
+        return [chances[0][0]]
+    known = [language for language, _ in chances if language in LANGUAGES]
+    return known[:2] or [chances[0][0]]
 
 
 def _pieces(audio_N: np.ndarray) -> Iterator[np.ndarray]:
