@@ -62,6 +62,9 @@ class ToneScorers:
 
     missing = {}
 
+    def prepare(self, frames_FHWC):
+        pass
+
     def troubles(self, frames_FHWC, audio_N):
         return []
 

@@ -47,6 +47,9 @@ class LookupScorers:
 
     missing = {}
 
+    def prepare(self, frames_FHWC):
+        pass
+
     def troubles(self, frames_FHWC, audio_N):
         return []
 
