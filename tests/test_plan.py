@@ -365,7 +365,9 @@ def test_a_gpu_task_needs_cpu_memory_for_the_largest_part_that_it_reads():
 
 def test_encode_holds_a_batch_however_many_pairs_there_are_and_its_shards_beside_the_one_file():
     request = request_for()
-    many = request.params.model_copy(update={"prompts": request.params.prompts.model_copy(update={"num_train": 50_000})})
+    many = request.params.model_copy(
+        update={"prompts": request.params.prompts.model_copy(update={"num_train": 50_000})}
+    )
     few, more = (host_needs(params, request.architecture)["encode"] for params in (request.params, many))
     assert more.memory == few.memory < 40e9
     disk = disk_of(many, request.architecture)
