@@ -1,4 +1,4 @@
-"""Makes, trains, measures and serves a dubbing model, and dubs videos with it."""
+"""Trains, measures and serves dubbing models, and dubs videos with them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ app.add_typer(step.app, name="step")
 app.add_typer(adapter.app, name="adapter")
 app.add_typer(consent.app, name="consent")
 
-ParamsFile = Annotated[Path, typer.Option("--params", help="values of every section")]
+ParamsFile = Annotated[Path, typer.Option("--params", help="YAML file with the values of every section")]
 Overlays = Annotated[
     list[Path], typer.Option("--overlay", help="preset name, or YAML file with the values that differ; may be repeated")
 ]

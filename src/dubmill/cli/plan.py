@@ -24,13 +24,13 @@ def plan(
     ] = 0.0,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
     check: Annotated[bool, typer.Option("--check", help="compare the counts with the modules (needs torch)")] = False,
-    params: Annotated[Path, typer.Option("--params", help="values of every section")] = Path("params.yaml"),
+    params: Annotated[Path, typer.Option("--params", help="YAML file with the values of every section")] = Path("params.yaml"),
     overlay: Annotated[
         list[Path],
         typer.Option("--overlay", help="preset name, or YAML file with the values that differ; may be repeated"),
     ] = [],  # noqa: B006 (typer reads it, nothing changes it)
 ) -> None:
-    """Predicts memory, time, disk and cost of a run; refuses what cannot fit a GPU and says what would."""
+    """Predict memory, time, disk and cost of a run; if it cannot fit the GPU, say which change would make it fit."""
     from rich.console import Console
 
     from dubmill.config.params import load
@@ -76,7 +76,7 @@ def _check_parameters(architecture: Architecture) -> None:
 
 
 def presets() -> None:
-    """Lists the presets with a description and the backbone of each."""
+    """List the presets with a description and the backbone of each."""
     from rich.console import Console
     from rich.table import Table
 

@@ -70,7 +70,7 @@ STEPS = (
         more_sections=("scorers",),
     ),
     Step("encode", "Encode the accepted pairs as latents and text features.", ("backbone", "pairs")),
-    Step("train", "Train one LoRA adapter; a killed run goes on from its last checkpoint.", ("backbone", "latents")),
+    Step("train", "Train one LoRA adapter; a killed run continues from its last checkpoint.", ("backbone", "latents")),
     Step("dub", "Dub the held-out clips by every method.", ("backbone", "adapter", "pairs"), has_shards=True),
     Step(
         "evaluate",
@@ -90,7 +90,7 @@ STEPS = (
 
 COMMON_OPTIONS = {
     "out": (Annotated[Path, typer.Option(help="folder for the result")], inspect.Parameter.empty),
-    "params": (Annotated[Path, typer.Option(help="values of every section")], Path("params.yaml")),
+    "params": (Annotated[Path, typer.Option(help="YAML file with the values of every section")], Path("params.yaml")),
     "overlay": (
         Annotated[
             list[Path], typer.Option(help="preset name, or YAML file with the values that differ; may be repeated")

@@ -28,7 +28,7 @@ def _arguments() -> argparse.Namespace:
     pretrain.add_argument("--seconds", type=float, default=math.inf, help="stop at a checkpoint after this time")
     pretrain.add_argument("--threads", type=int, default=2)
     pretrain.add_argument("--compile", action="store_true", help="base: compile its blocks; needs a C++ compiler")
-    pretrain.add_argument("--continued", action="store_true", help="video_vae: go on from the shipped weights")
+    pretrain.add_argument("--continued", action="store_true", help="video_vae: start from the shipped weights")
     ship = commands.add_parser("ship", help="gather the trained parts into the package's weights")
     ship.add_argument("run", type=Path, help="the --out of pretrain")
     return parser.parse_args()

@@ -48,7 +48,7 @@ SECOND_PASS = 2**52  # added to the seed of a clip's first pass
 def inpaint(
     backbone: Backbone, clips: ClipSet, params: InpaintParams, out: Path, *, shard_slice: ShardSlice = ALL_SHARDS
 ) -> PairSet | Draft[PairSet]:
-    """Make two pairs of each switch clip, a shard per batch; a rerun goes on after the last whole shard.
+    """Make two pairs of each switch clip, a shard per batch; a rerun continues after the last whole shard.
 
     A task with a part of the shards leaves them in the draft, unsealed; a later call without `shard_slice` seals it. `info` and
     a file beside each shard name the clips that make no pair, with the reason.
