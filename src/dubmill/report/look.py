@@ -89,14 +89,14 @@ def figures(artifact: Artifact) -> dict[str, float]:
     return numbers | dict(_numbers(json.loads(artifact.file(METRICS_FILE).read_bytes())))
 
 
-def log(artifact: Artifact, wire: TaskOutput, metrics: MetricsOutput, look: TaskOutput) -> None:
+def log(artifact: Artifact, output: TaskOutput, metrics: MetricsOutput, summary: TaskOutput) -> None:
     """Shows `artifact` in a pipeline's interface: its numbers, its page, and its digest as metadata."""
-    wire.metadata.update(kind=artifact.manifest.kind, digest=artifact.digest, step=artifact.lineage.step)
+    output.metadata.update(kind=artifact.manifest.kind, digest=artifact.digest, step=artifact.lineage.step)
     shown = figures(artifact)
     for name, value in shown.items():
         metrics.log_metric(name, value)
     Path(metrics.path).write_text(json.dumps(shown))  # KFP's cache misses where the file of an output is missing
-    Path(look.path).write_text(markdown(artifact))
+    Path(summary.path).write_text(markdown(artifact))
 
 
 def write_page(artifact: Artifact, out: Path | str) -> None:
@@ -173,12 +173,12 @@ def _table(head: Sequence[str], rows: Any) -> str:
     return "\n".join(lines)
 
 
-def log_version(registered: Path, wire: TaskOutput, look: TaskOutput) -> None:
+def log_version(registered: Path, output: TaskOutput, summary: TaskOutput) -> None:
     """Shows the model version in `registered`: model_version.json, or the folder that contains it."""
     path = registered / "model_version.json" if registered.is_dir() else registered
     version = json.loads(path.read_bytes())
-    wire.metadata.update({name: str(value) for name, value in version.items()})
-    Path(look.path).write_text("# Model version\n\n" + _table(("", ""), _leaves(version)) + "\n")
+    output.metadata.update({name: str(value) for name, value in version.items()})
+    Path(summary.path).write_text("# Model version\n\n" + _table(("", ""), _leaves(version)) + "\n")
 
 
 def params_markdown(params: Params) -> str:
