@@ -24,7 +24,9 @@ def plan(
     ] = 0.0,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
     check: Annotated[bool, typer.Option("--check", help="compare the counts with the modules (needs torch)")] = False,
-    params: Annotated[Path, typer.Option("--params", help="YAML file with the values of every section")] = Path("params.yaml"),
+    params: Annotated[Path, typer.Option("--params", help="YAML file with the values of every section")] = Path(
+        "params.yaml"
+    ),
     overlay: Annotated[
         list[Path],
         typer.Option("--overlay", help="preset name, or YAML file with the values that differ; may be repeated"),
