@@ -1,6 +1,6 @@
 """The measuring models for real faces and speech, as one object that answers `dubmill.metrics.scorers.Scorers`.
 
-A model that is not there leaves its question unanswered and says why; the others go on. Each is opened from the weights
+If a model is missing, its figures are not measured and the reason is stated; the others are measured. Each is opened from the weights
 that the params section `scorers` names, see `weights`.
 """
 
@@ -33,7 +33,7 @@ Part = TypeVar("Part")
 
 
 class Picture:
-    """What is seen in the frames (F, H, W, 3) of one clip, each measured when it is asked for and then kept."""
+    """Measurements of the frames (F, H, W, 3) of one clip, each made on first use and cached."""
 
     def __init__(
         self,
@@ -76,7 +76,7 @@ class RealScorers:
     """Implements `Scorers`; holds what was seen in the last picture and the speech of the last sound that it was given."""
 
     def __init__(self, params: ScorersParams) -> None:
-        """Open every model that is there; `missing` says of the others why they are not.
+        """Open every available model; `missing` has the reason for each of the others.
 
         Raises:
             ChangedArtifactError: weights have another sha256 than params say.
@@ -98,7 +98,7 @@ class RealScorers:
         self._speech: tuple[np.ndarray, list[tuple[int, int]]] | None = None
 
     def _open(self, question: str, params: ScorersParams, build: Callable[[Mapping[str, bytes]], Part]) -> Part | None:
-        """The model behind one question, or none and the reason in `missing`."""
+        """Returns the model of one measurement; None, with the reason in `missing`, if it is not available."""
         model: ScorerParams = getattr(params, question)
         try:
             if not model.files:
@@ -117,7 +117,7 @@ class RealScorers:
             return []
 
     def words(self, audio_N: np.ndarray) -> list[tuple[str, str]] | None:
-        """The words heard; none are known without a recogniser."""
+        """Returns the recognised words; None without a recogniser."""
         return self._words.hear(audio_N) if self._words else None
 
     def voice(self, audio_N: np.ndarray) -> np.ndarray:
@@ -162,7 +162,7 @@ class RealScorers:
         return found
 
     def prepare(self, frames_FHWC: np.ndarray) -> None:
-        """Begin to measure a picture in a thread of its own; the questions about it wait for that."""
+        """Begin to measure a picture in another thread; methods that need the result wait for it."""
         self._seen(frames_FHWC)
         if self._picture is not None and self._detectors:
             self._seeing = self._threads.submit(self._picture.measure)

@@ -1,4 +1,4 @@
-"""Whose face it is: the mean embedding of aligned faces by SFace (OpenCV Zoo)."""
+"""Face identity: the mean embedding of aligned faces by SFace (OpenCV Zoo)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far the mouth is open and where it is, from MediaPipe's 468 landmarks of a face (TFLite, run by OpenCV)."""
+"""Measures the mouth's opening and box from MediaPipe's 468 face landmarks (TFLite, run by OpenCV)."""
 
 from __future__ import annotations
 

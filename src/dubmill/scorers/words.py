@@ -35,7 +35,7 @@ def speech_spans(audio_N: np.ndarray) -> list[tuple[int, int]]:
 
 @dataclass(frozen=True)
 class Reading:
-    """A text with Whisper's own doubts: mean log probability of a token, probability that nobody speaks, and how well it
+    """A text with Whisper's confidence figures: mean log probability of a token, probability that nobody speaks, and how well it
     compresses."""
 
     text: str
