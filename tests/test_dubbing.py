@@ -356,10 +356,10 @@ def test_a_films_title_stays_its_language_is_tagged_and_what_is_left_out_is_name
     words = ["--to", "es", "--script", "in.vtt", "--out", "out.mp4", "--consent", CONSENT, "--track", "2"]
     assert run(monkeypatch, tmp_path, "in.mkv", *words, *options(folders)) == 0
     notes = capsys.readouterr().err
-    assert "sound track 2 (fra) is dubbed; left out: 1 (eng)" in notes
-    assert "not carried over: 1 subtitle track" in notes
+    assert "sound track 1 (eng) follows the dub's, coded as aac" in notes
     info = media.probe("out.mp4")
-    assert [track.language for track in info.tracks] == ["spa"]
+    assert [(track.language, track.is_default) for track in info.tracks] == [("spa", True), ("eng", False)]
+    assert [(stream.kind, stream.codec) for stream in info.others] == [("Subtitle", "mov_text")]
     assert media.metadata("out.mp4")["title"] == "A film"
     sound_N = media.read("out.mp4", frame_rate=None, sample_rate_hz=16000).mono_N[3 * 16000 :]
     assert np.argmax(np.abs(np.fft.rfft(sound_N))) == pytest.approx(800 * len(sound_N) / 16000, abs=3)

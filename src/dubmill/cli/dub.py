@@ -70,7 +70,7 @@ class DubOptions:
 
 def dub(
     video: Annotated[Path, typer.Argument(help="the video file to dub")],
-    out: Annotated[Path, typer.Option(help="the video file to write: .mp4, .m4v, .mov, .mkv, .webm or .ts")],
+    out: Annotated[Path, typer.Option(help="the video file to write: .mp4, .m4v, .mov, .mkv or .webm")],
     to: Annotated[str, typer.Option(help="language to dub into, a BCP-47 tag")] = "",
     text: Annotated[str, typer.Option(help="the words to say; in a film they are distributed over its speech")] = "",
     script: Annotated[

@@ -96,11 +96,11 @@ def read_clip(
         limits=limits,
         track=track,
     )
-    notes = (*_conversion_notes(info, size), *_length_notes(clip, size), *left_out_notes(info))
+    notes = (*_conversion_notes(info, size), *_length_notes(clip, size), *_left_out_notes(info))
     return clip.lasting(size.num_frames), notes
 
 
-def left_out_notes(info: media.MediaInfo) -> list[str]:
+def _left_out_notes(info: media.MediaInfo) -> list[str]:
     """A sentence for each part of the source that its dub does not have."""
     notes = []
     if len(info.tracks) > 1:

@@ -14,7 +14,7 @@ from dubmill.artifacts.files import hash_file, sha256_of
 from dubmill.artifacts.rows import Line
 from dubmill.artifacts.store import Release
 from dubmill.dubbing.clip_dubber import ClipDubber
-from dubmill.dubbing.clip_size import TONE_MAP_NOTE, left_out_notes, read_clip, release_info
+from dubmill.dubbing.clip_size import TONE_MAP_NOTE, read_clip, release_info
 from dubmill.dubbing.consent import Consent, ConsentLedger, DubRecord
 from dubmill.dubbing.longform import Chunk, Film, FilmJob, dub_film
 from dubmill.dubbing.model_source import ModelSource
@@ -305,7 +305,7 @@ def _film_notes(film: Film, chunks: Sequence[Chunk], picture: str) -> tuple[str,
         notes.append(f"{info.channels} channels of sound were mixed down to {film.channels}")
     if info.hdr:
         notes.append(TONE_MAP_NOTE.format(hdr=info.hdr))
-    return (*notes, *left_out_notes(info))
+    return tuple(notes)
 
 
 def carried_metadata(path: Path) -> dict[str, str]:

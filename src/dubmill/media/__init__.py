@@ -5,8 +5,8 @@ What FFmpeg must seek in lives in anonymous memory, so a killed process leaves n
 `write_sound` write to disk.
 """
 
-from dubmill.media.coding import CONTAINERS as OUTPUT_CONTAINERS
-from dubmill.media.coding import Coding, check_quality, coding_like
+from dubmill.media.carrying import CarriedStreams, carried_streams
+from dubmill.media.coding import OUTPUT_CONTAINERS, Coding, check_quality, coding_like
 from dubmill.media.filming import write_film
 from dubmill.media.header import PictureFormat, SoundTrack
 from dubmill.media.installation import executable
@@ -27,8 +27,8 @@ from dubmill.media.reading import (
 from dubmill.media.writing import METADATA_KEYS, lossless_bytes, mp4_bytes, wav_bytes, write_sound
 
 __all__ = [
-    "BT709", "CONTAINERS", "METADATA_KEYS", "OUTPUT_CONTAINERS", "SILENCE", "SILENCE_LUFS", "Coding", "Colour", "Layout",
-    "Limits", "MediaInfo", "PictureFormat", "SoundTrack", "Source", "check_quality", "coding_like", "converted_frames",
+    "BT709", "CONTAINERS", "METADATA_KEYS", "OUTPUT_CONTAINERS", "SILENCE", "SILENCE_LUFS", "CarriedStreams", "Coding", "Colour", "Layout",
+    "Limits", "MediaInfo", "PictureFormat", "SoundTrack", "Source", "carried_streams", "check_quality", "coding_like", "converted_frames",
     "executable", "film_frames", "frames", "loudness", "lossless_bytes", "metadata", "mp4_bytes", "name_of", "probe",
     "read", "sound", "stored_frames", "wav_bytes", "write_film", "write_sound",
 ]  # fmt: skip

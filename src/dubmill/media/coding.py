@@ -18,7 +18,7 @@ _MIN_BITS_PER_PIXEL = 0.1  # below, the source's bit rate is no bound
 
 
 @dataclass(frozen=True)
-class Container:
+class OutputContainer:
     """What a container may hold, by FFmpeg's codec names; the first is written where the source's own is not among them."""
 
     muxer: str
@@ -27,21 +27,24 @@ class Container:
     copied_sound: tuple[str, ...]
     subtitles: str  # codec to which text subtitles are converted; empty: none
 
+    def encoder(self, codec: str) -> str:
+        """FFmpeg's encoder of a sound codec."""
+        return {"opus": "libopus"}.get(codec, codec)
+
 
 _PCM = ("pcm_s16le", "pcm_s24le")
-CONTAINERS: dict[str, Container] = {
-    ".mp4": Container("mp4", ("h264", "hevc", "av1", "mpeg4"), ("aac",), ("aac", "ac3", "eac3", "mp3", "opus", "alac", "flac"), "mov_text"),
-    ".m4v": Container("mp4", ("h264", "hevc"), ("aac",), ("aac", "ac3", "alac"), "mov_text"),
-    ".mov": Container("mov", ("h264", "hevc", "prores", "mpeg4"), ("aac", *_PCM), ("aac", "ac3", "alac", *_PCM), "mov_text"),
-    ".mkv": Container(
+OUTPUT_CONTAINERS: dict[str, OutputContainer] = {
+    ".mp4": OutputContainer("mp4", ("h264", "hevc", "av1", "mpeg4"), ("aac",), ("aac", "ac3", "eac3", "mp3", "opus", "alac", "flac"), "mov_text"),
+    ".m4v": OutputContainer("mp4", ("h264", "hevc"), ("aac",), ("aac", "ac3", "alac"), "mov_text"),
+    ".mov": OutputContainer("mov", ("h264", "hevc", "prores", "mpeg4"), ("aac", *_PCM), ("aac", "ac3", "alac", *_PCM), "mov_text"),
+    ".mkv": OutputContainer(
         "matroska",
         ("h264", "hevc", "vp9", "av1", "prores", "ffv1", "mpeg2video", "mpeg4"),
         ("aac", "flac", "opus", "ac3", *_PCM),
         ("aac", "ac3", "eac3", "mp3", "mp2", "opus", "vorbis", "flac", "alac", "dts", "truehd", *_PCM),
         "copy",
     ),
-    ".webm": Container("webm", ("vp9", "av1"), ("opus",), ("opus", "vorbis"), "webvtt"),
-    ".ts": Container("mpegts", ("h264", "hevc", "mpeg2video"), ("aac", "ac3"), ("aac", "ac3", "mp2", "mp3"), ""),
+    ".webm": OutputContainer("webm", ("vp9", "av1"), ("opus",), ("opus", "vorbis"), "webvtt"),
 }  # fmt: skip
 
 _FORMATS = {  # what each encoder takes, best match first for what it does not take
@@ -70,7 +73,7 @@ class Coding:
         notes: a sentence for each difference from the source.
     """
 
-    container: Container
+    container: OutputContainer
     codec: str
     layout: Layout
     options: Mapping[str, Any]
@@ -99,7 +102,7 @@ def coding_like(info: MediaInfo, suffix: str, *, quality: int | None = None, ton
 
     Without `quality` (a CRF) the bit rate stays below 1.5 times the source's.
     """
-    container, source = CONTAINERS[suffix.lower()], info.picture
+    container, source = OUTPUT_CONTAINERS[suffix.lower()], info.picture
     notes: list[str] = []
     codec = source.codec if source.codec in container.video else container.video[0]
     if codec != source.codec:
@@ -118,10 +121,10 @@ def coding_like(info: MediaInfo, suffix: str, *, quality: int | None = None, ton
     return replace(coding, options=options, notes=tuple(notes))
 
 
-def sound_options(container: Container, source_codec: str, sample_rate_hz: int, channels: int) -> dict[str, Any]:
+def sound_options(container: OutputContainer, source_codec: str, sample_rate_hz: int, channels: int) -> dict[str, Any]:
     """FFmpeg's options for the dubbed sound: lossless where the source was lossless, else in its codec."""
     codec = source_codec if source_codec in container.sound else container.sound[0]
-    encoder = {"opus": "libopus"}.get(codec, codec)
+    encoder = container.encoder(codec)
     if codec in _PCM or codec == "flac":
         return {"acodec": encoder}
     rate_hz = min(sample_rate_hz, 48_000)
@@ -130,7 +133,7 @@ def sound_options(container: Container, source_codec: str, sample_rate_hz: int, 
 
 def _pixel_format(codec: str, source: str) -> str:
     """The format nearest to the source's that the encoder takes: the same sampling first, then the same depth."""
-    wanted, known = Layout(nearest_format(source.replace("yuvj", "yuv")), 2, 2), _FORMATS[codec]
+    wanted, known = Layout(nearest_format(source), 2, 2), _FORMATS[codec]
     if wanted.pixel_format in known:
         return wanted.pixel_format
     layouts = [Layout(name, 2, 2) for name in known]
@@ -156,7 +159,7 @@ def _video_options(codec: str, info: MediaInfo, quality: int | None) -> dict[str
     return encoders[codec]
 
 
-def _container_options(container: Container, codec: str) -> dict[str, Any]:
+def _container_options(container: OutputContainer, codec: str) -> dict[str, Any]:
     options: dict[str, Any] = {"format": container.muxer}
     if container.muxer in ("mp4", "mov"):
         options["movflags"] = "+faststart"

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from dubmill.errors import UsageError
+from dubmill.media.carrying import CarriedStreams
 from dubmill.media.coding import Coding, sound_options
 from dubmill.media.layout import Colour, Layout
-from dubmill.media.process import BITEXACT
+from dubmill.media.process import BITEXACT, CONTAINERS
 from dubmill.media.writing import feed, metadata_options
 
 
@@ -31,10 +32,12 @@ def write_film(
     channels: int,
     metadata: Mapping[str, str],
     language: str = "",
+    source: Path | None = None,
+    carried: CarriedStreams | None = None,
 ) -> None:
     """Write a film from flat frames in `coding.layout` that come one by one, and the sound in `wav`.
 
-    `language` is an ISO 639-2 tag for the sound.
+    `language` is an ISO 639-2 tag for the sound. Streams in `carried`, and chapters, are taken from `source`.
 
     Raises:
         UsageError: no frames, or a metadata key that is not carried.
@@ -47,8 +50,12 @@ def write_film(
     options = {**coding.options, **sound_options(coding.container, sound_codec, sample_rate_hz, channels)}
     options |= metadata_options(metadata, language)
     exact = {"threads": 1, "fflags": BITEXACT, "flags:v": BITEXACT, "flags:a": BITEXACT, "map_metadata": -1}
-    sound = ffmpeg.input(f"file:{wav.absolute()}")
-    graph = ffmpeg.output(picture, sound, f"file:{path.absolute()}", **options, **exact).overwrite_output()
+    streams = [picture, ffmpeg.input(f"file:{wav.absolute()}")["a:0"]]
+    if source is not None and carried is not None:
+        original = ffmpeg.input(f"file:{source.absolute()}", format_whitelist=CONTAINERS)
+        streams += carried.streams(original)
+        options |= carried.options(coding.container.muxer)
+    graph = ffmpeg.output(*streams, f"file:{path.absolute()}", **options, **exact).overwrite_output()
     feed(graph, _padded(frames, coding), fds=[])
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-_PLANAR = re.compile(r"yuvj?(420|422|444)p(?:(10|12)le)?")
+_PLANAR = re.compile(r"yuv(420|422|444)p(?:(10|12)le)?")
 _NEAREST = {"nv12": "yuv420p", "nv16": "yuv422p", "p010le": "yuv420p10le", "p210le": "yuv422p10le", "gray": "yuv420p"}
 
 
@@ -107,14 +107,9 @@ class Layout:
 
 
 def nearest_format(pixel_format: str) -> str:
-    """The planar YUV format that holds `pixel_format`, itself where it is one."""
-    if _PLANAR.fullmatch(pixel_format):
-        return pixel_format
-    return _NEAREST.get(pixel_format.replace("yuva", "yuv"), _without_alpha(pixel_format))
-
-
-def _without_alpha(pixel_format: str) -> str:
-    plain = pixel_format.replace("yuva", "yuv")
+    """The planar YUV format that holds `pixel_format` without alpha; itself where it is one, whatever its range."""
+    plain = pixel_format.replace("yuvj", "yuv").replace("yuva", "yuv")
     if _PLANAR.fullmatch(plain):
         return plain
-    return "yuv444p10le" if re.search(r"(10|12|14|16|48|64)", pixel_format) else "yuv444p"
+    has_depth = re.search(r"(10|12|14|16|48|64)", plain)
+    return _NEAREST.get(plain, "yuv444p10le" if has_depth else "yuv444p")

@@ -22,6 +22,9 @@ Source = Path | str | bytes
 # Real containers only: playlists, concat scripts and image patterns could make FFmpeg read other files of the machine.
 CONTAINERS = "mov,matroska,webm,avi,mpegts,mpeg,ogg,flv,asf,nut,wav,mp3,aac,flac"
 BITEXACT = "+bitexact"
+FAST_SCALING = (
+    "bicubic+full_chroma_int+full_chroma_inp+bitexact"  # of whole films: up to 1 of 255 off, five times as fast
+)
 SCALING = "bicubic+accurate_rnd+full_chroma_int+full_chroma_inp+bitexact"
 STALL_SECONDS = 600.0  # without any output
 _TRUNCATED = ("partial file", "File ended prematurely")  # messages after which FFmpeg exits with success

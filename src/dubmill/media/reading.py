@@ -20,6 +20,7 @@ from dubmill.media.layout import Colour, Layout
 from dubmill.media.probing import Limits, MediaInfo, check_decoded_size, probe
 from dubmill.media.process import (
     CONTAINERS,
+    FAST_SCALING,
     SCALING,
     Source,
     anonymous_file,
@@ -117,7 +118,7 @@ def stored_frames(
     height, width = info.picture.height, info.picture.width
     with seekable(source) as (place, fds):
         picture = _source_picture(place, info, frame_rate, tone_map, name_of(source))
-        picture = picture.filter("scale", flags=SCALING, **_input_matrix(info))
+        picture = picture.filter("scale", flags=FAST_SCALING, **_input_matrix(info))
         for data in _blocks(_with_clock(_raw(picture), place, info), height * width * 3, name=name_of(source), fds=fds):
             yield np.frombuffer(data, dtype=np.uint8).reshape(height, width, 3)
 
@@ -150,7 +151,7 @@ def converted_frames(path: Path, layout: Layout, colour: Colour) -> Iterator[np.
 
     with seekable(path) as (place, fds):
         picture = ffmpeg.input(place, format_whitelist=CONTAINERS)["V:0"].filter(
-            "scale", w=layout.width, h=layout.height, flags=SCALING, **colour.conversion
+            "scale", w=layout.width, h=layout.height, flags=FAST_SCALING, **colour.conversion
         )
         raw = _planar(picture, layout, colour).global_args("-xerror")
         for data in _blocks(raw, layout.num_bytes, name=name_of(path), fds=fds):

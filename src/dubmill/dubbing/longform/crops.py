@@ -20,7 +20,7 @@ from dubmill.dubbing.longform.film import Film
 from dubmill.faces import BlendMask
 from dubmill.media.clips import Clip
 
-FACE_SHARE = 0.4, 0.6  # of the crop's height and width that the face's way through the shot takes
+FACE_SHARE = 0.5, 0.6  # of the crop's height and width that the face's way through the shot takes
 MAX_ENLARGEMENT = 2.0  # of the film's pixels by the crop; a smaller crop holds no more to see
 _MIN_ZOOM = 0.85  # a crop larger than this share of the largest one is made the largest
 
@@ -103,9 +103,9 @@ def resized(frame_HWC: np.ndarray, size: ClipSize) -> np.ndarray:
     import torch
     from torch.nn.functional import interpolate
 
-    frame_1CHW = torch.from_numpy(np.ascontiguousarray(frame_HWC)).permute(2, 0, 1)[None].float()
+    frame_1CHW = torch.from_numpy(np.ascontiguousarray(frame_HWC)).permute(2, 0, 1)[None]
     scaled = interpolate(frame_1CHW, (size.height, size.width), mode="bicubic", antialias=True, align_corners=False)
-    return scaled[0].permute(1, 2, 0).round().clamp(0, 255).byte().numpy()
+    return scaled[0].permute(1, 2, 0).contiguous().numpy()
 
 
 def _largest(film: Film) -> tuple[int, int]:

@@ -90,9 +90,11 @@ class Film:
         return media.stored_frames(self.path, self.info, frame_rate=self.size.frame_rate, tone_map=self.tone_map)
 
     def source_sound(self) -> Iterator[np.ndarray]:
-        """Its sound in blocks (N, C) at its own sample rate, exactly as long as its picture."""
+        """Its sound in blocks (N, C) at its own sample rate, as long as the longer of picture and sound."""
         rate = self.info.sample_rate_hz
-        remaining = round(self.info.num_frames / self.info.frame_rate * rate)
+        remaining = max(
+            round(self.info.num_frames / self.info.frame_rate * rate), round(self.info.sound_seconds * rate)
+        )
         blocks = self._sound(rate, self.channels)
         for block in chain(blocks, repeat(np.zeros((rate, self.channels), np.float32))):
             yield block[:remaining]

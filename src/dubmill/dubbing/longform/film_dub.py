@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from dubmill.dubbing.longform import join
 from dubmill.dubbing.longform.chunk_dubs import ChunkDub, FilmJob, check_lines, chunk_crops, chunk_masks, dub_chunks
 from dubmill.dubbing.longform.chunks import Chunk, cues_over_speech, plan_chunks
 from dubmill.dubbing.longform.film import Film
+from dubmill.errors import DubmillError
 from dubmill.faces import timed_sentences
 from dubmill.text.languages import ISO_639_2
 from dubmill.text.subtitles import Cue
@@ -60,15 +62,19 @@ def dub_film(
     masks = chunk_masks(film, chunks, job)
     crops = chunk_crops(film, chunks, masks, analysis.shots, job.picture)
     coding = media.coding_like(film.info, out.suffix, quality=quality, tone_map=film.tone_map)
+    carried = media.carried_streams(film.info, coding.container)
     progress(_ANALYZED)
     work = out.with_name(f".{out.name}.chunks")
     work.mkdir(parents=True, exist_ok=True)
-    dubs = dub_chunks(film, chunks, masks, crops, job, work, _between(progress, _ANALYZED, _DUBBED))
     joined = work / f"film{out.suffix.lower()}"
-    _write_film(film, dubs, joined, coding, metadata, job.language, _between(progress, _DUBBED, 1.0))
+    with _naming(work):
+        dubs = dub_chunks(film, chunks, masks, crops, job, work, _between(progress, _ANALYZED, _DUBBED))
+        _write_film(film, dubs, joined, coding, carried, metadata, job.language, _between(progress, _DUBBED, 1.0))
     joined.replace(out)
     shutil.rmtree(work)
-    return FilmDub(chunks, cues, (*coding.notes, *timed_sentences(note for mask in masks for note in mask.notes)))
+    return FilmDub(
+        chunks, cues, (*coding.notes, *carried.notes, *timed_sentences(note for mask in masks for note in mask.notes))
+    )
 
 
 def _write_film(
@@ -76,6 +82,7 @@ def _write_film(
     dubs: Sequence[ChunkDub],
     path: Path,
     coding: media.Coding,
+    carried: media.CarriedStreams,
     metadata: Mapping[str, str],
     language: str,
     progress: Progress,
@@ -95,8 +102,22 @@ def _write_film(
         sample_rate_hz=rate,
         channels=channels,
         metadata=metadata,
+        source=film.path,
+        carried=carried,
         language=ISO_639_2.get(language, ""),
     )
+
+
+@contextmanager
+def _naming(work: Path) -> Iterator[None]:
+    """Adds to an error where the finished chunks are, so that their folder is known to somebody."""
+    try:
+        yield
+    except DubmillError as error:
+        if any(work.glob("*.nut")):
+            cure = f"{error.cure}; finished chunks are kept in {work}, and the same command continues"
+            raise type(error)(error.what, where=error.where, cure=cure) from error
+        raise
 
 
 def _between(progress: Progress, start: float, stop: float) -> Progress:

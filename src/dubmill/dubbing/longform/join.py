@@ -222,7 +222,8 @@ def _coarse_weights(weight_HW: np.ndarray, step_y: int, step_x: int) -> np.ndarr
     """The mean weight of the pixels that share a value of colour."""
     height, width = weight_HW.shape
     padded = np.pad(weight_HW, ((0, -height % step_y), (0, -width % step_x)), mode="edge")
-    return padded.reshape(-(-height // step_y), step_y, -(-width // step_x), step_x).mean(axis=(1, 3))
+    parts = [padded[row::step_y, column::step_x] for row in range(step_y) for column in range(step_x)]
+    return np.sum(parts, axis=0) / np.float32(len(parts))
 
 
 def _shifted(span: slice, start: int) -> slice:
