@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -98,7 +98,7 @@ def _pipeline(run: Path) -> LTX2Pipeline:
         "connectors": modules.connectors,
         "text_encoder": lambda: modules.text_encoder(tokenizer.vocabulary_size()),
     }
-    parts = {}
+    parts: dict[str, Any] = {}
     for name, make in makers.items():
         module = make()
         saved = run.joinpath(*_PLACES[name])
@@ -107,7 +107,16 @@ def _pipeline(run: Path) -> LTX2Pipeline:
     if found.statistics.exists():
         vaes = normalising_vaes(found.video_vae, found.audio_vae, found.statistics)
         parts["vae"], parts["audio_vae"] = vaes
-    return LTX2Pipeline(tokenizer=tokenizer.build(), scheduler=modules.scheduler(), **parts)
+    return LTX2Pipeline(
+        scheduler=modules.scheduler(),
+        tokenizer=tokenizer.build(),
+        vae=parts["vae"],
+        audio_vae=parts["audio_vae"],
+        text_encoder=parts["text_encoder"],
+        connectors=parts["connectors"],
+        transformer=parts["transformer"],
+        vocoder=parts["vocoder"],
+    )
 
 
 def _narrow(name: str, value: torch.Tensor) -> torch.Tensor:
