@@ -162,3 +162,36 @@ def test_hdr_is_refused_or_tone_mapped(tmp_path):
     dub(source, tmp_path / "out.mkv", tone_map=True)
     now = media.probe(tmp_path / "out.mkv").picture
     assert (now.pixel_format, now.matrix, now.primaries, now.transfer) == ("yuv420p", "bt709", "bt709", "bt709")
+
+
+def test_a_recorded_voice_is_the_sound_of_the_dub_at_full_bandwidth(tmp_path):
+    """The model gets the recording at its own rate; what is heard is the recording itself, on the film's clock."""
+
+    class Follower(EchoDubber):
+        def follow_voice(self, clip, voice_CN, **how):
+            self.voice_CN = voice_CN
+            return super().dub(clip, **how).with_audio(voice_CN)
+
+    source = tmp_path / "in.mkv"
+    inputs = ["-f", "lavfi", "-i", "testsrc=s=64x48:r=25:d=1", "-f", "lavfi", "-i", "sine=200:d=1:r=48000"]
+    ffmpeg(*inputs, "-c:v", "ffv1", "-c:a", "pcm_s16le", source)
+    ffmpeg("-f", "lavfi", "-i", "sine=15000:d=1:r=48000", "-f", "lavfi", "-i", "sine=700:d=1:r=48000",
+           "-filter_complex", "amix=2", tmp_path / "voice.wav")  # fmt: skip
+    follower = Follower()
+    film = Film.open(source, SIZE, limits=media.Limits(), tone_map=False)
+    job = FilmJob(follower, "es", 0, "release", NO_DETECTION, "", voice=tmp_path / "voice.wav")
+    longform.dub_film(
+        film, [Cue(0.0, 1.0, "hola")], job, tmp_path / "out.mkv", metadata={}, progress=lambda share: None
+    )
+    heard = media.read(tmp_path / "out.mkv", frame_rate=None, sample_rate_hz=48000).mono_N[4800:-4800]
+    spectrum = np.abs(np.fft.rfft(heard * np.hanning(len(heard))))
+    (low, high, old) = (spectrum[round(hz * len(heard) / 48000)] for hz in (700, 15000, 200))
+    assert high > 0.5 * low > 50 * old
+    model = np.abs(np.fft.rfft(follower.voice_CN[0][1600:-1600]))
+    assert model.argmax() == pytest.approx(700 * (len(follower.voice_CN[0]) - 3200) / 16000, abs=2)
+
+
+def test_a_silent_recording_is_refused_before_anything_is_opened(tmp_path):
+    (tmp_path / "voice.wav").write_bytes(media.wav_bytes(np.zeros((1, 16000), np.float32), 16000))
+    with pytest.raises(UnreadableMediaError, match="silent"):
+        longform.check_recording(tmp_path / "voice.wav")

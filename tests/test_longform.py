@@ -137,6 +137,26 @@ def test_a_killed_run_goes_on_with_the_chunks_it_has_and_leaves_nothing(tmp_path
     assert shares[-1] == 1
 
 
+def test_with_takes_kept_a_changed_sentence_costs_one_chunk_and_other_takes_keep_their_bytes(tmp_path):
+    source, takes = beat_film(tmp_path / "in.mov", seconds=30), tmp_path / "takes"
+
+    def run(cues):
+        echo = EchoDubber()
+        job = FilmJob(echo, "es", 0, "release", NO_DETECTION, "")
+        how = {"metadata": {}, "progress": lambda share: None, "takes": takes}
+        longform.dub_film(open_film(source), cues, job, tmp_path / "out.mp4", **how)
+        return echo.texts, {path.name: path.read_bytes() for path in takes.glob("*.nut")}
+
+    cues = every(8, 3, 30)
+    texts, first = run(cues)
+    assert len(texts) == len(first) == 4
+    changed = [*cues[:1], dataclasses.replace(cues[1], text="otra"), *cues[2:]]
+    texts, second = run(changed)
+    assert texts == ["otra"]
+    assert {name: second[name] for name in first} == first
+    assert run(changed)[0] == []
+
+
 def test_a_portrait_of_another_size_and_odd_sides_comes_back_at_its_own(tmp_path):
     source = beat_film(tmp_path / "in.avi", seconds=8, size="90x161", sample_rate_hz=44100, codec="ffv1")
     dubbed(source, [Cue(2.0, 5.0, "hola")], tmp_path / "out.mp4")

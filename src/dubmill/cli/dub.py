@@ -42,6 +42,22 @@ Quality = Annotated[
 ]
 
 
+Audio = Annotated[
+    Path | None,
+    typer.Option(
+        help="a recorded voice on the video's clock: it is the dub's sound, and the lips follow", show_default=False
+    ),
+]
+
+
+Takes = Annotated[
+    Path | None,
+    typer.Option(
+        help="folder that keeps the dub of each chunk: a later run dubs only what changed", show_default=False
+    ),
+]
+
+
 @dataclass(frozen=True, kw_only=True)
 class DubOptions:
     """The options of `dubmill dub`."""
@@ -51,6 +67,8 @@ class DubOptions:
     to: str
     text: str
     script: Path | None
+    audio: Path | None
+    takes: Path | None
     tone_map: bool
     track: int | None
     consent: str
@@ -76,6 +94,8 @@ def dub(
     script: Annotated[
         Path | None, typer.Option(help="SRT or WebVTT of the words to say, for any length", show_default=False)
     ] = None,
+    audio: Audio = None,
+    takes: Takes = None,
     captions: Annotated[
         Path | None, typer.Option(help="write the dubbed words here, as SRT or WebVTT", show_default=False)
     ] = None,
@@ -130,6 +150,7 @@ def _check(options: DubOptions) -> None:
         out=options.out,
         captions=options.captions,
         script=options.script,
+        audio=options.audio,
         force=options.force,
     )
 
@@ -154,6 +175,8 @@ def _dub(options: DubOptions) -> FileDubResult:
         speaker=options.speaker,
         picture=options.picture,
         quality=options.quality,
+        voice=options.audio,
+        takes=options.takes,
     )
     check_file_request(request)
     source = _source(options)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+import numpy as np
+
 from dubmill.artifacts.rows import Line
 from dubmill.media.clips import Clip
 
@@ -25,6 +27,19 @@ class ClipDubber(Protocol):
 
         `speaker` describes who speaks, such as `a woman`; empty: anybody.
         """
+        ...
+
+    def follow_voice(
+        self,
+        clip: Clip,
+        voice_CN: np.ndarray,
+        *,
+        line: Line,
+        seed: int,
+        progress: Callable[[float], None] | None = None,
+        speaker: str = "",
+    ) -> Clip:
+        """`clip` with lips that follow a recording of `line`, (C, N) at the clip's sample rate, under that recording."""
         ...
 
     def check(self, line: Line, room_seconds: float) -> str:

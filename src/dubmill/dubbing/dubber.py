@@ -17,7 +17,7 @@ from dubmill.artifacts.rows import Line
 from dubmill.artifacts.store import Adapter, Backbone
 from dubmill.config.sampling import DubSamplingParams
 from dubmill.errors import InvalidArtifactError, UsageError
-from dubmill.generation.codec import decode_clips, encode_clips, shape_of
+from dubmill.generation.codec import decode_clips, encode_audio, encode_clips, shape_of
 from dubmill.generation.sampling import (
     Progress,
     PromptFeatures,
@@ -107,6 +107,27 @@ class Dubber:
         """
         return self.dub_batch([clip], [line], [seed], progress, speakers=[speaker])[0]
 
+    def follow_voice(
+        self,
+        clip: Clip,
+        voice_CN: np.ndarray,
+        *,
+        line: Line,
+        seed: int,
+        progress: Progress | None = None,
+        speaker: str = "",
+    ) -> Clip:
+        """`clip` with lips that follow a recording of `line`, (C, N) at the clip's sample rate, under that recording.
+
+        The recording's audio tokens stay clean while the video is denoised.
+
+        Raises:
+            UnsupportedTextError: the backbone cannot say the words, or not in the clip's time.
+            InvalidParamsError: the clip's size does not fit the backbone.
+        """
+        dubs = self.dub_batch([clip], [line], [seed], progress, speakers=[speaker], voices=[voice_CN])
+        return replace(clip, frames_FHWC=dubs[0].frames_FHWC).with_audio(voice_CN)
+
     def check(self, line: Line, room_seconds: float) -> str:
         """A warning if `line` is hurried in `room_seconds`, else an empty string; nothing is dubbed.
 
@@ -123,10 +144,12 @@ class Dubber:
         progress: Progress | None = None,
         *,
         speakers: Sequence[str] = (),
+        voices: Sequence[np.ndarray] = (),
     ) -> list[Clip]:
         """Dubs of clips of one size, sampled together; each from its own seed.
 
         `speakers` describe who speaks, as in `A woman in her forties with red hair`; without them it is anybody.
+        `voices` are recordings (C, N) of the lines that the lips follow, at the clips' sample rate; none: the model speaks.
 
         Raises:
             UnsupportedTextError: the backbone cannot say the words, or not in the clip's time.
@@ -150,22 +173,27 @@ class Dubber:
         noise, second_sigmas = generators(seeds), self.sampling.second_stage.sigmas
         num_steps = (len(self.sampling.sigmas) or self.sampling.num_steps) + len(second_sigmas)
         on_step = progress_callback(progress, num_steps)
+        spoken = [clip.with_audio(voice_CN) for clip, voice_CN in zip(clips, voices, strict=True)] if voices else []
         if second_sigmas:
             small = [half_size(clip) for clip in clips]
             small_shape = shape_of(small[0], self.modules)  # refuse a wrong size before the first stage runs
-            first = self._first_stage(small, text, noise, on_step)
+            first = self._first_stage(small, spoken, text, noise, on_step)
             latents = self._second_stage(clips, small_shape, first, text, noise, on_step)
         else:
-            latents = self._first_stage(clips, text, noise, on_step)
+            latents = self._first_stage(clips, spoken, text, noise, on_step)
         return decode_clips(latents, shape, clips[0].frame_rate, self.modules)
 
     def _first_stage(
         self,
         clips: Sequence[Clip],
+        spoken: Sequence[Clip],
         text: PromptFeatures,
         noise: Sequence[torch.Generator],
         on_step: StepCallback | None,
     ) -> Latents:
+        """The dubs' latents; the sound of `spoken`, where there is any, is kept and not generated."""
+        voice_BLD = encode_audio(spoken, self.modules) if spoken else None
+        keep_audio_BL = None if voice_BLD is None else torch.ones(voice_BLD.shape[:2], dtype=torch.bool)
         reference, shape = encode_clips(clips, self.modules), shape_of(clips[0], self.modules)
         return sample(
             self.pipeline,
@@ -177,7 +205,9 @@ class Dubber:
             reference=reference,
             mode=self.mode,
             video_BSD=reference.video_BSD,
+            audio_BLD=voice_BLD,
             keep_video_BS=self._first_frame(shape, len(reference)),
+            keep_audio_BL=keep_audio_BL,
             on_step=on_step,
         )
 

@@ -12,13 +12,15 @@ VIDEO_SUFFIXES, CAPTION_SUFFIXES = tuple(media.OUTPUT_CONTAINERS), (".srt", ".vt
 _RESERVED_BYTES = 24  # a hidden name beside the file: `.NAME.1a2b3c4d.partial` while it is written
 
 
-def check_outputs(*, source: Path, out: Path, captions: Path | None, script: Path | None, force: bool) -> None:
+def check_outputs(
+    *, source: Path, out: Path, captions: Path | None, script: Path | None, force: bool, audio: Path | None = None
+) -> None:
     """Refuse output files that cannot be written, or that would overwrite an input or, without `force`, any file.
 
     Raises:
         UsageError: with the file and the reason.
     """
-    inputs = [path for path in (source, script) if path is not None]
+    inputs = [path for path in (source, script, audio) if path is not None]
     _check_file(out, VIDEO_SUFFIXES, "no container has this ending", inputs, force)
     if captions is not None:
         _check_file(captions, CAPTION_SUFFIXES, "captions are SubRip or WebVTT", inputs, force)

@@ -16,7 +16,7 @@ from dubmill.artifacts.store import Release
 from dubmill.dubbing.clip_dubber import ClipDubber
 from dubmill.dubbing.clip_size import TONE_MAP_NOTE, read_clip, release_info
 from dubmill.dubbing.consent import Consent, ConsentLedger, DubRecord
-from dubmill.dubbing.longform import Chunk, Film, FilmJob, dub_film
+from dubmill.dubbing.longform import Chunk, Film, FilmJob, check_recording, dub_film
 from dubmill.dubbing.model_source import ModelSource
 from dubmill.errors import InvalidArtifactError, UnreadableMediaError
 from dubmill.faces import (
@@ -84,6 +84,7 @@ class FileDubRequest:
 
     `speaker` as in `DubRequest`. `words` are cues, or one text for a clip or to be distributed over the speech of a film.
     `job` is the server's. `picture` as in `faces.check_picture_choice`, `quality` as in `media.coding_like`.
+    `voice` as in `longform.FilmJob`, `takes` as in `longform.dub_film`.
     """
 
     path: Path
@@ -98,6 +99,8 @@ class FileDubRequest:
     job: str = ""
     picture: str = FACE
     quality: int | None = None
+    voice: Path | None = None
+    takes: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -225,8 +228,18 @@ class DubbingService:
             face=request.face,
             speaker=request.speaker,
             picture=request.picture,
+            voice=request.voice,
         )
-        dubbed = dub_film(film, words, job, out, metadata=metadata, progress=progress, quality=request.quality)
+        dubbed = dub_film(
+            film,
+            words,
+            job,
+            out,
+            metadata=metadata,
+            progress=progress,
+            quality=request.quality,
+            takes=request.takes,
+        )
         self.ledger.record(
             request.consent,
             DubRecord(
@@ -277,6 +290,7 @@ def check_file_request(request: FileDubRequest) -> None:
     Raises:
         MissingConsentError: the statement names nobody.
         UsageError: the choice of face, picture or quality is none.
+        UnreadableMediaError: the recorded voice cannot be read, or is silent.
         UnsupportedTextError: the language is unknown.
     """
     Consent.of(request.consent).check()
@@ -284,6 +298,8 @@ def check_file_request(request: FileDubRequest) -> None:
     check_face_choice(request.face)
     check_picture_choice(request.picture)
     media.check_quality(request.quality)
+    if request.voice is not None:
+        check_recording(request.voice)
 
 
 def _film_notes(film: Film, chunks: Sequence[Chunk], picture: str) -> tuple[str, ...]:

@@ -12,5 +12,16 @@ from dubmill.dubbing.longform.chunk_dubs import FilmJob
 from dubmill.dubbing.longform.chunks import Chunk, plan_chunks
 from dubmill.dubbing.longform.film import Film, FilmAnalysis, loud_spans
 from dubmill.dubbing.longform.film_dub import FilmDub, dub_film
+from dubmill.dubbing.longform.recording import check_recording
 
-__all__ = ["Chunk", "Film", "FilmAnalysis", "FilmDub", "FilmJob", "dub_film", "plan_chunks", "loud_spans"]
+__all__ = [
+    "Chunk",
+    "Film",
+    "FilmAnalysis",
+    "FilmDub",
+    "FilmJob",
+    "check_recording",
+    "dub_film",
+    "plan_chunks",
+    "loud_spans",
+]

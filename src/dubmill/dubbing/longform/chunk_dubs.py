@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import pairwise, repeat
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from dubmill.dubbing.clip_dubber import ClipDubber
 from dubmill.dubbing.longform.chunks import Chunk
 from dubmill.dubbing.longform.crops import Crop, CropReader, centre_crop, face_crop
 from dubmill.dubbing.longform.film import Film, level_dbfs, loud_spans
+from dubmill.dubbing.longform.recording import ChunkVoice, chunk_voices
 from dubmill.errors import UnreadableMediaError, UnsupportedTextError, UsageError
 from dubmill.faces import FACE, BlendMask, FaceMasker
 from dubmill.media.clips import Clip, cut_or_pad
@@ -32,6 +33,7 @@ class FilmJob:
 
     `release` is a digest that distinguishes the stored dubs of one model from another's. `masker` detects faces in every
     chunk, `face` says which of several is dubbed, and `speaker` who that is; `picture` as in `faces.check_picture_choice`.
+    `voice` is a recording on the film's clock that the lips follow; none: the model speaks.
     """
 
     dubber: ClipDubber
@@ -42,6 +44,7 @@ class FilmJob:
     face: str
     speaker: str = ""
     picture: str = FACE
+    voice: Path | None = None
 
     def line(self, chunk: Chunk) -> Line:
         """The line that is said in a chunk."""
@@ -55,6 +58,7 @@ class ChunkDub:
     Attributes:
         chunk: the chunk.
         path: the file of its dub.
+        sound_path: the file of its sound: the same, or its part of a recorded voice.
         speech: when it speaks, in seconds of the film: its cues, and all other speech detected in the dub.
         mask: the blend mask of its picture.
         crop: the part of the film's picture that the model saw.
@@ -62,6 +66,7 @@ class ChunkDub:
 
     chunk: Chunk
     path: Path
+    sound_path: Path
     speech: tuple[tuple[float, float], ...]
     mask: BlendMask
     crop: Crop
@@ -69,7 +74,7 @@ class ChunkDub:
     def sound(self, film: Film, sample_rate_hz: int) -> np.ndarray:
         """Its sound (N, C) at another sample rate, exactly as long as the chunk is in the film."""
         first, last = (film.sample_at(frame, sample_rate_hz) for frame in (self.chunk.first, self.chunk.last))
-        blocks = list(media.sound(self.path, sample_rate_hz=sample_rate_hz, channels=film.channels))
+        blocks = list(media.sound(self.sound_path, sample_rate_hz=sample_rate_hz, channels=film.channels))
         return cut_or_pad(np.concatenate(blocks).T, last - first).T
 
 
@@ -136,14 +141,20 @@ def dub_chunks(
         UnsupportedTextError: the model cannot say the words of a chunk.
         DiskFullError: the disk is full.
     """
-    clips, dubs = _clips(film, chunks, crops), []
+    clips, voices, dubs = _clips(film, chunks, crops), _voices(film, chunks, job), []
     for index, (chunk, mask, crop) in enumerate(zip(chunks, masks, crops, strict=True)):
         clip = next(clips).lasting(film.size.num_frames)
-        path = folder / f"{_key(clip, chunk, job)}.nut"
+        voice = next(voices)
+        path = folder / f"{_key(clip, chunk, job, voice)}.nut"
         if not path.is_file():
-            dubbed = _dub_clip(clip, chunk, job, lambda share, done=index: progress((done + share) / len(chunks)))
+            dubbed = _dub_clip(
+                clip, chunk, job, voice, lambda share, done=index: progress((done + share) / len(chunks))
+            )
             write_atomically(path, media.lossless_bytes(dubbed.cut(0, chunk.last - chunk.first)))
-        dub = ChunkDub(chunk, path, chunk.cues, mask, crop)
+        sound_path = path if voice is None else path.with_suffix(".wav")
+        if voice is not None:
+            write_atomically(sound_path, voice.wav)
+        dub = ChunkDub(chunk, path, sound_path, chunk.cues, mask, crop)
         dubs.append(replace(dub, speech=(*chunk.cues, *_speech_in(film, dub))))
         progress((index + 1) / len(chunks))
     return dubs
@@ -159,24 +170,39 @@ def _clips(film: Film, chunks: Sequence[Chunk], crops: Sequence[Crop]) -> Iterat
     yield from (crop_reader.clip(index) for index in range(len(chunks)))
 
 
+def _voices(film: Film, chunks: Sequence[Chunk], job: FilmJob) -> Iterator[ChunkVoice | None]:
+    if job.voice is None:
+        return repeat(None)
+    return chunk_voices(film, job.voice, chunks)
+
+
 def _place(chunk: Chunk) -> str:
     return f"the words at {clock(chunk.cues[0][0])}"
 
 
-def _key(clip: Clip, chunk: Chunk, job: FilmJob) -> str:
+def _key(clip: Clip, chunk: Chunk, job: FilmJob, voice: ChunkVoice | None) -> str:
     source = hashlib.sha256(np.ascontiguousarray(clip.frames_FHWC).data)
     source.update(clip.audio_CN.data)
+    source.update(b"" if voice is None else voice.wav)
     words = [chunk.text, job.language, job.speaker]
     return digest_of([source.hexdigest(), chunk.last - chunk.first, *words, job.seed, job.release])
 
 
-def _dub_clip(clip: Clip, chunk: Chunk, job: FilmJob, progress: Callable[[float], None]) -> Clip:
+def _dub_clip(
+    clip: Clip, chunk: Chunk, job: FilmJob, voice: ChunkVoice | None, progress: Callable[[float], None]
+) -> Clip:
     if np.abs(clip.audio_CN).max(initial=0.0) < media.SILENCE:
         raise UnreadableMediaError(
             "the film is silent there", where=_place(chunk), cure="give a script whose times are those of the film"
         )
+    dubber, line = job.dubber, job.line(chunk)
     try:
-        dubbed = job.dubber.dub(clip, line=job.line(chunk), seed=job.seed, progress=progress, speaker=job.speaker)
+        if voice is None:
+            dubbed = dubber.dub(clip, line=line, seed=job.seed, progress=progress, speaker=job.speaker)
+        else:
+            dubbed = dubber.follow_voice(
+                clip, voice.audio_CN, line=line, seed=job.seed, progress=progress, speaker=job.speaker
+            )
     except UnsupportedTextError as error:
         raise UnsupportedTextError(error.what, where=_place(chunk), cure=error.cure) from error
     if dubbed.frames_FHWC.shape != clip.frames_FHWC.shape:

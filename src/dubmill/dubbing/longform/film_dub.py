@@ -41,13 +41,15 @@ def dub_film(
     metadata: Mapping[str, str],
     progress: Progress,
     quality: int | None = None,
+    takes: Path | None = None,
 ) -> FilmDub:
     """Write `film` saying `words` to `out`, of the same frame rate, size and length; container by the ending of the name.
 
     Codec, pixel format, colour tags and bit rate follow the film; `quality` is a CRF without a bound on the bit rate.
 
     A line without times is distributed over the speech of the film. Finished chunks are stored in a folder beside `out`
-    until the film is complete: a run that was killed continues from there.
+    until the film is complete: a run that was killed continues from there. With a folder `takes` they stay there: a later
+    run of other words dubs only the chunks that changed.
 
     Raises:
         UnsupportedTextError: see `plan_chunks` and `check_lines`.
@@ -66,9 +68,11 @@ def dub_film(
     progress(_ANALYZED)
     work = out.with_name(f".{out.name}.chunks")
     work.mkdir(parents=True, exist_ok=True)
+    store = takes or work
+    store.mkdir(parents=True, exist_ok=True)
     joined = work / f"film{out.suffix.lower()}"
-    with _naming(work):
-        dubs = dub_chunks(film, chunks, masks, crops, job, work, _between(progress, _ANALYZED, _DUBBED))
+    with _naming(store):
+        dubs = dub_chunks(film, chunks, masks, crops, job, store, _between(progress, _ANALYZED, _DUBBED))
         _write_film(film, dubs, joined, coding, carried, metadata, job.language, _between(progress, _DUBBED, 1.0))
     joined.replace(out)
     shutil.rmtree(work)
