@@ -28,8 +28,7 @@ if TYPE_CHECKING:
     import httpx
 
 Value = TypeVar("Value")
-POLL_SECONDS = 0.5
-FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 0.5, 10.0
+POLL_SECONDS, FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 0.5, 0.5, 10.0
 
 
 @dataclass(frozen=True)
@@ -100,11 +99,8 @@ class _Requests:
             if job["state"] in ("done", "cancelled"):
                 return job
             if time.monotonic() > deadline:
-                raise ServiceUnavailableError(
-                    f"job {job_id} is not done after {self.timeout_seconds:g} s",
-                    where=self.url,
-                    cure="wait for it again",
-                )
+                what = f"job {job_id} is not done after {self.timeout_seconds:g} s"
+                raise ServiceUnavailableError(what, where=self.url, cure="wait for it again")
             yield Pause(min(max(POLL_SECONDS, float(job["seconds_left"]) / 10), 5.0))
 
     def _dub(
@@ -336,9 +332,8 @@ def _error_of(status: int, content: Any, url: str) -> DubmillError:
     fields = content if isinstance(content, dict) else {}
     kind = getattr(errors, str(fields.get("kind", "")), None)
     if not (isinstance(kind, type) and issubclass(kind, DubmillError)):
-        kind = {413: UnreadableMediaError, 429: ServiceUnavailableError, 503: ServiceUnavailableError}.get(
-            status, DubmillError
-        )
+        known = {413: UnreadableMediaError, 429: ServiceUnavailableError, 503: ServiceUnavailableError}
+        kind = known.get(status, DubmillError)
     return kind(str(fields.get("error", f"HTTP {status}")), where=url)
 
 
