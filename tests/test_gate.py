@@ -345,6 +345,12 @@ def test_one_threshold_flips_a_verdict():
     assert apply_gates(rows, strict(min_voice_cosine=0.55)).verdicts[0].is_accepted, "a bound itself is inside"
 
 
+def test_a_face_that_is_not_there_is_told_apart_from_another_face():
+    row = {"id": "one", **GOOD, "identity_cosine": 0.0, "not_measured": "no face is in it"}
+    bounds = PARAMS.model_copy(update={"strict": PARAMS.strict.model_copy(update={"min_identity_cosine": 0.5})})
+    assert apply_gates([row], bounds).verdicts[0].reasons == "min_identity_cosine: 0 is below 0.5 (no face is in it)"
+
+
 def test_what_could_not_be_measured_is_rejected():
     verdict = apply_gates([{"id": "one", **GOOD, "outside_psnr_db": float("nan")}], PARAMS).verdicts[0]
     assert verdict.reasons == "min_outside_psnr_db: could not be measured"

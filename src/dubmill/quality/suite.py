@@ -55,11 +55,13 @@ class Violation:
 
     @property
     def reason(self) -> str:
-        """Returns a sentence such as `min_words_right: 0.50 is below 1.00`."""
+        """Returns a sentence such as `min_words_right: 0.50 is below 1.00`, and the trouble behind a value that says nothing."""
+        why = f" ({self.trouble})" if self.trouble else ""
         if not np.isfinite(self.value):
-            return f"{self.gate.name}: could not be measured{f' ({self.trouble})' if self.trouble else ''}"
+            return f"{self.gate.name}: could not be measured{why}"
         side = "below" if self.gate.is_minimum else "above"
-        return f"{self.gate.name}: {self.value:.4g} is {side} {self.gate.bound:.4g}"
+        is_nothing = self.value == 0 and self.gate.name.endswith("_cosine")  # no voice, no face
+        return f"{self.gate.name}: {self.value:.4g} is {side} {self.gate.bound:.4g}{why if is_nothing else ''}"
 
 
 @dataclass(frozen=True)
