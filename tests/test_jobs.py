@@ -4,8 +4,10 @@ import asyncio
 import http.server
 import json
 import signal
+import subprocess
 import threading
 import time
+from pathlib import Path
 
 import httpx
 import psutil
@@ -15,6 +17,7 @@ from doubles.dubbers import tone_hz
 from doubles.releases import CONSENT, small_clip
 
 from dubmill import media
+from dubmill.cli import main as cli
 from dubmill.client import AsyncDubClient, DubClient, is_webhook_genuine
 from dubmill.dubbing.consent import verify_ledger
 from dubmill.errors import MissingConsentError, UnsupportedTextError
@@ -34,7 +37,7 @@ class Served:
     def start(self):
         more = ["--max_waiting", "60", "--max_per_caller", "55", "--grace_seconds", "30"]
         more += ["--webhook_secret", str(self.folder / "secret"), "--webhook_hosts", "127.0.0.1"]
-        more += ["--fetch_hosts", "127.0.0.1", "--allow_private_hosts"]
+        more += ["--fetch_hosts", "127.0.0.1", "--allow_private_hosts", "--c2pa_key", "development"]
         self.process, port = dubbing_server.start(self.folder, more=more)
         self.url = f"http://127.0.0.1:{port}"
         DubClient(self.url).wait_until_ready(seconds=180)
@@ -95,6 +98,8 @@ def test_a_job_is_accepted_watched_and_fetched(served):
     video = served.get(done["links"]["result"])
     assert tone_hz(video.content) == pytest.approx(600, abs=2)
     assert "expires" in video.headers
+    assert done["result"]["credentials"] == "development"
+    assert b"org.dubmill.dub" in video.content  # the C2PA manifest; tests/test_credentials.py reads it
     part = served.get(done["links"]["result"], headers={"range": "bytes=4-7"})
     assert (part.status_code, part.content) == (206, b"ftyp")
     assert served.ledger()[-1]["hash"] == done["result"]["consent_entry"]
@@ -236,7 +241,8 @@ def test_both_clients_dub_over_jobs_and_report_progress(served):
     video = DubClient(served.url).dub(path, **words, seed=2, progress=shares.append)
     assert tone_hz(video) == pytest.approx(500, abs=2)
     assert shares[-1] == 1.0
-    assert asyncio.run(AsyncDubClient(served.url).dub(path, **words, seed=2)) == video
+    video = asyncio.run(AsyncDubClient(served.url).dub(path, **words, seed=2))
+    assert tone_hz(video) == pytest.approx(500, abs=2)
     with pytest.raises(UnsupportedTextError, match="not a word"):
         DubClient(served.url).dub(path, **{**words, "text": "indecible"})
     with pytest.raises(MissingConsentError):
@@ -254,6 +260,28 @@ def test_jobs_are_listed_newest_first_in_pages(served):
     assert len(page["dubs"]) == 2
     rest = served.get("/v1/dubs", params={"limit": 2, "offset": page["next_offset"]}).json()
     assert not {job["id"] for job in page["dubs"]} & {job["id"] for job in rest["dubs"]}
+
+
+def test_every_curl_line_of_the_page_works(served):
+    page = (Path(__file__).parents[1] / "docs" / "endpoint.md").read_text()
+    script = page.partition("```bash\n")[2].partition("```")[0].replace("http://localhost:8080", served.url)
+    (served.folder / "in.mp4").write_bytes(served.clip)
+    ran = subprocess.run(["bash", "-euo", "pipefail", "-c", script], cwd=served.folder, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    assert media.probe(served.folder / "out.mp4").num_frames == 13
+    assert media.probe(served.folder / "clip.mp4").num_frames == 13
+    assert len((served.folder / "start.bin").read_bytes()) == 100
+
+
+def test_the_command_dubs_on_an_endpoint(served, monkeypatch, capsys):
+    (served.folder / "in.mp4").write_bytes(served.clip)
+    out = served.folder / "by-command.mp4"
+    words = ["dub", str(served.folder / "in.mp4"), "--to", "es", "--text", "uno", "--consent", CONSENT, "--seed", "3"]
+    monkeypatch.setattr("sys.argv", ["dubmill", *words, "--out", str(out), "--endpoint", served.url])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert not end.value.code, capsys.readouterr().err
+    assert tone_hz(out.read_bytes()) == pytest.approx(600, abs=2)
 
 
 def test_a_killed_server_loses_no_job_and_makes_none_twice(served):

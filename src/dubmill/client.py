@@ -320,11 +320,8 @@ def _retry_seconds(response: httpx.Response) -> float | None:
 
 
 def _refusal(response: httpx.Response, url: str) -> DubmillError:
-    try:
-        content = response.json()
-    except ValueError:
-        content = {}
-    return _error_of(response.status_code, content, url)
+    is_json = "json" in response.headers.get("content-type", "")
+    return _error_of(response.status_code, response.json() if is_json else {}, url)
 
 
 def _error_of(status: int, content: Any, url: str) -> DubmillError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,10 @@ Quality = Annotated[
     int | None,
     typer.Option(help="CRF of the picture, 0 to 51; else 16 with a bound on the bit rate", show_default=False),
 ]
+Endpoint = Annotated[
+    str,
+    typer.Option(help="dub on a served release at this URL, not here; DUBMILL_API_KEY holds its key, if it has any"),
+]
 
 
 Audio = Annotated[
@@ -76,6 +81,7 @@ class DubOptions:
     face: str
     speaker: str
     picture: str
+    endpoint: str
     quality: int | None
     captions: Path | None
     force: bool
@@ -121,6 +127,7 @@ def dub(
     ] = NO_OVERLAYS,
     backbone: Annotated[Path, typer.Option(help="sealed backbone")] = Path("work/backbone"),
     seed: Annotated[int, typer.Option(help="seed of the dub")] = 0,
+    endpoint: Endpoint = "",
 ) -> None:
     """Dub a video file into another language: a clip, or a film chunk by chunk where it is longer or has a script."""
     options = DubOptions(**locals())
@@ -158,6 +165,8 @@ def _check(options: DubOptions) -> None:
 def _dub(options: DubOptions) -> FileDubResult:
     """Dub the video as a film where it is longer than one clip of the model or has a script, else as one clip."""
     _check(options)
+    if options.endpoint:
+        return _dub_on_endpoint(options)
     from dubmill.dubbing.open import dub_clip_file, dub_film_file, is_film
     from dubmill.dubbing.service import FileDubRequest, check_file_request
     from dubmill.text.languages import base_tag
@@ -191,6 +200,37 @@ def _dub(options: DubOptions) -> FileDubResult:
             backbone=options.backbone,
             progress=lambda share: bar.update(int(1000 * share) - bar.pos),
         )
+
+
+def _dub_on_endpoint(options: DubOptions) -> FileDubResult:
+    """Submits a job to a served release, and writes its result."""
+    from dubmill.artifacts.files import write_atomically
+    from dubmill.client import DubClient
+    from dubmill.dubbing.service import FileDubResult
+
+    local = {"--captions": options.captions, "--adapter": options.adapter, "--quality": options.quality}
+    given = [name for name, value in local.items() if value is not None]
+    if given or options.picture != "face":
+        what = f"{given[0] if given else '--picture'} beside --endpoint"
+        raise UsageError(what, where="dubmill dub", cure="dub here, or leave it out")
+    client = DubClient(options.endpoint, timeout_seconds=24 * 3600.0, api_key=os.environ.get("DUBMILL_API_KEY", ""))
+    job = client.submit(
+        options.video,
+        language=options.to,
+        text=options.text,
+        script="" if options.script is None else options.script.read_text(),
+        consent=options.consent,
+        seed=options.seed,
+        face=options.face,
+        speaker=options.speaker,
+        tone_map=options.tone_map,
+        track=options.track,
+    )
+    with typer.progressbar(length=1000, label="dub", file=sys.stderr) as bar:
+        job = client.wait(job["id"], lambda share: bar.update(int(1000 * share) - bar.pos))
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(options.out, client.result(job["id"]))
+    return FileDubResult(tuple(job["result"]["notes"]), ())
 
 
 def _source(options: DubOptions) -> ModelSource:

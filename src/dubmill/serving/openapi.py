@@ -31,6 +31,7 @@ class ResultView(BaseModel):
     sha256: str
     source_sha256: str
     consent_entry: str
+    credentials: str
     model_version: str
     release: str
     language: str

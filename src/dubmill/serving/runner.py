@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from dubmill import media
 from dubmill.artifacts.files import hash_file, write_atomically
 from dubmill.dubbing.consent import DubRecord
+from dubmill.dubbing.credentials import ContentCredentials
 from dubmill.dubbing.open import is_film
 from dubmill.dubbing.service import DubbingService
 from dubmill.errors import DubmillError
@@ -54,9 +55,10 @@ class Runner:
         *,
         film_limits: media.Limits,
         fetch: Callable[[str, Path], None],
+        credentials: ContentCredentials | None,
     ) -> None:
-        """`fetch` writes what is at a URL to a file."""
-        self._fetch = fetch
+        """`fetch` writes what is at a URL to a file; without `credentials`, dubs have no C2PA manifest."""
+        self._fetch, self._credentials = fetch, credentials
         self.service, self.folder, self.table, self.report = service, folder, table, report
         self._films = dataclasses.replace(service, limits=film_limits)
         self._slot, self._draining = threading.Lock(), threading.Event()
@@ -132,15 +134,21 @@ class Runner:
                 clip = self.service.render(prepared, progress)
             write_atomically(out, clip.mp4)
             seconds, notes = clip.seconds, clip.notes
-        return {
-            "sha256": hash_file(out),
+        facts = {
             "source_sha256": hash_file(source),
-            "num_bytes": out.stat().st_size,
-            "seconds": seconds,
-            "seed": fields.seed,
             "language": request.language,
             "model_version": self.service.source.version,
             "release": self.service.source.digest,
+        }
+        if self._credentials is not None:
+            self._credentials.sign(out, facts)
+        return {
+            **facts,
+            "credentials": self._credentials.name if self._credentials is not None else "",
+            "sha256": hash_file(out),
+            "num_bytes": out.stat().st_size,
+            "seconds": seconds,
+            "seed": fields.seed,
             "notes": list(notes),
         }
 

@@ -87,6 +87,12 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument(
         "--allow_private_hosts", action="store_true", help="call private addresses and plain http too: a closed network"
     )
+    parser.add_argument(
+        "--c2pa_key",
+        default="",
+        help="PEM file of an ES256 key that signs dubs, or `development` for one nobody trusts",
+    )
+    parser.add_argument("--c2pa_certificates", type=Path, help="PEM file of the key's certificates, the signer's first")
     parser.add_argument("--status_fd", type=int, default=-1, help=argparse.SUPPRESS)  # the worker's pipe to the API
     return parser
 

@@ -20,6 +20,7 @@ from dbos import DBOS, DBOSClient, DBOSConfig, DBOSPortableJSONSerializer, SetWo
 from dubmill.artifacts.store import Release
 from dubmill.dubbing import open as opening
 from dubmill.dubbing.consent import ConsentLedger
+from dubmill.dubbing.credentials import ContentCredentials
 from dubmill.dubbing.model_source import ModelSource
 from dubmill.dubbing.service import DubbingService, selftest_clip
 from dubmill.errors import DubmillError
@@ -63,6 +64,9 @@ def run_worker(options: argparse.Namespace, release: Release, source: ModelSourc
     signal.signal(signal.SIGTERM, lambda *_: stopped.set())
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to both processes; the API passes on its own
     try:
+        credentials = None
+        if options.c2pa_key:
+            credentials = ContentCredentials.open(options.c2pa_key, options.c2pa_certificates, options.jobs)
         service, seconds = load_service(options, release, source)
     except DubmillError as error:
         log.error("%s is not ready: %s", options.name, error.sentence)
@@ -78,6 +82,7 @@ def run_worker(options: argparse.Namespace, release: Release, source: ModelSourc
             report,
             film_limits=Limits(max_seconds=options.max_film_seconds),
             fetch=lambda url, out: fetching.fetch(url, out, max_bytes=options.max_body_bytes),
+            credentials=credentials,
         )
         _start_queue(runner, options)
         stopped.wait()
