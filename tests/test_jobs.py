@@ -3,6 +3,7 @@
 import asyncio
 import http.server
 import json
+import re
 import signal
 import subprocess
 import threading
@@ -247,6 +248,15 @@ def test_both_clients_dub_over_jobs_and_report_progress(served):
         DubClient(served.url).dub(path, **{**words, "text": "indecible"})
     with pytest.raises(MissingConsentError):
         DubClient(served.url).dub(path, **{**words, "consent": "yes"})
+
+
+def test_a_wrong_method_names_all_that_are_right_and_the_document_resolves(served):
+    answer = httpx.put(f"{served.url}/v1/dubs/{'0' * 32}", timeout=30)
+    assert (answer.status_code, answer.headers["allow"]) == (405, "DELETE, GET")
+    document = served.get("/openapi.json")
+    names = set(re.findall(r'"#/components/schemas/(\w+)"', document.text))
+    assert {"DubFields", "ConsentFields", "Problem"} <= names
+    assert names <= set(document.json()["components"]["schemas"])
 
 
 def test_a_client_learns_languages_adapters_and_limits(served):

@@ -27,6 +27,7 @@ from dubmill.errors import DubmillError, UsageError
 from dubmill.serving.keys import Callers
 from dubmill.serving.middleware import BodyLimit, CallerCheck, RequestLog
 from dubmill.serving.model import DubModel
+from dubmill.serving.openapi import add_body_schemas
 from dubmill.serving.problems import error_response, http_error_response, invalid_request_response
 from dubmill.serving.routes import facts_routes, job_routes, languages_of
 
@@ -125,6 +126,7 @@ def mount_model(
     kserve_app.include_router(job_routes(model))
     kserve_app.include_router(facts_routes(model, limits))
     add_pages(kserve_app, model)
+    add_body_schemas(kserve_app)
 
 
 def add_pages(app: FastAPI, model: DubModel) -> None:

@@ -36,6 +36,7 @@ STATES: dict[str, State] = {
     "SUCCESS": "done",
     "CANCELLED": "cancelled",
 }
+SNAPSHOT_SECONDS = 0.2  # age of the list of open jobs by which places and waits are counted
 OPEN = ["ENQUEUED", "DELAYED", "PENDING"]
 
 
@@ -85,6 +86,14 @@ class Job:
         return 1.0 if self.state == "done" else float(self.attributes.get("progress", 0.0))
 
 
+@dataclass(frozen=True)
+class OpenJob:
+    """Who submitted a job that is queued or running, and when."""
+
+    owner: str
+    created: float
+
+
 @dataclass(frozen=True, kw_only=True)
 class JobLimits:
     """How many jobs may be queued or running, in all and of one caller, and for how long results are kept."""
@@ -102,6 +111,8 @@ class JobStore:
         self.client = open_queue(database)
         self.mean_seconds = 1.0  # of one dub, as measured lately
         self._lock = threading.Lock()
+        self._snapshot: list[OpenJob] = []
+        self._snapshot_time = 0.0
 
     def submit(self, document: Mapping[str, Any], media: bytes | Path, *, owner: str, key: str = "") -> Job:
         """Store a job, of the `fields` in `document`; with an idempotency `key` that its owner used before, the job of that time.
@@ -130,6 +141,7 @@ class JobStore:
                 priority=1 + num_own,  # callers take turns: everyone's first job comes before anyone's second
             )
             self.client.enqueue(options, dict(document))
+            self._snapshot.append(OpenJob(owner, time.time()))
         return self.get(job_id, owner)
 
     def find(self, job_id: str, owner: str) -> Job | None:
@@ -166,6 +178,7 @@ class JobStore:
         if job.is_over and job.state != "cancelled":
             raise JobConflictError(f"the job is {job.state}", where=job_id, cure="only a job that is open is cancelled")
         self.client.cancel_workflow(job_id)
+        self._snapshot_time = 0.0
         self._source(job_id).unlink(missing_ok=True)
         return self.get(job_id, owner)
 
@@ -174,6 +187,7 @@ class JobStore:
         if self.find(job_id, owner) is not None:
             self.client.cancel_workflow(job_id)
             self.client.delete_workflow(job_id)
+            self._snapshot_time = 0.0
             shutil.rmtree(self.folder / job_id, ignore_errors=True)
 
     def num_open(self) -> int:
@@ -182,7 +196,7 @@ class JobStore:
 
     def oldest_age_seconds(self) -> float:
         """How long the oldest open job has waited or run; 0 without one."""
-        return max((time.time() - one.created_at / 1000 for one in self._open()), default=0.0)
+        return max((time.time() - one.created for one in self._open()), default=0.0)
 
     def wait_seconds(self, job: Job) -> float:
         """Estimated time until the job is done, from the mean duration of a dub."""
@@ -191,7 +205,7 @@ class JobStore:
         if job.state == "running" and job.progress > 0.05 and job.attributes.get("dubbing_since"):
             elapsed = time.time() - float(job.attributes["dubbing_since"])
             return elapsed * (1.0 - job.progress) / job.progress
-        num_before = sum(one.created_at / 1000 < job.created for one in self._open())
+        num_before = sum(one.created < job.created for one in self._open())
         return (num_before + 1) * self.mean_seconds
 
     def result_path(self, job_id: str) -> Path:
@@ -216,13 +230,18 @@ class JobStore:
             shutil.rmtree(path, ignore_errors=True)
         return len(orphans)
 
-    def _open(self) -> list[Any]:
-        return self.client.list_workflows(name=WORKFLOW, status=OPEN, load_input=False, load_output=False)
+    def _open(self) -> list[OpenJob]:
+        """Returns the open jobs as they were at most `SNAPSHOT_SECONDS` ago, with those submitted here since."""
+        if time.monotonic() - self._snapshot_time > SNAPSHOT_SECONDS:
+            found = self.client.list_workflows(name=WORKFLOW, status=OPEN, load_input=False, load_output=False)
+            self._snapshot = [OpenJob(one.authenticated_user or "", (one.created_at or 0) / 1000) for one in found]
+            self._snapshot_time = time.monotonic()
+        return self._snapshot
 
     def _check_room(self, owner: str) -> int:
         """How many open jobs the caller has."""
         jobs = self._open()
-        num_own = sum(job.authenticated_user == owner for job in jobs)
+        num_own = sum(job.owner == owner for job in jobs)
         seconds = max(1, math.ceil(min(len(jobs), self.limits.max_waiting) * self.mean_seconds))
         if len(jobs) > self.limits.max_waiting:
             what = f"{len(jobs)} dubs are waiting or running"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from fastapi import FastAPI
 from pydantic import BaseModel
 
 from dubmill.serving.fields import DubFields
@@ -110,3 +111,17 @@ DUB_BODY: dict[str, Any] = {
         },
     }
 }
+
+
+def add_body_schemas(app: FastAPI) -> None:
+    """Put the schemas that `DUB_BODY` refers to into the app's OpenAPI document, where FastAPI does not see them."""
+    original = app.openapi
+    body = DubFields.model_json_schema(ref_template="#/components/schemas/{model}")
+    schemas = {**body.pop("$defs"), "DubFields": body}
+
+    def openapi() -> dict[str, Any]:
+        document = original()
+        document["components"]["schemas"] |= schemas
+        return document
+
+    app.openapi = openapi

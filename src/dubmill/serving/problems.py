@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -108,11 +109,25 @@ async def error_response(_: Request | None, error: Exception) -> JSONResponse:
     return _response(content, headers)
 
 
-async def http_error_response(_: Request, error: Exception) -> JSONResponse:
+async def http_error_response(request: Request, error: Exception) -> JSONResponse:
     """An error of the HTTP framework, such as an unknown path, as problem details."""
     assert isinstance(error, HTTPException)
-    status = HTTPStatus(error.status_code)
-    return _response(_problem(status, status.name.lower(), str(error.detail)), dict(error.headers or {}))
+    status, headers = HTTPStatus(error.status_code), dict(error.headers or {})
+    if status == HTTPStatus.METHOD_NOT_ALLOWED and (
+        methods := allowed_methods(request.app.openapi(), request.url.path)
+    ):
+        headers["Allow"] = ", ".join(methods)
+    return _response(_problem(status, status.name.lower(), str(error.detail)), headers)
+
+
+def allowed_methods(document: Mapping[str, Any], path: str) -> list[str]:
+    """Returns the methods of all operations at a path, for the header Allow: Starlette names those of one route."""
+    names, wanted = set(), path.split("/")
+    for template, operations in document["paths"].items():
+        parts = template.split("/")
+        if len(parts) == len(wanted) and all(a == b or a.startswith("{") for a, b in zip(parts, wanted, strict=True)):
+            names |= {method.upper() for method in operations}
+    return sorted(names)
 
 
 async def invalid_request_response(_: Request, error: Exception) -> JSONResponse:
