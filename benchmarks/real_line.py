@@ -131,7 +131,9 @@ def main() -> int:
     for word in dict.fromkeys(word for of_caller in found.values() for word in of_caller):
         row = [of_caller.get(word, "")[:12] for of_caller in found.values()]
         differ += [word] if len({*row} - {""}) > 1 else []
-        sys.stdout.write(f"| {word} | {' | '.join(row)} | {'differ' if word in differ else 'equal'} |\n")
+        num_digests = sum(map(bool, row))
+        verdict = "differ" if word in differ else "equal" if num_digests > 1 else "one only"
+        sys.stdout.write(f"| {word} | {' | '.join(row)} | {verdict} |\n")
     return int(bool(differ))
 
 
