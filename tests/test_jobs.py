@@ -294,8 +294,35 @@ def test_the_command_dubs_on_an_endpoint(served, monkeypatch, capsys):
     assert tone_hz(out.read_bytes()) == pytest.approx(600, abs=2)
 
 
+@pytest.mark.parametrize("option", ["--audio", "--takes", "--quality", "--captions"])
+def test_an_option_that_an_endpoint_does_not_know_is_refused(option, monkeypatch, capsys, tmp_path):
+    (tmp_path / "in.mp4").write_bytes(b"")
+    (tmp_path / "voice.wav").write_bytes(b"")
+    value = {"--audio": tmp_path / "voice.wav", "--quality": 20, "--captions": tmp_path / "c.srt"}.get(
+        option, tmp_path / "t"
+    )
+    words = [
+        "dub",
+        tmp_path / "in.mp4",
+        "--to",
+        "es",
+        "--text",
+        "uno",
+        "--consent",
+        CONSENT,
+        "--out",
+        tmp_path / "out.mp4",
+    ]
+    words += ["--endpoint", "http://localhost:1", option, value]
+    monkeypatch.setattr("sys.argv", ["dubmill", *map(str, words)])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 2
+    assert f"{option} beside --endpoint" in capsys.readouterr().err
+
+
 def test_a_killed_server_loses_no_job_and_makes_none_twice(served):
-    """All pending requests were lost without a trace."""
+    """Before the durable queue, all pending requests were lost without a trace."""
     served.held.touch()
     jobs = [served.submit(text="lento" if index == 0 else "uno", seed=index).json()["id"] for index in range(6)]
     served.wait(jobs[0], "dubbing")

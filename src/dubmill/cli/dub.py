@@ -208,7 +208,13 @@ def _dub_on_endpoint(options: DubOptions) -> FileDubResult:
     from dubmill.client import DubClient
     from dubmill.dubbing.service import FileDubResult
 
-    local = {"--captions": options.captions, "--adapter": options.adapter, "--quality": options.quality}
+    local = {
+        "--captions": options.captions,
+        "--adapter": options.adapter,
+        "--quality": options.quality,
+        "--audio": options.audio,
+        "--takes": options.takes,
+    }
     given = [name for name, value in local.items() if value is not None]
     if given or options.picture != "face":
         what = f"{given[0] if given else '--picture'} beside --endpoint"

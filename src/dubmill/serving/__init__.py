@@ -1,1 +1,1 @@
-"""The KServe predictor: V1 and V2 protocols, a raw route for video bytes, and a studio page."""
+"""The KServe predictor: jobs, V1 and V2 protocols, a form route and a studio page; a worker behind a queue."""
