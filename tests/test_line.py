@@ -1,6 +1,7 @@
 """The whole line on nano with few clips: Kubeflow's runner and the steps called from here agree to the last digest."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -66,7 +67,7 @@ def test_the_line_ends_with_a_report_and_a_release_that_opens(ran):
     release = Release.open(work / "release")
     assert Adapter.open(work / "release" / "adapter").digest == release.info["adapter_digest"]
     assert (work / "report.html").read_text().startswith("<!")
-    assert "the whole line took" in said
+    assert re.search(r"took \d+ s", said)
     assert media.probe(work / "sample.mp4").num_frames == 17
 
 

@@ -86,7 +86,7 @@ def test_an_answer_too_long_for_its_time_is_requested_again_with_the_seconds(end
     url, requests = endpoint(lambda number, body: told(SPANISH | ({2: long} if number == 1 else {})))
     done = spanish(url)
     assert done.cues[1].text == SPANISH[2]
-    assert "there are 1.5 s" in asked_of(requests[1][2])[0]["fault"]
+    assert "1.5 s" in asked_of(requests[1][2])[0]["fault"]
 
 
 def test_what_stays_too_long_is_kept_and_flagged_with_its_place(endpoint):
