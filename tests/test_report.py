@@ -394,6 +394,9 @@ def test_the_headline_contains_only_what_was_measured_against_the_hardest_baseli
 def test_a_test_of_too_few_speakers_says_so():
     few = figures.score(_rows(adapter=[1.0], base=[0.0]), PARAMS).tests["base"]["words_right"]
     assert (few.verdict, figures.shown_p(few)) == ("no difference shown", "p = 1: 1 speakers are too few for this test")
+    rows = _rows(adapter=[1.0] * 40, base=[0.0] * 5 + [1.0] * 35)
+    five_differ = figures.score(rows, PARAMS).tests["base"]["words_right"]
+    assert figures.shown_p(five_differ) == "p = 0.062: too few speakers differ for this test"
 
 
 def test_an_adapter_that_lost_is_called_worse_and_a_draw_is_no_difference():

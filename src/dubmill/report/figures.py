@@ -238,6 +238,8 @@ def shown_p(test: Test) -> str:
         return "no difference at all"
     if test.is_at_resolution and test.p_holm >= 1:
         return f"p = 1: {test.num_clusters} speakers are too few for this test"
+    if test.is_at_resolution and test.verdict == "no difference shown":
+        return f"p = {test.p_holm:.2g}: too few speakers differ for this test"
     if test.is_at_resolution:
         return f"p ≤ {test.p_holm:.2g}, the smallest that this test can give"
     return "p < 0.001" if test.p_holm < 0.001 else f"p = {test.p_holm:.3f}" if test.p_holm < 1 else "p = 1"
