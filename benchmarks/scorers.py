@@ -317,8 +317,8 @@ def sync_section(scorers: RealScorers, clips: Sequence[Spoken]) -> list[str]:
         + ", ".join(f"{shift}: {np.mean(figures):.3f}" for shift, figures in rows.items()) + ".", "",
         f"A shift of 3 frames told from none (`opening_offset_frames` at most 1 without, 2 to 4 with it): {told:.0%} of "
         f"{len(hits)} clips of at least 2 s; without a shift right in {np.mean([hit[0] for hit in hits]):.0%}. Aim 90 %: "
-        f"{'reached' if told >= 0.9 else 'not reached'}, with a mouth that is the same phoneme table plus noise of "
-        f"{LANDMARK_NOISE} as the network was trained on, which a filmed mouth is not.",
+        f"{'reached' if told >= 0.9 else 'not reached'}, with a mouth computed from the same phoneme table as the "
+        f"training data, with noise of {LANDMARK_NOISE}; a filmed mouth will do worse.",
     ]  # fmt: skip
 
 
@@ -339,8 +339,8 @@ def cost_section(scorers: RealScorers, folder: Path, clips: Sequence[Spoken]) ->
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     return [
         f"One clip of {clip.seconds:.1f} s, 640x360 at 25 fps, words, voice, identity and mouth together: {wall:.2f} s of wall "
-        f"time and {cpu:.2f} s of CPU time: {clip.seconds / wall:.1f} times real time, {2 * clip.seconds / cpu:.1f} times if "
-        f"two cores were all its own (best of five, on a busy machine). Aim 5 times: "
+        f"time and {cpu:.2f} s of CPU time: {clip.seconds / wall:.1f} times real time, {2 * clip.seconds / cpu:.1f} times at "
+        f"best by CPU time on two cores (best of five). Aim 5 times: "
         f"{'reached' if 2 * clip.seconds / cpu >= 5 else 'not reached'}. Peak memory of this whole command {peak:.2f} GB, target 2 GB.",
     ]
 
