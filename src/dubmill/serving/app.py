@@ -62,7 +62,7 @@ class ReadinessDataPlane(DataPlane):
 
 
 class FixedModelRepository(ModelRepositoryExtension):
-    """Refuses loading and unloading over the network, which KServe would allow to any caller."""
+    """Refuses loading and unloading over the network, which KServe would allow to any caller: NotImplementedError is its 501."""
 
     async def load(self, model_name: str) -> None:
         """Refuse: the model is fixed for the life of the server."""
