@@ -110,7 +110,7 @@ def dub_clip_file(
     line = Line(language=request.language, text=request.words)
     warning = fit_line(world_of(_manifest_only(backbone)), line, source.size.seconds).check()
     film_request = replace(request, words=[Cue(0.0, info.seconds, request.words)])
-    result = dub_film_file(film_request, out, source=source, backbone=backbone, progress=progress, ledger=ledger)
+    result = _service(backbone, source, ledger, FILM_LIMITS).dub_film(film_request, out, progress)
     return replace(result, notes=(*result.notes, warning)) if warning else result
 
 

@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 from dbos import DBOS, DBOSClient, DBOSPortableJSONSerializer, EnqueueOptions
 
-from dubmill.artifacts.files import digest_of, write_atomically
+from dubmill.artifacts.files import digest_of, hash_file, write_atomically
 from dubmill.errors import DubmillError, ServiceUnavailableError, UsageError
 
 WORKFLOW, QUEUE = "dub", "dubs"
@@ -326,7 +326,4 @@ def _job_of(status: Any) -> Job:
 
 
 def _sha256(media: bytes | Path) -> str:
-    if isinstance(media, bytes):
-        return hashlib.sha256(media).hexdigest()
-    with media.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    return hashlib.sha256(media).hexdigest() if isinstance(media, bytes) else hash_file(media)

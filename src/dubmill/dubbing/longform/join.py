@@ -151,11 +151,9 @@ def _layer(dub: ChunkDub, reader: _FrameReader, position: float, layout: media.L
         weight_HW = weight * mask_HW * edge_HW[_shifted(rows, top), _shifted(columns, left)]
     else:
         weight_HW = weight * edge_HW
-    step_y, step_x = layout.steps
-    frame = reader.at(position)
-    luma, *chroma = reader.layout.planes(frame)
-    coarse = _coarse(_shifted(rows, top), step_y), _coarse(_shifted(columns, left), step_x)
+    luma, *chroma = reader.layout.planes(reader.at(position))
     fine = _shifted(rows, top), _shifted(columns, left)
+    coarse = tuple(_coarse(span, step) for span, step in zip(fine, layout.steps, strict=True))
     return Layer(rows, columns, weight_HW.astype(np.float32), (luma[fine], *(plane[coarse] for plane in chroma)))
 
 
