@@ -41,8 +41,12 @@ def folder(tmp_path_factory):
 def urls(folder):
     """Two servers, started together because importing takes them long: a good one, and one without a self-test."""
     (folder / "unready").mkdir()
+    grpc_port = dubbing_server.free_port()
+    (folder / "grpc").write_text(f"127.0.0.1:{grpc_port}")
     processes, ports = zip(
-        dubbing_server.start(folder), dubbing_server.start(folder / "unready", has_selftest=False), strict=True
+        dubbing_server.start(folder, more=("--grpc_port", grpc_port)),
+        dubbing_server.start(folder / "unready", has_selftest=False),
+        strict=True,
     )
     good, unready = (f"http://127.0.0.1:{port}" for port in ports)
     DubClient(good).wait_until_ready(seconds=180)
@@ -135,6 +139,138 @@ def test_v2_dubs_through_kserves_own_client_in_json_and_in_binary(url, mp4):
     assert binary.get_output_by_name("video").as_numpy().tobytes() == video
     assert plain.get_output_by_name("model_version").as_numpy().tolist() == ["7"]
     assert bool(plain.get_output_by_name("machine_generated").as_numpy()[0])
+
+
+def grpc_dub(folder, mp4, *, headers=(), model="dubmill", binary=True, timeout=30, raw=None, **changes):
+    """What KServe's gRPC client gets for a dub; `raw` changes the message on its way."""
+    from kserve import InferenceGRPCClient, InferInput, InferRequest
+
+    async def infer():
+        fields = {
+            "video": mp4.read_bytes(),
+            "language": b"es",
+            "text": b"uno tres",
+            "consent": CONSENT.encode(),
+        } | changes
+        inputs = []
+        for name, value in fields.items():
+            tensor = np.frombuffer(value, np.uint8) if name == "video" else np.array([value], dtype=object)
+            inputs.append(InferInput(name, list(tensor.shape), "UINT8" if name == "video" else "BYTES"))
+            inputs[-1].set_data_from_numpy(tensor, binary_data=binary)
+        request = InferRequest(model, inputs)
+        async with InferenceGRPCClient((folder / "grpc").read_text(), timeout=timeout, retries=0) as kserve:
+            if raw is None:
+                return await kserve.infer(request, headers=headers)
+            message = request.to_grpc()
+            raw(message)
+            return await kserve._client_stub.ModelInfer(message, timeout=timeout)
+
+    return asyncio.run(infer())
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_v2_dubs_over_grpc_through_kserves_own_client(url, folder, mp4, binary):
+    answer = grpc_dub(folder, mp4, binary=binary)
+    video = answer.get_output_by_name("video").as_numpy().astype(np.uint8).tobytes()
+    assert tone_hz(video) == pytest.approx(300, abs=2)
+    assert answer.get_output_by_name("model_version").as_numpy().tolist() == [b"7"]
+
+
+def test_grpc_says_whether_the_model_is_ready_and_what_it_takes(url, folder):
+    from kserve import InferenceGRPCClient
+    from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
+
+    async def facts():
+        async with InferenceGRPCClient((folder / "grpc").read_text(), timeout=30) as kserve:
+            metadata = await kserve._client_stub.ModelMetadata(pb.ModelMetadataRequest(name="dubmill"))
+            return await kserve.is_server_ready(), await kserve.is_model_ready("dubmill"), metadata
+
+    is_server_ready, is_model_ready, metadata = asyncio.run(facts())
+    assert is_server_ready
+    assert is_model_ready
+    assert [tensor.name for tensor in metadata.inputs][:3] == ["video", "language", "text"]
+
+
+def _cut_prefix(message):
+    message.raw_input_contents[1] = b"\xff\xff\xff\x7fes"
+
+
+def _lose_tensor(message):
+    del message.raw_input_contents[1]
+
+
+def _lie_about_type(message):
+    message.inputs[0].datatype = "FP64"
+
+
+def _no_such_type(message):
+    message.inputs[0].datatype = "MANY"
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "code"),
+    [
+        ({"consent": b""}, "INVALID_ARGUMENT", "missing_consent"),
+        ({"language": b"fr"}, "INVALID_ARGUMENT", "unsupported_text"),
+        ({"text": b"\xff"}, "INVALID_ARGUMENT", "usage"),
+        ({"mood": b"good"}, "INVALID_ARGUMENT", "usage"),
+        ({"video": b"hello"}, "INVALID_ARGUMENT", "unreadable_media"),
+        ({"video": bytes(5_000_000)}, "RESOURCE_EXHAUSTED", None),
+        ({"model": "nobody"}, "NOT_FOUND", None),
+        ({"raw": _cut_prefix}, "INVALID_ARGUMENT", "usage"),
+        ({"raw": _lose_tensor}, "INVALID_ARGUMENT", "usage"),
+        ({"raw": _lie_about_type}, "INVALID_ARGUMENT", "usage"),
+        ({"raw": _no_such_type}, "INVALID_ARGUMENT", "usage"),
+    ],
+)
+def test_a_wrong_grpc_request_gets_its_status_and_code(url, folder, mp4, changes, status, code):
+    import grpc
+
+    with pytest.raises(grpc.RpcError) as refusal:
+        grpc_dub(folder, mp4, **changes)
+    assert (refusal.value.code().name, dict(refusal.value.trailing_metadata()).get("code")) == (status, code)
+    assert "Traceback" not in refusal.value.details()
+
+
+def test_a_grpc_caller_that_leaves_cancels_its_dub(url, client, folder, mp4):
+    import grpc
+
+    (folder / "held").touch()
+    try:
+        with pytest.raises(grpc.RpcError) as refusal:
+            grpc_dub(folder, mp4, text=b"lento", timeout=1)
+        assert refusal.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert tone_hz(client.dub(mp4, to="es", text="uno", consent=CONSENT, seed=1)) == pytest.approx(400, abs=2)
+    finally:
+        (folder / "held").unlink()
+
+
+def test_a_grpc_call_without_its_key_is_unauthenticated_but_a_probe_needs_none():
+    import grpc
+    from kserve import InferenceGRPCClient, InferRequest, ModelRepository
+    from kserve.protocol.dataplane import DataPlane
+    from kserve.protocol.model_repository_extension import ModelRepositoryExtension
+
+    from dubmill.serving.grpc_server import DubGRPCServer
+    from dubmill.serving.keys import Callers
+
+    async def calls():
+        models, address = ModelRepository(), f"127.0.0.1:{dubbing_server.free_port()}"
+        callers = Callers({hashlib.sha256(b"key").hexdigest(): "ana"})
+        repository = ModelRepositoryExtension(models)
+        server = DubGRPCServer(address, DataPlane(models), repository, callers=callers, max_body_bytes=1000)
+        serving, statuses = asyncio.ensure_future(server.start(1)), []
+        async with InferenceGRPCClient(address, timeout=30) as kserve:
+            is_live = await kserve.is_server_live()
+            for headers in ((), (("authorization", "Bearer wrong"),), (("authorization", "Bearer key"),)):
+                with pytest.raises(grpc.RpcError) as refusal:
+                    await kserve.infer(InferRequest("nobody", []), headers=headers)
+                statuses.append(refusal.value.code().name)
+        await server.stop()
+        await serving
+        return is_live, statuses
+
+    assert asyncio.run(calls()) == (True, ["UNAUTHENTICATED", "UNAUTHENTICATED", "NOT_FOUND"])
 
 
 def test_v1_works_through_kserves_own_client(url, mp4):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import signal
-import struct
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,7 +14,6 @@ from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, Response
 from kserve import InferRequest, ModelServer
-from kserve.errors import InferenceError
 from kserve.model_server import app as kserve_app
 from kserve.protocol.dataplane import DataPlane
 from kserve.protocol.model_repository_extension import ModelRepositoryExtension
@@ -23,13 +21,15 @@ from starlette.exceptions import HTTPException
 
 from dubmill import __version__, media
 from dubmill.dubbing.service import selftest_clip
-from dubmill.errors import DubmillError, UsageError
+from dubmill.errors import DubmillError
+from dubmill.serving.grpc_server import DubGRPCServer
 from dubmill.serving.keys import Callers
 from dubmill.serving.middleware import BodyLimit, CallerCheck, RequestLog
 from dubmill.serving.model import DubModel
 from dubmill.serving.openapi import add_body_schemas
 from dubmill.serving.problems import error_response, http_error_response, invalid_request_response
 from dubmill.serving.routes import facts_routes, job_routes, languages_of
+from dubmill.serving.wire import refuse_unreadable_v2
 
 PAGES = Path(__file__).parent / "pages"
 
@@ -51,14 +51,8 @@ class ReadinessDataPlane(DataPlane):
         Raises:
             UsageError: lengths and contents do not agree; KServe's own answers 500.
         """
-        try:
+        with refuse_unreadable_v2():
             return super().decode_inference_request(body, headers, model_name)
-        except (InferenceError, struct.error, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
-            raise UsageError(
-                f"the V2 request cannot be read ({type(error).__name__})",
-                where="body",
-                cure="make the lengths in the JSON and the header agree with the binary data",
-            ) from error
 
 
 class FixedModelRepository(ModelRepositoryExtension):
@@ -74,7 +68,7 @@ class FixedModelRepository(ModelRepositoryExtension):
 
 
 class DubServer(ModelServer):
-    """KServe's server on one address, REST only: a video does not fit gRPC's 8 MiB messages.
+    """KServe's server on one address: REST, and gRPC after `add_grpc`.
 
     At a signal it still answers until `drain` returns, so that probes and those who wait for a dub are not cut off.
     """
@@ -84,6 +78,17 @@ class DubServer(ModelServer):
         self.host, self._drain = host, drain
         self.dataplane = ReadinessDataPlane(model_registry=self.registered_models)
         self.model_repository_extension = FixedModelRepository(model_registry=self.registered_models)
+
+    def add_grpc(self, port: int, *, callers: Callers, max_body_bytes: int) -> None:
+        """Serve V2 over gRPC too, from `start` on."""
+        self._grpc_server = DubGRPCServer(
+            f"{self.host}:{port}",
+            self.dataplane,
+            self.model_repository_extension,
+            callers=callers,
+            max_body_bytes=max_body_bytes,
+        )
+        self.servers.append(self._grpc_server.start(self.max_threads))
 
     async def _serve(self) -> None:
         assert self._rest_server is not None, "KServe makes it in start()"

@@ -100,15 +100,22 @@ class RequestLog:
             await self.app(scope, receive, noted)
         finally:
             if status >= 400 or not scope["path"].startswith(QUIET_PATHS):
-                line = {
-                    "request": request_id,
-                    "caller": CALLER.get(),
-                    "method": scope["method"],
-                    "path": scope["path"][:200],
-                    "status": status,
-                    "ms": round(1000 * (time.monotonic() - started), 1),
-                }
-                log.info("%s", json.dumps(line))
+                log_request(
+                    request_id, method=scope["method"], path=scope["path"][:200], status=status, started=started
+                )
+
+
+def log_request(request_id: str, *, method: str, path: str, status: int | str, started: float) -> None:
+    """Write the one line of a request, which began at `started` of the monotonic clock."""
+    line = {
+        "request": request_id,
+        "caller": CALLER.get(),
+        "method": method,
+        "path": path,
+        "status": status,
+        "ms": round(1000 * (time.monotonic() - started), 1),
+    }
+    log.info("%s", json.dumps(line))
 
 
 async def _until_caller_leaves(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:

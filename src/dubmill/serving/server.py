@@ -57,6 +57,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--name", default="dubmill", help="model name in the URLs")
     parser.add_argument("--host", default="0.0.0.0", help="address to listen on; a pod needs 0.0.0.0, all of them")  # noqa: S104
     parser.add_argument("--http_port", type=int, default=8080, help="port of V1, V2, metrics and the studio page")
+    parser.add_argument("--grpc_port", type=int, help="port of V2 over gRPC; without it there is only HTTP")
     parser.add_argument("--ledger", type=Path, default=LEDGER, help="file of consent statements")
     parser.add_argument(
         "--max_waiting", type=int, default=100, help="number of jobs that may wait; the next one gets status 429"
@@ -133,6 +134,8 @@ def _serve_api(options: argparse.Namespace, release: Release, source: ModelSourc
 
     server = DubServer(options.host, options.http_port, drain=drain)
     mount_model(server, model, max_body_bytes=options.max_body_bytes, callers=callers, limits=_limits(options, source))
+    if options.grpc_port is not None:
+        server.add_grpc(options.grpc_port, callers=callers, max_body_bytes=options.max_body_bytes)
     worker.listen(model.on_event)
     threading.Thread(target=_delete_expired, args=(jobs,), name="expiry", daemon=True).start()
     log.info("listening on http://%s:%d", options.host, options.http_port)

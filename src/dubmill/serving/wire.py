@@ -14,7 +14,8 @@ import base64
 import binascii
 import struct
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -122,6 +123,34 @@ def result_fields(dub: DubResult) -> dict[str, Any]:
         "machine_generated": True,
         "notes": list(dub.notes),
     }
+
+
+@contextmanager
+def refuse_unreadable_v2() -> Iterator[None]:
+    """Turns the errors of KServe's V2 decoders into the caller's fault: they answer 500, or INTERNAL over gRPC.
+
+    Raises:
+        UsageError: lengths, types and contents do not agree.
+    """
+    from kserve.errors import InferenceError, InvalidInput
+
+    try:
+        yield
+    except (
+        InferenceError,
+        InvalidInput,
+        struct.error,
+        ValueError,
+        TypeError,
+        KeyError,
+        IndexError,
+        AttributeError,
+    ) as error:
+        raise UsageError(
+            f"the V2 request cannot be read ({type(error).__name__})",
+            where="body",
+            cure="make the lengths and types that the request states agree with its data",
+        ) from error
 
 
 def from_v2(request: InferRequest) -> Submission:
