@@ -338,7 +338,7 @@ def test_a_wrong_face_choice_is_refused_before_weights_are_loaded(
     beat_film(tmp_path / "in.mov", seconds=seconds)
     words = ["--to", "es", "--text", "uno", "--out", "out.mp4", "--consent", "Ana Ruiz agrees", "--face", "middle"]
     assert run(monkeypatch, tmp_path, "in.mov", *words, *options(folders)) == 2
-    assert "'middle' is no face; choose left, right, all or a number" in capsys.readouterr().err
+    assert "'middle' is no face; choose left, right, all, none or a number" in capsys.readouterr().err
     assert not Path("consent.jsonl").exists()
 
 

@@ -115,7 +115,7 @@ def test_each_shot_has_a_crop_of_its_own(tmp_path):
     film = open_film(tmp_path / "in.mkv", SIZE)
     chunk = longform.Chunk(0, 33, (0, 0), (33, 33), "hola", ((0.2, 1.2),))
     job = FilmJob(painter, "es", 0, "release", FaceMasker(RedDetector(), ""), "")
-    masks = longform.chunk_dubs.chunk_masks(film, [chunk], job)
+    masks = longform.chunk_dubs.chunk_masks(film, [chunk], job, longform.FilmStore(tmp_path))
     (crop,) = longform.chunk_dubs.chunk_crops(film, [chunk], masks, film.analyze().shots, "face")
     assert [first for first, *_ in crop.places] == [0, 18]
     (_, _, left), (_, _, right) = crop.places

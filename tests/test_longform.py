@@ -126,7 +126,7 @@ def test_a_killed_run_goes_on_with_the_chunks_it_has_and_leaves_nothing(tmp_path
     with pytest.raises(KeyboardInterrupt):
         dubbed(source, cues, out, EchoDubber(dies_after=2))
     assert not out.exists()
-    assert len(list((tmp_path / ".out.mp4.chunks").glob("*.nut"))) == 2
+    assert len(list((tmp_path / ".out.mp4.chunks" / "takes").glob("*.nut"))) == 2
     again, shares = EchoDubber(), []
     dubbed(
         source, [*cues[:1], dataclasses.replace(cues[1], text="otra"), *cues[2:]], out, again, progress=shares.append
@@ -143,9 +143,9 @@ def test_with_takes_kept_a_changed_sentence_costs_one_chunk_and_other_takes_keep
     def run(cues):
         echo = EchoDubber()
         job = FilmJob(echo, "es", 0, "release", NO_DETECTION, "")
-        how = {"metadata": {}, "progress": lambda share: None, "takes": takes}
+        how = {"metadata": {}, "progress": lambda share: None, "store": longform.FilmStore(tmp_path / "takes")}
         longform.dub_film(open_film(source), cues, job, tmp_path / "out.mp4", **how)
-        return echo.texts, {path.name: path.read_bytes() for path in takes.glob("*.nut")}
+        return echo.texts, {path.name: path.read_bytes() for path in (takes / "takes").glob("*.nut")}
 
     cues = every(8, 3, 30)
     texts, first = run(cues)

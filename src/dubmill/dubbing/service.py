@@ -10,13 +10,22 @@ from pathlib import Path
 import numpy as np
 
 from dubmill import __version__, media
-from dubmill.artifacts.files import hash_file, sha256_of
+from dubmill.artifacts.files import hash_file
 from dubmill.artifacts.rows import Line
 from dubmill.artifacts.store import Release
 from dubmill.dubbing.clip_dubber import ClipDubber
 from dubmill.dubbing.clip_size import TONE_MAP_NOTE, read_clip, release_info
 from dubmill.dubbing.consent import Consent, ConsentLedger, DubRecord
-from dubmill.dubbing.longform import Chunk, Film, FilmJob, check_recording, dub_film
+from dubmill.dubbing.longform import (
+    Chunk,
+    Film,
+    FilmJob,
+    FilmStore,
+    check_recording,
+    dub_chunks,
+    dub_film,
+    plan_film,
+)
 from dubmill.dubbing.model_source import ModelSource
 from dubmill.errors import InvalidArtifactError, UnreadableMediaError
 from dubmill.faces import (
@@ -84,7 +93,7 @@ class FileDubRequest:
 
     `speaker` as in `DubRequest`. `words` are cues, or one text for a clip or to be distributed over the speech of a film.
     `job` is the server's. `picture` as in `faces.check_picture_choice`, `quality` as in `media.coding_like`.
-    `voice` as in `longform.FilmJob`, `takes` as in `longform.dub_film`.
+    `voice` as in `longform.FilmJob`, `store` as in `longform.dub_film`; `film` is the opened file, where the caller has it.
     """
 
     path: Path
@@ -100,7 +109,8 @@ class FileDubRequest:
     picture: str = FACE
     quality: int | None = None
     voice: Path | None = None
-    takes: Path | None = None
+    store: FilmStore | None = None
+    film: Film | None = None
 
 
 @dataclass(frozen=True)
@@ -208,18 +218,60 @@ class DubbingService:
         Raises:
             DubmillError: consent, language, words, media, faces or ledger are not in order.
         """
-        check_file_request(request)
-        self.source.check_language(request.language)
-        film = Film.open(
-            request.path, self.source.size, limits=self.limits, tone_map=request.tone_map, track=request.track
-        )
-        self.ledger.check_writable()
-        source_sha256 = sha256_of(request.path)
+        film = self._open_film(request)
+        source_sha256 = film.sha256
         metadata = {**carried_metadata(request.path), **self._marks(source_sha256, request.language)}
-        words = request.words
-        if isinstance(words, str):
-            words = Line(language=request.language, text=words)
-        job = FilmJob(
+
+        def record(joined: Path) -> None:
+            self.ledger.record(
+                request.consent,
+                DubRecord(
+                    source_sha256=source_sha256,
+                    dub_sha256=hash_file(joined),
+                    language=request.language,
+                    release=self.source.digest,
+                    job=request.job,
+                ),
+            )
+
+        dubbed = dub_film(
+            film,
+            self._words(request),
+            self.film_job(request),
+            out,
+            metadata=metadata,
+            progress=progress,
+            quality=request.quality,
+            store=request.store,
+            before_handover=record,
+        )
+        notes = (*_film_notes(film, dubbed.chunks, request.picture), *dubbed.notes, *self._release_notes())
+        return FileDubResult(notes, dubbed.cues)
+
+    def dub_film_chunks(
+        self,
+        request: FileDubRequest,
+        progress: Callable[[float], None],
+        *,
+        is_wanted: Callable[[int, Chunk], bool],
+    ) -> int:
+        """Dub the chunks that `is_wanted` (number and chunk) into the request's store, without joining; returns their number.
+
+        Raises:
+            DubmillError: as `dub_film`.
+        """
+        assert request.store is not None, "without a store the dubs would be lost"
+        film, job = self._open_film(request), self.film_job(request)
+        plan = plan_film(film, self._words(request), job, request.store)
+        pairs = list(zip(plan.chunks, plan.crops, strict=True))
+        wanted = [pair for index, pair in enumerate(pairs) if is_wanted(index, pair[0])]
+        chunks, crops = [chunk for chunk, _ in wanted], [crop for _, crop in wanted]
+        dub_chunks(film, chunks, crops, job, request.store, progress)
+        return len(wanted)
+
+    def film_job(self, request: FileDubRequest) -> FilmJob:
+        """What every chunk of the request's film is dubbed with."""
+        return FilmJob(
             dubber=self.dubber,
             language=request.language,
             seed=request.seed,
@@ -230,28 +282,19 @@ class DubbingService:
             picture=request.picture,
             voice=request.voice,
         )
-        dubbed = dub_film(
-            film,
-            words,
-            job,
-            out,
-            metadata=metadata,
-            progress=progress,
-            quality=request.quality,
-            takes=request.takes,
+
+    def _open_film(self, request: FileDubRequest) -> Film:
+        check_file_request(request)
+        self.source.check_language(request.language)
+        film = request.film or Film.open(
+            request.path, self.source.size, limits=self.limits, tone_map=request.tone_map, track=request.track
         )
-        self.ledger.record(
-            request.consent,
-            DubRecord(
-                source_sha256=source_sha256,
-                dub_sha256=hash_file(out),
-                language=request.language,
-                release=self.source.digest,
-                job=request.job,
-            ),
-        )
-        notes = (*_film_notes(film, dubbed.chunks, request.picture), *dubbed.notes, *self._release_notes())
-        return FileDubResult(notes, dubbed.cues)
+        self.ledger.check_writable()
+        return film
+
+    def _words(self, request: FileDubRequest) -> Sequence[Cue] | Line:
+        words = request.words
+        return Line(language=request.language, text=words) if isinstance(words, str) else words
 
     def _marks(self, source_sha256: str, language: str) -> Mapping[str, str]:
         """The metadata that marks a dub as machine-generated."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dubmill.faces.blending import (
     FACE,
     KEEP,
+    NOBODY,
     NO_DETECTION,
     PICTURES,
     WHOLE,
     WHOLE_FRAME,
     BlendMask,
+    FacesInClip,
     FaceMasker,
     check_face_choice,
     check_picture_choice,
@@ -19,7 +21,7 @@ from dubmill.faces.detection import Face, FaceDetector, ScorerFaceDetector
 from dubmill.faces.tracking import FaceTrack, mouth_boxes, track_face
 
 __all__ = [
-    "FACE", "KEEP", "NO_DETECTION", "PICTURES", "WHOLE", "WHOLE_FRAME", "BlendMask", "Face", "FaceDetector", "FaceMasker",
-    "FaceTrack", "ScorerFaceDetector", "check_face_choice", "check_picture_choice", "mouth_boxes", "timed_sentences",
+    "FACE", "KEEP", "NOBODY", "NO_DETECTION", "PICTURES", "WHOLE", "WHOLE_FRAME", "BlendMask", "Face", "FaceDetector", "FaceMasker",
+    "FacesInClip", "FaceTrack", "ScorerFaceDetector", "check_face_choice", "check_picture_choice", "mouth_boxes", "timed_sentences",
     "track_face",
 ]  # fmt: skip

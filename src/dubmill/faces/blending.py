@@ -9,18 +9,19 @@ Axes: F frames, H height, W width, 4 box edges as x0, y0, x1, y1 pixels.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from dubmill.errors import NoFaceError, UsageError
-from dubmill.faces.detection import FaceDetector
+from dubmill.faces.detection import Face, FaceDetector
 from dubmill.faces.tracking import FaceTrack, track_face
 from dubmill.media.clips import Clip
 from dubmill.text.timing import Span, clock
 
 ALL = "all"  # the face choice that shows the whole dub, whoever is in it
+NOBODY = "none"  # the face choice for somebody who is not seen: the sound alone is dubbed
 FACE, WHOLE, KEEP = "face", "whole", "keep"  # what of the dub's picture shows: around the face, everything, nothing
 PICTURES = (FACE, WHOLE, KEEP)
 FADE_SECONDS = 0.16  # length of the fade to the source where the face is lost
@@ -104,6 +105,16 @@ class BlendMask:
         return (source_HWC + weight * (dub_HWC - source_HWC.astype(np.float32)) + 0.5).astype(np.uint8)
 
 
+@dataclass(frozen=True)
+class FacesInClip:
+    """The faces detected in each frame of a clip; `frame_size` is height and width, `jitter_frames` the detector's."""
+
+    faces: Sequence[Sequence[Face]]
+    frame_size: tuple[int, int]
+    frame_rate: float
+    jitter_frames: int
+
+
 WHOLE_FRAME = BlendMask(np.ones(1, np.float32), np.empty((0, 4), np.float32), (), (1, 1), ())
 """The mask that shows the whole dub in every frame."""
 SOURCE_ONLY = replace(WHOLE_FRAME, opacity_F=np.zeros(1, np.float32))
@@ -123,7 +134,7 @@ class FaceMasker:
 
     def needs_frames(self, choice: str, picture: str = FACE) -> bool:
         """Whether faces are detected at all for this choice of face and picture."""
-        return self.detector is not None and choice != ALL and picture != KEEP
+        return self.detector is not None and choice not in (ALL, NOBODY) and picture != KEEP
 
     def mask(self, clip: Clip, choice: str, *, start_seconds: float, picture: str = FACE) -> BlendMask:
         """The blend mask for a dub of `clip`, which begins at `start_seconds`; `choice` as in `check_face_choice`.
@@ -135,9 +146,20 @@ class FaceMasker:
             UsageError: `choice` matches nobody, or there is no detector.
         """
         span = (start_seconds, start_seconds + clip.seconds)
-        if self.detector is None or choice == ALL or picture == KEEP:
+        if not self.needs_frames(choice, picture):
             return self.mask_without_detection(choice, span, picture)
-        return _face_mask(clip, self.detector, choice, span, is_whole=picture == WHOLE)
+        return self.mask_of(self.detect(clip), choice, start_seconds=start_seconds, picture=picture)
+
+    def detect(self, clip: Clip) -> FacesInClip:
+        """The faces in each frame of `clip`."""
+        assert self.detector is not None, "without a detector no mask needs frames"
+        faces = self.detector.detect(clip.frames_FHWC)
+        return FacesInClip(faces, clip.frames_FHWC.shape[1:3], float(clip.frame_rate), self.detector.jitter_frames)
+
+    def mask_of(self, found: FacesInClip, choice: str, *, start_seconds: float, picture: str = FACE) -> BlendMask:
+        """As `mask`, of faces that were detected before."""
+        span = (start_seconds, start_seconds + len(found.faces) / found.frame_rate)
+        return _face_mask(found, choice, span, is_whole=picture == WHOLE)
 
     def mask_without_detection(self, choice: str, span: Span, picture: str = FACE) -> BlendMask:
         """The whole-frame mask, with a note for `span` where a detector would have been of use; for keep, no picture.
@@ -145,7 +167,7 @@ class FaceMasker:
         Raises:
             UsageError: a face was chosen, which needs a detector.
         """
-        if picture == KEEP:
+        if picture == KEEP or choice == NOBODY:
             return SOURCE_ONLY
         if not self.cure or choice == ALL:
             return WHOLE_FRAME
@@ -159,14 +181,16 @@ NO_DETECTION = FaceMasker(None, "")
 
 
 def check_face_choice(choice: str) -> None:
-    """Refuse a face choice that is not left, right, all, a number counted from the left, or empty.
+    """Refuse a face choice that is not left, right, all, none, a number counted from the left, or empty.
 
     Raises:
         UsageError: it is something else.
     """
-    if not re.fullmatch(rf"|left|right|{ALL}|[1-9][0-9]*", choice):
+    if not re.fullmatch(rf"|left|right|{ALL}|{NOBODY}|[1-9][0-9]*", choice):
         raise UsageError(
-            f"{choice[:40]!r} is no face", where="face", cure=f"choose left, right, {ALL} or a number from the left"
+            f"{choice[:40]!r} is no face",
+            where="face",
+            cure=f"choose left, right, {ALL}, {NOBODY} or a number from the left",
         )
 
 
@@ -188,12 +212,11 @@ def timed_sentences(notes: Iterable[TimedNote]) -> tuple[str, ...]:
     return tuple(f"{note} ({', '.join(spans)})" for note, spans in times.items())
 
 
-def _face_mask(clip: Clip, detector: FaceDetector, choice: str, span: Span, *, is_whole: bool) -> BlendMask:
-    frame_size, rate = clip.frames_FHWC.shape[1:3], float(clip.frame_rate)
-    detections = detector.detect(clip.frames_FHWC)
+def _face_mask(found: FacesInClip, choice: str, span: Span, *, is_whole: bool) -> BlendMask:
+    rate, frame_size = found.frame_rate, found.frame_size
     try:
         track = track_face(
-            detections, choice=choice, frame_rate=rate, frame_size=frame_size, jitter_frames=detector.jitter_frames
+            found.faces, choice=choice, frame_rate=rate, frame_size=frame_size, jitter_frames=found.jitter_frames
         )
     except NoFaceError:
         notes = (("no face is visible, so the picture is unchanged and the sound is dubbed", span),)

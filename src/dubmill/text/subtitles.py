@@ -34,11 +34,12 @@ _EXAMPLE = "write the times as 00:00:01,000 --> 00:00:02,500"
 
 @dataclass(frozen=True)
 class Cue:
-    """A line of a script: `text` is said from `start_seconds` to `end_seconds`."""
+    """A line of a script: `text` is said from `start_seconds` to `end_seconds`, by `speaker`; empty: nobody is named."""
 
     start_seconds: float
     end_seconds: float
     text: str
+    speaker: str = ""
 
     @property
     def seconds(self) -> float:

@@ -8,11 +8,13 @@ their pixels, but are encoded again.
 
 from __future__ import annotations
 
-from dubmill.dubbing.longform.chunk_dubs import FilmJob
+from dubmill.dubbing.longform.chunk_dubs import FilmJob, dub_chunks
 from dubmill.dubbing.longform.chunks import Chunk, plan_chunks
 from dubmill.dubbing.longform.film import Film, FilmAnalysis, loud_spans
-from dubmill.dubbing.longform.film_dub import FilmDub, dub_film
+from dubmill.dubbing.longform.film_dub import FilmDub, FilmPlan, dub_film, plan_film
 from dubmill.dubbing.longform.recording import check_recording
+from dubmill.dubbing.longform.segments import Segment
+from dubmill.dubbing.longform.store import FilmStore
 
 __all__ = [
     "Chunk",
@@ -20,8 +22,13 @@ __all__ = [
     "FilmAnalysis",
     "FilmDub",
     "FilmJob",
+    "FilmPlan",
+    "FilmStore",
+    "Segment",
     "check_recording",
+    "dub_chunks",
     "dub_film",
-    "plan_chunks",
     "loud_spans",
+    "plan_chunks",
+    "plan_film",
 ]

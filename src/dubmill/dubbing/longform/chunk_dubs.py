@@ -5,22 +5,24 @@ Axes: N samples, C channels, F frames at the model's rate.
 
 from __future__ import annotations
 
-import hashlib
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise, repeat
 from pathlib import Path
 
 import numpy as np
 
 from dubmill import media
-from dubmill.artifacts.files import digest_of, write_atomically
+from dubmill.artifacts.files import digest_of, sha256_of, write_atomically
 from dubmill.artifacts.rows import Line
 from dubmill.dubbing.clip_dubber import ClipDubber
 from dubmill.dubbing.longform.chunks import Chunk
 from dubmill.dubbing.longform.crops import Crop, CropReader, centre_crop, face_crop
 from dubmill.dubbing.longform.film import Film, level_dbfs, loud_spans
 from dubmill.dubbing.longform.recording import ChunkVoice, chunk_voices
+from dubmill.dubbing.longform.store import FilmStore, clip_key
 from dubmill.errors import UnreadableMediaError, UnsupportedTextError, UsageError
 from dubmill.faces import FACE, BlendMask, FaceMasker
 from dubmill.media.clips import Clip, cut_or_pad
@@ -49,6 +51,14 @@ class FilmJob:
     def line(self, chunk: Chunk) -> Line:
         """The line that is said in a chunk."""
         return Line(language=self.language, text=chunk.text)
+
+    def seed_of(self, chunk: Chunk) -> int:
+        """The seed of a chunk's dub."""
+        return self.seed if chunk.seed is None else chunk.seed
+
+    def speaker_in(self, chunk: Chunk) -> str:
+        """Who speaks in a chunk."""
+        return chunk.speaker or self.speaker
 
 
 @dataclass(frozen=True)
@@ -95,25 +105,37 @@ def check_lines(film: Film, chunks: Sequence[Chunk], job: FilmJob) -> None:
         raise UnsupportedTextError("; ".join(sentences), cure=", ".join(dict.fromkeys(cure for _, cure in faults)))
 
 
-def chunk_masks(film: Film, chunks: Sequence[Chunk], job: FilmJob) -> list[BlendMask]:
+def chunk_masks(film: Film, chunks: Sequence[Chunk], job: FilmJob, store: FilmStore) -> list[BlendMask]:
     """The blend mask of each chunk; faces are detected in all of them before anything is dubbed.
 
     Raises:
         UnreadableMediaError: several faces are in a chunk and none was chosen.
         UsageError: the choice matches nobody there.
     """
-    if not job.masker.needs_frames(job.face, job.picture):
-        mask = job.masker.mask_without_detection(job.face, (0.0, film.info.seconds), job.picture)
-        return [mask] * len(chunks)
-    reader, masks = film.overview_reader(), []
+    overview = None
+    masks = []
     for chunk in chunks:
-        clip = reader.clip(chunk.first, chunk.last)
-        try:
-            mask = job.masker.mask(clip, job.face, start_seconds=film.seconds_at(chunk.first), picture=job.picture)
-        except (UnreadableMediaError, UsageError) as error:
-            raise type(error)(error.what, where=_place(chunk), cure=error.cure) from error
-        masks.append(mask)
+        overview = overview or film.overview_reader()
+        masks.append(chunk_mask(film, chunk, job, store, partial(overview.clip, chunk.first, chunk.last)))
     return masks
+
+
+def chunk_mask(film: Film, chunk: Chunk, job: FilmJob, store: FilmStore, read: Callable[[], Clip]) -> BlendMask:
+    """The blend mask of one chunk; `read` returns its clip, where faces were not detected before.
+
+    Raises:
+        UnreadableMediaError: several faces are in it and none was chosen.
+        UsageError: the choice matches nobody there.
+    """
+    choice, start = chunk.face or job.face, film.seconds_at(chunk.first)
+    if not job.masker.needs_frames(choice, job.picture):
+        span = (0.0, film.info.seconds) if choice == job.face else (start, film.seconds_at(chunk.last))
+        return job.masker.mask_without_detection(choice, span, job.picture)
+    found = store.faces(film, chunk, job.masker, read)
+    try:
+        return job.masker.mask_of(found, choice, start_seconds=start, picture=job.picture)
+    except (UnreadableMediaError, UsageError) as error:
+        raise type(error)(error.what, where=_place(chunk), cure=error.cure) from error
 
 
 def chunk_crops(
@@ -128,36 +150,68 @@ def chunk_crops(
 def dub_chunks(
     film: Film,
     chunks: Sequence[Chunk],
-    masks: Sequence[BlendMask],
     crops: Sequence[Crop],
     job: FilmJob,
-    folder: Path,
+    store: FilmStore,
     progress: Callable[[float], None],
-) -> list[ChunkDub]:
-    """The dub of every chunk; files found in `folder` are reused.
+) -> list[Path]:
+    """The files of the chunks' dubs; those that are in the store already are not made again.
 
     Raises:
         UnreadableMediaError: the film is silent where a voice is to be dubbed, or the model returned another size.
         UnsupportedTextError: the model cannot say the words of a chunk.
         DiskFullError: the disk is full.
     """
-    clips, voices, dubs = _clips(film, chunks, crops), _voices(film, chunks, job), []
-    for index, (chunk, mask, crop) in enumerate(zip(chunks, masks, crops, strict=True)):
-        clip = next(clips).lasting(film.size.num_frames)
+    keys = take_keys(film, chunks, crops, job)
+    missing = [index for index, key in enumerate(keys) if not store.take(key).is_file()]
+    unread = [index for index in missing if not store.has_clip(film, chunks[index], crops[index])]
+    clips = _clips(film, [chunks[index] for index in unread], [crops[index] for index in unread])
+    voices = _voices(film, [chunks[index] for index in missing], job)
+    for num_done, index in enumerate(missing):
+        chunk, started = chunks[index], time.monotonic()
+        clip = store.clip(film, chunk, crops[index], partial(next, clips)).lasting(film.size.num_frames)
+        dubbed = _dub_clip(
+            clip, chunk, job, next(voices), lambda share, done=num_done: progress((done + share) / len(missing))
+        )
+        seconds = time.monotonic() - started
+        store.write_take(keys[index], dubbed.cut(0, chunk.last - chunk.first), chunk.text, seconds)
+        progress((num_done + 1) / len(missing))
+    return [store.take(key) for key in keys]
+
+
+def chunk_dubs(
+    film: Film, chunks: Sequence[Chunk], masks: Sequence[BlendMask], crops: Sequence[Crop], takes: Sequence[Path],
+    job: FilmJob,
+) -> list[ChunkDub]:  # fmt: skip
+    """The chunks with their dubs, ready to be joined; each one's part of a recorded voice is written beside its dub."""
+    dubs, voices = [], _voices(film, chunks, job)
+    for chunk, mask, crop, path in zip(chunks, masks, crops, takes, strict=True):
         voice = next(voices)
-        path = folder / f"{_key(clip, chunk, job, voice)}.nut"
-        if not path.is_file():
-            dubbed = _dub_clip(
-                clip, chunk, job, voice, lambda share, done=index: progress((done + share) / len(chunks))
-            )
-            write_atomically(path, media.lossless_bytes(dubbed.cut(0, chunk.last - chunk.first)))
         sound_path = path if voice is None else path.with_suffix(".wav")
         if voice is not None:
             write_atomically(sound_path, voice.wav)
         dub = ChunkDub(chunk, path, sound_path, chunk.cues, mask, crop)
         dubs.append(replace(dub, speech=(*chunk.cues, *_speech_in(film, dub))))
-        progress((index + 1) / len(chunks))
     return dubs
+
+
+def take_keys(film: Film, chunks: Sequence[Chunk], crops: Sequence[Crop], job: FilmJob) -> list[str]:
+    """A digest for each chunk of everything that its dub depends on."""
+    voice = "" if job.voice is None else sha256_of(job.voice)
+    return [
+        digest_of(
+            [
+                clip_key(film, chunk, crop),
+                chunk.text,
+                job.language,
+                job.speaker_in(chunk),
+                job.seed_of(chunk),
+                job.release,
+                voice,
+            ]
+        )
+        for chunk, crop in zip(chunks, crops, strict=True)
+    ]
 
 
 def _clips(film: Film, chunks: Sequence[Chunk], crops: Sequence[Crop]) -> Iterator[Clip]:
@@ -180,14 +234,6 @@ def _place(chunk: Chunk) -> str:
     return f"the words at {clock(chunk.cues[0][0])}"
 
 
-def _key(clip: Clip, chunk: Chunk, job: FilmJob, voice: ChunkVoice | None) -> str:
-    source = hashlib.sha256(np.ascontiguousarray(clip.frames_FHWC).data)
-    source.update(clip.audio_CN.data)
-    source.update(b"" if voice is None else voice.wav)
-    words = [chunk.text, job.language, job.speaker]
-    return digest_of([source.hexdigest(), chunk.last - chunk.first, *words, job.seed, job.release])
-
-
 def _dub_clip(
     clip: Clip, chunk: Chunk, job: FilmJob, voice: ChunkVoice | None, progress: Callable[[float], None]
 ) -> Clip:
@@ -198,10 +244,17 @@ def _dub_clip(
     dubber, line = job.dubber, job.line(chunk)
     try:
         if voice is None:
-            dubbed = dubber.dub(clip, line=line, seed=job.seed, progress=progress, speaker=job.speaker)
+            dubbed = dubber.dub(
+                clip, line=line, seed=job.seed_of(chunk), progress=progress, speaker=job.speaker_in(chunk)
+            )
         else:
             dubbed = dubber.follow_voice(
-                clip, voice.audio_CN, line=line, seed=job.seed, progress=progress, speaker=job.speaker
+                clip,
+                voice.audio_CN,
+                line=line,
+                seed=job.seed_of(chunk),
+                progress=progress,
+                speaker=job.speaker_in(chunk),
             )
     except UnsupportedTextError as error:
         raise UnsupportedTextError(error.what, where=_place(chunk), cure=error.cure) from error

@@ -16,6 +16,7 @@ import numpy as np
 from dubmill.artifacts.rows import Line
 from dubmill.dubbing.clip_size import SLACK_SECONDS, ClipSize
 from dubmill.dubbing.longform.film import Film, FilmAnalysis, loud_spans
+from dubmill.dubbing.longform.segments import Segment, segments_of
 from dubmill.errors import UnreadableMediaError, UnsupportedTextError
 from dubmill.text.subtitles import Cue
 from dubmill.text.timing import clock, share_out
@@ -36,6 +37,9 @@ class Chunk:
         fade_in, fade_out: the frames over which the dub replaces what comes before it, and gives way to what follows.
         text: the words of its cues.
         cues: the times of its cues, in seconds of the film.
+        ids: the names of its segments, where they have any.
+        speaker, face: as in `Segment`, the same for all of them.
+        seed: the largest of its segments' seeds; None: the seed of the whole film.
     """
 
     first: int
@@ -44,6 +48,10 @@ class Chunk:
     fade_out: FrameSpan
     text: str
     cues: tuple[tuple[float, float], ...]
+    ids: tuple[str, ...] = ()
+    speaker: str = ""
+    face: str = ""
+    seed: int | None = None
 
     def weight(self, position: float) -> float:
         """The dub's weight in the picture at a position in frames, 0 to 1."""
@@ -54,22 +62,22 @@ class Chunk:
 class _Group:
     """Cues that share a clip, and the frames that their words fill."""
 
-    cues: Sequence[Cue]
+    cues: Sequence[Segment]
     start: int
     stop: int
 
 
 def plan_chunks(cues: Sequence[Cue], analysis: FilmAnalysis, size: ClipSize) -> list[Chunk]:
-    """The chunks that say `cues`, in order; frames between them are not dubbed.
+    """The chunks that say `cues`, in order; frames between them are not dubbed. Each is said by one voice.
 
     Raises:
         UnsupportedTextError: no words; a cue that lasts longer than the model's clip, or begins after the film's end.
     """
-    cues = sorted((cue for cue in cues if cue.text.strip()), key=lambda cue: cue.start_seconds)
-    if not cues:
+    segments = segments_of(cues)
+    if not segments:
         raise UnsupportedTextError("there are no words in the script", cure="give at least one cue with text")
     num_frames = len(analysis.levels_F)
-    groups = _grouped([_single_cue([cue], size, num_frames) for cue in cues], analysis, size)
+    groups = _grouped([_single_cue(segment, size, num_frames) for segment in segments], analysis, size)
     contexts = [_context(index, groups, analysis.shots, size, num_frames) for index in range(len(groups))]
     with_context = list(zip(contexts, groups, strict=True))
     crossfades = [_crossfade(*pair, analysis, size) for pair in pairwise(with_context)]
@@ -82,6 +90,10 @@ def plan_chunks(cues: Sequence[Cue], analysis: FilmAnalysis, size: ClipSize) -> 
             or _fade_out(contexts[index], group, analysis, size),
             text=" ".join(cue.text.strip() for cue in group.cues),
             cues=tuple((cue.start_seconds, cue.end_seconds) for cue in group.cues),
+            ids=tuple(cue.id for cue in group.cues if cue.id),
+            speaker=group.cues[0].speaker,
+            face=group.cues[0].face,
+            seed=max((cue.seed for cue in group.cues if cue.seed is not None), default=None),
         )
         for index, group in enumerate(groups)
     ]
@@ -112,10 +124,10 @@ def crossfade_frames(size: ClipSize) -> int:
     return max(1, round(CROSSFADE_SECONDS * size.frame_rate))
 
 
-def _single_cue(cues: Sequence[Cue], size: ClipSize, num_frames: int) -> _Group:
-    start = round(cues[0].start_seconds * size.frame_rate)
-    stop = min(num_frames, round(max(cue.end_seconds for cue in cues) * size.frame_rate))
-    where = f"cue at {clock(cues[0].start_seconds)}"
+def _single_cue(cue: Segment, size: ClipSize, num_frames: int) -> _Group:
+    start = round(cue.start_seconds * size.frame_rate)
+    stop = min(num_frames, round(cue.end_seconds * size.frame_rate))
+    where = f"cue at {clock(cue.start_seconds)}"
     if start >= num_frames:
         raise UnsupportedTextError("it begins after the film's end", where=where, cure="give the script of this film")
     stop = max(stop, start + 1)
@@ -126,7 +138,7 @@ def _single_cue(cues: Sequence[Cue], size: ClipSize, num_frames: int) -> _Group:
             cure="split it into shorter cues",
         )
     surplus = max(0, stop - start - size.num_frames)
-    return _Group(cues, start + surplus // 2, stop - (surplus - surplus // 2))
+    return _Group([cue], start + surplus // 2, stop - (surplus - surplus // 2))
 
 
 def _grouped(singles: list[_Group], analysis: FilmAnalysis, size: ClipSize) -> list[_Group]:
@@ -137,7 +149,8 @@ def _grouped(singles: list[_Group], analysis: FilmAnalysis, size: ClipSize) -> l
         options = []
         for begin in range(end - 1, -1, -1):
             members = singles[begin:end]
-            if max(cue.stop for cue in members) - members[0].start > size.num_frames and begin < end - 1:
+            is_long = max(cue.stop for cue in members) - members[0].start > size.num_frames
+            if begin < end - 1 and (is_long or members[0].cues[0].voice != members[1].cues[0].voice):
                 break
             cost = _group_cost(members, analysis) + _cut_cost(singles, begin, analysis, is_quiet_F)
             options.append((best[begin][0] + cost, begin))

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from dubmill import media
+from dubmill.artifacts.files import digest_of, sha256_of
 from dubmill.dubbing.clip_size import ClipSize
 from dubmill.errors import UnreadableMediaError
 from dubmill.media.clips import Clip, cut_or_pad
@@ -34,12 +35,16 @@ _BREATH_SECONDS = 0.2  # a shorter pause is part of the speech
 
 @dataclass(frozen=True)
 class Film:
-    """A source video, its properties, and the clip size at which the model reads it."""
+    """A source video, its properties, and the clip size at which the model reads it.
+
+    `known_sha256` is the digest of its file where the caller has it already.
+    """
 
     path: Path
     info: media.MediaInfo
     size: ClipSize
     tone_map: bool
+    known_sha256: str = ""
 
     @classmethod
     def open(
@@ -56,6 +61,17 @@ class Film:
                 "there is no sound in it", where=str(path), cure="give a video in which somebody speaks"
             )
         return cls(path, info, size, tone_map)
+
+    @property
+    def sha256(self) -> str:
+        """Digest of its file."""
+        return self.known_sha256 or sha256_of(self.path)
+
+    @property
+    def digest(self) -> str:
+        """Identity of the picture and sound that the model sees: the file, and how it is read."""
+        rate, *sides = str(self.size.frame_rate), self.size.height, self.size.width, self.size.sample_rate_hz
+        return digest_of([self.sha256, self.info.track, self.tone_map, rate, *sides])
 
     @property
     def num_frames(self) -> int:
@@ -123,7 +139,8 @@ class Film:
         rate = self.size.sample_rate_hz
         start, stop = self.sample_at(first, rate), self.sample_at(last, rate)
         sound_CN = cut_or_pad(sound.window(start, stop).reshape(-1, self.channels).T, stop - start)
-        return Clip(frames_FHWC, self.size.frame_rate, np.ascontiguousarray(sound_CN), rate).lasting(last - first)
+        sound_CN = np.ascontiguousarray(np.clip(sound_CN, -1.0, 1.0))
+        return Clip(frames_FHWC, self.size.frame_rate, sound_CN, rate).lasting(last - first)
 
     def analyze(self) -> FilmAnalysis:
         """The loudness of each frame, and where shots change."""

@@ -11,11 +11,21 @@ from pathlib import Path
 from dubmill import media
 from dubmill.artifacts.rows import Line
 from dubmill.dubbing.longform import join
-from dubmill.dubbing.longform.chunk_dubs import ChunkDub, FilmJob, check_lines, chunk_crops, chunk_masks, dub_chunks
+from dubmill.dubbing.longform.chunk_dubs import (
+    ChunkDub,
+    FilmJob,
+    check_lines,
+    chunk_crops,
+    chunk_dubs,
+    chunk_masks,
+    dub_chunks,
+)
 from dubmill.dubbing.longform.chunks import Chunk, cues_over_speech, plan_chunks
+from dubmill.dubbing.longform.crops import Crop
 from dubmill.dubbing.longform.film import Film
+from dubmill.dubbing.longform.store import FilmStore
 from dubmill.errors import DubmillError
-from dubmill.faces import timed_sentences
+from dubmill.faces import BlendMask, timed_sentences
 from dubmill.text.languages import ISO_639_2
 from dubmill.text.subtitles import Cue
 
@@ -32,6 +42,32 @@ class FilmDub:
     notes: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class FilmPlan:
+    """The chunks of a film, with blend mask and crop of each, and the cues they say."""
+
+    chunks: Sequence[Chunk]
+    masks: Sequence[BlendMask]
+    crops: Sequence[Crop]
+    cues: Sequence[Cue]
+
+
+def plan_film(film: Film, words: Sequence[Cue] | Line, job: FilmJob, store: FilmStore) -> FilmPlan:
+    """What is to be dubbed, after all checks that need no model. A line without times is distributed over the film's speech.
+
+    Raises:
+        UnsupportedTextError: see `plan_chunks` and `check_lines`.
+        UnreadableMediaError: nobody speaks; see `chunk_masks`.
+        UsageError: see `chunk_masks`.
+    """
+    analysis = store.analysis(film)
+    cues = cues_over_speech(words, film, analysis) if isinstance(words, Line) else words
+    chunks = plan_chunks(cues, analysis, film.size)
+    check_lines(film, chunks, job)
+    masks = chunk_masks(film, chunks, job, store)
+    return FilmPlan(chunks, masks, chunk_crops(film, chunks, masks, analysis.shots, job.picture), cues)
+
+
 def dub_film(
     film: Film,
     words: Sequence[Cue] | Line,
@@ -41,44 +77,38 @@ def dub_film(
     metadata: Mapping[str, str],
     progress: Progress,
     quality: int | None = None,
-    takes: Path | None = None,
+    store: FilmStore | None = None,
+    before_handover: Callable[[Path], None] = lambda path: None,
 ) -> FilmDub:
     """Write `film` saying `words` to `out`, of the same frame rate, size and length; container by the ending of the name.
 
     Codec, pixel format, colour tags and bit rate follow the film; `quality` is a CRF without a bound on the bit rate.
+    `before_handover` is called with the complete film before it is at `out`.
 
-    A line without times is distributed over the speech of the film. Finished chunks are stored in a folder beside `out`
-    until the film is complete: a run that was killed continues from there. With a folder `takes` they stay there: a later
-    run of other words dubs only the chunks that changed.
+    Finished chunks are stored in a folder beside `out` until the film is complete: a run that was killed continues from
+    there. With a `store` they stay in it: a later run of other words dubs only the chunks that changed.
 
     Raises:
-        UnsupportedTextError: see `plan_chunks` and `check_lines`.
-        UnreadableMediaError: nobody speaks; see `chunk_masks` and `dub_chunks`.
-        UsageError: see `chunk_masks`.
+        UnsupportedTextError, UnreadableMediaError, UsageError: see `plan_film` and `dub_chunks`.
         DiskFullError: the disk is full; finished chunks stay.
     """
-    analysis = film.analyze()
-    cues = cues_over_speech(words, film, analysis) if isinstance(words, Line) else words
-    chunks = plan_chunks(cues, analysis, film.size)
-    check_lines(film, chunks, job)
-    masks = chunk_masks(film, chunks, job)
-    crops = chunk_crops(film, chunks, masks, analysis.shots, job.picture)
+    work = out.with_name(f".{out.name}.chunks")
+    store = store or FilmStore(work)
+    plan = plan_film(film, words, job, store)
     coding = media.coding_like(film.info, out.suffix, quality=quality, tone_map=film.tone_map)
     carried = media.carried_streams(film.info, coding.container)
     progress(_ANALYZED)
-    work = out.with_name(f".{out.name}.chunks")
     work.mkdir(parents=True, exist_ok=True)
-    store = takes or work
-    store.mkdir(parents=True, exist_ok=True)
     joined = work / f"film{out.suffix.lower()}"
-    with _naming(store):
-        dubs = dub_chunks(film, chunks, masks, crops, job, store, _between(progress, _ANALYZED, _DUBBED))
+    with _naming(store.takes):
+        takes = dub_chunks(film, plan.chunks, plan.crops, job, store, _between(progress, _ANALYZED, _DUBBED))
+        dubs = chunk_dubs(film, plan.chunks, plan.masks, plan.crops, takes, job)
         _write_film(film, dubs, joined, coding, carried, metadata, job.language, _between(progress, _DUBBED, 1.0))
+        before_handover(joined)
     joined.replace(out)
     shutil.rmtree(work)
-    return FilmDub(
-        chunks, cues, (*coding.notes, *carried.notes, *timed_sentences(note for mask in masks for note in mask.notes))
-    )
+    notes = timed_sentences(note for mask in plan.masks for note in mask.notes)
+    return FilmDub(plan.chunks, plan.cues, (*coding.notes, *carried.notes, *notes))
 
 
 def _write_film(

@@ -1,0 +1,132 @@
+"""The folder that keeps what was computed from a film: analysis, detected faces, source clips, and the dubs of its chunks.
+
+Every file is named by a digest of all that it depends on, is written atomically, and never changes. Languages, later
+versions of the script and several processes share them.
+
+Axes: F frames, K faces.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+
+from dubmill import media
+from dubmill.artifacts.files import PARTIAL_FILES, digest_of, write_atomically
+from dubmill.dubbing.longform.chunks import Chunk
+from dubmill.dubbing.longform.crops import Crop
+from dubmill.dubbing.longform.film import Film, FilmAnalysis
+from dubmill.faces import Face, FaceMasker, FacesInClip
+from dubmill.media.clips import Clip
+
+
+@dataclass(frozen=True)
+class FilmStore:
+    """A folder of a film's files. `keeps_source`: not only dubs but all that was read from the film, so that it is decoded once."""
+
+    folder: Path
+    keeps_source: bool = False
+
+    @property
+    def takes(self) -> Path:
+        """The folder of the chunks' dubs."""
+        return self.folder / "takes"
+
+    def sweep(self) -> None:
+        """Remove what killed writers left; no other process may be writing."""
+        for folder in ("", "takes", "clips", "faces"):
+            for path in (self.folder / folder).glob(PARTIAL_FILES):
+                path.unlink(missing_ok=True)
+
+    def analysis(self, film: Film) -> FilmAnalysis:
+        """The film's analysis, made on first use."""
+        if not self.keeps_source:
+            return film.analyze()
+        path = self.folder / f"analysis-{film.digest[:16]}.npz"
+        if not path.is_file():
+            analysis = film.analyze()
+            _write_arrays(path, levels_F=analysis.levels_F, shots=np.array(analysis.shots, np.int64))
+        with np.load(path) as arrays:
+            return FilmAnalysis(arrays["levels_F"], tuple(arrays["shots"].tolist()))
+
+    def has_faces(self, film: Film, chunk: Chunk, masker: FaceMasker) -> bool:
+        """Whether the faces in a chunk were detected before."""
+        return self._faces_path(film, chunk, masker).is_file()
+
+    def faces(self, film: Film, chunk: Chunk, masker: FaceMasker, read: Callable[[], Clip]) -> FacesInClip:
+        """The faces in a chunk; on first use they are detected in the clip that `read` returns."""
+        if not self.keeps_source:
+            return masker.detect(read())
+        path = self._faces_path(film, chunk, masker)
+        if not path.is_file():
+            found = masker.detect(read())
+            rows = [[*face.box_4, *face.mouth_4] for faces in found.faces for face in faces]
+            _write_arrays(
+                path,
+                counts_F=np.array([len(faces) for faces in found.faces], np.int64),
+                boxes_K8=np.array(rows, np.float32).reshape(-1, 8),
+                frame_size=np.array(found.frame_size, np.int64),
+                jitter_frames=np.array(found.jitter_frames, np.int64),
+            )
+        with np.load(path) as arrays:
+            faces = [Face(row_8[:4], row_8[4:]) for row_8 in arrays["boxes_K8"]]
+            ends_F = np.cumsum(arrays["counts_F"]).tolist()
+            by_frame = [faces[start:end] for start, end in zip([0, *ends_F], ends_F, strict=False)]
+            height, width = arrays["frame_size"].tolist()
+            return FacesInClip(by_frame, (height, width), float(film.size.frame_rate), int(arrays["jitter_frames"]))
+
+    def clip(self, film: Film, chunk: Chunk, crop: Crop, read: Callable[[], Clip]) -> Clip:
+        """What the model sees of a chunk; `read` reads it from the film on first use."""
+        if not self.keeps_source:
+            return read()
+        path = self.folder / "clips" / f"{clip_key(film, chunk, crop)}.nut"
+        if not path.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, media.lossless_bytes(read()))
+        rate = film.size.sample_rate_hz
+        clip = media.read(path, frame_rate=None, sample_rate_hz=rate, channels=film.channels, needs_sound=False)
+        return replace(clip, frame_rate=film.size.frame_rate)
+
+    def has_clip(self, film: Film, chunk: Chunk, crop: Crop) -> bool:
+        """Whether `clip` needs no reading of the film."""
+        return self.keeps_source and (self.folder / "clips" / f"{clip_key(film, chunk, crop)}.nut").is_file()
+
+    def write_take(self, key: str, dubbed: Clip, words: str, seconds: float) -> None:
+        """Write a chunk's dub, and beside it its words and how many seconds it took."""
+        self.takes.mkdir(parents=True, exist_ok=True)
+        note = json.dumps({"words": words, "seconds": round(seconds, 3)}, ensure_ascii=False)
+        write_atomically(self.takes / f"{key}.json", note.encode() + b"\n")
+        write_atomically(self.take(key), media.lossless_bytes(dubbed))
+
+    def take(self, key: str) -> Path:
+        """The file of a chunk's dub, whether it is there or not."""
+        return self.takes / f"{key}.nut"
+
+    def take_seconds(self) -> float | None:
+        """The median of the seconds that a dub of a chunk took; None before the first."""
+        known = [json.loads(path.read_text())["seconds"] for path in self.takes.glob("*.json")]
+        return median(known) if known else None
+
+    def _faces_path(self, film: Film, chunk: Chunk, masker: FaceMasker) -> Path:
+        key = digest_of([film.digest, chunk.first, chunk.last, type(masker.detector).__name__])
+        return self.folder / "faces" / f"{key}.npz"
+
+
+def clip_key(film: Film, chunk: Chunk, crop: Crop) -> str:
+    """Returns a digest of what the model sees of a chunk."""
+    return digest_of(
+        [film.digest, chunk.first, chunk.last, film.size.num_frames, crop.height, crop.width, list(crop.places)]
+    )
+
+
+def _write_arrays(path: Path, **arrays: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    stream = io.BytesIO()
+    np.savez(stream, **arrays)
+    write_atomically(path, stream.getvalue())
