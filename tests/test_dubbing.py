@@ -35,7 +35,8 @@ from dubmill.dubbing.longform import Film
 from dubmill.dubbing.model_source import ModelSource
 from dubmill.dubbing.open import dub_clip_file, dub_film_file
 from dubmill.dubbing.output import check_outputs
-from dubmill.dubbing.service import DubbingService, DubRequest, FileDubRequest
+from dubmill.dubbing.requests import DubRequest, FileDubRequest
+from dubmill.dubbing.service import DubbingService
 from dubmill.errors import (
     BackboneMismatchError,
     InvalidArtifactError,
@@ -365,15 +366,14 @@ def test_a_films_title_stays_its_language_is_tagged_and_what_is_left_out_is_name
     assert np.argmax(np.abs(np.fft.rfft(sound_N))) == pytest.approx(800 * len(sound_N) / 16000, abs=3)
 
 
-def test_the_command_keeps_takes_and_the_picture_and_refuses_other_choices_before_work(
+def test_the_command_keeps_the_picture_and_refuses_other_choices_before_work(
     tmp_path, folders, stand_in, monkeypatch, capsys
 ):
     beat_film(tmp_path / "in.mov", seconds=3)
     script(tmp_path / "in.vtt", (1.0, 1.8, "uno dos"))
     words = ["--to", "es", "--script", "in.vtt", "--consent", CONSENT, *options(folders)]
-    how = ["--picture", "keep", "--takes", "takes", "--quality", "30", "--out", "out.mkv"]
+    how = ["--picture", "keep", "--quality", "30", "--out", "out.mkv"]
     assert run(monkeypatch, tmp_path, "in.mov", *words, *how) == 0, capsys.readouterr().err
-    assert len(list(Path("takes").glob("*.nut"))) == 1
     assert media.probe("out.mkv").num_frames == media.probe("in.mov").num_frames
     monkeypatch.setattr(opening, "open_dubber", lambda backbone, source: pytest.fail("weights were loaded"))
     for wrong in (["--picture", "mouth"], ["--quality", "99"], ["--audio", "gone.wav"]):

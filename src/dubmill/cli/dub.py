@@ -13,8 +13,7 @@ import typer
 from dubmill.errors import UsageError
 
 if TYPE_CHECKING:
-    from dubmill.dubbing.model_source import ModelSource
-    from dubmill.dubbing.service import FileDubResult
+    from dubmill.dubbing.requests import FileDubResult
 
 PARAMS = Path("params.yaml")
 NO_OVERLAYS: list[Path] = []
@@ -55,14 +54,6 @@ Audio = Annotated[
 ]
 
 
-Takes = Annotated[
-    Path | None,
-    typer.Option(
-        help="folder that keeps the dub of each chunk: a later run dubs only what changed", show_default=False
-    ),
-]
-
-
 @dataclass(frozen=True, kw_only=True)
 class DubOptions:
     """The options of `dubmill dub`."""
@@ -73,7 +64,6 @@ class DubOptions:
     text: str
     script: Path | None
     audio: Path | None
-    takes: Path | None
     tone_map: bool
     track: int | None
     consent: str
@@ -101,7 +91,6 @@ def dub(
         Path | None, typer.Option(help="SRT or WebVTT of the words to say, for any length", show_default=False)
     ] = None,
     audio: Audio = None,
-    takes: Takes = None,
     captions: Annotated[
         Path | None, typer.Option(help="write the dubbed words here, as SRT or WebVTT", show_default=False)
     ] = None,
@@ -167,8 +156,8 @@ def _dub(options: DubOptions) -> FileDubResult:
     _check(options)
     if options.endpoint:
         return _dub_on_endpoint(options)
-    from dubmill.dubbing.open import dub_clip_file, dub_film_file, is_film
-    from dubmill.dubbing.service import FileDubRequest, check_file_request
+    from dubmill.dubbing.open import dub_clip_file, dub_film_file, is_film, open_model
+    from dubmill.dubbing.requests import FileDubRequest, check_file_request
     from dubmill.text.languages import base_tag
     from dubmill.text.subtitles import read_cues
 
@@ -185,10 +174,9 @@ def _dub(options: DubOptions) -> FileDubResult:
         picture=options.picture,
         quality=options.quality,
         voice=options.audio,
-        takes=options.takes,
     )
     check_file_request(request)
-    source = _source(options)
+    source = open_model(options.release, options.adapter, options.backbone, options.params, options.overlay)
     has_chunks = is_film(request, source.size)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     dub_file = dub_film_file if has_chunks else dub_clip_file
@@ -206,14 +194,13 @@ def _dub_on_endpoint(options: DubOptions) -> FileDubResult:
     """Submits a job to a served release, and writes its result."""
     from dubmill.artifacts.files import write_atomically
     from dubmill.client import DubClient
-    from dubmill.dubbing.service import FileDubResult
+    from dubmill.dubbing.requests import FileDubResult
 
     local = {
         "--captions": options.captions,
         "--adapter": options.adapter,
         "--quality": options.quality,
         "--audio": options.audio,
-        "--takes": options.takes,
     }
     given = [name for name, value in local.items() if value is not None]
     if given or options.picture != "face":
@@ -237,13 +224,3 @@ def _dub_on_endpoint(options: DubOptions) -> FileDubResult:
     options.out.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(options.out, client.result(job["id"]))
     return FileDubResult(tuple(job["result"]["notes"]), ())
-
-
-def _source(options: DubOptions) -> ModelSource:
-    """Returns the model of the release, or of the adapter where one is given."""
-    from dubmill.config.params import load
-    from dubmill.dubbing.open import open_adapter, open_release
-
-    if options.adapter is None:
-        return open_release(options.backbone, options.release)[1]
-    return open_adapter(options.backbone, options.adapter, load(options.params, *options.overlay))

@@ -10,13 +10,14 @@ from typing import Annotated
 
 import typer
 
-from dubmill.cli import adapter, consent, dub, plan, script, step
+from dubmill.cli import adapter, consent, dub, film, plan, script, step
 from dubmill.errors import DiskFullError, DubmillError, UsageError
 
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
 app.command()(dub.dub)
+app.add_typer(film.app, name="film")
 app.add_typer(step.app, name="step")
 app.add_typer(adapter.app, name="adapter")
 app.add_typer(consent.app, name="consent")

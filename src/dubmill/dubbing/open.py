@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from dubmill import media
 from dubmill.artifacts.manifest import read_manifest
 from dubmill.artifacts.rows import Line
 from dubmill.artifacts.store import Adapter, Backbone, Release
-from dubmill.config.params import Params, validate
+from dubmill.config.params import Params, load, validate
 from dubmill.config.sampling import DubSamplingParams
 from dubmill.dubbing.clip_dubber import ClipDubber
 from dubmill.dubbing.clip_size import SLACK_SECONDS, ClipSize
 from dubmill.dubbing.consent import LEDGER, ConsentLedger
 from dubmill.dubbing.model_source import ModelSource
-from dubmill.dubbing.service import DubbingService, FileDubRequest, FileDubResult, check_file_request
+from dubmill.dubbing.requests import FileDubRequest, FileDubResult, check_file_request
+from dubmill.dubbing.service import DubbingService
 from dubmill.errors import MediaTooLongError, UsageError
 from dubmill.faces import NO_DETECTION, FaceMasker
+from dubmill.media.clips import Clip
 from dubmill.text.subtitles import Cue
 from dubmill.worlds import fit_line, world_of
 
@@ -51,6 +57,19 @@ def open_adapter(backbone: Path, adapter: Path, params: Params) -> ModelSource:
     return source
 
 
+def open_model(
+    release: Path, adapter: Path | None, backbone: Path, params: Path, overlay: Sequence[Path]
+) -> ModelSource:
+    """The model of the release, or of the adapter where one is given.
+
+    Raises:
+        DubmillError: see `open_release`, `open_adapter` and `params.load`.
+    """
+    if adapter is None:
+        return open_release(backbone, release)[1]
+    return open_adapter(backbone, adapter, load(params, *overlay))
+
+
 def open_dubber(backbone: Path, source: ModelSource) -> ClipDubber:
     """The source's adapter on its backbone.
 
@@ -62,6 +81,29 @@ def open_dubber(backbone: Path, source: ModelSource) -> ClipDubber:
     sampling = validate(DubSamplingParams, source.sampling, str(source.adapter))
     adapter = Adapter.open(source.adapter)
     return Dubber.load(Backbone.open(backbone), adapter, strength=source.strength, sampling=sampling)
+
+
+class DeferredDubber:
+    """Implements `ClipDubber`; the weights are loaded when the first clip is dubbed, after everything else was checked."""
+
+    def __init__(self, backbone: Path, source: ModelSource) -> None:
+        self._backbone, self._source = backbone, source
+
+    @cached_property
+    def _dubber(self) -> ClipDubber:
+        return open_dubber(self._backbone, self._source)
+
+    def dub(self, clip: Clip, **how: Any) -> Clip:
+        """See `ClipDubber.dub`."""
+        return self._dubber.dub(clip, **how)
+
+    def follow_voice(self, clip: Clip, voice_CN: np.ndarray, **how: Any) -> Clip:
+        """See `ClipDubber.follow_voice`."""
+        return self._dubber.follow_voice(clip, voice_CN, **how)
+
+    def check(self, line: Line, room_seconds: float) -> str:
+        """See `ClipDubber.check`."""
+        return fit_line(world_of(_manifest_only(self._backbone)), line, room_seconds).check()
 
 
 def open_face_masker(backbone: Path) -> FaceMasker:
@@ -110,7 +152,7 @@ def dub_clip_file(
     line = Line(language=request.language, text=request.words)
     warning = fit_line(world_of(_manifest_only(backbone)), line, source.size.seconds).check()
     film_request = replace(request, words=[Cue(0.0, info.seconds, request.words)])
-    result = _service(backbone, source, ledger, FILM_LIMITS).dub_film(film_request, out, progress)
+    result = film_service(backbone, source, ledger).dub_film(film_request, out, progress)
     return replace(result, notes=(*result.notes, warning)) if warning else result
 
 
@@ -129,14 +171,15 @@ def dub_film_file(
         DubmillError: see `open_dubber` and `DubbingService.dub_film`.
     """
     check_file_request(request)  # before the weights are loaded
-    return _service(backbone, source, ledger, FILM_LIMITS).dub_film(request, out, progress)
+    return film_service(backbone, source, ledger).dub_film(request, out, progress)
+
+
+def film_service(backbone: Path, source: ModelSource, ledger: Path = LEDGER) -> DubbingService:
+    """The service that dubs films without a server; the weights are loaded when they are needed."""
+    dubber, masker = DeferredDubber(backbone, source), open_face_masker(backbone)
+    return DubbingService(source, dubber, masker, ConsentLedger(ledger), FILM_LIMITS)
 
 
 def _manifest_only(backbone: Path) -> Backbone:
     """The backbone's manifest as an artifact; its files are checked later, when they are loaded."""
     return Backbone(backbone, read_manifest(backbone))
-
-
-def _service(backbone: Path, source: ModelSource, ledger: Path, limits: media.Limits) -> DubbingService:
-    masker = open_face_masker(backbone)
-    return DubbingService(source, open_dubber(backbone, source), masker, ConsentLedger(ledger), limits)

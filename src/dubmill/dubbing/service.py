@@ -15,63 +15,36 @@ from dubmill.artifacts.rows import Line
 from dubmill.artifacts.store import Release
 from dubmill.dubbing.clip_dubber import ClipDubber
 from dubmill.dubbing.clip_size import TONE_MAP_NOTE, read_clip, release_info
-from dubmill.dubbing.consent import Consent, ConsentLedger, DubRecord
+from dubmill.dubbing.consent import ConsentLedger, DubRecord
 from dubmill.dubbing.longform import (
     Chunk,
     Film,
     FilmJob,
-    FilmStore,
-    check_recording,
     dub_chunks,
     dub_film,
     plan_film,
 )
 from dubmill.dubbing.model_source import ModelSource
-from dubmill.errors import InvalidArtifactError, UnreadableMediaError
+from dubmill.dubbing.requests import (
+    DubRequest,
+    DubResult,
+    FileDubRequest,
+    FileDubResult,
+    check_file_request,
+    check_request,
+)
+from dubmill.errors import InvalidArtifactError
 from dubmill.faces import (
-    FACE,
     KEEP,
     BlendMask,
     FaceMasker,
-    check_face_choice,
-    check_picture_choice,
     timed_sentences,
 )
 from dubmill.media.clips import Clip
 from dubmill.text.languages import ISO_639_2
-from dubmill.text.languages import language as language_of
 from dubmill.text.subtitles import Cue
 
 SELFTEST_SEED = 0
-
-
-@dataclass(frozen=True)
-class DubRequest:
-    """A clip (the bytes of its file) to be dubbed, and who agreed; `face` as in `faces.check_face_choice`.
-
-    `speaker` describes who speaks (`a woman`), for the caption; empty: anybody.
-    """
-
-    video: bytes
-    line: Line
-    consent: Consent | str
-    seed: int
-    face: str
-    tone_map: bool = False
-    track: int | None = None
-    speaker: str = ""
-
-
-@dataclass(frozen=True)
-class DubResult:
-    """A dubbed MP4 marked as machine-generated; `notes` say what was changed in the given clip, and what was kept."""
-
-    mp4: bytes
-    seconds: float
-    seed: int
-    model_version: str
-    notes: tuple[str, ...]
-    source_sha256: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,40 +58,6 @@ class PreparedDub:
     speaker: str
     source_sha256: str
     notes: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class FileDubRequest:
-    """A video file of any length to be dubbed, and who agreed; `face` as in `faces.check_face_choice`.
-
-    `speaker` as in `DubRequest`. `words` are cues, or one text for a clip or to be distributed over the speech of a film.
-    `job` is the server's. `picture` as in `faces.check_picture_choice`, `quality` as in `media.coding_like`.
-    `voice` as in `longform.FilmJob`, `store` as in `longform.dub_film`; `film` is the opened file, where the caller has it.
-    """
-
-    path: Path
-    words: Sequence[Cue] | str
-    language: str
-    consent: Consent | str
-    seed: int
-    tone_map: bool
-    face: str
-    track: int | None = None
-    speaker: str = ""
-    job: str = ""
-    picture: str = FACE
-    quality: int | None = None
-    voice: Path | None = None
-    store: FilmStore | None = None
-    film: Film | None = None
-
-
-@dataclass(frozen=True)
-class FileDubResult:
-    """Sentences for the user on the dub of a file, and the cues that it says now."""
-
-    notes: tuple[str, ...]
-    cues: Sequence[Cue]
 
 
 @dataclass(frozen=True)
@@ -309,40 +248,6 @@ class DubbingService:
         if self.source.is_released:
             return ()
         return (f"the adapter {self.source.name} was never released: nobody has measured how well it dubs",)
-
-
-def check_request(request: DubRequest) -> None:
-    """Refuse what can be refused without decoding the clip.
-
-    Raises:
-        MissingConsentError: the statement names nobody.
-        UsageError: the face choice is none.
-        UnsupportedTextError: the language is unknown.
-        UnreadableMediaError: there is no clip.
-    """
-    Consent.of(request.consent).check()
-    language_of(request.line.language)
-    check_face_choice(request.face)
-    if not request.video:
-        raise UnreadableMediaError("the request holds no clip", cure="send the bytes of a video")
-
-
-def check_file_request(request: FileDubRequest) -> None:
-    """Refuse what can be refused without decoding the video.
-
-    Raises:
-        MissingConsentError: the statement names nobody.
-        UsageError: the choice of face, picture or quality is none.
-        UnreadableMediaError: the recorded voice cannot be read, or is silent.
-        UnsupportedTextError: the language is unknown.
-    """
-    Consent.of(request.consent).check()
-    language_of(request.language)
-    check_face_choice(request.face)
-    check_picture_choice(request.picture)
-    media.check_quality(request.quality)
-    if request.voice is not None:
-        check_recording(request.voice)
 
 
 def _film_notes(film: Film, chunks: Sequence[Chunk], picture: str) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from dubmill.artifacts.rows import Line
 from dubmill.config.params import Seed
 from dubmill.dubbing.consent import Consent
 from dubmill.dubbing.model_source import ModelSource
-from dubmill.dubbing.service import DubRequest, FileDubRequest
+from dubmill.dubbing.requests import DubRequest, FileDubRequest
 from dubmill.errors import UsageError
 from dubmill.faces import check_face_choice
 from dubmill.text.languages import base_tag

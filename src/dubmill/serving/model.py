@@ -14,7 +14,7 @@ from prometheus_client import Counter, Gauge, Histogram
 
 from dubmill.artifacts.store import Release
 from dubmill.dubbing.model_source import ModelSource
-from dubmill.dubbing.service import DubResult
+from dubmill.dubbing.requests import DubResult
 from dubmill.errors import ServiceUnavailableError, UnreadableMediaError
 from dubmill.serving import wire
 from dubmill.serving.jobs import ENDING, Job, JobStore

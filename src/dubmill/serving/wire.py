@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dubmill.dubbing.service import DubResult
+from dubmill.dubbing.requests import DubResult
 from dubmill.errors import UsageError
 from dubmill.serving.fields import EXAMPLE, DubFields, parse_fields
 

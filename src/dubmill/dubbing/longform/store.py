@@ -128,5 +128,5 @@ def clip_key(film: Film, chunk: Chunk, crop: Crop) -> str:
 def _write_arrays(path: Path, **arrays: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     stream = io.BytesIO()
-    np.savez(stream, **arrays)
+    np.savez(stream, allow_pickle=False, **arrays)
     write_atomically(path, stream.getvalue())

@@ -1,0 +1,246 @@
+"""The folder of a film's dub: settings, the table of segments, a lock, and what was made so far.
+
+project.json    the film, its languages and the model
+segments.csv    the table, see `table`
+work/           analysis, faces and source clips, and in `takes` the dub of every chunk
+renders/        the dubbed films
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+
+from dubmill import media
+from dubmill.artifacts.files import hash_file, write_atomically
+from dubmill.dubbing.clip_size import ClipSize
+from dubmill.dubbing.longform import Film, FilmStore, Segment
+from dubmill.dubbing.output import check_writable
+from dubmill.dubbing.project.table import Row, check_row, check_rows, read_table, write_table
+from dubmill.errors import ChangedArtifactError, InvalidArtifactError, UsageError
+from dubmill.text.subtitles import Cue
+
+SETTINGS, TABLE, LOCK, FACTS = "project.json", "segments.csv", ".lock", "film.json"
+
+
+class ProjectSettings(BaseModel):
+    """What `film new` was given: the film, the languages, who agreed, and the model.
+
+    `adapter` empty: the release. Other values as in `requests.FileDubRequest`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    film: Path
+    source_language: str
+    languages: tuple[str, ...]
+    consent: str
+    release: Path
+    adapter: Path | None
+    params: Path
+    overlay: tuple[str, ...]
+    backbone: Path
+    seed: int
+    tone_map: bool
+    track: int | None
+    face: str
+    picture: str
+    quality: int | None
+    container: str
+
+
+@dataclass(frozen=True)
+class FilmFacts:
+    """What is known of a film's file while its size and time of change stay the same."""
+
+    size_bytes: int
+    changed_ns: int
+    sha256: str
+    info: media.MediaInfo
+
+
+@dataclass(frozen=True)
+class FilmProject:
+    """An opened project: its settings and its segments in order of time."""
+
+    folder: Path
+    settings: ProjectSettings
+    rows: tuple[Row, ...]
+
+    @classmethod
+    def create(cls, folder: Path, settings: ProjectSettings, rows: Sequence[Row], film: Film) -> FilmProject:
+        """A new project in `folder`, which is complete when its settings are written, last.
+
+        Raises:
+            UsageError: there is one already, or the folder holds something else.
+        """
+        check_new(folder)
+        project = cls(folder, settings, tuple(rows))
+        project.store.folder.mkdir(parents=True, exist_ok=True)
+        with locked(folder):
+            check_rows(rows, str(settings.film))
+            project.store.analysis(film)
+            _write_facts(project.store.folder / FACTS, film)
+            project.save()
+            write_atomically(folder / SETTINGS, settings.model_dump_json(indent=1).encode() + b"\n")
+        return project
+
+    @classmethod
+    def open(cls, folder: Path) -> FilmProject:
+        """The project in `folder`.
+
+        Raises:
+            UsageError: there is none, or its table cannot be used.
+            InvalidArtifactError: its settings cannot be read.
+        """
+        path = folder / SETTINGS
+        if not path.is_file():
+            raise UsageError("there is no project", where=str(folder), cure="make one with `dubmill film new`")
+        try:
+            settings = ProjectSettings.model_validate_json(path.read_text())
+        except (ValidationError, UnicodeDecodeError) as error:
+            detail = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+            raise InvalidArtifactError(
+                f"the settings cannot be read ({detail})", where=str(path), cure="put back the values of `film new`"
+            ) from error
+        return cls(folder, settings, tuple(read_table(folder / TABLE, settings.languages)))
+
+    @property
+    def store(self) -> FilmStore:
+        """What was read from the film, and the dubs made so far."""
+        return FilmStore(self.folder / "work", keeps_source=True)
+
+    def save(self) -> None:
+        """Write the table."""
+        write_table(self.folder / TABLE, self.rows, self.settings.languages)
+
+    def segments(self, language: str) -> list[Segment]:
+        """The segments that have words in `language`."""
+        return [row.segment(language) for row in self.rows if row.targets[language].text]
+
+    def film(self, size: ClipSize) -> Film:
+        """The film, without decoding it where its file is unchanged.
+
+        Raises:
+            UsageError: it is not there.
+            ChangedArtifactError: it is another film now.
+        """
+        path, settings = self.settings.film, self.settings
+        try:
+            state = path.stat()
+        except OSError as error:
+            what = f"the film is not there ({error.strerror})"
+            raise UsageError(what, where=str(path), cure=f"put it back, or correct {SETTINGS}") from error
+        facts = _read_facts(self.store.folder / FACTS)
+        if (state.st_size, state.st_mtime_ns) != (facts.size_bytes, facts.changed_ns) and hash_file(
+            path
+        ) != facts.sha256:
+            raise ChangedArtifactError(
+                "the film is another one than the project was made for", where=str(path), cure="make a new project"
+            )
+        return Film(path, facts.info, size, settings.tone_map, facts.sha256)
+
+    def row(self, name: str) -> Row:
+        """The segment called `name`.
+
+        Raises:
+            UsageError: there is none.
+        """
+        found = next((row for row in self.rows if row.id == name), None)
+        if found is None:
+            known = ", ".join(row.id for row in self.rows[:8])
+            raise UsageError(f"there is no segment {name!r}", where=str(self.folder), cure=f"they are {known} …")
+        return found
+
+    def with_rows(self, changed: Sequence[Row]) -> FilmProject:
+        """The project with the given segments in place of those of the same names, checked and not saved yet.
+
+        Raises:
+            UsageError: a segment is not in order, or overlaps another.
+        """
+        by_id = {row.id: check_row(row, str(self.folder)) for row in changed}
+        rows = sorted((by_id.get(row.id, row) for row in self.rows), key=lambda row: row.start_seconds)
+        check_rows(rows, str(self.folder))
+        return replace(self, rows=tuple(rows))
+
+
+def check_new(folder: Path) -> None:
+    """Refuse a folder in which no project can be made.
+
+    Raises:
+        UsageError: there is one already, or the folder holds something else.
+    """
+    if (folder / SETTINGS).exists():
+        raise UsageError("there is a project already", where=str(folder), cure="give another --project")
+    left_behind = {TABLE, LOCK, "work"}  # by a killed `film new`
+    if folder.exists() and (not folder.is_dir() or {path.name for path in folder.iterdir()} - left_behind):
+        raise UsageError("this is no empty folder", where=str(folder), cure="give another --project")
+    check_writable(folder / SETTINGS)
+
+
+@contextmanager
+def locked(folder: Path, *, is_shared: bool = False) -> Iterator[None]:
+    """Holds the project's lock; processes that only make dubs share it. The kernel frees it when a process is killed.
+
+    Raises:
+        UsageError: another process holds it.
+    """
+    try:
+        stream = (folder / LOCK).open("ab")
+    except OSError as error:
+        raise UsageError(
+            f"the project cannot be used ({error.strerror})", where=str(folder), cure="give a project's folder"
+        ) from error
+    with stream:
+        try:
+            fcntl.flock(stream, (fcntl.LOCK_SH if is_shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UsageError(
+                "another process works on this project", where=str(folder), cure="wait until it has ended"
+            ) from error
+        yield
+
+
+def match_targets(rows: Sequence[Row], cues: Sequence[Cue], language: str, where: str) -> dict[str, str]:
+    """The words of a translated script by segment: each cue belongs to the segment that it overlaps most.
+
+    Raises:
+        UsageError: a cue overlaps no segment, or two belong to one.
+    """
+    words: dict[str, str] = {}
+    for cue in cues:
+        overlaps = {
+            row.id: min(row.end_seconds, cue.end_seconds) - max(row.start_seconds, cue.start_seconds) for row in rows
+        }
+        best = max(overlaps, key=overlaps.__getitem__)
+        if overlaps[best] <= 0 or best in words:
+            is_apart = overlaps[best] <= 0
+            trouble = "is where the first script has no words" if is_apart else "shares its segment with another"
+            raise UsageError(
+                f"the cue at {cue.start_seconds:.2f} s {trouble}",
+                where=where,
+                cure=f"give {language} a script with the times of the first one",
+            )
+        words[best] = cue.text
+    return words
+
+
+def _write_facts(path: Path, film: Film) -> None:
+    state = film.path.stat()
+    facts = FilmFacts(state.st_size, state.st_mtime_ns, film.sha256, film.info)
+    write_atomically(path, TypeAdapter(FilmFacts).dump_json(facts, indent=1))
+
+
+def _read_facts(path: Path) -> FilmFacts:
+    try:
+        return TypeAdapter(FilmFacts).validate_json(path.read_bytes())
+    except (OSError, ValidationError, json.JSONDecodeError) as error:
+        raise InvalidArtifactError(
+            "what was known of the film is gone", where=str(path), cure="make the project again; keep its segments.csv"
+        ) from error

@@ -1,0 +1,165 @@
+"""The table of a project's segments: a CSV file that a person can edit and compare line by line.
+
+Columns: id, start and end (seconds), speaker, face, seed, text (what the film says), and for each target language its words
+and a note on what was done to make them fit.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+
+from dubmill.artifacts.files import write_atomically
+from dubmill.dubbing.longform import Segment
+from dubmill.errors import DubmillError, UsageError
+from dubmill.faces import check_face_choice
+from dubmill.text.subtitles import Cue
+
+COLUMNS = ("id", "start", "end", "speaker", "face", "seed", "text")
+_NOTE = " note"  # after the language, in the name of a column
+
+
+@dataclass(frozen=True)
+class Target:
+    """The words of a segment in one language, and what was done to make them fit."""
+
+    text: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A segment in all languages; `speaker`, `face` and `seed` as in `Segment`."""
+
+    id: str
+    start_seconds: float
+    end_seconds: float
+    speaker: str = ""
+    face: str = ""
+    seed: int | None = None
+    text: str = ""
+    targets: Mapping[str, Target] = field(default_factory=dict)
+
+    def segment(self, language: str) -> Segment:
+        """The segment that is dubbed into `language`."""
+        text = self.targets[language].text
+        return Segment(self.start_seconds, self.end_seconds, text, self.speaker, self.id, self.face, self.seed)
+
+
+def rows_of(cues: Sequence[Cue]) -> list[Row]:
+    """Rows for the cues of a transcript, named s1, s2 and so on."""
+    return [
+        Row(f"s{number}", round(cue.start_seconds, 3), round(cue.end_seconds, 3), speaker=cue.speaker, text=cue.text)
+        for number, cue in enumerate(cues, start=1)
+    ]
+
+
+def write_table(path: Path, rows: Sequence[Row], languages: Sequence[str]) -> None:
+    """Write the table atomically, in order of time."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow([*COLUMNS, *(name for tag in languages for name in (tag, tag + _NOTE))])
+    for row in sorted(rows, key=lambda row: row.start_seconds):
+        seed = "" if row.seed is None else str(row.seed)
+        times = (f"{seconds:.3f}" for seconds in (row.start_seconds, row.end_seconds))
+        targets = (row.targets.get(tag, Target()) for tag in languages)
+        words = (part for target in targets for part in (target.text, target.note))
+        writer.writerow([row.id, *times, row.speaker, row.face, seed, row.text, *words])
+    write_atomically(path, stream.getvalue().encode())
+
+
+def read_table(path: Path, languages: Sequence[str]) -> list[Row]:
+    """The rows in order of time.
+
+    Raises:
+        UsageError: it cannot be read, a column is missing, a value is wrong, or two segments overlap; with the line.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+        lines = list(csv.reader(io.StringIO(text), strict=True))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UsageError(f"the table cannot be read ({error})", where=str(path), cure="give a CSV in UTF-8") from error
+    head = lines[0] if lines else []
+    missing = [name for name in (*COLUMNS, *languages) if name not in head]
+    if missing:
+        raise UsageError(f"the columns {', '.join(missing)} are missing", where=str(path), cure="put them back")
+    rows = [
+        _row(dict(zip(head, line, strict=False)), languages, f"{path}, line {number}", len(line) == len(head))
+        for number, line in enumerate(lines[1:], start=2)
+        if line
+    ]
+    rows.sort(key=lambda row: row.start_seconds)
+    check_rows(rows, str(path))
+    return rows
+
+
+def check_rows(rows: Sequence[Row], where: str) -> None:
+    """Refuse segments without or with equal names, and segments that overlap.
+
+    Raises:
+        UsageError: with the segments' names.
+    """
+    ids = [row.id for row in rows]
+    if not all(ids):
+        raise UsageError("a segment has no name", where=where, cure="fill in the column id")
+    if len(set(ids)) < len(ids):
+        twice = max(ids, key=ids.count)
+        raise UsageError(f"two segments have the name {twice!r}", where=where, cure="give each its own")
+    for before, after in pairwise(rows):
+        if after.start_seconds < before.end_seconds:
+            raise UsageError(
+                f"segment {after.id} begins before {before.id} ends", where=where, cure="correct their times"
+            )
+
+
+def _row(values: Mapping[str, str], languages: Sequence[str], where: str, is_complete: bool) -> Row:
+    if not is_complete:
+        raise UsageError("the line has another number of columns than the head", where=where, cure="correct it")
+    targets = {tag: Target(values[tag].strip(), values.get(tag + _NOTE, "").strip()) for tag in languages}
+    start, end = (seconds_of(values[name], name, where) for name in ("start", "end"))
+    seed = values["seed"].strip()
+    if seed and not (seed.isascii() and seed.isdigit() and int(seed) < 2**53):
+        raise UsageError(f"{seed[:40]!r} is no seed", where=where, cure="give a whole number, or nothing")
+    row = Row(
+        values["id"].strip(), start, end, values["speaker"].strip(), values["face"].strip(),
+        int(seed) if seed else None, values["text"].strip(), targets,
+    )  # fmt: skip
+    return check_row(row, where)
+
+
+def check_row(row: Row, where: str) -> Row:
+    """Refuse a segment that does not last, or whose choice of face is none.
+
+    Raises:
+        UsageError: with the reason.
+    """
+    if row.end_seconds <= row.start_seconds:
+        raise UsageError(f"segment {row.id} ends before it starts", where=where, cure="correct its times")
+    try:
+        check_face_choice(row.face)
+    except DubmillError as error:
+        raise UsageError(f"segment {row.id}: {error.what}", where=where, cure=error.cure) from error
+    return row
+
+
+def seconds_of(text: str, name: str, where: str) -> float:
+    """A number of seconds, or a clock such as 0:01:02.5, as seconds.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    try:
+        parts = [float(part) for part in text.strip().split(":")]
+        seconds = sum(part * 60**place for place, part in enumerate(reversed(parts)))
+        if len(parts) > 3 or not math.isfinite(seconds) or min(parts) < 0:
+            raise ValueError
+    except ValueError as error:
+        raise UsageError(
+            f"the {name} {text[:40]!r} is no time", where=where, cure="give seconds, such as 62.5, or 0:01:02.5"
+        ) from error
+    return seconds

@@ -1,0 +1,161 @@
+"""What is done with a project: the state of its segments, dubs of single segments, and rendering."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from dubmill.dubbing.longform import Chunk, Film, plan_chunks
+from dubmill.dubbing.longform.chunk_dubs import FilmJob, chunk_crops, chunk_mask, take_keys
+from dubmill.dubbing.project.project import FilmProject
+from dubmill.dubbing.requests import FileDubRequest, FileDubResult
+from dubmill.dubbing.service import DubbingService
+from dubmill.errors import DubmillError
+from dubmill.media.clips import Clip
+
+Progress = Callable[[float], None]
+NO_WORDS, TO_DUB, DUBBED, REFUSED = "no words", "to dub", "dubbed", "refused"
+
+
+@dataclass(frozen=True)
+class SegmentState:
+    """One segment in one language: `state`, and a sentence on it where there is something to say."""
+
+    id: str
+    language: str
+    state: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class ProjectState:
+    """The segments' states, the number of chunks that are to be dubbed, and the seconds that takes where known."""
+
+    segments: tuple[SegmentState, ...]
+    num_to_dub: int
+    seconds_left: float | None
+
+
+@dataclass(frozen=True)
+class ProjectWork:
+    """A project with its film and the service of its model."""
+
+    project: FilmProject
+    film: Film
+    service: DubbingService
+
+    def state(self) -> ProjectState:
+        """The state of every segment, without decoding the film or loading the model."""
+        states: list[SegmentState] = []
+        num_to_dub = 0
+        for language in self.project.settings.languages:
+            chunks = self._chunks(language)
+            by_id = {}
+            for chunk in chunks:
+                state, note = self._chunk_state(language, chunk)
+                num_to_dub += state == TO_DUB
+                by_id |= dict.fromkeys(chunk.ids, (state, note))
+            for row in self.project.rows:
+                state, note = by_id.get(row.id, (NO_WORDS, ""))
+                notes = [part for part in (note, row.targets[language].note) if part]
+                states.append(SegmentState(row.id, language, state, "; ".join(notes)))
+        seconds = self.project.store.take_seconds()
+        return ProjectState(tuple(states), num_to_dub, None if seconds is None else seconds * num_to_dub)
+
+    def redo(self, name: str, seed: int | None, progress: Progress) -> tuple[FilmProject, int, int]:
+        """Dub a segment again with another seed; returns the changed project, the seed, and the number of new dubs.
+
+        Segments that share a chunk with it get the same seed. Without `seed` it is one more than the last.
+
+        Raises:
+            UsageError: there is no such segment.
+            DubmillError: see `DubbingService.dub_film_chunks`.
+        """
+        project, row = self.project, self.project.row(name)
+        if seed is None:
+            seed = (project.settings.seed if row.seed is None else row.seed) + 1
+        together = {
+            other
+            for language in project.settings.languages
+            for chunk in self._chunks(language)
+            if name in chunk.ids
+            for other in chunk.ids
+        }
+        rows = [replace(row, seed=seed) for row in project.rows if row.id in together | {name}]
+        project = project.with_rows(rows)
+        project.save()
+        changed = replace(self, project=project)
+        return project, seed, changed.dub(project.settings.languages, progress, lambda _, chunk: name in chunk.ids)
+
+    def dub(
+        self, languages: Sequence[str], progress: Progress, is_wanted: Callable[[int, Chunk], bool] = lambda *_: True
+    ) -> int:
+        """Make the dubs that are missing, without joining; `is_wanted` chooses by number and chunk. Returns how many are there.
+
+        Raises:
+            DubmillError: see `DubbingService.dub_film_chunks`.
+        """
+        languages = [tag for tag in languages if self.project.segments(tag)]
+        total = 0
+        for place, language in enumerate(languages):
+            part = _part(progress, place, len(languages))
+            total += self.service.dub_film_chunks(self._request(language), part, is_wanted=is_wanted)
+        return total
+
+    def render(self, language: str, progress: Progress) -> tuple[Path, FileDubResult]:
+        """Dub what is missing in a language and join the film; returns its file.
+
+        Raises:
+            DubmillError: see `DubbingService.dub_film`.
+        """
+        settings = self.project.settings
+        out = self.project.folder / "renders" / f"{settings.film.stem}.{language}{settings.container}"
+        out.parent.mkdir(exist_ok=True)
+        return out, self.service.dub_film(self._request(language), out, progress)
+
+    def _request(self, language: str) -> FileDubRequest:
+        settings = self.project.settings
+        return FileDubRequest(
+            path=settings.film,
+            words=self.project.segments(language),
+            language=language,
+            consent=settings.consent,
+            seed=settings.seed,
+            tone_map=settings.tone_map,
+            track=settings.track,
+            face=settings.face,
+            picture=settings.picture,
+            quality=settings.quality,
+            store=self.project.store,
+            film=self.film,
+        )
+
+    def _chunks(self, language: str) -> list[Chunk]:
+        segments = self.project.segments(language)
+        if not segments:
+            return []
+        return plan_chunks(segments, self.project.store.analysis(self.film), self.film.size)
+
+    def _chunk_state(self, language: str, chunk: Chunk) -> tuple[str, str]:
+        store, film = self.project.store, self.film
+        job: FilmJob = self.service.film_job(self._request(language))
+        try:
+            note = job.dubber.check(job.line(chunk), film.seconds_at(chunk.last - chunk.first))
+            needs_frames = job.masker.needs_frames(chunk.face or job.face, job.picture)
+            if needs_frames and not store.has_faces(film, chunk, job.masker):
+                return TO_DUB, note
+            mask = chunk_mask(film, chunk, job, store, _never_read)
+        except DubmillError as error:
+            return REFUSED, error.sentence
+        crops = chunk_crops(film, [chunk], [mask], store.analysis(film).shots, job.picture)
+        (key,) = take_keys(film, [chunk], crops, job)
+        return (DUBBED if store.take(key).is_file() else TO_DUB), note
+
+
+def _never_read() -> Clip:
+    raise AssertionError("the faces of this chunk are stored")
+
+
+def _part(progress: Progress, place: int, count: int) -> Progress:
+    return lambda share: progress((place + share) / count)

@@ -1,0 +1,248 @@
+"""A film's dub as a project: one word costs one chunk, a killed run continues, a table that people edit; the model stands in."""
+
+import fcntl
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from doubles.dubbers import EchoDubber
+from doubles.films import beat_film
+from doubles.releases import CONSENT, tiny_backbone, tiny_release
+
+from dubmill import media
+from dubmill.cli import main as cli
+from dubmill.dubbing import open as opening
+from dubmill.dubbing.longform import Film
+from dubmill.dubbing.project import FilmProject
+from dubmill.faces import NO_DETECTION
+
+WORDS = ["uno dos", "tres", "cuatro", "cinco"]
+ENGLISH = ["one two", "three", "four", "five"]
+FRENCH = ["un deux", "trois", "quatre", "cinq"]
+
+
+def srt(path, texts):
+    """Cues of 0.8 s, every two seconds from the first second on; each is a chunk of its own."""
+    clock = "00:00:{:02d},{:03d}".format
+    blocks = [f"{n + 1}\n{clock(1 + 2 * n, 0)} --> {clock(1 + 2 * n, 800)}\n{text}\n" for n, text in enumerate(texts)]
+    path.write_text("\n".join(blocks))
+    return path
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """A film of nine seconds, with a release and a backbone beside it."""
+    folder = tmp_path_factory.mktemp("film")
+    beat_film(folder / "in.mov", seconds=9)
+    tiny_release(folder / "release", tiny_backbone(folder / "backbone"))
+    return folder
+
+
+@pytest.fixture
+def stand_in(monkeypatch, tmp_path):
+    """The model that dubs remembers what it dubbed; the command runs in an empty folder."""
+    dubber = EchoDubber()
+    monkeypatch.setattr(opening, "open_dubber", lambda backbone, source: dubber)
+    monkeypatch.setattr(opening, "open_face_masker", lambda backbone: NO_DETECTION)
+    monkeypatch.chdir(tmp_path)
+    return dubber
+
+
+@pytest.fixture
+def film(source, stand_in, monkeypatch, capsys):
+    """The command `dubmill film`: its exit code, and what it wrote."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["dubmill", "film", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        written = capsys.readouterr()
+        return ended.value.code or 0, written.out, written.err
+
+    return run
+
+
+def new(film, source):
+    """A project `p` into Spanish and English, with scripts in French and Spanish; made once, then copied."""
+    template = source / "template"
+    if not template.exists():
+        scripts = ("--script", f"fr={srt(Path('fr.srt'), FRENCH)}", "--script", srt(Path("es.srt"), WORDS))
+        models = ("--release", source / "release", "--backbone", source / "backbone")
+        languages = ("--from", "fr", "--to", "es,en", "--consent", CONSENT)
+        code, _, err = film("new", source / "in.mov", "--project", template, *languages, *scripts, *models)
+        assert code == 0, err
+    shutil.copytree(template, "p")
+
+
+def takes():
+    return {path.name: path.read_bytes() for path in Path("p/work/takes").glob("*.nut")}
+
+
+def test_one_word_costs_one_model_call_and_all_other_chunks_keep_their_bytes(film, source, stand_in):
+    new(film, source)
+    assert film("render", "p")[0] == 0
+    assert stand_in.texts == WORDS
+    before, first_film = takes(), Path("p/renders/in.es.mp4").read_bytes()
+    assert film("edit", "p", "s2", "--to", "es", "--text", "seis")[0] == 0
+    assert "s2  3.00 to 3.80 s\n    es  to dub" in film("status", "p")[1]
+    assert film("render", "p")[0] == 0
+    assert stand_in.texts == [*WORDS, "seis"]
+    assert {name: takes()[name] for name in before} == before
+    assert len(takes()) == len(before) + 1
+    film("edit", "p", "s2", "--to", "es", "--text", "tres")
+    assert film("render", "p")[0] == 0
+    assert len(stand_in.texts) == len(WORDS) + 1  # the first take is still there
+    assert Path("p/renders/in.es.mp4").read_bytes() == first_film
+
+
+def test_a_segment_is_dubbed_again_with_another_seed_and_nothing_else(film, source, stand_in):
+    new(film, source)
+    film("dub", "p")
+    before = takes()
+    code, out, err = film("redo", "p", "s3")
+    assert (code, out) == (0, "film: 1 chunk(s) with segment s3 dubbed with seed 1\n"), err
+    assert stand_in.texts == [*WORDS, "cuatro"]
+    assert before.items() < takes().items()
+    assert [row.seed for row in FilmProject.open(Path("p")).rows] == [None, None, 1, None]
+
+
+def test_languages_share_what_was_read_from_the_film(film, source, stand_in, monkeypatch):
+    """The film is analysed and counted once, and decoded for the model once."""
+    new(film, source)
+    for name, text in zip(("s1", "s2", "s3", "s4"), ENGLISH, strict=True):
+        assert film("edit", "p", name, "--to", "en", "--text", text)[0] == 0
+    read = []
+    frames = Film.clip_reader
+    monkeypatch.setattr(Film, "clip_reader", lambda film: read.append(film) or frames(film))
+    monkeypatch.setattr(Film, "analyze", lambda film: pytest.fail("the film is analysed again"))
+    monkeypatch.setattr(Film, "open", lambda *_: pytest.fail("the film's frames are counted again"))
+    code, out, err = film("render", "p")
+    assert code == 0, err
+    assert stand_in.texts == [*WORDS, *ENGLISH]
+    assert len(read) == 1
+    assert [media.probe(f"p/renders/in.{tag}.mp4").tracks[0].language for tag in ("es", "en")] == ["spa", "eng"]
+
+
+def test_shards_in_any_order_give_the_bytes_of_one_run(film, source, stand_in):
+    new(film, source)
+    film("render", "p")
+    whole = takes(), Path("p/renders/in.es.mp4").read_bytes()
+    Path("p").rename("q")
+    new(film, source)
+    for shard in ("3/3", "1/3", "2/3"):
+        assert film("dub", "p", "--shard", shard)[0] == 0
+    stand_in.texts.clear()
+    film("render", "p")
+    assert stand_in.texts == []
+    assert (takes(), Path("p/renders/in.es.mp4").read_bytes()) == whole
+
+
+def test_the_table_is_edited_by_hand_and_the_status_says_what_that_costs(film, source, stand_in):
+    new(film, source)
+    film("dub", "p")
+    path = Path("p/segments.csv")
+    path.write_text(path.read_text().replace("tres", "siete").replace("cinco", ""))
+    code, out, _ = film("status", "p", "--price", "3600")
+    assert code == 0
+    assert [line.split()[1:3] for line in out.splitlines() if line.startswith("    es")] == [
+        ["dubbed", "uno"], ["to", "dub"], ["dubbed", "cuatro"], ["no", "words"],
+    ]  # fmt: skip
+    assert re.match(r"1 chunks are to be dubbed: about \d+ s and [\d.]+ US dollars", out.splitlines()[-1])
+    assert film("edit", "p", "s1", "--start", "0:00:00.5", "--speaker", "Ana", "--face", "none")[0] == 0
+    row = FilmProject.open(Path("p")).rows[0]
+    assert (row.start_seconds, row.speaker, row.face, row.text) == (0.5, "Ana", "none", "un deux")
+
+
+@pytest.mark.parametrize(
+    ("find", "put", "sentence"),
+    [
+        ("s2,3.000", "s1,3.000", "two segments have the name 's1'"),
+        ("s2,3.000", ",3.000", "a segment has no name"),
+        ("3.800", "2.900", "segment s2 ends before it starts"),
+        ("3.800", "5.100", "segment s3 begins before s2 ends"),
+        ("3.800", "soon", "line 3: the end 'soon' is no time"),
+        ("3.800,,", "3.800,,middle", "segment s2: 'middle' is no face"),
+        ("3.800,,,", "3.800,,,x", "line 3: 'x' is no seed"),
+        ("tres", "tres,more,more", "line 3: the line has another number of columns"),
+        ("seed,text", "seed,words", "the columns text are missing"),
+        ("tres", '"tres', "the table cannot be read"),
+    ],
+)
+def test_a_wrong_table_is_refused_in_one_sentence_with_its_line(film, source, find, put, sentence):
+    new(film, source)
+    path = Path("p/segments.csv")
+    assert find in path.read_text()
+    path.write_text(path.read_text().replace(find, put))
+    for command in (("status", "p"), ("render", "p"), ("edit", "p", "s1", "--to", "es", "--text", "x")):
+        code, _, err = film(*command)
+        assert (code, len(err.strip().splitlines())) == (2, 1), err
+        assert sentence in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("status", "gone"), "there is no project"),
+        (("render", "gone"), "the project cannot be used"),
+        (("redo", "p", "s9"), "there is no segment 's9'; they are s1, s2, s3, s4"),
+        (("edit", "p", "s1"), "nothing was changed"),
+        (("edit", "p", "s1", "--text", "x", "--to", "de"), "--to 'de' is no language of this project"),
+        (("edit", "p", "s1", "--end", "9"), "segment s2 begins before s1 ends"),
+        (("dub", "p", "--shard", "4/3"), "'4/3' is no shard"),
+        (("render", "p", "--language", "fr"), "'fr' is no language of this project"),
+    ],
+)
+def test_a_wrong_command_is_refused_in_one_sentence(film, source, arguments, sentence):
+    new(film, source)
+    before = Path("p/segments.csv").read_bytes()
+    code, _, err = film(*arguments)
+    assert code == 2
+    assert sentence in err
+    assert Path("p/segments.csv").read_bytes() == before
+
+
+def test_two_processes_on_one_project_are_refused_in_one_sentence_but_shards_share_it(film, source, stand_in):
+    new(film, source)
+    with Path("p/.lock").open("ab") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        for command in (
+            ("render", "p"),
+            ("edit", "p", "s1", "--to", "es", "--text", "x"),
+            ("redo", "p", "s1"),
+            ("dub", "p"),
+        ):
+            code, _, err = film(*command)
+            assert (code, "another process works on this project" in err) == (2, True)
+        fcntl.flock(other, fcntl.LOCK_SH)
+        assert film("dub", "p")[0] == 0
+        assert film("render", "p")[0] == 2
+    assert stand_in.texts == WORDS
+
+
+def test_another_film_in_its_place_and_a_second_project_are_refused(film, source, stand_in):
+    new(film, source)
+    code, _, err = film(
+        "new", source / "in.mov", "--to", "es", "--project", "p", "--consent", CONSENT, "--script", "es.srt",
+        "--release", source / "release", "--backbone", source / "backbone",
+    )  # fmt: skip
+    assert (code, "there is a project already" in err) == (2, True)
+    settings = Path("p/project.json")
+    other = beat_film(Path("other.mov").absolute(), seconds=2)
+    settings.write_text(settings.read_text().replace(str(source / "in.mov"), str(other)))
+    code, _, err = film("render", "p")
+    assert (code, "the film is another one than the project was made for" in err) == (2, True)
+    settings.write_text("{}")
+    code, _, err = film("status", "p")
+    assert (code, "the settings cannot be read" in err) == (2, True)
+
+
+def test_scripts_of_other_times_are_refused(film, source, stand_in):
+    srt(Path("es.srt"), WORDS)
+    Path("fr.srt").write_text("1\n00:00:01,000 --> 00:00:01,800\nun\n")
+    models = ("--release", source / "release", "--backbone", source / "backbone", "--consent", CONSENT)
+    scripts = ("--from", "fr", "--script", "fr=fr.srt", "--script", "es.srt")
+    code, _, err = film("new", source / "in.mov", "--to", "es", "--project", "p", *scripts, *models)
+    assert (code, "the cue at 3.00 s is where the first script has no words" in err) == (2, True)
+    assert not Path("p").exists()
