@@ -1,20 +1,28 @@
-"""python -m pipelines compile | run | submit: the same pipeline as YAML, on this machine, or on a cluster."""
+"""python -m pipelines compile | run | submit: the same pipelines as YAML, on this machine, or on a cluster.
+
+full: prompts to a release. data: prompts to gated pairs. train: a data version to a release. recurring: the same on a schedule,
+if data or champion changed.
+"""
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 import webbrowser
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
+import yaml
 
 from dubmill.artifacts.code import code_digest
 from dubmill.artifacts.store import Release
 from dubmill.config.overlays import read_yaml
 from dubmill.config.params import Params, load
 from dubmill.errors import DubmillError, UsageError
+from dubmill.tracking.data_versions import REMOTE
 
 if TYPE_CHECKING:
     from pipelines.placement import Target
@@ -25,6 +33,24 @@ CLUSTER_MLFLOW = "http://mlflow.dubmill:5000"
 NUM_RETRIES = 2
 COMMITTED = Path("params.yaml")
 
+
+class Pipeline(StrEnum):
+    """The pipelines by name."""
+
+    FULL = "full"
+    DATA = "data"
+    TRAIN = "train"
+    RECURRING = "recurring"
+
+
+Chosen = Annotated[Pipeline, typer.Option("--pipeline", help="which pipeline")]
+DataRepository = Annotated[
+    str, typer.Option("--data-repository", help="git repository of the data versions; empty: pairs are not versioned")
+]
+DataBranch = Annotated[str, typer.Option("--data-branch", help="branch of that repository")]
+DataRemote = Annotated[
+    str, typer.Option("--data-remote", help="DVC remote of a repository that has none yet, such as s3://bucket/folder")
+]
 ParamsFile = Annotated[
     Path,
     typer.Option("--params", help="values of every section; a file with some sections only is merged over params.yaml"),
@@ -47,6 +73,7 @@ TrainGpus = Annotated[int, typer.Option("--train-gpus", min=1, help="GPUs of one
 @app.command("compile")
 def compile_(
     out: Annotated[Path, typer.Option(help="the YAML to write")] = Path("build/dubbing.yaml"),
+    pipeline: Chosen = Pipeline.FULL,
     params: ParamsFile = COMMITTED,
     overlay: Overlays = [],  # noqa: B006 (typer reads it, nothing changes it)
     gpu: Gpu = None,
@@ -54,35 +81,50 @@ def compile_(
     models: Models = "models",
     work: Work = "work",
     train_gpus: TrainGpus = 1,
+    data_repository: DataRepository = "",
+    data_branch: DataBranch = "main",
+    data_remote: DataRemote = "",
 ) -> None:
     """Write the pipeline as YAML, to upload by hand or to keep under version control."""
     from pipelines.dubbing import compile_to
-    from pipelines.placement import PLACEMENTS
 
     values = _params(params, overlay)
-    target = _cluster_target(values, gpu, train_gpus, mlflow, models, work)
+    data = DataPlace(data_repository, data_branch, data_remote)
+    target = _cluster_target(values, gpu, train_gpus, mlflow, models, work, data)
     started = time.process_time()
-    compile_to(out, values, target)
+    compile_to(out, values, target, pipeline)
     spent = time.process_time() - started
-    typer.echo(f"{out}: {len(PLACEMENTS)} tasks, {out.stat().st_size / 1024:.0f} KiB, {spent:.2f} s")
+    num_tasks = len(next(yaml.safe_load_all(out.read_text()))["deploymentSpec"]["executors"])
+    typer.echo(f"{out}: {num_tasks} tasks, {out.stat().st_size / 1024:.0f} KiB, {spent:.2f} s")
 
 
 @app.command()
 def run(
     out: Annotated[Path, typer.Option(help="where KFP keeps every task's outputs")] = Path("work/kfp"),
     work: Annotated[Path, typer.Option(help="where report and release are put at the end")] = Path("work"),
+    pipeline: Chosen = Pipeline.FULL,
     params: ParamsFile = COMMITTED,
     overlay: Overlays = [],  # noqa: B006
+    data_repository: DataRepository = "",
+    data_branch: DataBranch = "main",
+    data_remote: DataRemote = "",
 ) -> None:
-    """Run the pipeline on this machine, one process per task; unchanged tasks are taken from the last run."""
+    """Run a pipeline on this machine, one process per task; unchanged tasks are taken from the last run."""
     from pipelines.dubbing import compile_to
-    from pipelines.local import FailedTaskError, keep_outputs, rescue_report
+    from pipelines.local import FailedTaskError, keep_outputs, keep_pairs, rescue_report
     from pipelines.local import run as run_here
 
-    started, package = time.time(), out / "dubbing.yaml"
-    compile_to(package, _params(params, overlay), _local_target())
+    if pipeline is Pipeline.RECURRING:
+        raise UsageError("a recurring pipeline needs a cluster", cure="run --pipeline train")
+    started, package = time.time(), out / f"{pipeline}.yaml"
+    os.environ |= {REMOTE: data_remote} if data_remote else {}
+    compile_to(package, _params(params, overlay), _local_target(data_repository, data_branch), pipeline)
     try:
-        report, release = keep_outputs(run_here(package, out), work)
+        outputs = run_here(package, out)
+        if pipeline is Pipeline.DATA:
+            typer.echo(f"the pairs    {keep_pairs(outputs, work)}")
+            return
+        report, release = keep_outputs(outputs, work)
     except FailedTaskError:
         if saved := rescue_report(out, started, work):
             typer.echo(f"look at      {saved}")
@@ -102,6 +144,10 @@ def run(
 @app.command()
 def submit(
     host: Annotated[str, typer.Option(envvar="KF_PIPELINES_ENDPOINT", help="address of Kubeflow Pipelines")],
+    pipeline: Chosen = Pipeline.FULL,
+    cron: Annotated[
+        str, typer.Option(help="start it on this schedule instead of now: Kubeflow's six fields, seconds first")
+    ] = "",
     namespace: Annotated[str, typer.Option(help="profile namespace; only where Kubeflow serves many users")] = "",
     experiment: Annotated[str, typer.Option(help="KFP experiment")] = "dubmill",
     account: Annotated[str, typer.Option(help="service account of the tasks; empty: KFP's own")] = "",
@@ -119,16 +165,23 @@ def submit(
     models: Models = "models",
     work: Work = "work",
     train_gpus: TrainGpus = 1,
+    data_repository: DataRepository = "",
+    data_branch: DataBranch = "main",
+    data_remote: DataRemote = "",
 ) -> None:
     """Upload the pipeline to a cluster, as a new version if code or params changed, and start a run of it."""
     from pipelines.cluster import Cluster, Login, default_token_file
-    from pipelines.dubbing import compile_to
+    from pipelines.dubbing import VARIANTS, compile_to
 
-    package, values = Path("build/dubbing.yaml"), _params(params, overlay)
-    compile_to(package, values, _cluster_target(values, gpu, train_gpus, mlflow, models, work))
+    if cron and wait:
+        raise UsageError("a schedule has no end to wait for", cure="leave --wait or --cron out")
+    package, values = Path(f"build/{pipeline}.yaml"), _params(params, overlay)
+    data = DataPlace(data_repository, data_branch, data_remote)
+    compile_to(package, values, _cluster_target(values, gpu, train_gpus, mlflow, models, work, data), pipeline)
     file = token_file or (None if token or cookie else default_token_file())
     cluster = Cluster(host, namespace=namespace, login=Login(token=token, cookie=cookie, token_file=file))
-    started = cluster.start(package, experiment=experiment, account=account)
+    name = VARIANTS[pipeline].name
+    started = cluster.start(package, pipeline=name, experiment=experiment, account=account, cron=cron)
     typer.echo(f"version {started.version}{'' if started.is_new_version else ' (was there already)'}")
     typer.echo(started.page)
     if open_page:
@@ -137,7 +190,17 @@ def submit(
         cluster.wait(started, tell=typer.echo)
 
 
-def _cluster_target(params: Params, gpu: bool | None, train_gpus: int, mlflow: str, models: str, work: str) -> Target:
+class DataPlace(NamedTuple):
+    """Where data versions are kept."""
+
+    repository: str
+    branch: str
+    remote: str
+
+
+def _cluster_target(
+    params: Params, gpu: bool | None, train_gpus: int, mlflow: str, models: str, work: str, data: DataPlace
+) -> Target:
     """Returns the target on a cluster.
 
     Raises:
@@ -159,10 +222,13 @@ def _cluster_target(params: Params, gpu: bool | None, train_gpus: int, mlflow: s
         work_claim=work,
         num_retries=NUM_RETRIES,
         code=code_digest(),
+        data_repository=data.repository,
+        data_branch=data.branch,
+        data_remote=data.remote,
     )
 
 
-def _local_target() -> Target:
+def _local_target(data_repository: str, data_branch: str) -> Target:
     from pipelines.placement import Target
 
     return Target(
@@ -174,6 +240,8 @@ def _local_target() -> Target:
         num_retries=0,
         code=code_digest(),
         is_cluster=False,
+        data_repository=data_repository,
+        data_branch=data_branch,
     )
 
 

@@ -18,7 +18,6 @@ from typing import Any
 
 from dubmill import __version__
 from dubmill.errors import DubmillError, ServiceUnavailableError, UsageError
-from pipelines.dubbing import NAME
 
 TIMEOUT_SECONDS = 5
 POLL_SECONDS = 15
@@ -112,24 +111,29 @@ class Cluster:
         self.namespace = namespace or None
         self.client = self._connect()
 
-    def start(self, package: Path, *, experiment: str, account: str) -> Run:
-        """Uploads `package` as a pipeline version unless that version exists, and starts a run of it."""
+    def start(self, package: Path, *, pipeline: str, experiment: str, account: str, cron: str = "") -> Run:
+        """Uploads `package` as a version of `pipeline` unless it exists, and starts a run, or a recurring one with `cron`."""
         with self._answering():
             name = version_name(package)
-            pipeline_id = self._pipeline_id() or self._create_pipeline(package)
+            pipeline_id = self._pipeline_id(pipeline) or self._create_pipeline(package, pipeline)
             version_id = self._version_id(pipeline_id, name)
             is_new = version_id is None
             if version_id is None:
                 version_id = self._create_version(package, pipeline_id, name)
             group = self.client.create_experiment(experiment, namespace=self.namespace)
-            run = self.client.run_pipeline(
-                str(group.experiment_id),
-                f"{NAME} {name}",
-                pipeline_id=pipeline_id,
-                version_id=version_id,
-                service_account=account or None,
-            )
+            chosen = {"pipeline_id": pipeline_id, "version_id": version_id, "service_account": account or None}
+            title = f"{pipeline} {name}"
+            if cron:
+                return Run("", self._schedule(str(group.experiment_id), title, cron, chosen), name, is_new)
+            run = self.client.run_pipeline(str(group.experiment_id), title, **chosen)
         return Run(str(run.run_id), f"{self.host}/#/runs/details/{run.run_id}", name, is_new)
+
+    def _schedule(self, experiment_id: str, title: str, cron: str, chosen: dict[str, Any]) -> str:
+        """Starts a recurring run, one at a time and without making up for missed ones; returns its page."""
+        made = self.client.create_recurring_run(
+            experiment_id, title, cron_expression=cron, max_concurrency=1, no_catchup=True, **chosen
+        )
+        return f"{self.host}/#/recurringrun/details/{made.recurring_run_id}"
 
     def wait(self, run: Run, *, tell: Callable[[str], None], poll_seconds: float = POLL_SECONDS) -> None:
         """Waits until the run ends; calls `tell` with each task's name and state when it changes.
@@ -209,19 +213,19 @@ class Cluster:
                 cure="check the login, --namespace and --account",
             ) from error
 
-    def _pipeline_id(self) -> str | None:
+    def _pipeline_id(self, name: str) -> str | None:
         pages = _pages(
             self.client.pipelines.pipeline_service_list_pipelines,
             "pipelines",
             namespace=self.namespace or "",
-            filter=_display_name_is(NAME),
+            filter=_display_name_is(name),
         )
-        return next((found.pipeline_id for found in pages if found.display_name == NAME), None)
+        return next((found.pipeline_id for found in pages if found.display_name == name), None)
 
-    def _create_pipeline(self, package: Path) -> str:
+    def _create_pipeline(self, package: Path, name: str) -> str:
         return self._unless_it_exists(
-            lambda: self.client.upload_pipeline(str(package), pipeline_name=NAME, namespace=self.namespace).pipeline_id,
-            self._pipeline_id,
+            lambda: self.client.upload_pipeline(str(package), pipeline_name=name, namespace=self.namespace).pipeline_id,
+            lambda: self._pipeline_id(name),
         )
 
     def _version_id(self, pipeline_id: str, name: str) -> str | None:

@@ -117,6 +117,12 @@ def rescue_report(root: Path, since: float, work: Path) -> Path | None:
     return Path(shutil.copyfile(pages[0], work / "report.html"))
 
 
+def keep_pairs(outputs: Mapping[str, Any], work: Path) -> Path:
+    """Copies the pairs and their backbone from KFP's folders to `work`; returns the path of the pairs."""
+    publish(work, backbone=outputs["backbone"].path, pairs=outputs["pairs"].path)
+    return work / "pairs"
+
+
 def keep_outputs(outputs: Mapping[str, Any], work: Path) -> tuple[Path, Path]:
     """Copies report page, release and a sample clip from KFP's folders to `work`; returns the paths of the first two."""
     report, release = work / "report.html", work / "release"

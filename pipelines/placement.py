@@ -16,6 +16,7 @@ from dubmill.plan.host import HostNeeds, host_needs
 
 GPU = "nvidia.com/gpu"
 WORK_FOLDER, MODELS_FOLDER = "/work", "/models"
+GIT_SECRET, GIT_FOLDER = "dubmill-git", "/etc/dubmill-git"  # keys ssh-key (a deploy key) and known_hosts
 HOUR = 3600
 
 
@@ -31,6 +32,7 @@ class Placement:
     uses_registry: bool = False
     publishes: bool = False  # writes what the endpoint serves
     is_cached: bool = True
+    uses_data_repository: bool = False
 
 
 # The results of register and promote depend on the state of the registry, which KFP's cache key does not contain.
@@ -46,7 +48,14 @@ PLACEMENTS = {
     "evaluate": Placement(4, 24),
     "register": Placement(1, 2, uses_registry=True, is_cached=False),
     "promote": Placement(2, 4, uses_registry=True, publishes=True, is_cached=False),
+    # Tasks of the pipeline that are no steps.
+    "settings": Placement(1, 1),
+    "changes": Placement(1, 1, uses_registry=True, is_cached=False, uses_data_repository=True),
+    "snapshot": Placement(1, 24, is_cached=False, uses_data_repository=True),
+    "data-version": Placement(1, 24, uses_data_repository=True),
+    "notify": Placement(1, 1, is_cached=False),
 }
+SMALL_MEMORY_GIB = 2  # of a task that is no step
 
 # Secrets are optional: a pod starts without them. Each maps the keys of a Secret to environment variables.
 SECRETS = {
@@ -57,6 +66,7 @@ SECRETS = {
         "password": "MLFLOW_TRACKING_PASSWORD",
         "token": "MLFLOW_TRACKING_TOKEN",
     },
+    "dubmill-webhook": {"url": "DUBMILL_WEBHOOK"},
     "dubmill-s3": {"access-key": "AWS_ACCESS_KEY_ID", "secret-key": "AWS_SECRET_ACCESS_KEY"},
 }
 
@@ -73,6 +83,9 @@ class Target:
     num_retries: int
     code: str  # digest of the library, part of KFP's cache key: new code never gets old results
     is_cluster: bool = True
+    data_repository: str = ""  # git repository of the data versions; empty: pairs are not versioned
+    data_branch: str = "main"  # of it
+    data_remote: str = ""  # DVC remote of a repository that has none yet, such as s3://bucket/folder
 
 
 def needs_gpu(params: Params) -> bool:
@@ -97,7 +110,7 @@ def place(task: dsl.PipelineTask, step: str, *, params: Params, target: Target, 
     if num_gpus:
         _use_gpus(task, num_gpus)
     if target.is_cluster:
-        _use_cluster(task, placement, target)
+        _use_cluster(task, step, target)
         _use_network(task, step, params)
     return kubernetes.set_security_context(task, run_as_non_root=True)
 
@@ -113,8 +126,9 @@ def _use_gpus(task: dsl.PipelineTask, num_gpus: int) -> None:
         )
 
 
-def _use_cluster(task: dsl.PipelineTask, placement: Placement, target: Target) -> None:
-    """Sets timeout, retries, volumes and where MLflow is."""
+def _use_cluster(task: dsl.PipelineTask, step: str, target: Target) -> None:
+    """Sets timeout, retries, volumes and where MLflow and the data versions are."""
+    placement = PLACEMENTS[step]
     timeout_seconds = placement.timeout_hours * HOUR
     kubernetes.set_timeout(task, timeout_seconds)
     if target.num_retries:
@@ -127,11 +141,16 @@ def _use_cluster(task: dsl.PipelineTask, placement: Placement, target: Target) -
             backoff_max_duration=f"{window_seconds}s",
         )
     kubernetes.use_field_path_as_env(task, "KFP_RUN_ID", "metadata.labels['pipeline/runid']")
-    if placement.uses_registry and target.tracking_uri:
+    if (placement.uses_registry or step == "notify") and target.tracking_uri:
         task.set_env_variable("MLFLOW_TRACKING_URI", target.tracking_uri)
     if placement.keeps_draft and target.work_claim:
         kubernetes.mount_pvc(task, pvc_name=target.work_claim, mount_path=WORK_FOLDER)
         task.set_env_variable("DUBMILL_WORK", WORK_FOLDER)
+    if placement.uses_data_repository:
+        kubernetes.use_secret_as_volume(task, GIT_SECRET, mount_path=GIT_FOLDER, optional=True)
+        task.set_env_variable("DUBMILL_GIT_KEY", f"{GIT_FOLDER}/ssh-key")
+        if target.data_remote:
+            task.set_env_variable("DUBMILL_DVC_REMOTE", target.data_remote)
     if placement.publishes and target.models_claim:
         kubernetes.mount_pvc(task, pvc_name=target.models_claim, mount_path=MODELS_FOLDER)
         task.set_env_variable("DUBMILL_MODELS", MODELS_FOLDER)
@@ -139,12 +158,19 @@ def _use_cluster(task: dsl.PipelineTask, placement: Placement, target: Target) -
 
 def _use_network(task: dsl.PipelineTask, step: str, params: Params) -> None:
     """Gives a task the secrets of the services that it calls, and the label that lets it reach the internet."""
-    secrets = ["dubmill-mlflow", "dubmill-s3"] if PLACEMENTS[step].uses_registry else []
+    placement = PLACEMENTS[step]
+    secrets = ["dubmill-mlflow"] if placement.uses_registry else []
+    if placement.uses_registry or placement.uses_data_repository:
+        secrets.append("dubmill-s3")
+    if step == "notify":
+        secrets.append("dubmill-webhook")
     if step == "backbone" and params.backbone.source == "hub":
         secrets.append("dubmill-hub")
     if step == "prompts" and params.prompts.source == "llm":
         secrets.append("dubmill-llm")
     for name in secrets:
         kubernetes.use_secret_as_env(task, name, SECRETS[name], optional=True)
-    if {"dubmill-hub", "dubmill-llm"} & set(secrets):  # the network policy lets only labelled pods out
+    if placement.uses_data_repository or {"dubmill-hub", "dubmill-llm", "dubmill-webhook"} & set(
+        secrets
+    ):  # the network policy lets only labelled pods out
         kubernetes.add_pod_label(task, "dubmill/downloads", "true")

@@ -18,8 +18,10 @@ from google.protobuf import json_format
 
 from components import GPU_IMAGE, IMAGE
 from dubmill import __version__
+from dubmill.config.form import form_fields, sections
 from dubmill.config.params import STEPS, Params, load
-from pipelines.dubbing import build, compile_to
+from dubmill.errors import InvalidParamsError
+from pipelines.dubbing import VARIANTS, build, compile_to
 from pipelines.placement import PLACEMENTS, SECRETS, Target, requests
 
 ROOT = Path(__file__).parent.parent
@@ -47,6 +49,7 @@ LTX2 = load(ROOT / "params.yaml", Path("jdi-19b"))
 GOLDEN = ROOT / "tests" / "golden"
 GPU_WORDS = {"synthesize", "inpaint", "encode", "train", "dub"}
 WORDS = set(STEPS)
+AROUND = {"settings", "notify"}  # tasks of every pipeline on a cluster that are no steps
 
 
 @pytest.fixture(scope="module")
@@ -64,10 +67,17 @@ def containers(spec: dict) -> dict[str, dict]:
     return {name.removeprefix("exec-"): one["container"] for name, one in spec["deploymentSpec"]["executors"].items()}
 
 
+def tasks(spec: dict) -> dict[str, dict]:
+    """Each task that runs a container, inside of exit handler and conditions too."""
+    graphs = [spec["root"], *spec["components"].values()]
+    found = {name: one for graph in graphs for name, one in graph.get("dag", {}).get("tasks", {}).items()}
+    return {name: one for name, one in found.items() if "dag" not in spec["components"][one["componentRef"]["name"]]}
+
+
 def test_it_has_few_tasks_and_its_yaml_is_small(compiled):
     spec, _, path = compiled["cluster"]
-    assert set(spec["root"]["dag"]["tasks"]) == WORDS
-    assert len(WORDS) <= 12
+    assert set(tasks(spec)) == WORDS | AROUND
+    assert len(tasks(spec)) <= 13
     assert path.stat().st_size <= 300_000
 
 
@@ -99,8 +109,8 @@ def test_every_pod_states_its_needs_and_runs_as_nobody(compiled):
 
 def test_only_what_the_registry_decides_is_never_cached_and_new_code_is_never_answered_by_old_results(compiled):
     spec, *_ = compiled["cluster"]
-    tasks = spec["root"]["dag"]["tasks"]
-    assert {w for w, task in tasks.items() if not task["cachingOptions"].get("enableCache")} == {"register", "promote"}
+    uncached = {w for w, task in tasks(spec).items() if not task["cachingOptions"].get("enableCache")}
+    assert uncached == {"register", "promote", "notify"}
     for container in containers(spec).values():
         assert {"name": "DUBMILL_CODE", "value": "c0de"} in container["env"]
 
@@ -108,7 +118,7 @@ def test_only_what_the_registry_decides_is_never_cached_and_new_code_is_never_an
 def test_the_registry_is_known_to_the_tasks_that_use_it_and_the_volume_to_the_one_that_publishes(compiled):
     spec, platform, *_ = compiled["cluster"]
     named = {w for w, c in containers(spec).items() if any(e["name"] == "MLFLOW_TRACKING_URI" for e in c["env"])}
-    assert named == {"register", "promote"}
+    assert named == {"register", "promote", "notify"}
     executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     mounts = {n: [m["mountPath"] for m in place["pvcMount"]] for n, place in executors.items() if "pvcMount" in place}
     assert {name for name, paths in mounts.items() if "/models" in paths} == {"exec-promote"}
@@ -130,23 +140,43 @@ def test_training_requests_the_given_gpus_and_keeps_unfinished_work_when_its_pod
 
 
 def test_a_failed_task_is_tried_again_on_a_cluster_and_not_on_a_laptop(compiled):
-    retried = {name: spec["root"]["dag"]["tasks"]["train"].get("retryPolicy") for name, (spec, *_) in compiled.items()}
+    retried = {name: tasks(spec)["train"].get("retryPolicy") for name, (spec, *_) in compiled.items()}
     assert retried["cluster"]["maxRetryCount"] == 2
     assert retried["laptop"] is None
 
 
-def test_its_inputs_are_the_sections_with_their_values_and_a_sentence_each(compiled):
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_pipelines_form_is_short_and_typed_and_explains_each_input(variant):
+    spec = json_format.MessageToDict(build(PARAMS, CLUSTER, variant).pipeline_spec)
+    inputs = spec["root"]["inputDefinitions"]["parameters"]
+    assert len(inputs) <= 17
+    assert not [name for name, one in inputs.items() if not one.get("description")]
+    assert [name for name, one in inputs.items() if one["parameterType"] == "STRUCT"] == ["advanced"]
+
+
+def test_the_form_and_its_advanced_part_are_the_whole_params(compiled):
     spec, *_ = compiled["cluster"]
     inputs = spec["root"]["inputDefinitions"]["parameters"]
-    given = {word: one["defaultValue"] for word, one in inputs.items()}
-    assert Params.model_validate(given) == PARAMS
-    assert not [word for word, one in inputs.items() if not one.get("description")]
-    assert {one["parameterType"] for one in inputs.values()} == {"STRUCT"}
+    given = {name: one["defaultValue"] for name, one in inputs.items()}
+    assert Params.model_validate(sections(given)) == PARAMS
+    changed = sections(given | {"lora_rank": 3, "languages": ["en", "fr"]})
+    assert changed["train"]["rank"] == 3
+    assert changed["prompts"]["languages"] == ["en", "fr"]
+
+
+def test_a_value_that_is_an_input_of_its_own_is_refused_in_the_advanced_part():
+    given = {name: field.value for name, field in form_fields(PARAMS).items()}
+    twice = {**given["advanced"], "train": {**given["advanced"]["train"], "rank": 4}}
+    with pytest.raises(InvalidParamsError, match=r"train\.rank is the input lora_rank"):
+        sections(given | {"advanced": twice})
+    with pytest.raises(InvalidParamsError, match=r"train\.rank.*many"):
+        sections(given | {"lora_rank": "many"})
 
 
 def test_every_task_leaves_something_to_look_at_and_only_built_in_types_travel(compiled):
     spec, *_ = compiled["cluster"]
-    for name, component in spec["components"].items():
+    for name in tasks(spec):
+        component = spec["components"][f"comp-{name}"]
         outputs = {
             key: one["artifactType"]["schemaTitle"] for key, one in component["outputDefinitions"]["artifacts"].items()
         }
@@ -156,9 +186,9 @@ def test_every_task_leaves_something_to_look_at_and_only_built_in_types_travel(c
         }
 
 
-def places(params: Params, target: Target = CLUSTER) -> dict[str, dict]:
+def places(params: Params, target: Target = CLUSTER, variant: str = "full") -> dict[str, dict]:
     """What the platform part of the compiled pipeline says of each task."""
-    platform = json_format.MessageToDict(build(params, target).platform_spec)
+    platform = json_format.MessageToDict(build(params, target, variant).platform_spec)
     executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     return {name.removeprefix("exec-"): place for name, place in executors.items()}
 
@@ -174,8 +204,8 @@ def with_section(word: str, **values: object) -> Params:
 )
 def test_a_task_that_calls_a_service_outside_gets_its_secret_and_the_label_of_the_network_policy(params, word):
     plain, calling = places(PARAMS), places(params)
-    assert not any("dubmill/downloads" in str(place) for place in plain.values())
-    assert [name for name, place in calling.items() if "dubmill/downloads" in str(place)] == [word]
+    assert [name for name, place in plain.items() if "dubmill/downloads" in str(place)] == ["notify"]
+    assert {name for name, place in calling.items() if "dubmill/downloads" in str(place)} == {word, "notify"}
     (secret,) = calling[word]["secretAsEnv"]
     assert secret["optional"] is True
     assert SECRETS[secret["secretName"]] == {one["secretKey"]: one["envVar"] for one in secret["keyToEnv"]}
@@ -193,8 +223,8 @@ def test_secrets_are_named_and_never_hold_a_value():
 def test_a_pod_requests_the_memory_that_the_plan_counts(params, tmp_path):
     compile_to(tmp_path / "p.yaml", params, CLUSTER)
     spec = next(yaml.safe_load_all((tmp_path / "p.yaml").read_text()))
-    needs = requests(params, CLUSTER)
-    for word, container in containers(spec).items():
+    needs, found = requests(params, CLUSTER), containers(spec)
+    for word, container in ((word, found[word]) for word in STEPS):
         resources = container["resources"]
         assert resources["resourceMemoryRequest"] == resources["resourceMemoryLimit"] == f"{needs[word].memory_gib}Gi"
 
@@ -203,7 +233,7 @@ def test_a_long_task_may_be_retried_until_its_last_attempt_has_timed_out(compile
     """Argo counts `maxDuration` from the start of the first attempt; KFP's default of an hour forbade every later retry."""
     spec, platform, *_ = compiled["cluster"]
     executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
-    for word, task in spec["root"]["dag"]["tasks"].items():
+    for word, task in tasks(spec).items():
         timeout_seconds = int(executors[f"exec-{word}"]["activeDeadlineSeconds"])
         window_seconds = int(task["retryPolicy"]["backoffMaxDuration"].removesuffix("s"))
         assert timeout_seconds == PLACEMENTS[word].timeout_hours * 3600
@@ -254,21 +284,65 @@ def outline(path: Path) -> str:
     return yaml.safe_dump_all([spec, platform], width=120)
 
 
+NANO_CLUSTER = dataclasses.replace(CLUSTER, has_gpu=False, train_gpus=1)
+VERSIONED = dataclasses.replace(NANO_CLUSTER, data_repository="git@git.example.com:team/data.git")
+
+
 @pytest.mark.parametrize(
-    ("name", "params", "target"),
+    ("name", "variant", "params", "target"),
     [
-        ("nano", PARAMS, dataclasses.replace(CLUSTER, has_gpu=False, train_gpus=1)),
-        ("ltx-2", LTX2, CLUSTER),
+        ("nano", "full", PARAMS, NANO_CLUSTER),
+        ("ltx-2", "full", LTX2, CLUSTER),
+        ("nano-data", "data", PARAMS, VERSIONED),
+        ("nano-train", "train", PARAMS, VERSIONED),
+        ("nano-recurring", "recurring", PARAMS, VERSIONED),
     ],
-    ids=["nano", "ltx-2"],
+    ids=["nano", "ltx-2", "data", "train", "recurring"],
 )
-def test_the_compiled_pipeline_is_the_golden_one(name, params, target, tmp_path):
+def test_the_compiled_pipeline_is_the_golden_one(name, variant, params, target, tmp_path):
     """Every change of the graph is seen in review; GOLDEN=write pytest tests/test_pipeline.py -k golden writes it anew."""
-    compile_to(tmp_path / "p.yaml", params, target)
+    compile_to(tmp_path / "p.yaml", params, target, variant)
     golden, found = GOLDEN / f"{name}.yaml", outline(tmp_path / "p.yaml")
     if os.environ.get("GOLDEN") == "write":
         golden.write_text(found)
     assert found == golden.read_text()
+
+
+def test_the_other_pipelines_hold_their_part_of_the_steps():
+    found = {name: set(places(PARAMS, VERSIONED, name)) for name in VARIANTS}
+    data, model = {"prompts", "synthesize", "inpaint", "gate"}, {"encode", "train", "dub", "evaluate"}
+    assert found["full"] == WORDS | AROUND | {"snapshot"}
+    assert found["data"] == data | AROUND | {"backbone", "snapshot"}
+    assert found["train"] == model | AROUND | {"backbone", "changes", "data-version", "register", "promote"}
+    assert found["recurring"] == found["train"]
+
+
+def test_a_recurring_run_does_nothing_unless_something_is_new():
+    spec = json_format.MessageToDict(build(PARAMS, VERSIONED, "recurring").pipeline_spec)
+    (steps,) = (one["dag"]["tasks"] for name, one in spec["components"].items() if name.startswith("comp-exit-handler"))
+    (condition,) = set(steps) - {"settings", "changes"}
+    assert "is_new'] == true" in steps[condition]["triggerPolicy"]["condition"]
+
+
+def test_the_version_of_the_data_reaches_the_registry(compiled):
+    for variant, producer in (("full", "snapshot"), ("train", "changes")):
+        spec = json_format.MessageToDict(build(PARAMS, VERSIONED, variant).pipeline_spec)
+        revision = tasks(spec)["register"]["inputs"]["parameters"]["data_revision"]
+        assert revision["taskOutputParameter"]["producerTask"] == producer
+    spec, *_ = compiled["cluster"]
+    assert tasks(spec)["register"]["inputs"]["parameters"]["data_revision"] == {"runtimeValue": {"constant": ""}}
+
+
+def test_only_tasks_that_touch_the_repository_get_its_deploy_key():
+    found = places(PARAMS, VERSIONED)
+    assert [name for name, place in found.items() if "dubmill-git" in str(place)] == ["snapshot"]
+    assert found["snapshot"]["secretAsVolume"][0]["optional"] is True
+    assert "dubmill-git" not in json.dumps(places(PARAMS))
+
+
+def test_a_notice_is_sent_whatever_happened(compiled):
+    spec, *_ = compiled["cluster"]
+    assert tasks(spec)["notify"]["triggerPolicy"]["strategy"] == "ALL_UPSTREAM_TASKS_COMPLETED"
 
 
 def test_a_cluster_without_gpus_is_not_given_a_backbone_that_needs_them(tmp_path):
@@ -311,9 +385,9 @@ def run_pipelines(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 def test_compile_takes_a_partial_file_of_params_as_an_overlay(tmp_path):
     (tmp_path / "few.yaml").write_text("train: {rank: 3}")
     done = run_pipelines("compile", "--no-gpu", "--params", tmp_path / "few.yaml", "--out", tmp_path / "p.yaml")
-    assert re.search(r"11 tasks, \d+ KiB", done.stdout), done.stderr
+    assert re.search(r"13 tasks, \d+ KiB", done.stdout), done.stderr
     spec = next(yaml.safe_load_all((tmp_path / "p.yaml").read_text()))
-    assert spec["root"]["inputDefinitions"]["parameters"]["train"]["defaultValue"]["rank"] == 3
+    assert spec["root"]["inputDefinitions"]["parameters"]["lora_rank"]["defaultValue"] == 3
 
 
 def test_a_local_run_tells_each_task_its_seconds_and_ends_with_the_failing_steps_own_sentence(tmp_path):

@@ -13,10 +13,11 @@ from doubles.kubeflow import Kubeflow
 from dubmill.config.params import load
 from dubmill.errors import ServiceUnavailableError, UsageError
 from pipelines.cluster import Cluster, FailedRunError, Login, default_token_file, version_name
-from pipelines.dubbing import NAME, compile_to
+from pipelines.dubbing import VARIANTS, compile_to
 from pipelines.placement import Target
 
 ROOT = Path(__file__).parent.parent
+NAME = VARIANTS["full"].name
 PARAMS = load(ROOT / "params.yaml")
 TARGET = Target(
     has_gpu=False,
@@ -49,7 +50,7 @@ NO_LOGIN = Login()
 
 def submit(server: Kubeflow, package: Path, *, namespace: str = "", login: Login = NO_LOGIN, account: str = ""):
     cluster = Cluster(server.host, namespace=namespace, login=login)
-    return cluster.start(package, experiment="dubmill", account=account)
+    return cluster.start(package, pipeline=NAME, experiment="dubmill", account=account)
 
 
 def test_a_first_submission_uploads_the_pipeline_and_starts_a_run(package):
@@ -128,7 +129,7 @@ def test_a_service_accounts_token_is_read_again_when_it_was_renewed(package, tmp
     file.write_text("first\n")
     with Kubeflow(token="first", run_states=["RUNNING", "RUNNING", "SUCCEEDED"]) as server:
         cluster = Cluster(server.host, namespace="", login=Login(token_file=file))
-        run = cluster.start(package, experiment="dubmill", account="")
+        run = cluster.start(package, pipeline=NAME, experiment="dubmill", account="")
         file.write_text("second\n")
         server.state.token = "second"
         cluster.wait(run, tell=lambda line: None, poll_seconds=0)
@@ -184,7 +185,7 @@ def test_waiting_tells_each_change_once_and_ends_with_the_run(package):
     lines: list[str] = []
     with Kubeflow(run_states=["PENDING", "RUNNING", "RUNNING", "SUCCEEDED"]) as server:
         cluster = Cluster(server.host, namespace="", login=NO_LOGIN)
-        run = cluster.start(package, experiment="dubmill", account="")
+        run = cluster.start(package, pipeline=NAME, experiment="dubmill", account="")
         cluster.wait(run, tell=lines.append, poll_seconds=0)
     assert [line.split() for line in lines if "train" in line] == [
         ["train", "pending"],
@@ -196,7 +197,7 @@ def test_waiting_tells_each_change_once_and_ends_with_the_run(package):
 def test_a_run_that_fails_names_the_failed_task(package):
     with Kubeflow(run_states=["RUNNING", "FAILED"], failed_tasks=("train",)) as server:
         cluster = Cluster(server.host, namespace="", login=NO_LOGIN)
-        run = cluster.start(package, experiment="dubmill", account="")
+        run = cluster.start(package, pipeline=NAME, experiment="dubmill", account="")
         with pytest.raises(FailedRunError) as raised:
             cluster.wait(run, tell=lambda line: None, poll_seconds=0)
     assert "train failed" in raised.value.what

@@ -8,19 +8,17 @@ import shutil
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
-from fractions import Fraction
 from pathlib import Path
 
-import numpy as np
 import pytest
 import yaml
+from doubles.gated_pairs import make_pairs
 
 from dubmill import tracking
 from dubmill.artifacts.code import code_digest
 from dubmill.artifacts.files import table_bytes
 from dubmill.artifacts.manifest import Lineage
-from dubmill.artifacts.rows import Line, PairRow
-from dubmill.artifacts.store import Adapter, Backbone, PairSet, Release, Report
+from dubmill.artifacts.store import Adapter, Backbone, Release, Report
 from dubmill.cli import main as cli
 from dubmill.config.params import PromoteParams, RegisterParams, load
 from dubmill.errors import (
@@ -31,7 +29,6 @@ from dubmill.errors import (
     ServiceUnavailableError,
     UsageError,
 )
-from dubmill.media.clips import Clip
 from dubmill.steps.promote import promote
 from dubmill.steps.register import register
 from dubmill.tracking import rules
@@ -77,31 +74,6 @@ def store(client, monkeypatch):
 def backbone(tmp_path):
     draft = Backbone.draft(tmp_path / "backbone", Lineage(step="backbone", params={}, licence="Apache-2.0"))
     return draft.seal({"repo": "nano", "source": "nano", "text_encoder_digest": "t" * 64})
-
-
-def make_pairs(out, *, seed=0, noise=0):
-    """Two held-out pairs whose clips follow `seed`; `noise` changes the set without changing the held-out clips."""
-    draft = PairSet.draft(out, Lineage(step="gate", params={"seed": seed, "noise": noise}))
-    rng, rows, files = np.random.default_rng(seed), [], {}
-    for index in range(2):
-        frames = rng.integers(0, 255, (5, 8, 8, 3)).astype(np.uint8)
-        clip = Clip(frames, Fraction(25, 2), np.zeros((1, 6400), np.float32), 16000)
-        row = PairRow(
-            id=f"held-{index}",
-            split="heldout",
-            source="world",
-            half="first",
-            seed=seed,
-            speaker="a puppet",
-            original=Line(language="en", text="one"),
-            counterpart=Line(language="es", text="uno"),
-            mouth_boxes=[[0, 0, 4, 4]] * 5,
-            accepted=False,
-        )
-        rows.append(row)
-        files[f"{row.id}/original.clip"] = clip.to_bytes()
-    draft.add_shard(0, rows, files)
-    return draft.seal({"gated": True})
 
 
 def make_adapter(out, backbone, *, seed=0):
@@ -583,3 +555,23 @@ def test_a_promotion_judges_and_moves_the_alias_under_the_lock(tmp_path, store, 
     monkeypatch.setattr(tracking, "promotion_lock", watched)
     candidate.promote_only()
     assert champions == [None, 1]
+
+
+def test_a_recurring_run_trains_where_data_or_champion_is_a_new_one_and_only_then(tmp_path, store, backbone, pairs):
+    model = tmp_path.name
+
+    def go(seed, revision, **figures):
+        line = Candidate(tmp_path, backbone, pairs, seed=seed, **figures)
+        register(line.adapter, line.report, line.names, line.folder / "register", ("repo", revision))
+        return line
+
+    assert "no version" in tracking.reason_to_train(model, "a" * 40)
+    go(1, "a" * 40).promote_only()
+    assert tracking.reason_to_train(model, "a" * 40) == ""  # the champion comes from it
+    assert "no version" in tracking.reason_to_train(model, "b" * 40)
+    go(2, "b" * 40, words=0.5)
+    assert tracking.reason_to_train(model, "b" * 40) == ""  # it was compared with the champion
+    go(3, "c" * 40, words=0.9, sync=0.9).promote_only()
+    assert "became champion" in tracking.reason_to_train(model, "b" * 40)
+    go(2, "b" * 40, words=0.5)
+    assert tracking.reason_to_train(model, "b" * 40) == ""

@@ -9,6 +9,8 @@ from components import step_component
 def register(
     adapter: dsl.Input[dsl.Model],
     report: dsl.Input[dsl.Dataset],
+    data_repository: str,
+    data_revision: str,
     params: dict,
     registered: dsl.Output[dsl.Model],
     summary: dsl.Output[dsl.Markdown],
@@ -18,6 +20,8 @@ def register(
     Args:
         adapter: the LoRA adapter
         report: what was measured of it
+        data_repository: where the pairs are versioned; empty: nowhere
+        data_revision: their revision there
         params: section `register` of params.yaml
         registered: name, version and run of the model version
         summary: the same, in Markdown
@@ -30,5 +34,6 @@ def register(
     from dubmill.steps.register import register as step
 
     section = validate(RegisterParams, params, "register")
-    step(Adapter.open(adapter.path), Report.open(report.path), section, Path(registered.path))
+    data = (data_repository, data_revision)
+    step(Adapter.open(adapter.path), Report.open(report.path), section, Path(registered.path), data)
     look.log_version(Path(registered.path), registered, summary)

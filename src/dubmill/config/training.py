@@ -61,7 +61,7 @@ class ValidationParams(Section):
 class TrainParams(Section):
     """Fitting one LoRA on reference-conditioned pairs."""
 
-    seed: Seed
+    seed: Seed = Field(description="seed of the first weights, the batches and the noise")
     rank: Count = Field(description="LoRA rank")
     alpha: Positive = Field(description="LoRA scale numerator; the scale is alpha / rank")
     dropout: Share = Field(description="dropout probability of the LoRA layers")

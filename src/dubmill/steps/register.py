@@ -18,10 +18,13 @@ from dubmill.report import model_card
 MODEL_VERSION = "model_version.json"
 
 
-def register(adapter: Adapter, report: Report, params: RegisterParams, out: Path) -> Path:
+def register(
+    adapter: Adapter, report: Report, params: RegisterParams, out: Path, data: tuple[str, str] = ("", "")
+) -> Path:
     """Returns `out`/model_version.json, which names the model version of `adapter`, now the challenger.
 
-    One adapter is one version, however often it is registered; a new report of it replaces the old one.
+    One adapter is one version, however often it is registered; a new report of it replaces the old one. `data` is repository
+    and revision of its pairs, where they were versioned (`tracking.data_versions`).
 
     Raises:
         UsageError: the report is about another adapter, or MLFLOW_RUN_ID names a run of other work.
@@ -35,6 +38,8 @@ def register(adapter: Adapter, report: Report, params: RegisterParams, out: Path
         )
     version = tracking.find_version(params.model, adapter.digest)
     version = tracking.add_report(version, report) if version else _new_version(adapter, report, params)
+    if all(data):
+        tracking.tag_version(version, tracking.data_tags(params.model, *data))
     tracking.move_alias(tracking.CHALLENGER, version)
     out.mkdir(parents=True, exist_ok=True)
     description = {

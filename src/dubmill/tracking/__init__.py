@@ -5,12 +5,16 @@ runs        params, figures, loss curves and files of a run
 registry    model versions by the adapter's digest; the aliases challenger, champion and previous
 lock        one promotion at a time
 ledger      the history of promotions, an append-only file (MLflow keeps no such history)
+changes     whether a recurring run has something to do
+data_versions  gated pairs in git and DVC
+notices     the notice at the end of a run
 rules       conditions under which a challenger becomes champion
 deployment  the KServe manifest of a release
 
 MLflow is imported by the first call that needs it (1.8 s), with its telemetry disabled.
 """
 
+from dubmill.tracking.changes import data_tags, reason_to_train
 from dubmill.tracking.ledger import Entry, Ledger
 from dubmill.tracking.lock import promotion_lock
 from dubmill.tracking.registry import (
@@ -48,6 +52,7 @@ __all__ = [
     "client",
     "close_run",
     "create_version",
+    "data_tags",
     "find_version",
     "get_version",
     "log_adapter",
@@ -60,6 +65,7 @@ __all__ = [
     "promote_alias",
     "promotion_lock",
     "public_uri",
+    "reason_to_train",
     "record",
     "report_of",
     "report_rows",

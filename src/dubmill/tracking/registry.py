@@ -70,9 +70,14 @@ def create_version(name: str, *, source: str, run_id: str, tags: Mapping[str, st
 
 def find_version(name: str, adapter_digest: str) -> Version | None:
     """Returns the version of this adapter, or None."""
+    return next(iter(versions_with(name, "adapter_digest", adapter_digest)), None)
+
+
+def versions_with(name: str, tag: str, value: str) -> list[Version]:
+    """Returns the versions of model `name` whose tag has this value, oldest first."""
     with answering():
-        found = client().search_model_versions(f"name = '{name}' and tags.adapter_digest = '{adapter_digest}'")
-    return _version(min(found, key=lambda version: int(version.version))) if found else None
+        found = client().search_model_versions(f"name = '{name}' and tags.{tag} = '{value}'")
+    return sorted(map(_version, found), key=lambda version: version.number)
 
 
 def get_version(name: str, number: int) -> Version:
