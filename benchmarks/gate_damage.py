@@ -66,16 +66,16 @@ def markdown(found: Calibration, old: Mapping[str, float]) -> Iterator[str]:
     num_true = found.num_tested[TRUE]
     yield "# What the gate rejects, on nano\n"
     yield (
-        f"`python benchmarks/gate_damage.py`: true pairs of nano's world after both autoencoders and the vocoder, and the\n"
+        f"`python benchmarks/gate_damage.py --out FOLDER`: true pairs of nano's world after both autoencoders and the vocoder, and the\n"
         f"same pairs with the counterpart damaged, {num_true} of each. The rates are cross-validated: each half of the puppets with\n"
         f"the bounds found on the other half. Target: at least {TARGET:.0%} of every damage and at most {MAX_TRUE:.0%} of "
         "true pairs rejected."
     )
-    yield "\n| damage | rejected, bounds of the other half | rejected, bounds of all | rejected, bounds in the params | |\n|---|---|---|---|---|"
+    yield "\n| damage | rejected, bounds of the other half | rejected, bounds of all | rejected, earlier bounds | |\n|---|---|---|---|---|"
     for name, share in sorted(found.rejected.items(), key=lambda item: (item[0] not in KEPT, item[1], item[0])):
         mark = "**target missed**" if name in found.missed else ""
         yield f"| {name.replace('_', ' ')} | {share:.1%} | {found.rejected_by_found[name]:.1%} | {found.rejected_by_old[name]:.1%} | {mark} |"
-    yield "\n| strict bound | found | in the params |\n|---|---|---|"
+    yield "\n| strict bound | found | earlier |\n|---|---|---|"
     yield from (f"| `{name}` | {bound:.4g} | {old[name]:g} |" for name, bound in found.bounds.items())
     yield (
         f"\nTightness moves all bounds from the loosest that reject their own damages (0) to the edge of the pairs to keep (1); chosen:\n"
