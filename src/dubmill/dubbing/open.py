@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from dubmill.errors import MediaTooLongError, UsageError
 from dubmill.faces import NO_DETECTION, FaceMasker
 from dubmill.media.clips import Clip
 from dubmill.text.subtitles import Cue
+from dubmill.text.timing import Fit
 from dubmill.worlds import fit_line, world_of
 
 FILM_LIMITS = media.Limits(max_seconds=24 * 3600.0)  # a film is read in sliding windows: length costs time, not memory
@@ -81,6 +82,11 @@ def open_dubber(backbone: Path, source: ModelSource) -> ClipDubber:
     sampling = validate(DubSamplingParams, source.sampling, str(source.adapter))
     adapter = Adapter.open(source.adapter)
     return Dubber.load(Backbone.open(backbone), adapter, strength=source.strength, sampling=sampling)
+
+
+def line_fitter(backbone: Path) -> Callable[[Line, float], Fit]:
+    """How well a line fits a number of seconds in the world of a backbone."""
+    return partial(fit_line, world_of(_manifest_only(backbone)))
 
 
 class DeferredDubber:

@@ -45,8 +45,18 @@ class Translation:
     flags: list[str]
 
 
-def translate(cues: Sequence[Cue], translator: Translator, *, source: str, target: str, attempts: int) -> Translation:
+def translate(
+    cues: Sequence[Cue],
+    translator: Translator,
+    *,
+    source: str,
+    target: str,
+    attempts: int,
+    faults: Mapping[int, str] | None = None,
+) -> Translation:
     """Returns the cues translated into `target`; a cue whose translation stays missing keeps its words and is flagged.
+
+    With `faults` only the cues of these numbers (from 1) are translated, each with what is wrong with its present translation.
 
     Raises:
         UnsupportedTextError: a language is not in the table.
@@ -55,7 +65,7 @@ def translate(cues: Sequence[Cue], translator: Translator, *, source: str, targe
     rate = language(target).syllables_per_second
     language(source)
     best: dict[int, str] = {}
-    faults = dict.fromkeys(range(1, len(cues) + 1), "")
+    faults = dict.fromkeys(range(1, len(cues) + 1), "") if faults is None else dict(faults)
     for _ in range(attempts):
         requests = [_request(number, cues[number - 1], rate, fault) for number, fault in faults.items()]
         best |= _answers(requests, translator, source, target)

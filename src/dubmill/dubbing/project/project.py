@@ -22,7 +22,8 @@ from dubmill.artifacts.files import hash_file, write_atomically
 from dubmill.dubbing.clip_size import ClipSize
 from dubmill.dubbing.longform import Film, FilmStore, Segment
 from dubmill.dubbing.output import check_writable
-from dubmill.dubbing.project.table import Row, check_row, check_rows, read_table, write_table
+from dubmill.dubbing.project.fitting import LineFitter, fit_rows
+from dubmill.dubbing.project.table import Row, check_row, check_rows, read_table, unfitted, write_table
 from dubmill.errors import ChangedArtifactError, InvalidArtifactError, UsageError
 from dubmill.text.subtitles import Cue
 
@@ -145,6 +146,29 @@ class FilmProject:
                 "the film is another one than the project was made for", where=str(path), cure="make a new project"
             )
         return Film(path, facts.info, size, settings.tone_map, facts.sha256)
+
+    @property
+    def film_seconds(self) -> float:
+        """Length of the film's picture."""
+        return _read_facts(self.store.folder / FACTS).info.seconds
+
+    def edited(self, row: Row, fit: LineFitter) -> FilmProject:
+        """The project with `row` in place of the one of its name, and its words, and those that reached into it, fitted anew.
+
+        Raises:
+            UsageError: see `with_rows`.
+        """
+        reaching = [
+            other
+            for other in self.rows
+            if other.start_seconds < row.start_seconds < other.last_end_seconds and other.id != row.id
+        ]
+        project = self.with_rows([unfitted(other) for other in (*reaching, row)])
+        rows: Sequence[Row] = project.rows
+        for language in self.settings.languages:
+            rows = fit_rows(rows, language, self.film_seconds, fit)
+        changed = {row.id, *(other.id for other in reaching)}
+        return project.with_rows([other for other in rows if other.id in changed])
 
     def row(self, name: str) -> Row:
         """The segment called `name`.

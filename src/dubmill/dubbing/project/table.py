@@ -1,7 +1,7 @@
 """The table of a project's segments: a CSV file that a person can edit and compare line by line.
 
-Columns: id, start and end (seconds), speaker, face, seed, text (what the film says), and for each target language its words
-and a note on what was done to make them fit.
+Columns: id, start and end (seconds), speaker, face, seed, text (what the film says), and for each target language its words,
+their end where it is another, and a note on what was done to make them fit.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import csv
 import io
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -21,15 +21,16 @@ from dubmill.faces import check_face_choice
 from dubmill.text.subtitles import Cue
 
 COLUMNS = ("id", "start", "end", "speaker", "face", "seed", "text")
-_NOTE = " note"  # after the language, in the name of a column
+_END, _NOTE = " end", " note"  # after the language, in the name of a column
 
 
 @dataclass(frozen=True)
 class Target:
-    """The words of a segment in one language, and what was done to make them fit."""
+    """The words of a segment in one language, what was done to make them fit, and their own end; None: the segment's."""
 
     text: str = ""
     note: str = ""
+    end_seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -45,10 +46,22 @@ class Row:
     text: str = ""
     targets: Mapping[str, Target] = field(default_factory=dict)
 
+    @property
+    def last_end_seconds(self) -> float:
+        """The end of its longest words in any language."""
+        ends = [words.end_seconds for words in self.targets.values() if words.end_seconds is not None]
+        return max([self.end_seconds, *ends])
+
     def segment(self, language: str) -> Segment:
         """The segment that is dubbed into `language`."""
-        text = self.targets[language].text
-        return Segment(self.start_seconds, self.end_seconds, text, self.speaker, self.id, self.face, self.seed)
+        words = self.targets[language]
+        end = self.end_seconds if words.end_seconds is None else words.end_seconds
+        return Segment(self.start_seconds, end, words.text, self.speaker, self.id, self.face, self.seed)
+
+
+def unfitted(row: Row) -> Row:
+    """The row with its words alone: without what was done to make them fit."""
+    return replace(row, targets={tag: Target(words.text) for tag, words in row.targets.items()})
 
 
 def rows_of(cues: Sequence[Cue]) -> list[Row]:
@@ -63,12 +76,12 @@ def write_table(path: Path, rows: Sequence[Row], languages: Sequence[str]) -> No
     """Write the table atomically, in order of time."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow([*COLUMNS, *(name for tag in languages for name in (tag, tag + _NOTE))])
+    writer.writerow([*COLUMNS, *(name for tag in languages for name in (tag, tag + _END, tag + _NOTE))])
     for row in sorted(rows, key=lambda row: row.start_seconds):
         seed = "" if row.seed is None else str(row.seed)
-        times = (f"{seconds:.3f}" for seconds in (row.start_seconds, row.end_seconds))
+        times = (_shown(seconds) for seconds in (row.start_seconds, row.end_seconds))
         targets = (row.targets.get(tag, Target()) for tag in languages)
-        words = (part for target in targets for part in (target.text, target.note))
+        words = (part for target in targets for part in (target.text, _shown(target.end_seconds), target.note))
         writer.writerow([row.id, *times, row.speaker, row.face, seed, row.text, *words])
     write_atomically(path, stream.getvalue().encode())
 
@@ -111,7 +124,7 @@ def check_rows(rows: Sequence[Row], where: str) -> None:
         twice = max(ids, key=ids.count)
         raise UsageError(f"two segments have the name {twice!r}", where=where, cure="give each its own")
     for before, after in pairwise(rows):
-        if after.start_seconds < before.end_seconds:
+        if after.start_seconds < before.last_end_seconds:
             raise UsageError(
                 f"segment {after.id} begins before {before.id} ends", where=where, cure="correct their times"
             )
@@ -120,7 +133,7 @@ def check_rows(rows: Sequence[Row], where: str) -> None:
 def _row(values: Mapping[str, str], languages: Sequence[str], where: str, is_complete: bool) -> Row:
     if not is_complete:
         raise UsageError("the line has another number of columns than the head", where=where, cure="correct it")
-    targets = {tag: Target(values[tag].strip(), values.get(tag + _NOTE, "").strip()) for tag in languages}
+    targets = {tag: _target(values, tag, where) for tag in languages}
     start, end = (seconds_of(values[name], name, where) for name in ("start", "end"))
     seed = values["seed"].strip()
     if seed and not (seed.isascii() and seed.isdigit() and int(seed) < 2**53):
@@ -132,13 +145,24 @@ def _row(values: Mapping[str, str], languages: Sequence[str], where: str, is_com
     return check_row(row, where)
 
 
+def _target(values: Mapping[str, str], tag: str, where: str) -> Target:
+    end = values.get(tag + _END, "").strip()
+    end_seconds = seconds_of(end, tag + _END, where) if end else None
+    return Target(values[tag].strip(), values.get(tag + _NOTE, "").strip(), end_seconds)
+
+
+def _shown(seconds: float | None) -> str:
+    return "" if seconds is None else f"{seconds:.3f}"
+
+
 def check_row(row: Row, where: str) -> Row:
     """Refuse a segment that does not last, or whose choice of face is none.
 
     Raises:
         UsageError: with the reason.
     """
-    if row.end_seconds <= row.start_seconds:
+    ends = [words.end_seconds for words in row.targets.values() if words.end_seconds is not None]
+    if min([row.end_seconds, *ends]) <= row.start_seconds:
         raise UsageError(f"segment {row.id} ends before it starts", where=where, cure="correct its times")
     try:
         check_face_choice(row.face)
