@@ -306,6 +306,39 @@ def test_the_mouths_box_is_around_the_lips_with_room_for_a_jaw():
     assert (160 - y0, y1 - 160) == pytest.approx((17.5, 30))
 
 
+class Lips(mouth.MouthScorer):
+    """Landmarks without a network: frame by frame, the picture's first pixel says how far the lips are apart, 255: no face."""
+
+    def __init__(self):
+        self.seen = []
+
+    def _look(self, frame_HWC, centre_2, side, roll):
+        gap = int(frame_HWC[0, 0, 0])
+        self.seen.append(gap)
+        return None if gap == 255 else landmarks(float(gap))[0]
+
+
+def lips_of(gaps):
+    """What is measured in frames of these gaps, and which of them were looked at, in pixels."""
+    scorer = Lips()
+    frames_FHWC = np.array(gaps, np.uint8).reshape(-1, 1, 1, 1)
+    boxes_F4 = np.tile([50.0, 90, 150, 190], (len(gaps), 1))
+    return scorer.read(frames_FHWC, boxes_F4)[:, 0], set(scorer.seen)
+
+
+def test_frames_between_two_like_openings_are_not_looked_at_and_quick_lips_are():
+    """A gap of 50 pixels counts as 1."""
+    opening_F, seen = lips_of([0, 1, 2, 3, 4, 45, 24, 25])
+    assert opening_F == pytest.approx([0, 0.02, 0.04, 0.06, 0.08, 0.9, 0.48, 0.5], abs=1e-5)
+    assert seen == {0, 2, 4, 45, 24, 25}
+
+
+@pytest.mark.parametrize("gaps", [[], [10], [10, 11], [10, 11, 12], [255, 255, 255], [10, 255, 255, 10, 10], [10, 11, 255]])
+def test_a_mouth_is_measured_where_a_face_is_seen_in_clips_of_any_length(gaps):
+    opening_F, _ = lips_of(gaps)
+    assert opening_F == pytest.approx([math.nan if gap == 255 else gap / 50 for gap in gaps], nan_ok=True, abs=1e-5)
+
+
 def nothing(**changes):
     """Params in which no model has weights."""
     empty = {"name": "none", "licence": "none", "files": []}

@@ -117,8 +117,10 @@ def test_an_opened_mouth_is_seen_as_open(scorers, portrait_HWC):
     """The lower face pulled down from the middle of the lips, the gap filled with dark."""
     before_F5 = scorers.mouth(shown(portrait_HWC, 1))
     x0, _, x1, _ = before_F5[0, 1:].astype(int)
-    points = scorers._mouth.landmarks(shown(portrait_HWC, 1), scorers._seen(shown(portrait_HWC, 1)).speaker.boxes_F4)[0]
-    lips = round(float(points[[13, 14], 1].mean()))
+    points_FL3 = np.full((1, 468, 3), np.nan)
+    speaker = scorers._seen(shown(portrait_HWC, 1)).speaker
+    scorers._mouth.landmarks(shown(portrait_HWC, 1), speaker.boxes_F4, [0], points_FL3)
+    lips = round(float(points_FL3[0, [13, 14], 1].mean()))
     opened = portrait_HWC.copy()
     opened[lips + 12 :] = portrait_HWC[lips:-12]
     middle = slice((x0 + x1) // 2 - (x1 - x0) // 5, (x0 + x1) // 2 + (x1 - x0) // 5)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from dubmill.errors import InvalidArtifactError
@@ -15,6 +17,7 @@ MAX_DRIFT = 0.6  # how far their middle may be from the detector's box, in its s
 RIGHT_EYE, LEFT_EYE = 33, 263  # outer corners
 INNER_LIPS = ((82, 87), (13, 14), (312, 317))  # upper and lower, left of, in and right of the middle
 OUTER_LIPS = (61, 291, 0, 17, 37, 267, 84, 314, 40, 270, 91, 321)
+MAX_STEP = 0.1  # of the opening over two frames: below it the frame between is not measured
 OPEN_WIDE = 0.5  # distance of the inner lips in distances of the eyes' outer corners that counts as 1
 BESIDE, ABOVE, BELOW = 0.2, 0.35, 0.6  # widening of the lips' box in its widths: a jaw falls
 
@@ -38,24 +41,40 @@ class MouthScorer:
         self._outputs = self._net.getUnconnectedOutLayersNames()
 
     def read(self, frames_FHWC: np.ndarray, boxes_F4: np.ndarray) -> np.ndarray:
-        """(F, 5): opening 0..1 and box x0, y0, x1, y1 in pixels; NaN where the face or its landmarks are lost."""
-        return mouths(self.landmarks(frames_FHWC, boxes_F4))
+        """(F, 5): opening 0..1 and box x0, y0, x1, y1 in pixels; NaN where the face or its landmarks are lost.
 
-    def landmarks(self, frames_FHWC: np.ndarray, boxes_F4: np.ndarray) -> np.ndarray:
-        """(F, 468, 3) points in pixels, the depth in the same unit; each frame's picture is cut around the last points."""
-        points_FL3 = np.full((len(frames_FHWC), 468, 3), np.nan, np.float32)
-        last_L3: np.ndarray | None = None
-        for frame, box_4 in enumerate(boxes_F4):
+        The network sees every other frame and the last one; a frame between two is measured too where their openings differ
+        by more than `MAX_STEP`, and is their mean elsewhere.
+        """
+        last = len(frames_FHWC) - 1
+        points_FL3 = np.full((last + 1, 468, 3), np.nan, np.float32)
+        self.landmarks(frames_FHWC, boxes_F4, {*range(0, last, 2), last} - {-1}, points_FL3)
+        mouth_F5, between = mouths(points_FL3), np.arange(1, last, 2)
+        is_still = np.abs(mouth_F5[between + 1, 0] - mouth_F5[between - 1, 0]) <= MAX_STEP
+        still, moving = between[is_still], between[~is_still]
+        self.landmarks(frames_FHWC, boxes_F4, moving, points_FL3)
+        mouth_F5[moving] = mouths(points_FL3[moving])
+        mouth_F5[still] = (mouth_F5[still - 1] + mouth_F5[still + 1]) / 2
+        return mouth_F5
+
+    def landmarks(
+        self, frames_FHWC: np.ndarray, boxes_F4: np.ndarray, places: Iterable[int], points_FL3: np.ndarray
+    ) -> None:
+        """Write the points of the frames `places` into (F, 468, 3), in pixels, the depth in the same unit.
+
+        Each frame's picture is cut around the points of one of the two frames before, or the detector's box where there
+        are none; NaN stays where the face is lost.
+        """
+        for frame in sorted(places):
+            box_4 = boxes_F4[frame]
             if not np.isfinite(box_4).all():
-                last_L3 = None
                 continue
-            if last_L3 is None or not _is_at(last_L3, box_4):
-                last_L3 = self._look(frames_FHWC[frame], *_around_box(box_4))
-            if last_L3 is not None:
-                last_L3 = self._look(frames_FHWC[frame], *_around_points(last_L3))
-            if last_L3 is not None and _is_at(last_L3, box_4):
-                points_FL3[frame] = last_L3
-        return points_FL3
+            before = [points_FL3[at] for at in (frame - 1, frame - 2) if at >= 0 and _is_at(points_FL3[at], box_4)]
+            seen_L3 = before[0] if before else self._look(frames_FHWC[frame], *_around_box(box_4))
+            if seen_L3 is not None:
+                seen_L3 = self._look(frames_FHWC[frame], *_around_points(seen_L3))
+            if seen_L3 is not None and _is_at(seen_L3, box_4):
+                points_FL3[frame] = seen_L3
 
     def _look(self, frame_HWC: np.ndarray, centre_2: np.ndarray, side: float, roll: float) -> np.ndarray | None:
         """(468, 3) points in a turned square of the frame, none where the network sees no face there."""
