@@ -14,7 +14,7 @@ from safetensors.torch import save
 from dubmill.config.scorers import ScorerParams, ScorersParams
 from dubmill.errors import ChangedArtifactError, InvalidArtifactError, ServiceUnavailableError, UsageError
 from dubmill.faces import Face
-from dubmill.scorers import RealScorers, mouth, opening, spectra, syncnet
+from dubmill.scorers import RealScorers, mouth, opening, spectra, syncnet, words
 from dubmill.scorers.__main__ import main
 from dubmill.scorers.speaker import EVERY, find_speaker
 from dubmill.scorers.weights import CACHE_VARIABLE, read_weights
@@ -243,6 +243,28 @@ def test_syncnets_crop_has_more_room_below_than_above():
     assert (columns[0], columns[-1]) == pytest.approx((224 * 4 / 28, 224 * 24 / 28), abs=5)
 
 
+class Recogniser(words.WordScorer):
+    """A recogniser that is sure of its n-th reading; `lengths` are the seconds that it was given."""
+
+    def __init__(self, sure_at):
+        self.sure_at, self.lengths = sure_at, []
+
+    def _attempt(self, speech_N, num_samples):
+        self.lengths.append(num_samples / 16_000)
+        compression = 1.0 if len(self.lengths) == self.sure_at else 2.0
+        return "en", words.Reading("again " * len(self.lengths), -0.1, 0.0, compression)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "sure_at", "lengths"),
+    [(4, 1, [7]), (4, 2, [7, 9]), (4, 3, [7, 9, 30]), (26, 9, [29, 30]), (28, 9, [30]), (28, 1, [30])],
+)
+def test_speech_is_read_again_with_more_silence_until_the_text_is_sure(seconds, sure_at, lengths):
+    recogniser = Recogniser(sure_at)
+    assert recogniser._read(np.zeros(seconds * 16_000, np.float32)) == [("en", "again")] * len(lengths)
+    assert recogniser.lengths == lengths
+
+
 class Seen:
     """A detector that was told which faces it sees in each searched frame."""
 
@@ -263,12 +285,12 @@ def face(x, size=40):
 PICTURE = np.zeros((4 * EVERY + 1, 100, 200, 3), np.uint8)
 
 
-def test_the_speaker_is_searched_in_every_sixth_frame_and_boxes_lie_between():
+def test_the_speaker_is_searched_in_every_eighth_frame_and_boxes_lie_between():
     moving = [[face(60 + EVERY * at)] for at in range(5)]
     speaker = find_speaker(PICTURE, Seen(*moving))
     assert speaker.trouble == ""
     assert speaker.boxes_F4[:, 0] == pytest.approx(60 + np.arange(4 * EVERY + 1))
-    assert sorted(speaker.faces) == [0, 6, 12, 18, 24]
+    assert sorted(speaker.faces) == [0, 8, 16, 24, 32]
 
 
 @pytest.mark.parametrize(
@@ -333,7 +355,9 @@ def test_frames_between_two_like_openings_are_not_looked_at_and_quick_lips_are()
     assert seen == {0, 2, 4, 45, 24, 25}
 
 
-@pytest.mark.parametrize("gaps", [[], [10], [10, 11], [10, 11, 12], [255, 255, 255], [10, 255, 255, 10, 10], [10, 11, 255]])
+@pytest.mark.parametrize(
+    "gaps", [[], [10], [10, 11], [10, 11, 12], [255, 255, 255], [10, 255, 255, 10, 10], [10, 11, 255]]
+)
 def test_a_mouth_is_measured_where_a_face_is_seen_in_clips_of_any_length(gaps):
     opening_F, _ = lips_of(gaps)
     assert opening_F == pytest.approx([math.nan if gap == 255 else gap / 50 for gap in gaps], nan_ok=True, abs=1e-5)

@@ -10,7 +10,7 @@ from dubmill.scorers.runtime import onnx_session
 from dubmill.scorers.spectra import HOP, WINDOW, mel_power
 
 NUM_BANDS, PIECE = 40, 80  # what the network was trained on: 0.8 s
-STEP = 80  # its authors take a piece every 0.4 s; every 0.8 s costs half and separates voices as well (docs/log.md)
+STEP = 120  # its authors take a piece every 0.4 s; every 1.2 s costs a third and separates voices as well (docs/log.md)
 MIN_SECONDS = 0.8
 DIMENSIONS = 256
 

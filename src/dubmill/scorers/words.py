@@ -15,8 +15,12 @@ from dubmill.text.spelling import words_of
 
 MAX_SECONDS = 28.0  # of speech at once: Whisper reads 30 s
 ENOUGH_SECONDS = 2.0  # a piece as long as this ends at the next pause: Whisper may stop there and lose the rest
-PAD_SECONDS = 5.0  # of silence behind it, at a quarter of what 30 s cost; with 2 s it says some sentences twice
-FULL_SECONDS = 30
+PAD_SECONDS = (
+    3.0,
+    5.0,
+    30.0,
+)  # of silence behind it, in turn until a text is sure: with little, it says some things twice
+FULL_SECONDS = 30  # Whisper reads no more
 MIN_LANGUAGE = 0.8  # probability of the language, below which the text is searched for in two languages
 MIN_LOG_PROBABILITY, MAX_NO_SPEECH = -1.0, 0.6  # Whisper's own bounds of a text to be trusted
 MAX_COMPRESSION = 1.4  # a sentence has 0.8 to 1.1 by zlib, said twice 1.7; Whisper's own bound, 2.4, is for three times
@@ -86,10 +90,12 @@ class WordScorer:
         return [pair for piece_N in _pieces(audio_N) for pair in self._read(piece_N)]
 
     def _read(self, speech_N: np.ndarray) -> list[tuple[str, str]]:
-        """The words of one piece: read once more at full length where the first text repeats itself or is unlikely."""
-        language, best = self._attempt(speech_N, len(speech_N) + round(PAD_SECONDS * SAMPLE_RATE_HZ))
-        if not best.is_sure:
-            language, best = self._attempt(speech_N, FULL_SECONDS * SAMPLE_RATE_HZ)
+        """The words of one piece: read once more with more silence behind it where a text repeats itself or is unlikely."""
+        all_seconds = (min(len(speech_N) / SAMPLE_RATE_HZ + pad_seconds, FULL_SECONDS) for pad_seconds in PAD_SECONDS)
+        for seconds in dict.fromkeys(all_seconds):
+            language, best = self._attempt(speech_N, round(seconds * SAMPLE_RATE_HZ))
+            if best.is_sure:
+                break
         return [(language, word) for word in words_of(best.text, language)] if best.is_speech else []
 
     def _attempt(self, speech_N: np.ndarray, num_samples: int) -> tuple[str, Reading]:
