@@ -25,6 +25,10 @@ MIN_LANGUAGE = 0.8  # probability of the language, below which the text is searc
 MIN_LOG_PROBABILITY, MAX_NO_SPEECH = -1.0, 0.6  # Whisper's own bounds of a text to be trusted
 MAX_COMPRESSION = 1.4  # a sentence has 0.8 to 1.1 by zlib, said twice 1.7; Whisper's own bound, 2.4, is for three times
 BEAMS = 5
+TOKENS_PER_SECOND, MORE_TOKENS = (
+    25,
+    10,
+)  # bound of a text, several times what people speak: repeats would go on to 224 tokens
 FAST_LOG_PROBABILITY = -0.25  # a text found without a beam that is less likely is searched for once more, with beams
 FILES = ("model.bin", "config.json", "tokenizer.json", "vocabulary.json")
 
@@ -107,17 +111,21 @@ class WordScorer:
         is_multilingual = whisper.model.is_multilingual
         [chances] = whisper.model.detect_language(encoded) if is_multilingual else [[("<|en|>", 1.0)]]
         languages = _candidates([(tag.strip("<|>"), chance) for tag, chance in chances])
-        readings = [(language, self._search(encoded, language)) for language in languages]
+        max_tokens = round(TOKENS_PER_SECOND * len(speech_N) / SAMPLE_RATE_HZ) + MORE_TOKENS
+        readings = [(language, self._search(encoded, language, max_tokens)) for language in languages]
         return max(readings, key=lambda pair: pair[1].log_probability)
 
-    def _search(self, encoded: Any, language: str) -> Reading:
-        """The text in one language: the likeliest next words, and beams only where that text is not likely."""
-        reading = self._decode(encoded, language, num_beams=1)
-        if reading.log_probability >= FAST_LOG_PROBABILITY and reading.compression <= MAX_COMPRESSION:
-            return reading
-        return self._decode(encoded, language, num_beams=BEAMS)
+    def _search(self, encoded: Any, language: str, max_tokens: int) -> Reading:
+        """The text in one language: the likeliest next words, and beams where that text is not likely.
 
-    def _decode(self, encoded: Any, language: str, *, num_beams: int) -> Reading:
+        A text that repeats itself does so with beams too, and needs more silence.
+        """
+        reading = self._decode(encoded, language, max_tokens, num_beams=1)
+        if reading.log_probability >= FAST_LOG_PROBABILITY or reading.compression > MAX_COMPRESSION:
+            return reading
+        return self._decode(encoded, language, max_tokens, num_beams=BEAMS)
+
+    def _decode(self, encoded: Any, language: str, max_tokens: int, *, num_beams: int) -> Reading:
         from faster_whisper.tokenizer import Tokenizer
         from faster_whisper.transcribe import get_compression_ratio
 
@@ -125,7 +133,7 @@ class WordScorer:
         tokenizer = Tokenizer(whisper.hf_tokenizer, whisper.model.is_multilingual, task="transcribe", language=language)
         prompt = whisper.get_prompt(tokenizer, [], without_timestamps=True)
         [best] = whisper.model.generate(
-            encoded, [prompt], beam_size=num_beams, max_length=whisper.max_length // 2,
+            encoded, [prompt], beam_size=num_beams, max_length=min(whisper.max_length // 2, len(prompt) + max_tokens),
             return_scores=True, return_no_speech_prob=True,
         )  # fmt: skip
         text = tokenizer.decode(best.sequences_ids[0])
