@@ -8,6 +8,7 @@ import signal
 import subprocess
 import threading
 import time
+from fractions import Fraction
 from pathlib import Path
 
 import httpx
@@ -15,9 +16,10 @@ import psutil
 import pytest
 from doubles import dubbing_server
 from doubles.dubbers import tone_hz
-from doubles.releases import CONSENT, small_clip
+from doubles.releases import CONSENT, small_clip, tiny_release
 
 from dubmill import media
+from dubmill.artifacts.store import Backbone
 from dubmill.cli import main as cli
 from dubmill.client import AsyncDubClient, DubClient, is_webhook_genuine
 from dubmill.dubbing.consent import verify_ledger
@@ -38,6 +40,7 @@ class Served:
     def start(self):
         more = ["--max_waiting", "60", "--max_per_caller", "55", "--grace_seconds", "30"]
         more += ["--webhook_secret", str(self.folder / "secret"), "--webhook_hosts", "127.0.0.1"]
+        more += ["--adapters", str(self.folder / "adapters")]
         more += ["--fetch_hosts", "127.0.0.1", "--allow_private_hosts", "--c2pa_key", "development"]
         self.process, port = dubbing_server.start(self.folder, more=more)
         self.url = f"http://127.0.0.1:{port}"
@@ -70,6 +73,14 @@ class Served:
             assert time.monotonic() < until, job
             time.sleep(0.02)
         return job
+
+    def wait_for(self, path, is_so, seconds=60.0):
+        """What is at `path` once `is_so` of it."""
+        until = time.monotonic() + seconds
+        while not is_so(body := self.get(path).json()):
+            assert time.monotonic() < until, body
+            time.sleep(0.05)
+        return body
 
     def ledger(self):
         path = self.folder / "consent.jsonl"
@@ -260,9 +271,34 @@ def test_a_wrong_method_names_all_that_are_right_and_the_document_resolves(serve
 
 
 def test_a_client_learns_languages_adapters_and_limits(served):
-    assert [one["tag"] for one in served.get("/v1/languages").json()["languages"]] == ["en", "es"]
+    assert [one["tag"] for one in served.get("/v1/languages").json()["languages"]][:2] == ["en", "es"]
     assert served.get("/v1/adapters").json()["adapters"][0]["version"] == "7"
+    assert served.get("/v1/limits").json()["clip_seconds"] == pytest.approx(1.04)
     assert served.get("/v1/limits").json()["max_waiting"] == 60
+
+
+def test_an_adapter_is_added_chosen_and_removed_while_the_server_runs(served):
+    backbone, place = Backbone.open(served.folder / "backbone"), served.folder / "adapters" / "french"
+    assert served.submit(language="fr", text="un").json()["code"] == "unsupported_text"
+    tiny_release(served.folder / "french", backbone, version="8", languages=["fr"])
+    place.parent.mkdir()
+    (served.folder / "french").rename(place)
+    adapters = served.wait_for("/v1/adapters", lambda body: len(body["adapters"]) == 2)["adapters"]
+    assert (adapters[1]["adapter"], adapters[1]["languages"], adapters[1]["is_default"]) == ("french", ["fr"], False)
+    done = served.wait(served.submit(language="fr", text="un", adapter="french").json()["id"], "done")
+    assert done["result"]["model_version"] == "8"
+    place.rename(served.folder / "french")
+    served.wait_for("/v1/adapters", lambda body: len(body["adapters"]) == 1)
+    refused = served.submit(language="fr", text="un", adapter="french")
+    assert (refused.status_code, refused.json()["code"]) == (422, "unknown_adapter")
+
+
+def test_a_clip_comes_back_at_its_own_size_and_rate_as_a_film_does(served):
+    """It came back at the model's size."""
+    clip = media.mp4_bytes(small_clip(num_frames=26, side=96, rate=Fraction(25)))
+    done = served.wait(served.submit(video=clip).json()["id"], "done", "failed")
+    info = media.probe(served.get(done["links"]["result"]).content)
+    assert (info.num_frames, info.height, info.width, info.frame_rate) == (26, 96, 96, 25)
 
 
 def test_jobs_are_listed_newest_first_in_pages(served):

@@ -29,6 +29,9 @@ class ToneDubber:
     def check(self, line, room_seconds):
         return ""
 
+    def detach(self):
+        pass
+
 
 def tone_hz(mp4):
     """The frequency of the tone in a dub by `ToneDubber`: 300 + 100 times the seed."""

@@ -48,6 +48,6 @@ def start(folder, *, has_selftest=True, more=()):
 
 
 if __name__ == "__main__":
-    opening.open_dubber = lambda backbone, source: ToneDubber()
+    opening.open_dubber = lambda backbone, source, beside=None: ToneDubber()
     opening.open_face_masker = lambda backbone: NO_DETECTION
     sys.exit(server.main(module="doubles.dubbing_server"))

@@ -26,22 +26,22 @@ def tiny_backbone(out, name="tiny"):
     return draft.seal({"source": "tiny", "repo": "tiny", "text_encoder_digest": "t"})
 
 
-def tiny_adapter(out, backbone):
+def tiny_adapter(out, backbone, *, languages=("en", "es")):
     """An adapter without weights."""
     draft = Adapter.draft(out, Lineage(step="train", params={}, backbone=backbone.digest))
-    return draft.seal({"languages": ["en", "es"]})
+    return draft.seal({"languages": list(languages)})
 
 
-def tiny_release(out, backbone, *, has_selftest=True):
+def tiny_release(out, backbone, *, has_selftest=True, version="7", languages=("en", "es")):
     """A release of a `tiny_adapter`, for clips of `small_clip`'s size."""
     draft = Release.draft(out, Lineage(step="promote", params={}, backbone=backbone.digest, licence="Apache-2.0"))
-    tiny_adapter(draft.path / "adapter", backbone)
+    tiny_adapter(draft.path / "adapter", backbone, languages=languages)
     if has_selftest:
         draft.write("selftest.clip", small_clip().to_bytes())
     return draft.seal(
         {
             "backbone": backbone.digest,
-            "version": "7",
+            "version": version,
             "clip": {"num_frames": 13, "height": 64, "width": 64, "frame_rate": "25/2", "sample_rate_hz": 16000},
             "selftest": {"language": "es", "text": "uno tres"},
             "sampling": {"num_steps": 2, "video_guidance": 1.0, "audio_guidance": 1.0},
@@ -50,26 +50,32 @@ def tiny_release(out, backbone, *, has_selftest=True):
     )
 
 
-def miniature_adapter(out, backbone):
-    """A sealed adapter with a real, untrained LoRA of rank 2 on the miniature."""
+def miniature_adapter(out, backbone, *, seed=None):
+    """A sealed adapter with a real LoRA of rank 2 on the miniature: untrained, or random of this seed."""
+    import torch
+
     from dubmill import adapters
     from dubmill.model.load import load
 
     transformer = load(backbone).transformer
     lora = {"rank": 2, "alpha": 2.0, "targets": ["to_q"]}
     adapters.add_lora(transformer, dropout=0.0, **lora)
+    if seed is not None:
+        torch.manual_seed(seed)
+        for value in adapters.lora_parameters(transformer).values():
+            torch.nn.init.normal_(value, std=0.5)
     draft = Adapter.draft(out, Lineage(step="train", params={}, backbone=backbone.digest))
     draft.write(adapters.WEIGHTS, adapters.lora_bytes(transformer, {}))
     positions = {"reference_positions": "negative", "isolate_modalities": True, "languages": ["en", "es"]}
     return draft.seal({**lora, **positions})
 
 
-def miniature_release(out, backbone):
+def miniature_release(out, backbone, *, seed=None):
     """A release of `miniature_adapter`, laid out as the step `promote` does."""
     from doubles import miniature
 
     draft = Release.draft(out, Lineage(step="promote", params={}))
-    miniature_adapter(draft.path / "adapter", backbone)
+    miniature_adapter(draft.path / "adapter", backbone, seed=seed)
     draft.write("selftest.clip", miniature.clip().to_bytes())
     return draft.seal(
         {

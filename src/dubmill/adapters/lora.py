@@ -32,7 +32,9 @@ METADATA_KEY = "dubmill"  # our key in a file's metadata: what a user of the LoR
 REFERENCE_POSITIONS, REFERENCE_ATTENTIONS = ("shared", "negative"), ("full", "self")
 
 
-def add_lora(transformer: Any, *, rank: int, alpha: float, dropout: float, targets: list[str]) -> None:
+def add_lora(
+    transformer: Any, *, rank: int, alpha: float, dropout: float, targets: list[str], name: str = ADAPTER_NAME
+) -> None:
     """Adds new LoRA layers to every linear layer whose name ends in one of `targets`; only they train.
 
     Raises:
@@ -46,7 +48,7 @@ def add_lora(transformer: Any, *, rank: int, alpha: float, dropout: float, targe
         init_lora_weights=True,
     )
     try:
-        transformer.add_adapter(config, adapter_name=ADAPTER_NAME)
+        transformer.add_adapter(config, adapter_name=name)
     except ValueError as error:
         raise InvalidParamsError(
             f"no layer matches targets {targets}", cure="see the names of the transformer's layers"
@@ -127,8 +129,12 @@ def _without_metadata(header: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in header.items() if name != "__metadata__"}
 
 
-def attach_adapter(modules: Modules, backbone: Backbone, adapter: Adapter, strength: float) -> ReferenceMode:
+def attach_adapter(
+    modules: Modules, backbone: Backbone, adapter: Adapter, strength: float, *, name: str = ADAPTER_NAME
+) -> ReferenceMode:
     """Loads `adapter` onto the transformer of `modules`, scaled by `strength`; returns how its references are used.
+
+    `name` tells it from other adapters on the same transformer.
 
     Raises:
         BackboneMismatchError: it was trained on another backbone.
@@ -141,26 +147,31 @@ def attach_adapter(modules: Modules, backbone: Backbone, adapter: Adapter, stren
             cure="use the backbone it was trained on, or train again",
         )
     mode, info, transformer = reference_mode_of(adapter), adapter.info, modules.transformer
-    add_lora(transformer, rank=info["rank"], alpha=info["rank"], dropout=0.0, targets=info["targets"])
-    _load_tensors(transformer, adapter.file(WEIGHTS))
+    add_lora(transformer, rank=info["rank"], alpha=info["rank"], dropout=0.0, targets=info["targets"], name=name)
+    try:
+        _load_tensors(transformer, adapter.file(WEIGHTS), name)
+    except InvalidArtifactError:
+        transformer.delete_adapters(name)
+        raise
     for value in lora_parameters(transformer).values():  # PEFT keeps them in float32 on int8 layers, slow on a GPU
         value.data = value.data.to(modules.dtype)
-    transformer.set_adapters([ADAPTER_NAME], weights=[strength])
+    transformer.set_adapters([name], weights=[strength])
     transformer.requires_grad_(False).eval()
     return mode
 
 
-def _load_tensors(transformer: Any, path: Path) -> None:
-    expected = set(get_peft_model_state_dict(transformer, adapter_name=ADAPTER_NAME))
+def _load_tensors(transformer: Any, path: Path, name: str) -> None:
+    layers = get_peft_model_state_dict(transformer, adapter_name=name)
     tensors = read_lora(path)
-    if set(tensors) != expected:
-        missing, unknown = expected - set(tensors), set(tensors) - expected
+    missing, unknown = set(layers) - set(tensors), set(tensors) - set(layers)
+    num_other = sum(tensors[key].shape != value.shape for key, value in layers.items() if key in tensors)
+    if missing or unknown or num_other:
         raise InvalidArtifactError(
-            f"{len(missing)} LoRA tensors are missing and {len(unknown)} are unknown",
+            f"{len(missing)} LoRA tensors are missing, {len(unknown)} are unknown and {num_other} have another shape",
             where=str(path.parent),
             cure="train again",
         )
-    set_peft_model_state_dict(transformer, tensors, adapter_name=ADAPTER_NAME)
+    set_peft_model_state_dict(transformer, tensors, adapter_name=name)
 
 
 def reference_mode_of(adapter: Adapter) -> ReferenceMode:

@@ -42,6 +42,10 @@ class ClipDubber(Protocol):
         """`clip` with lips that follow a recording of `line`, (C, N) at the clip's sample rate, under that recording."""
         ...
 
+    def detach(self) -> None:
+        """Remove the adapter from a transformer that other dubbers share; this one cannot dub any more."""
+        ...
+
     def check(self, line: Line, room_seconds: float) -> str:
         """A warning if `line` is hurried in `room_seconds`, else an empty string.
 

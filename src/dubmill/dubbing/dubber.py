@@ -84,8 +84,11 @@ class Dubber:
         strength: float = 1.0,
         sampling: DubSamplingParams,
         modules: Modules | None = None,
+        name: str = adapters.ADAPTER_NAME,
     ) -> Dubber:
         """A dubber loaded from disk; without an adapter, the base model is given the same references.
+
+        `name` tells its adapter from those of other dubbers that share `modules`.
 
         Raises:
             BackboneMismatchError: the adapter belongs to another backbone.
@@ -95,8 +98,12 @@ class Dubber:
         modules = modules or load(backbone)
         if adapter is None:
             return cls(backbone, modules, sampling, mode=BASE_MODE, active_adapters={})
-        mode = adapters.attach_adapter(modules, backbone, adapter, strength)
-        return cls(backbone, modules, sampling, mode=mode, active_adapters={adapters.ADAPTER_NAME: strength})
+        mode = adapters.attach_adapter(modules, backbone, adapter, strength, name=name)
+        return cls(backbone, modules, sampling, mode=mode, active_adapters={name: strength})
+
+    def detach(self) -> None:
+        """Remove this dubber's adapter from the transformer, which other dubbers share; this one cannot dub any more."""
+        self.modules.transformer.delete_adapters(list(self.active_adapters))
 
     def dub(self, clip: Clip, *, line: Line, seed: int, progress: Progress | None = None, speaker: str = "") -> Clip:
         """`clip` with the same person, whom `speaker` describes, saying `line`; same length and size.

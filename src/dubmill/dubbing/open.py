@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
@@ -71,17 +72,28 @@ def open_model(
     return open_adapter(backbone, adapter, load(params, *overlay))
 
 
-def open_dubber(backbone: Path, source: ModelSource) -> ClipDubber:
-    """The source's adapter on its backbone.
+def open_dubber(backbone: Path, source: ModelSource, *, beside: ClipDubber | None = None) -> ClipDubber:
+    """The source's adapter on its backbone, or on the backbone that the dubber `beside` has in memory.
 
     Raises:
         InvalidParamsError: the sampling parameters are not those of this version.
+        InvalidArtifactError: the adapter's tensors are not those of its layers.
     """
     from dubmill.dubbing.dubber import Dubber
 
     sampling = validate(DubSamplingParams, source.sampling, str(source.adapter))
     adapter = Adapter.open(source.adapter)
-    return Dubber.load(Backbone.open(backbone), adapter, strength=source.strength, sampling=sampling)
+    if beside is None:
+        return Dubber.load(Backbone.open(backbone), adapter, strength=source.strength, sampling=sampling)
+    assert isinstance(beside, Dubber), "only a loaded model has a transformer to share"
+    return Dubber.load(
+        beside.backbone,
+        adapter,
+        strength=source.strength,
+        sampling=sampling,
+        modules=beside.modules,
+        name=f"dub_{uuid.uuid4().hex[:12]}",
+    )
 
 
 def line_fitter(backbone: Path) -> Callable[[Line, float], Fit]:
@@ -106,6 +118,10 @@ class DeferredDubber:
     def follow_voice(self, clip: Clip, voice_CN: np.ndarray, **how: Any) -> Clip:
         """See `ClipDubber.follow_voice`."""
         return self._dubber.follow_voice(clip, voice_CN, **how)
+
+    def detach(self) -> None:
+        """See `ClipDubber.detach`."""
+        self._dubber.detach()
 
     def check(self, line: Line, room_seconds: float) -> str:
         """See `ClipDubber.check`."""
@@ -138,6 +154,16 @@ def is_film(request: FileDubRequest, size: ClipSize) -> bool:
     return False
 
 
+def clip_as_film(request: FileDubRequest) -> FileDubRequest:
+    """Returns the request for a clip, whose words are one text, as that for a film in which the text lasts from start to end.
+
+    Raises:
+        UnreadableMediaError: it is not there or not media.
+    """
+    info = media.probe(request.path, limits=media.Limits(), track=request.track)
+    return replace(request, words=[Cue(0.0, info.seconds, str(request.words))])
+
+
 def dub_clip_file(
     request: FileDubRequest,
     out: Path,
@@ -154,10 +180,9 @@ def dub_clip_file(
     """
     assert isinstance(request.words, str), "a clip has one text; cues belong to a film"
     check_file_request(request)  # before the weights are loaded
-    info = media.probe(request.path, limits=media.Limits(), track=request.track)
+    film_request = clip_as_film(request)
     line = Line(language=request.language, text=request.words)
     warning = fit_line(world_of(_manifest_only(backbone)), line, source.size.seconds).check()
-    film_request = replace(request, words=[Cue(0.0, info.seconds, request.words)])
     result = film_service(backbone, source, ledger).dub_film(film_request, out, progress)
     return replace(result, notes=(*result.notes, warning)) if warning else result
 

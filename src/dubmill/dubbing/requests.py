@@ -50,7 +50,7 @@ class FileDubRequest:
     """A video file of any length to be dubbed, and who agreed; `face` as in `faces.check_face_choice`.
 
     `speaker` as in `DubRequest`. `words` are cues, or one text for a clip or to be distributed over the speech of a film.
-    `job` is the server's. `picture` as in `faces.check_picture_choice`, `quality` as in `media.coding_like`.
+    `picture` as in `faces.check_picture_choice`, `quality` as in `media.coding_like`.
     `voice` as in `longform.FilmJob`, `store` as in `longform.dub_film`; `film` is the opened file, where the caller has it.
     """
 
@@ -63,7 +63,6 @@ class FileDubRequest:
     face: str
     track: int | None = None
     speaker: str = ""
-    job: str = ""
     picture: str = FACE
     quality: int | None = None
     voice: Path | None = None

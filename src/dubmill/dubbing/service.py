@@ -157,22 +157,36 @@ class DubbingService:
         Raises:
             DubmillError: consent, language, words, media, faces or ledger are not in order.
         """
-        film = self._open_film(request)
-        source_sha256 = film.sha256
-        metadata = {**carried_metadata(request.path), **self._marks(source_sha256, request.language)}
+        film = self.open_film(request)
 
         def record(joined: Path) -> None:
             self.ledger.record(
                 request.consent,
                 DubRecord(
-                    source_sha256=source_sha256,
+                    source_sha256=film.sha256,
                     dub_sha256=hash_file(joined),
                     language=request.language,
                     release=self.source.digest,
-                    job=request.job,
                 ),
             )
 
+        return self.render_film(film, request, out, progress, before_handover=record)
+
+    def render_film(
+        self,
+        film: Film,
+        request: FileDubRequest,
+        out: Path,
+        progress: Callable[[float], None],
+        *,
+        before_handover: Callable[[Path], object],
+    ) -> FileDubResult:
+        """Write the dub of `open_film(request)` to `out`, marked as machine-generated; the ledger is up to `before_handover`.
+
+        Raises:
+            DubmillError: words or faces are not in order.
+        """
+        metadata = {**carried_metadata(request.path), **self._marks(film.sha256, request.language)}
         dubbed = dub_film(
             film,
             self._words(request),
@@ -182,7 +196,7 @@ class DubbingService:
             progress=progress,
             quality=request.quality,
             store=request.store,
-            before_handover=record,
+            before_handover=before_handover,
         )
         notes = (*_film_notes(film, dubbed.chunks, request.picture), *dubbed.notes, *self._release_notes())
         return FileDubResult(notes, dubbed.cues)
@@ -200,7 +214,7 @@ class DubbingService:
             DubmillError: as `dub_film`.
         """
         assert request.store is not None, "without a store the dubs would be lost"
-        film, job = self._open_film(request), self.film_job(request)
+        film, job = self.open_film(request), self.film_job(request)
         plan = plan_film(film, self._words(request), job, request.store)
         pairs = list(zip(plan.chunks, plan.crops, strict=True))
         wanted = [pair for index, pair in enumerate(pairs) if is_wanted(index, pair[0])]
@@ -222,7 +236,12 @@ class DubbingService:
             voice=request.voice,
         )
 
-    def _open_film(self, request: FileDubRequest) -> Film:
+    def open_film(self, request: FileDubRequest) -> Film:
+        """The film of a request, after all checks that do not need the model.
+
+        Raises:
+            DubmillError: consent, language, media or ledger are not in order.
+        """
         check_file_request(request)
         self.source.check_language(request.language)
         film = request.film or Film.open(

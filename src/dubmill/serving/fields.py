@@ -17,6 +17,7 @@ from dubmill.dubbing.model_source import ModelSource
 from dubmill.dubbing.requests import DubRequest, FileDubRequest
 from dubmill.errors import UsageError
 from dubmill.faces import check_face_choice
+from dubmill.serving.adapters import choose
 from dubmill.text.languages import base_tag
 from dubmill.text.languages import language as language_of
 from dubmill.text.subtitles import parse
@@ -59,6 +60,7 @@ class DubFields(BaseModel):
     seed: Seed = 0
     face: str = Field("", max_length=20, description="left, right, a number counted from the left, or all")
     speaker: str = Field("", max_length=200, description="who speaks, such as a woman")
+    adapter: str = Field("", max_length=200, description="one of /v1/adapters; else the one for the language")
     tone_map: bool = Field(False, description="convert HDR to standard range")
     track: int | None = Field(None, ge=1, le=1000, description="sound track to dub, from 1; else the default one")
     reference: str = Field("", max_length=200, description="the caller's own name of the job, sent back as it is")
@@ -69,16 +71,16 @@ class DubFields(BaseModel):
         """Who agreed, and to what."""
         return self.consent.record() if isinstance(self.consent, ConsentFields) else Consent.of(self.consent)
 
-    def check(self, source: ModelSource) -> None:
-        """Refuse what can be refused without decoding the video.
+    def check(self, sources: Mapping[str, ModelSource]) -> None:
+        """Refuse what can be refused without decoding the video; `sources` are the adapters that are served, by name.
 
         Raises:
-            MissingConsentError, UnsupportedTextError, UsageError: consent, language, face or script are not in order.
+            MissingConsentError, UnsupportedTextError, UsageError: consent, language, adapter, face or script are not in order.
         """
         self.consent_record().check()
         tag = base_tag(self.language)
         language_of(tag)
-        source.check_language(tag)
+        sources[choose(sources, self.adapter, tag)].check_language(tag)
         check_face_choice(self.face)
         if self.script:
             if self.text:
@@ -98,7 +100,7 @@ class DubFields(BaseModel):
             speaker=self.speaker,
         )
 
-    def film_request(self, path: Path, job: str) -> FileDubRequest:
+    def film_request(self, path: Path) -> FileDubRequest:
         """The request for a film."""
         return FileDubRequest(
             path=path,
@@ -110,7 +112,6 @@ class DubFields(BaseModel):
             face=self.face,
             track=self.track,
             speaker=self.speaker,
-            job=job,
         )
 
 

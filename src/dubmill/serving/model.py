@@ -7,6 +7,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Mapping
 from contextvars import ContextVar
+from pathlib import Path
 from typing import Any
 
 from kserve import InferRequest, InferResponse, Model
@@ -17,6 +18,7 @@ from dubmill.dubbing.model_source import ModelSource
 from dubmill.dubbing.requests import DubResult
 from dubmill.errors import ServiceUnavailableError, UnreadableMediaError
 from dubmill.serving import wire
+from dubmill.serving.adapters import RELEASE
 from dubmill.serving.jobs import ENDING, Job, JobStore
 from dubmill.serving.outbound import Outbound
 from dubmill.serving.problems import NotReadyError, raise_problem
@@ -46,11 +48,19 @@ class DubModel(Model):
         """`fetching` says which hosts videos are fetched from, and `calling` which ones webhooks go to."""
         super().__init__(name)
         self.fetching, self.calling = fetching, calling
-        self.release, self.source, self.jobs = release, source, jobs
+        self.jobs = jobs
+        self.release = release  # the default one
+        self.sources = {RELEASE: source}  # of the adapters that the worker has loaded, by name
+        self.refused: dict[str, str] = {}  # why an adapter is not served, or not its present folder, by name
         self.unready_reason = LOADING
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting: dict[str, set[asyncio.Event]] = defaultdict(set)
         self._create_metrics()
+
+    @property
+    def source(self) -> ModelSource:
+        """The model of the default release."""
+        return self.sources[RELEASE]
 
     def _create_metrics(self) -> None:
         """Create the series that a healthy server has, so that a rate can be computed from its first dub on."""
@@ -71,6 +81,8 @@ class DubModel(Model):
             self.ready, self.unready_reason = True, ""
         elif kind in ("unready", "stopped"):
             self.ready, self.unready_reason = False, str(event["reason"])
+        elif kind in ("adapter", "adapter_removed"):
+            self._on_adapter(event)
         elif kind == "stages":
             self._observe(event["seconds"])
         elif kind == "finished":
@@ -78,6 +90,21 @@ class DubModel(Model):
             DUBS.labels(self.name, language, event["outcome"]).inc()
         if "job" in event and self._loop is not None:
             self._loop.call_soon_threadsafe(self._wake, event["job"])
+
+    def _on_adapter(self, event: Mapping[str, Any]) -> None:
+        """Take in that the worker has loaded, refused or unloaded an adapter."""
+        name, sources, refused = event["adapter"], dict(self.sources), dict(self.refused)
+        refused.pop(name, None)
+        if event["event"] == "adapter_removed":
+            sources.pop(name, None)
+        elif "problem" in event:
+            refused[name] = event["problem"]
+        else:
+            release = Release.open(Path(event["path"]))
+            sources[name] = ModelSource.of_release(release)
+            if name == RELEASE:
+                self.release = release
+        self.sources, self.refused = sources, refused  # new mappings: readers may be iterating over the old ones
 
     def _observe(self, seconds: Mapping[str, float]) -> None:
         for stage, value in seconds.items():
@@ -114,7 +141,7 @@ class DubModel(Model):
             DubmillError: the fields are not in order; `QueueFullError` if too many wait.
         """
         fields, video = submission.fields, submission.video
-        fields.check(self.source)
+        fields.check(self.sources)
         if bool(video) == bool(fields.video_url):
             trouble = "both a clip and a video_url" if video else "no clip"
             raise UnreadableMediaError(f"the request holds {trouble}", cure="send the bytes of a video, or a URL")

@@ -25,6 +25,7 @@ from dubmill.errors import (
     UnsupportedTextError,
     UsageError,
 )
+from dubmill.serving.adapters import UnknownAdapterError
 from dubmill.serving.jobs import Job, JobConflictError, QueueFullError, UnknownJobError
 
 MAX_ERROR_CHARACTERS = 800  # the longest of our own; fields that are quoted have limits of their own
@@ -55,6 +56,7 @@ STATUS: dict[type[DubmillError], HTTPStatus] = {  # the first that matches, so s
     UnsupportedBodyError: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     UnauthorizedError: HTTPStatus.UNAUTHORIZED,
     ForbiddenSourceError: HTTPStatus.FORBIDDEN,
+    UnknownAdapterError: HTTPStatus.UNPROCESSABLE_ENTITY,
     UnknownJobError: HTTPStatus.NOT_FOUND,
     JobConflictError: HTTPStatus.CONFLICT,
     MissingConsentError: HTTPStatus.BAD_REQUEST,

@@ -13,7 +13,9 @@ from fastapi import APIRouter, Header, Path, Query, Request
 from fastapi.responses import FileResponse, Response, StreamingResponse
 from starlette.datastructures import UploadFile
 
+from dubmill.dubbing.model_source import ModelSource
 from dubmill.errors import UsageError
+from dubmill.serving.adapters import RELEASE
 from dubmill.serving.fields import DubFields, FormFields, parse_fields
 from dubmill.serving.jobs import Job
 from dubmill.serving.model import CALLER, DubModel
@@ -83,20 +85,22 @@ def facts_routes(model: DubModel, limits: Mapping[str, Any]) -> APIRouter:
 
     @router.get("/v1/languages", responses=ERRORS)
     async def languages() -> dict[str, Any]:
-        """Languages that the release dubs into."""
+        """Languages that the adapters dub into."""
         return {"languages": languages_of(model)}
 
     @router.get("/v1/adapters", responses=ERRORS)
     async def adapters() -> dict[str, Any]:
-        """Adapters that are loaded."""
-        source = model.source
-        fields = {"name": source.name, "version": source.version, "digest": source.digest, "ready": model.ready}
-        return {"adapters": [{**fields, "languages": list(source.languages)}]}
+        """Adapters that requests can name, and why others cannot be served."""
+        served = [adapter_view(model, name, source) for name, source in model.sources.items()]
+        return {
+            "adapters": served,
+            "refused": [{"adapter": name, "reason": why} for name, why in model.refused.items()],
+        }
 
     @router.get("/v1/limits", responses=ERRORS)
     async def served_limits() -> dict[str, Any]:
         """Limits of uploads, of jobs, and of the time that results are kept."""
-        return dict(limits)
+        return {"clip_seconds": model.source.size.seconds, **limits}
 
     @router.post("/v1/dub", response_class=Response, responses=ERRORS | RESULT, openapi_extra=DUB_BODY, tags=["dubs"])
     async def dub(request: Request) -> Response:
@@ -110,9 +114,23 @@ def facts_routes(model: DubModel, limits: Mapping[str, Any]) -> APIRouter:
     return router
 
 
+def adapter_view(model: DubModel, name: str, source: ModelSource) -> dict[str, Any]:
+    """An adapter as the API shows it."""
+    return {
+        "adapter": name,
+        "is_default": name == RELEASE,
+        "name": source.name,
+        "version": source.version,
+        "digest": source.digest,
+        "languages": list(source.languages),
+        "clip_seconds": source.size.seconds,
+        "ready": model.ready,
+    }
+
+
 def languages_of(model: DubModel) -> list[dict[str, str]]:
-    """Tag and English name of each language of the release."""
-    tags = model.source.languages
+    """Tag and English name of each language of the adapters, the default's first."""
+    tags = dict.fromkeys(tag for source in model.sources.values() for tag in source.languages)
     return [{"tag": tag, "name": LANGUAGES[tag].name if tag in LANGUAGES else tag} for tag in tags]
 
 

@@ -13,13 +13,15 @@ from typing import Any, Protocol
 
 from dubmill import media
 from dubmill.artifacts.files import hash_file, write_atomically
-from dubmill.dubbing.consent import DubRecord
+from dubmill.dubbing.consent import ConsentLedger, DubRecord
 from dubmill.dubbing.credentials import ContentCredentials
-from dubmill.dubbing.open import is_film
+from dubmill.dubbing.open import clip_as_film, is_film
 from dubmill.dubbing.service import DubbingService
 from dubmill.errors import DubmillError
+from dubmill.serving.adapters import LoadedReleases
 from dubmill.serving.fields import DubFields
 from dubmill.serving.jobs import ENDING, RESULT, SOURCE, problem_of
+from dubmill.text.languages import base_tag
 
 log = logging.getLogger("dubmill.serving")
 
@@ -48,20 +50,23 @@ class Runner:
 
     def __init__(
         self,
-        service: DubbingService,
+        releases: LoadedReleases,
+        ledger: ConsentLedger,
         folder: Path,
         table: JobTable,
         report: Report,
         *,
+        slot: threading.Lock,
         film_limits: media.Limits,
         fetch: Callable[[str, Path], None],
         credentials: ContentCredentials | None,
     ) -> None:
-        """`fetch` writes what is at a URL to a file; without `credentials`, dubs have no C2PA manifest."""
+        """`slot` is held while the model dubs; `fetch` writes what is at a URL to a file; without `credentials`, dubs have no C2PA manifest."""
         self._fetch, self._credentials = fetch, credentials
-        self.service, self.folder, self.table, self.report = service, folder, table, report
-        self._films = dataclasses.replace(service, limits=film_limits)
-        self._slot, self._draining = threading.Lock(), threading.Event()
+        self.releases, self.ledger = releases, ledger
+        self.folder, self.table, self.report = folder, table, report
+        self._film_limits = film_limits
+        self._slot, self._draining = slot, threading.Event()
         self._begun: set[str] = set()  # jobs that had the slot and are not over
         self._changed = threading.Condition()
 
@@ -87,11 +92,11 @@ class Runner:
             source_sha256=result["source_sha256"],
             dub_sha256=result["sha256"],
             language=result["language"],
-            release=self.service.source.digest,
+            release=result["release"],
             job=job_id,
         )
         try:
-            return {**result, "consent_entry": self.service.ledger.record(fields.consent_record(), record)}
+            return {**result, "consent_entry": self.ledger.record(fields.consent_record(), record)}
         except DubmillError as error:
             (self.folder / job_id / RESULT).unlink(missing_ok=True)
             return {"problem": problem_of(error)}
@@ -116,41 +121,52 @@ class Runner:
             self._changed.notify_all()
 
     def _dub(self, job_id: str, fields: DubFields, *, is_clip: bool) -> dict[str, Any]:
-        source, out = self.folder / job_id / SOURCE, self.folder / job_id / RESULT
-        fields.check(self.service.source)
+        source = self.folder / job_id / SOURCE
+        fields.check(self.releases.sources)
+        self.ledger.check_writable()
         if fields.video_url and not source.exists():
             self._enter(job_id, "fetching", 0.0)
             self._fetch(fields.video_url, source)
+        with self.releases.lease(fields.adapter, base_tag(fields.language)) as service:
+            render = self._render_clip if is_clip else self._render_film
+            result = render(service, job_id, fields)
+            facts = {
+                "source_sha256": hash_file(source),
+                "language": base_tag(fields.language),
+                "model_version": service.source.version,
+                "release": service.source.digest,
+            }
+        return {**facts, **self._sealed(self.folder / job_id / RESULT, facts), "seed": fields.seed, **result}
+
+    def _render_clip(self, service: DubbingService, job_id: str, fields: DubFields) -> dict[str, Any]:
+        """Write the dub of exactly one clip of the model, at the model's size; returns its length and notes."""
         started = time.monotonic()
         self._enter(job_id, "decoding", 0.0)
-        request = fields.film_request(source, job_id)
-        if not is_clip and is_film(request, self.service.source.size):
-            with self._in_slot(job_id, started) as progress:
-                film = self._films.dub_film(request, out, progress)
-            seconds, notes = media.probe(out, limits=self._films.limits).seconds, film.notes
-        else:
-            prepared = self.service.prepare(fields.clip_request(source.read_bytes()))
-            with self._in_slot(job_id, started) as progress:
-                clip = self.service.render(prepared, progress)
-            write_atomically(out, clip.mp4)
-            seconds, notes = clip.seconds, clip.notes
-        facts = {
-            "source_sha256": hash_file(source),
-            "language": request.language,
-            "model_version": self.service.source.version,
-            "release": self.service.source.digest,
-        }
+        prepared = service.prepare(fields.clip_request((self.folder / job_id / SOURCE).read_bytes()))
+        with self._in_slot(job_id, started) as progress:
+            clip = service.render(prepared, progress)
+        write_atomically(self.folder / job_id / RESULT, clip.mp4)
+        return {"seconds": clip.seconds, "notes": list(clip.notes)}
+
+    def _render_film(self, service: DubbingService, job_id: str, fields: DubFields) -> dict[str, Any]:
+        """Write the dub of a video of any length at its own size and rate, as `dubmill dub` does; returns its length and notes."""
+        started, out = time.monotonic(), self.folder / job_id / RESULT
+        self._enter(job_id, "decoding", 0.0)
+        request = fields.film_request(self.folder / job_id / SOURCE)
+        films = dataclasses.replace(service, limits=self._film_limits)
+        if not is_film(request, service.source.size):
+            request = clip_as_film(request)
+        film = films.open_film(request)
+        with self._in_slot(job_id, started) as progress:
+            dubbed = films.render_film(film, request, out, progress, before_handover=lambda _: None)  # see `record`
+        return {"seconds": film.info.seconds, "notes": list(dubbed.notes)}
+
+    def _sealed(self, out: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
+        """Sign the file where there is a key; returns what identifies it."""
         if self._credentials is not None:
             self._credentials.sign(out, facts)
-        return {
-            **facts,
-            "credentials": self._credentials.name if self._credentials is not None else "",
-            "sha256": hash_file(out),
-            "num_bytes": out.stat().st_size,
-            "seconds": seconds,
-            "seed": fields.seed,
-            "notes": list(notes),
-        }
+        name = self._credentials.name if self._credentials is not None else ""
+        return {"credentials": name, "sha256": hash_file(out), "num_bytes": out.stat().st_size}
 
     @contextmanager
     def _in_slot(self, job_id: str, started: float) -> Iterator[Callable[[float], None]]:

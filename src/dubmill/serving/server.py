@@ -54,6 +54,7 @@ def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="dubmill.serving", description="Serve a promoted release with KServe.")
     parser.add_argument("--backbone", type=Path, required=True, help="directory of the backbone")
     parser.add_argument("--release", type=Path, required=True, help="directory of the release")
+    parser.add_argument("--adapters", type=Path, help="directory of further releases, each in a folder of its own")
     parser.add_argument("--name", default="dubmill", help="model name in the URLs")
     parser.add_argument("--host", default="0.0.0.0", help="address to listen on; a pod needs 0.0.0.0, all of them")  # noqa: S104
     parser.add_argument("--http_port", type=int, default=8080, help="port of V1, V2, metrics and the studio page")
@@ -133,7 +134,7 @@ def _serve_api(options: argparse.Namespace, release: Release, source: ModelSourc
         worker.stop(options.grace_seconds)
 
     server = DubServer(options.host, options.http_port, drain=drain)
-    mount_model(server, model, max_body_bytes=options.max_body_bytes, callers=callers, limits=_limits(options, source))
+    mount_model(server, model, max_body_bytes=options.max_body_bytes, callers=callers, limits=_limits(options))
     if options.grpc_port is not None:
         server.add_grpc(options.grpc_port, callers=callers, max_body_bytes=options.max_body_bytes)
     worker.listen(model.on_event)
@@ -142,10 +143,10 @@ def _serve_api(options: argparse.Namespace, release: Release, source: ModelSourc
     server.start([])  # the model is already registered: start() would refuse one that is still loading
 
 
-def _limits(options: argparse.Namespace, source: ModelSource) -> dict[str, Any]:
-    """What `/v1/limits` says."""
+def _limits(options: argparse.Namespace) -> dict[str, Any]:
+    """What `/v1/limits` says, beside the seconds of a clip."""
     names = ("max_body_bytes", "max_seconds", "max_film_seconds", "max_waiting", "max_per_caller", "result_hours")
-    return {"clip_seconds": source.size.seconds, **{name: getattr(options, name) for name in names}}
+    return {name: getattr(options, name) for name in names}
 
 
 def _delete_expired(jobs: JobStore) -> None:

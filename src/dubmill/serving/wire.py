@@ -5,7 +5,7 @@ V2  inputs of the same names: video as UINT8 [N] or as BYTES [1] (base64, or the
     seed as any integer type [1]; without a seed it is 0.
 In both, `tone_map` converts HDR to standard range, `face` says which of several faces is dubbed (left, right, a number
 counted from the left, or all), and `speaker` describes who speaks (a woman, a man, a girl, a boy), as captions of the
-training did.
+training did. `adapter` is the name of one of `/v1/adapters`.
 """
 
 from __future__ import annotations
@@ -53,6 +53,7 @@ INPUTS = (
     TensorType("face", "BYTES"),
     TensorType("tone_map", "BOOL"),
     TensorType("speaker", "BYTES"),
+    TensorType("adapter", "BYTES"),
 )
 OUTPUTS = (
     TensorType("video", "UINT8", (-1,)),

@@ -25,6 +25,7 @@ from dubmill.dubbing.model_source import ModelSource
 from dubmill.dubbing.service import DubbingService, selftest_clip
 from dubmill.errors import DubmillError
 from dubmill.media import Limits
+from dubmill.serving.adapters import LoadedReleases, ReleaseFolders
 from dubmill.serving.jobs import QUEUE, QUEUE_VERSION, WORKFLOW, open_queue
 from dubmill.serving.outbound import Outbound
 from dubmill.serving.runner import Report, Runner
@@ -72,14 +73,21 @@ def run_worker(options: argparse.Namespace, release: Release, source: ModelSourc
         log.error("%s is not ready: %s", options.name, error.sentence)
         report({"event": "unready", "reason": error.sentence})
         return WRONG_MODEL
+    slot = threading.Lock()
+    folders = ReleaseFolders(options.release, options.adapters)
+    releases = LoadedReleases(service, folders, backbone=options.backbone, slot=slot, report=report)
+    releases.refresh()
     report({"event": "ready", "seconds": seconds})
+    threading.Thread(target=releases.watch, name="adapters", daemon=True).start()
     fetching = Outbound(options.fetch_hosts, allows_private=options.allow_private_hosts)
     with _only_worker(options.jobs, options.executor):
         runner = Runner(
-            service,
+            releases,
+            service.ledger,
             options.jobs,
             QueueTable(open_queue(options.database)),
             report,
+            slot=slot,
             film_limits=Limits(max_seconds=options.max_film_seconds),
             fetch=lambda url, out: fetching.fetch(url, out, max_bytes=options.max_body_bytes),
             credentials=credentials,
