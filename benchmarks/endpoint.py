@@ -1,7 +1,8 @@
-"""The endpoint without the model: latency of the job API, kills with queued jobs, and mutated uploads.
+"""The endpoint: latency of the job API, kills with queued jobs, mutated uploads, and exchanged adapters.
 
-Run with `PYTHONPATH=tests python benchmarks/endpoint.py [--kills 20] [--uploads 1000]`. A tone stands in for the model
-(`doubles.dubbers`), so that what is measured is the server: API, queue, worker, media.
+Run with `PYTHONPATH=tests python benchmarks/endpoint.py [--kills 20] [--uploads 1000] [--seconds 10] [--swaps 5]`; a part with 0
+is left out. A tone stands in for the model (`doubles.dubbers`), so that what is measured is the server: API, queue, worker,
+media. Only adapters are exchanged on nano itself, with random LoRA weights of the size that params.yaml trains.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import random
 import signal
 import tempfile
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -22,9 +24,16 @@ import psutil
 from doubles import dubbing_server
 from doubles.releases import CONSENT, small_clip
 
-from dubmill import media
+from dubmill import adapters, media
+from dubmill.artifacts.manifest import Lineage
+from dubmill.artifacts.store import Adapter
 from dubmill.client import DubClient
+from dubmill.config import params
+from dubmill.dubbing import open as opening
 from dubmill.dubbing.consent import verify_ledger
+from dubmill.dubbing.model_source import ModelSource
+from dubmill.model.load import load
+from dubmill.worlds.materialize import materialize
 
 RATE_HZ = 100.0  # requests a second, as the target says
 NUM_JOBS = 50
@@ -134,6 +143,35 @@ def mutated_uploads(server: Server, num_uploads: int) -> dict[str, Any]:
     return {**counts, "ffmpeg_left": sum("ffmpeg" in name for name in children), "uploads_left": len(sources)}
 
 
+def swaps(folder: Path, num_swaps: int) -> dict[str, float]:
+    """Seconds to load another adapter onto nano in memory, to switch between two that are loaded, and to unload one; medians."""
+    values = params.load(Path(__file__).parents[1] / "params.yaml")
+    backbone = materialize(values.backbone, folder / "nano")
+    transformer = load(backbone).transformer
+    lora = values.train.model_dump(include={"rank", "alpha", "targets"})
+    adapters.add_lora(transformer, dropout=0.0, **lora)
+    draft = Adapter.draft(folder / "adapter", Lineage(step="train", params={}, backbone=backbone.digest))
+    draft.write(adapters.WEIGHTS, adapters.lora_bytes(transformer, {}))
+    mode = values.train.model_dump(include={"reference_positions", "reference_attention", "isolate_modalities"})
+    adapter = draft.seal({**lora, **mode})
+    source = ModelSource.of_adapter(adapter, values, backbone)
+    base = opening.open_dubber(backbone.path, source)
+    figures: dict[str, list[float]] = {}
+
+    def timed(name: str, work: Callable[[], Any]) -> Any:
+        begin, begin_cpu = time.perf_counter(), time.process_time()
+        result = work()
+        figures.setdefault(f"{name}_s", []).append(time.perf_counter() - begin)
+        figures.setdefault(f"{name}_cpu_s", []).append(time.process_time() - begin_cpu)
+        return result
+
+    for _ in range(num_swaps):
+        other = timed("load", lambda: opening.open_dubber(backbone.path, source, beside=base))
+        timed("switch", lambda: base._activate(base.active_adapters))
+        timed("unload", other.detach)
+    return {name: round(float(np.median(values)), 3) for name, values in figures.items()}
+
+
 def _mutated(video: bytes, generator: random.Random) -> bytes:
     data = bytearray(video)
     for _ in range(generator.randint(1, 20)):
@@ -156,17 +194,26 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--uploads", type=int, default=1000)
     parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--swaps", type=int, default=5)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
+        if options.swaps:
+            _print("swaps", swaps(Path(folder), options.swaps))
+        if not (options.kills or options.uploads or options.seconds):
+            return
         server = Server(Path(folder))
-        for name, figures in (
-            ("kills", lambda: kills(server, options.kills)),
-            ("uploads", lambda: mutated_uploads(server, options.uploads)),
-            ("latency", lambda: latencies(server, options.seconds)),
-        ):
-            print(json.dumps({name: figures()}), flush=True)  # noqa: T201 (its output)
+        if options.kills:
+            _print("kills", kills(server, options.kills))
+        if options.uploads:
+            _print("uploads", mutated_uploads(server, options.uploads))
+        if options.seconds:
+            _print("latency", latencies(server, options.seconds))
         server.process.send_signal(signal.SIGTERM)
         server.process.wait()
+
+
+def _print(name: str, figures: dict[str, Any]) -> None:
+    print(json.dumps({name: figures}), flush=True)  # noqa: T201 (its output)
 
 
 if __name__ == "__main__":

@@ -141,20 +141,21 @@ class DubClient(_Requests):
         face: str = "",
         speaker: str = "",
         script: str = "",
+        adapter: str = "",
         key: str = "",
         progress: Callable[[float], None] | None = None,
     ) -> bytes:
         """The MP4 in which the person at `path`, a file or URL, says `text`, or in a film the lines of `script` (SRT).
 
         `face` says which of several people: left, right, a number counted from the left, or all; `speaker` describes who
-        speaks, such as a woman or a man. With an idempotency `key`, a call that is repeated continues the same job.
+        speaks, such as a woman or a man; `adapter` is one of `/v1/adapters`, else the one for the language. With an idempotency `key`, a call that is repeated continues the same job.
 
         Raises:
             DubmillError: the server refused the request; with the server's message and the class it raised.
             ServiceUnavailableError: the server cannot be reached, or is busy or not ready.
         """
         fields = {"language": to, "text": text, "consent": consent, "seed": seed, "face": face, "speaker": speaker}
-        return self._run(self._dub(path, key, progress, {**fields, "script": script}))[1]
+        return self._run(self._dub(path, key, progress, {**fields, "script": script, "adapter": adapter}))[1]
 
     def submit(self, path: Path | str, *, key: str = "", **fields: Any) -> dict[str, Any]:
         """The job of a dub, not waited for; `fields` as in `/openapi.json`: language, text, consent, …"""
@@ -251,7 +252,7 @@ class AsyncDubClient(_Requests):
         progress: Callable[[float], None] | None = None,
         **fields: Any,
     ) -> bytes:
-        """As `DubClient.dub`; `fields` are seed, face, speaker and script."""
+        """As `DubClient.dub`; `fields` are seed, face, speaker, script and adapter."""
         sent = {"language": to, "text": text, "consent": consent, **fields}
         return (await self._run(self._dub(path, key, progress, sent)))[1]
 

@@ -142,7 +142,7 @@ class JobStore:
             )
             self.client.enqueue(options, dict(document))
             self._snapshot.append(OpenJob(owner, time.time()))
-        return self.get(job_id, owner)
+        return _same_request(self.get(job_id, owner), digest)  # another replica may have used the key meanwhile
 
     def find(self, job_id: str, owner: str) -> Job | None:
         """The job, or None where this caller has none of that id."""
