@@ -330,7 +330,7 @@ def test_the_command_dubs_on_an_endpoint(served, monkeypatch, capsys):
     assert tone_hz(out.read_bytes()) == pytest.approx(600, abs=2)
 
 
-@pytest.mark.parametrize("option", ["--audio", "--takes", "--quality", "--captions"])
+@pytest.mark.parametrize("option", ["--audio", "--quality", "--captions"])
 def test_an_option_that_an_endpoint_does_not_know_is_refused(option, monkeypatch, capsys, tmp_path):
     (tmp_path / "in.mp4").write_bytes(b"")
     (tmp_path / "voice.wav").write_bytes(b"")

@@ -179,7 +179,7 @@ class DubbingService:
         out: Path,
         progress: Callable[[float], None],
         *,
-        before_handover: Callable[[Path], object],
+        before_handover: Callable[[Path], None],
     ) -> FileDubResult:
         """Write the dub of `open_film(request)` to `out`, marked as machine-generated; the ledger is up to `before_handover`.
 
