@@ -65,7 +65,11 @@ Gpu = Annotated[
 Mlflow = Annotated[str, typer.Option("--mlflow", envvar="MLFLOW_TRACKING_URI", help="MLflow as the cluster sees it")]
 Models = Annotated[str, typer.Option("--models", help="volume claim from which the endpoint reads models; empty: none")]
 Work = Annotated[
-    str, typer.Option("--work", help="volume claim that keeps unfinished work if a pod is lost; empty: none")
+    str,
+    typer.Option(
+        "--work",
+        help="volume claim for unfinished work and large artifacts; empty: artifacts are copied through the object store",
+    ),
 ]
 TrainGpus = Annotated[int, typer.Option("--train-gpus", min=1, help="GPUs of one node that train together")]
 

@@ -28,7 +28,7 @@ class Placement:
     timeout_hours: int  # of one attempt
     uses_gpu: bool = False
     uses_all_gpus: bool = False  # one process for each GPU of the node
-    keeps_draft: bool = False  # unfinished work is kept on a volume for the next attempt
+    uses_work: bool = False  # mounts the volume where drafts and large artifacts are kept
     uses_registry: bool = False
     publishes: bool = False  # writes what the endpoint serves
     is_cached: bool = True
@@ -37,22 +37,22 @@ class Placement:
 
 # The results of register and promote depend on the state of the registry, which KFP's cache key does not contain.
 PLACEMENTS = {
-    "backbone": Placement(1, 12),
+    "backbone": Placement(1, 12, uses_work=True),
     "prompts": Placement(1, 6),
-    "synthesize": Placement(4, 96, uses_gpu=True, keeps_draft=True),
-    "inpaint": Placement(4, 96, uses_gpu=True, keeps_draft=True),
-    "gate": Placement(4, 48),
-    "encode": Placement(4, 24, uses_gpu=True),
-    "train": Placement(8, 168, uses_gpu=True, uses_all_gpus=True, keeps_draft=True),
-    "dub": Placement(4, 48, uses_gpu=True, keeps_draft=True),
-    "evaluate": Placement(4, 24),
+    "synthesize": Placement(4, 96, uses_gpu=True, uses_work=True),
+    "inpaint": Placement(4, 96, uses_gpu=True, uses_work=True),
+    "gate": Placement(4, 48, uses_work=True),
+    "encode": Placement(4, 24, uses_gpu=True, uses_work=True),
+    "train": Placement(8, 168, uses_gpu=True, uses_all_gpus=True, uses_work=True),
+    "dub": Placement(4, 48, uses_gpu=True, uses_work=True),
+    "evaluate": Placement(4, 24, uses_work=True),
     "register": Placement(1, 2, uses_registry=True, is_cached=False),
-    "promote": Placement(2, 4, uses_registry=True, publishes=True, is_cached=False),
+    "promote": Placement(2, 4, uses_registry=True, uses_work=True, publishes=True, is_cached=False),
     # Tasks of the pipeline that are no steps.
     "settings": Placement(1, 1),
     "changes": Placement(1, 1, uses_registry=True, is_cached=False, uses_data_repository=True),
-    "snapshot": Placement(1, 24, is_cached=False, uses_data_repository=True),
-    "data-version": Placement(1, 24, uses_data_repository=True),
+    "snapshot": Placement(1, 24, is_cached=False, uses_work=True, uses_data_repository=True),
+    "data-version": Placement(1, 24, uses_work=True, uses_data_repository=True),
     "notify": Placement(1, 1, is_cached=False),
 }
 SMALL_MEMORY_GIB = 2  # of a task that is no step
@@ -79,7 +79,7 @@ class Target:
     train_gpus: int  # of one node, for the task `train`
     tracking_uri: str  # empty: as set in the task's own environment
     models_claim: str  # volume claim that the endpoint reads; empty: none
-    work_claim: str  # volume claim for unfinished work; empty: none
+    work_claim: str  # volume claim for drafts and large artifacts, mounted by all tasks that read them; empty: none
     num_retries: int
     code: str  # digest of the library, part of KFP's cache key: new code never gets old results
     is_cluster: bool = True
@@ -143,7 +143,7 @@ def _use_cluster(task: dsl.PipelineTask, step: str, target: Target) -> None:
     kubernetes.use_field_path_as_env(task, "KFP_RUN_ID", "metadata.labels['pipeline/runid']")
     if (placement.uses_registry or step == "notify") and target.tracking_uri:
         task.set_env_variable("MLFLOW_TRACKING_URI", target.tracking_uri)
-    if placement.keeps_draft and target.work_claim:
+    if placement.uses_work and target.work_claim:
         kubernetes.mount_pvc(task, pvc_name=target.work_claim, mount_path=WORK_FOLDER)
         task.set_env_variable("DUBMILL_WORK", WORK_FOLDER)
     if placement.uses_data_repository:

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 import tomllib
 from functools import cache
 from importlib import metadata
@@ -52,7 +53,11 @@ def named(overlay, kind, name):
 
 def pods(overlay):
     """(kind/name, pod spec) of everything that becomes a pod."""
-    places = {"Deployment": ("template", "spec"), "Job": ("template", "spec"), "InferenceService": ("predictor",)}
+    places = {
+        "Deployment": ("template", "spec"),
+        "CronJob": ("jobTemplate", "spec", "template", "spec"),
+        "InferenceService": ("predictor",),
+    }
     for one in manifests(overlay):
         if one["kind"] in places:
             spec = one["spec"]
@@ -116,7 +121,9 @@ def test_custom_kinds_keep_their_real_schemas():
 @every_overlay
 def test_every_pod_passes_pod_security_restricted_and_the_namespace_enforces_it(overlay):
     found = {name: list(restricted_faults(pod)) for name, pod in pods(overlay)}
-    assert found == {"Deployment/loader": [], "Deployment/mlflow": [], "InferenceService/dubmill": []}
+    assert found == {
+        name: [] for name in ("CronJob/retention", "Deployment/loader", "Deployment/mlflow", "InferenceService/dubmill")
+    }
     labels = named(overlay, "Namespace", "dubmill")["metadata"]["labels"]
     assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
 
@@ -162,6 +169,19 @@ def test_every_claim_is_mounted_by_a_pod_or_by_a_task_of_the_pipeline(overlay):
     mounted = {volume["persistentVolumeClaim"]["claimName"] for volume in volumes}
     by_tasks = {"work", "models"}  # the defaults of `python -m pipelines compile`
     assert claims == mounted | by_tasks
+
+
+def test_retention_removes_what_no_task_used_for_30_days_and_nothing_else(tmp_path):
+    drafts = tmp_path / "drafts"
+    for name, days in (("new", 1), ("old", 40)):
+        (drafts / name).mkdir(parents=True)
+        (drafts / f"{name}.lock").touch()
+        os.utime(drafts / f"{name}.lock", (time.time() - days * 86400,) * 2)
+    (pod,) = (pod for name, pod in pods("kind") if name == "CronJob/retention")
+    command = [part.replace("/work/drafts", str(drafts)) for part in pod["containers"][0]["command"]]
+    for _ in range(2):
+        subprocess.run(command, check=True, capture_output=True)
+        assert sorted(path.name for path in drafts.iterdir()) == ["new", "new.lock"]
 
 
 @every_overlay

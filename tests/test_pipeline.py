@@ -23,6 +23,7 @@ from dubmill.config.params import STEPS, Params, load
 from dubmill.errors import InvalidParamsError
 from pipelines.dubbing import VARIANTS, build, compile_to
 from pipelines.placement import PLACEMENTS, SECRETS, Target, requests
+from pipelines.traffic import store_bytes, tasks_of
 
 ROOT = Path(__file__).parent.parent
 PARAMS = load(ROOT / "params.yaml")
@@ -45,6 +46,8 @@ LAPTOP = Target(
     code="c0de",
     is_cluster=False,
 )
+NANO_CLUSTER = dataclasses.replace(CLUSTER, has_gpu=False, train_gpus=1)
+VERSIONED = dataclasses.replace(NANO_CLUSTER, data_repository="git@git.example.com:team/data.git")
 LTX2 = load(ROOT / "params.yaml", Path("jdi-19b"))
 GOLDEN = ROOT / "tests" / "golden"
 GPU_WORDS = {"synthesize", "inpaint", "encode", "train", "dub"}
@@ -67,17 +70,10 @@ def containers(spec: dict) -> dict[str, dict]:
     return {name.removeprefix("exec-"): one["container"] for name, one in spec["deploymentSpec"]["executors"].items()}
 
 
-def tasks(spec: dict) -> dict[str, dict]:
-    """Each task that runs a container, inside of exit handler and conditions too."""
-    graphs = [spec["root"], *spec["components"].values()]
-    found = {name: one for graph in graphs for name, one in graph.get("dag", {}).get("tasks", {}).items()}
-    return {name: one for name, one in found.items() if "dag" not in spec["components"][one["componentRef"]["name"]]}
-
-
 def test_it_has_few_tasks_and_its_yaml_is_small(compiled):
     spec, _, path = compiled["cluster"]
-    assert set(tasks(spec)) == WORDS | AROUND
-    assert len(tasks(spec)) <= 13
+    assert set(tasks_of(spec)) == WORDS | AROUND
+    assert len(tasks_of(spec)) <= 13
     assert path.stat().st_size <= 300_000
 
 
@@ -109,7 +105,7 @@ def test_every_pod_states_its_needs_and_runs_as_nobody(compiled):
 
 def test_only_what_the_registry_decides_is_never_cached_and_new_code_is_never_answered_by_old_results(compiled):
     spec, *_ = compiled["cluster"]
-    uncached = {w for w, task in tasks(spec).items() if not task["cachingOptions"].get("enableCache")}
+    uncached = {w for w, task in tasks_of(spec).items() if not task["cachingOptions"].get("enableCache")}
     assert uncached == {"register", "promote", "notify"}
     for container in containers(spec).values():
         assert {"name": "DUBMILL_CODE", "value": "c0de"} in container["env"]
@@ -135,12 +131,35 @@ def test_training_requests_the_given_gpus_and_keeps_unfinished_work_when_its_pod
     (shared,) = executors["exec-train"]["emptyDirMounts"]
     assert (shared["mountPath"], shared["medium"]) == ("/dev/shm", "Memory")
     lasting = {word for word in WORDS if {"name": "DUBMILL_WORK", "value": "/work"} in asked[word]["env"]}
-    assert lasting == {"synthesize", "inpaint", "train", "dub"}
+    assert lasting == WORDS - {"prompts", "register"}
     assert all("/work" in str(executors[f"exec-{word}"]["pvcMount"]) for word in lasting)
 
 
+@pytest.mark.parametrize("preset", ["jdi-19b", "dubit-2.3"])
+def test_a_run_of_ltx2_moves_at_most_60_gb_through_the_object_store(preset):
+    params = load(ROOT / "params.yaml", Path(preset))
+    shared = store_bytes(params, CLUSTER)
+    assert sum(shared.values()) < 60e9
+    assert {name for name, size in shared.items() if size} == {"train", "dub", "evaluate", "register", "promote"}
+    assert sum(store_bytes(params, dataclasses.replace(CLUSTER, work_claim="")).values()) > 1e12
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_task_that_reads_what_stays_on_the_volume_mounts_it(variant):
+    spec, found = (
+        json_format.MessageToDict(build(PARAMS, VERSIONED, variant).pipeline_spec),
+        places(PARAMS, VERSIONED, variant),
+    )
+    for name, task in tasks_of(spec).items():
+        read = [one["taskOutputArtifact"] for one in task.get("inputs", {}).get("artifacts", {}).values()]
+        if any(
+            one["outputArtifactKey"] in ("backbone", "clips", "pairs", "accepted", "latents", "dubs") for one in read
+        ):
+            assert "/work" in str(found[name]["pvcMount"]), name
+
+
 def test_a_failed_task_is_tried_again_on_a_cluster_and_not_on_a_laptop(compiled):
-    retried = {name: tasks(spec)["train"].get("retryPolicy") for name, (spec, *_) in compiled.items()}
+    retried = {name: tasks_of(spec)["train"].get("retryPolicy") for name, (spec, *_) in compiled.items()}
     assert retried["cluster"]["maxRetryCount"] == 2
     assert retried["laptop"] is None
 
@@ -175,7 +194,7 @@ def test_a_value_that_is_an_input_of_its_own_is_refused_in_the_advanced_part():
 
 def test_every_task_leaves_something_to_look_at_and_only_built_in_types_travel(compiled):
     spec, *_ = compiled["cluster"]
-    for name in tasks(spec):
+    for name in tasks_of(spec):
         component = spec["components"][f"comp-{name}"]
         outputs = {
             key: one["artifactType"]["schemaTitle"] for key, one in component["outputDefinitions"]["artifacts"].items()
@@ -233,7 +252,7 @@ def test_a_long_task_may_be_retried_until_its_last_attempt_has_timed_out(compile
     """Argo counts `maxDuration` from the start of the first attempt; KFP's default of an hour forbade every later retry."""
     spec, platform, *_ = compiled["cluster"]
     executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
-    for word, task in tasks(spec).items():
+    for word, task in tasks_of(spec).items():
         timeout_seconds = int(executors[f"exec-{word}"]["activeDeadlineSeconds"])
         window_seconds = int(task["retryPolicy"]["backoffMaxDuration"].removesuffix("s"))
         assert timeout_seconds == PLACEMENTS[word].timeout_hours * 3600
@@ -284,10 +303,6 @@ def outline(path: Path) -> str:
     return yaml.safe_dump_all([spec, platform], width=120)
 
 
-NANO_CLUSTER = dataclasses.replace(CLUSTER, has_gpu=False, train_gpus=1)
-VERSIONED = dataclasses.replace(NANO_CLUSTER, data_repository="git@git.example.com:team/data.git")
-
-
 @pytest.mark.parametrize(
     ("name", "variant", "params", "target"),
     [
@@ -327,10 +342,10 @@ def test_a_recurring_run_does_nothing_unless_something_is_new():
 def test_the_version_of_the_data_reaches_the_registry(compiled):
     for variant, producer in (("full", "snapshot"), ("train", "changes")):
         spec = json_format.MessageToDict(build(PARAMS, VERSIONED, variant).pipeline_spec)
-        revision = tasks(spec)["register"]["inputs"]["parameters"]["data_revision"]
+        revision = tasks_of(spec)["register"]["inputs"]["parameters"]["data_revision"]
         assert revision["taskOutputParameter"]["producerTask"] == producer
     spec, *_ = compiled["cluster"]
-    assert tasks(spec)["register"]["inputs"]["parameters"]["data_revision"] == {"runtimeValue": {"constant": ""}}
+    assert tasks_of(spec)["register"]["inputs"]["parameters"]["data_revision"] == {"runtimeValue": {"constant": ""}}
 
 
 def test_only_tasks_that_touch_the_repository_get_its_deploy_key():
@@ -342,7 +357,7 @@ def test_only_tasks_that_touch_the_repository_get_its_deploy_key():
 
 def test_a_notice_is_sent_whatever_happened(compiled):
     spec, *_ = compiled["cluster"]
-    assert tasks(spec)["notify"]["triggerPolicy"]["strategy"] == "ALL_UPSTREAM_TASKS_COMPLETED"
+    assert tasks_of(spec)["notify"]["triggerPolicy"]["strategy"] == "ALL_UPSTREAM_TASKS_COMPLETED"
 
 
 def test_a_cluster_without_gpus_is_not_given_a_backbone_that_needs_them(tmp_path):

@@ -28,7 +28,7 @@ from dubmill.config.params import SynthesizeParams
 from dubmill.errors import DiskFullError, InvalidParamsError, UnsupportedTextError, UsageError
 from dubmill.faces import Face
 from dubmill.generation.sampling import Region
-from dubmill.launching import run_with_kept_draft, train_together
+from dubmill.launching import run_task, train_together
 from dubmill.model.load import load
 from dubmill.prompting import generate_prompts, over_articulated
 from dubmill.steps import inpaint as inpaint_module
@@ -295,12 +295,12 @@ def test_a_step_drafts_where_a_lost_pod_leaves_it_and_ends_where_it_should(
     monkeypatch.setenv("DUBMILL_WORK", str(tmp_path / "work"))
     opened, params = [mini_backbone, latents], PARAMS.model_copy(update={"num_steps": 3})
     with dying_at(2):
-        run_with_kept_draft(train, opened, params, tmp_path / "first-pod")
-    (draft,) = (tmp_path / "work/drafts").iterdir()
+        run_task(train, [*opened, params], tmp_path / "first-pod")
+    (draft,) = (one for one in (tmp_path / "work/drafts").iterdir() if one.is_dir())
     assert last_step(draft) == 2
-    sealed = run_with_kept_draft(train, opened, params, tmp_path / "second-pod")
+    sealed = run_task(train, [*opened, params], tmp_path / "second-pod")
     assert sealed.path == tmp_path / "second-pod"
-    assert not list((tmp_path / "work/drafts").iterdir())
+    assert not draft.exists()
     assert sealed.digest == train(mini_backbone, latents, params, tmp_path / "plain").digest
 
 

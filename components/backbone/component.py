@@ -23,9 +23,10 @@ def backbone(
     from pathlib import Path
 
     from dubmill.config.params import BackboneParams, validate
+    from dubmill.launching import run_task
     from dubmill.report import look
     from dubmill.steps.backbone import backbone as step
 
     section = validate(BackboneParams, params, "backbone")
-    sealed = step(section, Path(backbone.path))
+    sealed = run_task(step, [section], Path(backbone.path))
     look.log(sealed, backbone, metrics, summary)

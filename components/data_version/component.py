@@ -24,8 +24,9 @@ def data_version(
     """
     from pathlib import Path
 
+    from dubmill.launching import run_task
     from dubmill.report import look
     from dubmill.tracking.data_versions import get_version
 
-    sealed = get_version(repository, revision, Path(pairs.path))
+    sealed = run_task(get_version, [repository, revision], Path(pairs.path))
     look.log(sealed, pairs, metrics, summary)

@@ -32,12 +32,12 @@ def dub(
 
     from dubmill.artifacts.store import Adapter, Backbone, PairSet
     from dubmill.config.params import DubParams, validate
-    from dubmill.launching import run_with_kept_draft
+    from dubmill.launching import run_task
     from dubmill.report import look
     from dubmill.steps.dub import dub as step
 
     section = validate(DubParams, params, "dub")
     opened = [Backbone.open(backbone.path), Adapter.open(adapter.path), PairSet.open(pairs.path)]
-    sealed = run_with_kept_draft(step, opened, section, Path(dubs.path))
+    sealed = run_task(step, [*opened, section], Path(dubs.path))
     look.log(sealed, dubs, metrics, summary)
     look.write_page(sealed, page.path)

@@ -28,9 +28,11 @@ def encode(
 
     from dubmill.artifacts.store import Backbone, PairSet
     from dubmill.config.params import EncodeParams, validate
+    from dubmill.launching import run_task
     from dubmill.report import look
     from dubmill.steps.encode import encode as step
 
     section = validate(EncodeParams, params, "encode")
-    sealed = step(Backbone.open(backbone.path), PairSet.open(pairs.path), section, Path(latents.path))
+    opened = [Backbone.open(backbone.path), PairSet.open(pairs.path)]
+    sealed = run_task(step, [*opened, section], Path(latents.path))
     look.log(sealed, latents, metrics, summary)

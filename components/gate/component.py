@@ -32,15 +32,12 @@ def gate(
 
     from dubmill.artifacts.store import Backbone, PairSet
     from dubmill.config.params import GateParams, ScorersParams, validate
+    from dubmill.launching import run_task
     from dubmill.report import look
     from dubmill.steps.gate import gate as step
 
-    sealed = step(
-        Backbone.open(backbone.path),
-        PairSet.open(pairs.path),
-        validate(ScorersParams, scorers_params, "scorers"),
-        validate(GateParams, params, "gate"),
-        Path(accepted.path),
-    )
+    opened = [Backbone.open(backbone.path), PairSet.open(pairs.path)]
+    sections = [validate(ScorersParams, scorers_params, "scorers"), validate(GateParams, params, "gate")]
+    sealed = run_task(step, [*opened, *sections], Path(accepted.path))
     look.log(sealed, accepted, metrics, summary)
     look.write_page(sealed, page.path)

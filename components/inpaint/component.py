@@ -30,12 +30,12 @@ def inpaint(
 
     from dubmill.artifacts.store import Backbone, ClipSet
     from dubmill.config.params import InpaintParams, validate
-    from dubmill.launching import run_with_kept_draft
+    from dubmill.launching import run_task
     from dubmill.report import look
     from dubmill.steps.inpaint import inpaint as step
 
     section = validate(InpaintParams, params, "inpaint")
     opened = [Backbone.open(backbone.path), ClipSet.open(clips.path)]
-    sealed = run_with_kept_draft(step, opened, section, Path(pairs.path))
+    sealed = run_task(step, [*opened, section], Path(pairs.path))
     look.log(sealed, pairs, metrics, summary)
     look.write_page(sealed, page.path)

@@ -30,12 +30,12 @@ def synthesize(
 
     from dubmill.artifacts.store import Backbone, PromptSet
     from dubmill.config.params import SynthesizeParams, validate
-    from dubmill.launching import run_with_kept_draft
+    from dubmill.launching import run_task
     from dubmill.report import look
     from dubmill.steps.synthesize import synthesize as step
 
     section = validate(SynthesizeParams, params, "synthesize")
     opened = [Backbone.open(backbone.path), PromptSet.open(prompts.path)]
-    sealed = run_with_kept_draft(step, opened, section, Path(clips.path))
+    sealed = run_task(step, [*opened, section], Path(clips.path))
     look.log(sealed, clips, metrics, summary)
     look.write_page(sealed, page.path)

@@ -29,10 +29,10 @@ def train(
     from dubmill.artifacts.store import Backbone, LatentSet
     from dubmill.config.params import validate
     from dubmill.config.training import TrainParams
-    from dubmill.launching import run_with_kept_draft, train_on_all_gpus
+    from dubmill.launching import run_task, train_on_all_gpus
     from dubmill.report import look
 
     section = validate(TrainParams, params, "train")
     opened = [Backbone.open(backbone.path), LatentSet.open(latents.path)]
-    sealed = run_with_kept_draft(train_on_all_gpus, opened, section, Path(adapter.path))
+    sealed = run_task(train_on_all_gpus, [*opened, section], Path(adapter.path))
     look.log(sealed, adapter, metrics, summary)

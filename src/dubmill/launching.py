@@ -5,45 +5,68 @@ Without Kubeflow: `torchrun --standalone --nproc-per-node N -m dubmill.cli.main 
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from dubmill.artifacts.draft import Draft
 from dubmill.artifacts.files import digest_of
-from dubmill.artifacts.store import Adapter, Artifact, Backbone, LatentSet
+from dubmill.artifacts.references import write_reference
+from dubmill.artifacts.store import Adapter, Artifact, Backbone, ClipSet, DubSet, LatentSet, PairSet
 from dubmill.config.params import Section
 from dubmill.config.training import TrainParams
 from dubmill.errors import DubmillError, InterruptedStepError
 
-WORK = "DUBMILL_WORK"  # a folder that is kept when the pod is lost
+WORK = "DUBMILL_WORK"  # a folder that is kept when the pod is lost, and that all tasks mount
+STAYING = (Backbone, ClipSet, PairSet, LatentSet, DubSet)  # too large to pass through Kubeflow's object store
 GRACE_SECONDS = 300  # to write a checkpoint after SIGTERM; the pod's own grace period may be shorter
 
 Kind = TypeVar("Kind", bound=Artifact)
 
 
-def run_with_kept_draft(
-    step: Callable[..., Kind | Draft[Kind]], opened: Sequence[Artifact], params: Section, out: Path
-) -> Kind:
-    """Runs `step` on `opened` and returns its artifact at `out`. With $DUBMILL_WORK set, the draft is kept there.
+def run_task(step: Callable[..., Kind | Draft[Kind]], inputs: Sequence[Any], out: Path) -> Kind:
+    """Runs `step(*inputs, out)` as a task and returns its artifact. With $DUBMILL_WORK set, it is made there.
 
-    KFP retries a task in a new pod with an empty `out`; the draft still has its shards or its checkpoint.
+    KFP retries a task in a new pod with an empty `out`; the draft still has its shards or its checkpoint. Adapters and reports are
+    copied to `out`; large artifacts stay, `out` gets a reference, and later tasks with the same inputs find them there. A lock
+    lets only one task at a time fill a draft.
     """
     home = os.environ.get(WORK, "")
     if not home:
-        return _sealed(step(*opened, params, out))
-    work = [os.environ.get("DUBMILL_CODE", ""), [one.digest for one in opened], params.model_dump()]
-    draft = Path(home) / "drafts" / f"{step.__name__}-{digest_of(work)[:16]}"
-    sealed = _sealed(step(*opened, params, draft))
-    shutil.copytree(draft, out, dirs_exist_ok=True)
-    shutil.rmtree(draft)
+        return _sealed(step(*inputs, out))
+    work = [step.__name__, os.environ.get("DUBMILL_CODE", ""), [_identity(one) for one in inputs]]
+    draft = Path(home) / "drafts" / f"{step.__name__}-{digest_of(work)[:32]}"
+    with _only_task(draft):
+        sealed = _sealed(step(*inputs, draft))
+        if isinstance(sealed, STAYING):
+            write_reference(out, sealed.path)
+            return sealed
+        shutil.copytree(draft, out, dirs_exist_ok=True)
+        shutil.rmtree(draft)
     return type(sealed).open(out)
+
+
+def _identity(value: Any) -> Any:  # noqa: ANN401 (an artifact, a section, or a plain value)
+    if isinstance(value, Artifact):
+        return value.digest
+    return value.model_dump(mode="json") if isinstance(value, Section) else value
+
+
+@contextlib.contextmanager
+def _only_task(draft: Path) -> Iterator[None]:
+    """Waits until no other task fills `draft`; the lock of a killed task is free at once."""
+    draft.parent.mkdir(parents=True, exist_ok=True)
+    with draft.with_suffix(".lock").open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
 
 
 def _sealed(result: Kind | Draft[Kind]) -> Kind:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from dubmill.artifacts.files import sha256_of
 from dubmill.artifacts.manifest import read_manifest
+from dubmill.artifacts.references import followed
 from dubmill.errors import ChangedArtifactError, InvalidArtifactError
 
 MODELS = "DUBMILL_MODELS"  # the volume that the endpoint reads, as mounted in the task that promotes
@@ -19,7 +20,7 @@ MODELS = "DUBMILL_MODELS"  # the volume that the endpoint reads, as mounted in t
 def publish_models(*, backbone: Path | str, release: Path | str) -> None:
     """Publishes both to the folder that $DUBMILL_MODELS names; does nothing where it is not set."""
     if folder := os.environ.get(MODELS):
-        publish(Path(folder), backbone=backbone, release=release)
+        publish(Path(folder), backbone=followed(Path(backbone))[0], release=release)
 
 
 def publish(folder: Path, **artifacts: Path | str) -> None:

@@ -22,7 +22,8 @@ import pyarrow.parquet as pq
 
 from dubmill.artifacts.draft import Draft
 from dubmill.artifacts.files import ROWS_FILE, sha256_of, tar_index
-from dubmill.artifacts.manifest import MANIFEST, SCHEMA_VERSION, Lineage, Manifest, read_manifest
+from dubmill.artifacts.manifest import MANIFEST, SCHEMA_VERSION, Lineage, Manifest
+from dubmill.artifacts.references import followed
 from dubmill.artifacts.rows import ClipRow, DubRow, PairRow, Prompt, Row
 from dubmill.errors import ChangedArtifactError, InvalidArtifactError
 from dubmill.media.clips import Clip
@@ -51,15 +52,14 @@ class Artifact:
 
     @classmethod
     def open(cls, path: Path | str) -> Self:
-        """Returns the artifact at `path`: its kind, schema and manifest are checked now, the bytes of a file when it is read.
+        """Returns the artifact at `path`, or the one that a reference there names: its kind, schema and manifest are checked now, the bytes of a file when it is read.
 
         Raises:
             UnsealedArtifactError: it was never finished.
             InvalidArtifactError: it is something else.
             ChangedArtifactError: the manifest was edited, or a file is gone.
         """
-        path = Path(path)
-        manifest = read_manifest(path)
+        path, manifest = followed(Path(path))
         if manifest.kind != cls.kind:
             raise InvalidArtifactError(
                 f"this is a {manifest.kind}, not a {cls.kind}", where=str(path), cure="give the right directory"
@@ -287,7 +287,7 @@ def open_any(path: Path | str) -> Artifact:
     Raises:
         InvalidArtifactError: see `Artifact.open`, or its kind is unknown.
     """
-    manifest = read_manifest(Path(path))
+    _, manifest = followed(Path(path))
     if manifest.kind not in KINDS:
         raise InvalidArtifactError(
             f"unknown kind {manifest.kind!r}", where=str(path), cure=f"known: {', '.join(KINDS)}"

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from dubmill.artifacts.manifest import MANIFEST
 from dubmill.artifacts.store import PairSet
 from dubmill.errors import InvalidArtifactError, ServiceUnavailableError, UsageError
 
@@ -97,6 +98,8 @@ def get_version(repository: str, revision: str, out: Path) -> PairSet:
     Raises:
         InvalidArtifactError: that revision holds no pairs, or others than were sealed.
     """
+    if (out / MANIFEST).is_file():  # an earlier attempt of the same task
+        return PairSet.open(out)
     commit = resolve(repository, revision)
     part = out.with_name(f".{out.name}.partial")
     shutil.rmtree(part, ignore_errors=True)
