@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from dubmill import media
-from dubmill.errors import DiskFullError, UnreadableMediaError, UsageError
+from dubmill.errors import DiskFullError, MediaTooLargeError, UnreadableMediaError, UsageError
+from dubmill.media import probing, process
 from dubmill.media.clips import Clip
 
 
@@ -176,8 +177,56 @@ def test_silence_is_not_taken_for_a_voice():
 
 def test_limits_hold_before_memory_fills(mp4):
     assert "longer than 1 s" in sentence_of(mp4, limits=media.Limits(max_seconds=1))
-    assert "larger than 32 pixels" in sentence_of(mp4, limits=media.Limits(max_side=32))
+    assert "pixels" in sentence_of(mp4, limits=media.Limits(max_side=32))
     assert "GiB" in sentence_of(mp4, limits=media.Limits(max_decoded_bytes=1000))
+
+
+@pytest.fixture(scope="module")
+def wide_png(tmp_path_factory):
+    """A picture of 25 million pixels in a file of 80 KB."""
+    path = tmp_path_factory.mktemp("bomb") / "wide.mov"
+    ffmpeg("-f", "lavfi", "-i", "color=black:s=5000x5000:r=1:d=1", "-c:v", "png", path)
+    return path
+
+
+@pytest.mark.parametrize("codec", ["png", "mjpeg"])
+def test_a_small_file_of_large_pictures_is_refused_before_it_is_decoded(tmp_path, wide_png, monkeypatch, codec):
+    """A file of 750 KB was decoded for 16 s, in the model's slot."""
+    ffmpeg("-i", wide_png, "-c:v", codec, tmp_path / "bomb.mov")
+    monkeypatch.setattr(probing, "stream_output", lambda *_, **__: pytest.fail("it was decoded"))
+    with pytest.raises(MediaTooLargeError, match="5000x5000 is larger than 4096|too many pixels"):
+        media.probe(tmp_path / "bomb.mov")
+
+
+def test_pictures_that_grow_in_the_middle_are_refused(tmp_path, wide_png):
+    """The header states the first picture's size only."""
+    ffmpeg("-f", "lavfi", "-i", "color=red:s=64x64:r=1:d=2", "-c:v", "mjpeg", "-f", "mjpeg", tmp_path / "small")
+    ffmpeg("-i", wide_png, "-c:v", "mjpeg", "-f", "mjpeg", tmp_path / "large")
+    both = tmp_path / "both"
+    both.write_bytes((tmp_path / "small").read_bytes() + (tmp_path / "large").read_bytes())
+    ffmpeg("-f", "mjpeg", "-i", both, "-c", "copy", tmp_path / "growing.mov")
+    with pytest.raises(MediaTooLargeError, match="too many pixels"):
+        media.probe(tmp_path / "growing.mov")
+
+
+def _picture_source(size, seconds):
+    import ffmpeg as graphs
+
+    source = graphs.input(f"testsrc2=s={size}:d={seconds}", f="lavfi")
+    return source.output("pipe:", format="rawvideo", pix_fmt="rgb24")
+
+
+def test_a_file_that_takes_too_long_to_decode_is_refused():
+    with pytest.raises(MediaTooLargeError, match="more than 1 s"):
+        for _ in process.stream_output(_picture_source("1280x720", 600), name="clip", fds=[], max_cpu_seconds=1):
+            pass
+
+
+def test_a_file_that_takes_too_much_memory_to_decode_is_refused(monkeypatch):
+    monkeypatch.setattr(process, "MAX_DATA_BYTES", 120 * 2**20)
+    with pytest.raises(MediaTooLargeError, match="memory"):
+        for _ in process.stream_output(_picture_source("3000x3000", 1), name="clip", fds=[]):
+            pass
 
 
 def test_sound_over_full_scale_is_clipped_and_missing_sound_padded():

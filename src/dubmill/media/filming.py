@@ -14,7 +14,7 @@ from dubmill.errors import UsageError
 from dubmill.media.carrying import CarriedStreams
 from dubmill.media.coding import Coding, sound_options
 from dubmill.media.layout import Colour, Layout
-from dubmill.media.process import BITEXACT, CONTAINERS
+from dubmill.media.process import ALLOWED, BITEXACT
 from dubmill.media.writing import feed, metadata_options
 
 
@@ -52,7 +52,7 @@ def write_film(
     exact = {"threads": 1, "fflags": BITEXACT, "flags:v": BITEXACT, "flags:a": BITEXACT, "map_metadata": -1}
     streams = [picture, ffmpeg.input(f"file:{wav.absolute()}")["a:0"]]
     if source is not None and carried is not None:
-        original = ffmpeg.input(f"file:{source.absolute()}", format_whitelist=CONTAINERS)
+        original = ffmpeg.input(f"file:{source.absolute()}", **ALLOWED)
         streams += carried.streams(original)
         options |= carried.options(coding.container.muxer)
     graph = ffmpeg.output(*streams, f"file:{path.absolute()}", **options, **exact).overwrite_output()

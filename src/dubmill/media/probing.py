@@ -22,7 +22,18 @@ from dubmill.media.header import (
     timecode,
 )
 from dubmill.media.layout import BT709, Colour, Layout, nearest_format
-from dubmill.media.process import CONTAINERS, Source, content, name_of, running, seekable, stream_output
+from dubmill.media.process import (
+    ALLOWED,
+    TOO_MANY_PIXELS,
+    Source,
+    content,
+    error_of,
+    limit_resources,
+    name_of,
+    running,
+    seekable,
+    stream_output,
+)
 
 # Rates for files of variable rate of which FFmpeg only knows the clock of the time stamps.
 COMMON_RATES = tuple(
@@ -31,6 +42,7 @@ COMMON_RATES = tuple(
 )
 _MAX_RATE = 120
 _HD_LINES = 720
+_HEADER_CPU_SECONDS = 30
 _TRANSFERS = {"smpte2084": "PQ", "arib-std-b67": "HLG"}
 
 
@@ -41,6 +53,11 @@ class Limits:
     max_seconds: float = 60.0
     max_side: int = 4096  # pixels
     max_decoded_bytes: int = 2 * 1024**3  # of the frames once they are resampled
+
+    @property
+    def max_cpu_seconds(self) -> int:
+        """Processor time to decode a file of the greatest length: 20 s for each second of it."""
+        return round(30 + 20 * self.max_seconds)
 
 
 @dataclass(frozen=True)
@@ -114,10 +131,11 @@ def probe(source: Source, *, limits: Limits | None = None, track: int | None = N
     limits = limits or Limits()
     name = name_of(source)
     with seekable(source) as (url, fds):
-        header = _header(url, fds)
+        header = _header(url, fds, limits, name)
         picture, tracks = picture_line(header), sound_tracks(header)
         chosen = _chosen_track(tracks, track, name)
-        output = stream_output(_count_graph(url, limits, _replacement_rate(picture), chosen), name=name, fds=fds)
+        graph = _count_graph(url, limits, _replacement_rate(picture), chosen)
+        output = stream_output(graph, name=name, fds=fds, max_cpu_seconds=limits.max_cpu_seconds)
         info = _parse_counts(_lines(output), name, _hdr(picture))
     info = replace(info, tracks=tracks, track=chosen, picture=picture_format(header), others=other_streams(header))
     info = replace(info, num_chapters=num_chapters(header), timecode=timecode(header), matrix=_assumed_matrix(info))
@@ -125,16 +143,26 @@ def probe(source: Source, *, limits: Limits | None = None, track: int | None = N
     return info
 
 
-def _header(url: str, fds: list[int]) -> str:
-    """FFmpeg's description of the file."""
+def _header(url: str, fds: list[int], limits: Limits, name: str) -> str:
+    """FFmpeg's description of the file.
+
+    Raises:
+        MediaTooLargeError: its picture, or its first frame, is over a limit; nothing was decoded.
+    """
     import ffmpeg
 
-    graph = ffmpeg.input(url, format_whitelist=CONTAINERS).output(
+    graph = ffmpeg.input(url, max_pixels=limits.max_side**2, **ALLOWED).output(
         "pipe:", format="null", c="copy", **{"frames": 0, "v": "info"}
     )
     with running(graph, fds=fds, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as (process, log):
+        limit_resources(process, max_cpu_seconds=_HEADER_CPU_SECONDS)
         process.wait()
-        return content(log).decode("utf-8", "replace").partition("Stream mapping:")[0].partition("\nOutput #")[0]
+        header = content(log).decode("utf-8", "replace").partition("Stream mapping:")[0].partition("\nOutput #")[0]
+    picture = picture_format(header)
+    _check_side(limits, picture.width, picture.height, name)
+    if TOO_MANY_PIXELS in header and not picture.width:  # with a width, it is a cover that nobody reads
+        raise error_of(header, name)
+    return header
 
 
 def _chosen_track(tracks: tuple[SoundTrack, ...], number: int | None, name: str) -> int:
@@ -179,7 +207,7 @@ def _count_graph(url: str, limits: Limits, rate: Fraction | None, track: int) ->
     """Decodes everything to one line per frame; with `xerror` a truncated file is an error and not a shorter clip."""
     import ffmpeg
 
-    source = ffmpeg.input(url, t=limits.max_seconds + 1.0, format_whitelist=CONTAINERS)
+    source = ffmpeg.input(url, t=limits.max_seconds + 1.0, max_pixels=limits.max_side**2, **ALLOWED)
     streams = source["V:0?"], source[f"a:{track}?"]
     square = {"filter:v": "scale=w=iw*sar:h=ih,setsar=1"} | ({"r": str(rate)} if rate else {})
     return ffmpeg.output(
@@ -237,9 +265,13 @@ def _end_seconds(facts: dict[tuple[str, str], str], index: str, last: dict[str, 
 def _check_limits(limits: Limits, info: MediaInfo, name: str) -> None:
     if info.seconds > limits.max_seconds:
         raise MediaTooLongError(f"it is longer than {limits.max_seconds:g} s", where=name, cure="cut it first")
-    if max(info.width, info.height) > limits.max_side:
+    _check_side(limits, info.width, info.height, name)
+
+
+def _check_side(limits: Limits, width: int, height: int, name: str) -> None:
+    if max(width, height) > limits.max_side:
         raise MediaTooLargeError(
-            f"{info.width}x{info.height} is larger than {limits.max_side} pixels a side", where=name, cure="scale it"
+            f"{width}x{height} is larger than {limits.max_side} pixels a side", where=name, cure="scale it"
         )
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import select
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -14,19 +16,23 @@ from typing import IO, Any
 
 import numpy as np
 
-from dubmill.errors import UnreadableMediaError
+from dubmill.errors import MediaTooLargeError, UnreadableMediaError
 from dubmill.media.installation import executable
 
 Source = Path | str | bytes
 
 # Real containers only: playlists, concat scripts and image patterns could make FFmpeg read other files of the machine.
 CONTAINERS = "mov,matroska,webm,avi,mpegts,mpeg,ogg,flv,asf,nut,wav,mp3,aac,flac"
+ALLOWED = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file"}  # of every input
+MAX_DATA_BYTES = 4 * 1024**3  # of one FFmpeg; frames of 4096 x 4096 need a tenth of it
+MAX_CPU_SECONDS = 4 * 24 * 3600  # where nothing else is stated: of a film of a day
 BITEXACT = "+bitexact"
 FAST_SCALING = (
     "bicubic+full_chroma_int+full_chroma_inp+bitexact"  # of whole films: up to 1 of 255 off, five times as fast
 )
 SCALING = "bicubic+accurate_rnd+full_chroma_int+full_chroma_inp+bitexact"
 STALL_SECONDS = 600.0  # without any output
+TOO_MANY_PIXELS = "exceeds specified max pixel count"
 _TRUNCATED = ("partial file", "File ended prematurely")  # messages after which FFmpeg exits with success
 
 
@@ -44,14 +50,18 @@ def read_output(graph: Any, *, name: str, fds: Sequence[int]) -> bytes:
     return b"".join(stream_output(graph, name=name, fds=fds))
 
 
-def stream_output(graph: Any, *, name: str, fds: Sequence[int]) -> Iterator[bytes]:
+def stream_output(
+    graph: Any, *, name: str, fds: Sequence[int], max_cpu_seconds: int = MAX_CPU_SECONDS
+) -> Iterator[bytes]:
     """What FFmpeg writes to its standard output, block by block; a reader that stops early ends the process.
 
     Raises:
         UnreadableMediaError: it failed, or wrote nothing for `STALL_SECONDS`.
+        MediaTooLargeError: it needs more processor time, memory or pixels than it is given.
     """
     with running(graph, fds=fds, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as (process, log):
         assert process.stdout is not None
+        limit_resources(process, max_cpu_seconds=max_cpu_seconds)
         pipe = process.stdout.fileno()
         while True:
             if not select.select([pipe], [], [], STALL_SECONDS)[0]:
@@ -61,6 +71,9 @@ def stream_output(graph: Any, *, name: str, fds: Sequence[int]) -> Iterator[byte
                 break
             yield data
         has_failed, messages = bool(process.wait()), content(log).decode("utf-8", "replace")
+        if process.returncode == -signal.SIGKILL:  # at the hard limit, or by the kernel where memory ran out
+            what = f"it takes more than {max_cpu_seconds} s, or all memory, to decode"
+            raise MediaTooLargeError(what, where=name, cure="export it again, or cut it")
         if has_failed or any(sign in messages for sign in _TRUNCATED):
             raise error_of(messages, name)
 
@@ -89,8 +102,21 @@ def running(
             process.wait()
 
 
-def error_of(messages: str, name: str) -> UnreadableMediaError:
+def limit_resources(process: subprocess.Popen[bytes], *, max_cpu_seconds: int) -> None:
+    """Bound the memory and processor time of a running FFmpeg, from outside: code between fork and exec could deadlock."""
+    if not hasattr(resource, "prlimit"):
+        return  # not Linux
+    with suppress(ProcessLookupError):  # it has ended already
+        resource.prlimit(process.pid, resource.RLIMIT_DATA, (MAX_DATA_BYTES, MAX_DATA_BYTES))
+        resource.prlimit(process.pid, resource.RLIMIT_CPU, (max_cpu_seconds, max_cpu_seconds))
+
+
+def error_of(messages: str, name: str) -> UnreadableMediaError | MediaTooLargeError:
     """Returns the error that describes FFmpeg's messages."""
+    if TOO_MANY_PIXELS in messages:
+        return MediaTooLargeError("its pictures have too many pixels", where=name, cure="scale it")
+    if any(sign in messages for sign in ("Cannot allocate memory", "pthread_create() failed")):
+        return MediaTooLargeError("it takes too much memory to decode", where=name, cure="export it again, or scale it")
     is_container_known = any(sign in messages for sign in ("moov atom not found", "error reading header"))
     if "does not contain any stream" in messages:
         return UnreadableMediaError(

@@ -19,7 +19,7 @@ from dubmill.media.clips import Clip, cut_or_pad
 from dubmill.media.layout import Colour, Layout
 from dubmill.media.probing import Limits, MediaInfo, check_decoded_size, probe
 from dubmill.media.process import (
-    CONTAINERS,
+    ALLOWED,
     FAST_SCALING,
     SCALING,
     Source,
@@ -150,7 +150,7 @@ def converted_frames(path: Path, layout: Layout, colour: Colour) -> Iterator[np.
     import ffmpeg
 
     with seekable(path) as (place, fds):
-        picture = ffmpeg.input(place, format_whitelist=CONTAINERS)["V:0"].filter(
+        picture = ffmpeg.input(place, **ALLOWED)["V:0"].filter(
             "scale", w=layout.width, h=layout.height, flags=FAST_SCALING, **colour.conversion
         )
         raw = _planar(picture, layout, colour).global_args("-xerror")
@@ -178,7 +178,7 @@ def sound(
 
     size, pending = block_samples * channels * 4, bytearray()
     with seekable(source) as (place, fds):
-        audio = _sound_graph(ffmpeg.input(place, format_whitelist=CONTAINERS), sample_rate_hz, track)
+        audio = _sound_graph(ffmpeg.input(place, **ALLOWED), sample_rate_hz, track)
         graph = audio.output("pipe:", format="f32le", ac=channels, ar=sample_rate_hz)
         if has_picture:
             graph = ffmpeg.merge_outputs(graph, _beside(place, "V:0"))
@@ -201,7 +201,7 @@ def metadata(source: Source) -> dict[str, str]:
 
     with seekable(source) as (place, fds):
         text = read_output(
-            ffmpeg.input(place, format_whitelist=CONTAINERS).output("pipe:", format="ffmetadata"),
+            ffmpeg.input(place, **ALLOWED).output("pipe:", format="ffmetadata"),
             name=name_of(source),
             fds=fds,
         )
@@ -235,7 +235,7 @@ def _source_picture(place: str, info: MediaInfo, rate: Fraction, tone_map: bool,
         raise UnreadableMediaError(
             f"its picture is HDR ({info.hdr})", where=name, cure="convert it to BT.709, or use tone mapping"
         )
-    picture = ffmpeg.input(place, format_whitelist=CONTAINERS)["V:0"]
+    picture = ffmpeg.input(place, **ALLOWED)["V:0"]
     if info.picture.is_interlaced:
         picture = picture.filter("bwdif", mode="send_frame")
     # start_time and first_pts: a track that begins late is filled from the clip's start, not moved to it
@@ -286,7 +286,7 @@ def _beside(place: str, stream_of: str) -> Any:
     """
     import ffmpeg
 
-    return ffmpeg.input(place, format_whitelist=CONTAINERS)[stream_of].output(os.devnull, format="null", c="copy")
+    return ffmpeg.input(place, **ALLOWED)[stream_of].output(os.devnull, format="null", c="copy")
 
 
 def _sound_graph(source: Any, sample_rate_hz: int, track: int) -> Any:
@@ -301,6 +301,6 @@ def _clip_graph(
     outs = [_raw(picture)]
     if info.has_audio:
         sample_rate_hz, channels = audio_format
-        sound = _sound_graph(ffmpeg.input(place, format_whitelist=CONTAINERS), sample_rate_hz, info.track)
+        sound = _sound_graph(ffmpeg.input(place, **ALLOWED), sample_rate_hz, info.track)
         outs.append(sound.output(url(samples_file), format="f32le", ac=channels, ar=sample_rate_hz))
     return ffmpeg.merge_outputs(*outs).overwrite_output()
