@@ -47,6 +47,9 @@ Chosen = Annotated[Pipeline, typer.Option("--pipeline", help="which pipeline")]
 DataRepository = Annotated[
     str, typer.Option("--data-repository", help="git repository of the data versions; empty: pairs are not versioned")
 ]
+RolledEndpoint = Annotated[
+    str, typer.Option("--endpoint", help="namespace/name of the InferenceService that a promotion rolls; empty: none")
+]
 DataBranch = Annotated[str, typer.Option("--data-branch", help="branch of that repository")]
 DataRemote = Annotated[
     str, typer.Option("--data-remote", help="DVC remote of a repository that has none yet, such as s3://bucket/folder")
@@ -85,6 +88,7 @@ def compile_(
     models: Models = "models",
     work: Work = "work",
     train_gpus: TrainGpus = 1,
+    endpoint: RolledEndpoint = "",
     data_repository: DataRepository = "",
     data_branch: DataBranch = "main",
     data_remote: DataRemote = "",
@@ -94,7 +98,7 @@ def compile_(
 
     values = _params(params, overlay)
     data = DataPlace(data_repository, data_branch, data_remote)
-    target = _cluster_target(values, gpu, train_gpus, mlflow, models, work, data)
+    target = _cluster_target(values, gpu, train_gpus, mlflow, models, work, endpoint, data)
     started = time.process_time()
     compile_to(out, values, target, pipeline)
     spent = time.process_time() - started
@@ -169,6 +173,7 @@ def submit(
     models: Models = "models",
     work: Work = "work",
     train_gpus: TrainGpus = 1,
+    endpoint: RolledEndpoint = "",
     data_repository: DataRepository = "",
     data_branch: DataBranch = "main",
     data_remote: DataRemote = "",
@@ -181,7 +186,9 @@ def submit(
         raise UsageError("a schedule has no end to wait for", cure="leave --wait or --cron out")
     package, values = Path(f"build/{pipeline}.yaml"), _params(params, overlay)
     data = DataPlace(data_repository, data_branch, data_remote)
-    compile_to(package, values, _cluster_target(values, gpu, train_gpus, mlflow, models, work, data), pipeline)
+    compile_to(
+        package, values, _cluster_target(values, gpu, train_gpus, mlflow, models, work, endpoint, data), pipeline
+    )
     file = token_file or (None if token or cookie else default_token_file())
     cluster = Cluster(host, namespace=namespace, login=Login(token=token, cookie=cookie, token_file=file))
     name = VARIANTS[pipeline].name
@@ -203,7 +210,14 @@ class DataPlace(NamedTuple):
 
 
 def _cluster_target(
-    params: Params, gpu: bool | None, train_gpus: int, mlflow: str, models: str, work: str, data: DataPlace
+    params: Params,
+    gpu: bool | None,
+    train_gpus: int,
+    mlflow: str,
+    models: str,
+    work: str,
+    endpoint: str,
+    data: DataPlace,
 ) -> Target:
     """Returns the target on a cluster.
 
@@ -226,6 +240,7 @@ def _cluster_target(
         work_claim=work,
         num_retries=NUM_RETRIES,
         code=code_digest(),
+        endpoint=endpoint,
         data_repository=data.repository,
         data_branch=data.branch,
         data_remote=data.remote,

@@ -83,6 +83,7 @@ class Target:
     num_retries: int
     code: str  # digest of the library, part of KFP's cache key: new code never gets old results
     is_cluster: bool = True
+    endpoint: str = ""  # namespace/name of the InferenceService that a promotion rolls; empty: none
     data_repository: str = ""  # git repository of the data versions; empty: pairs are not versioned
     data_branch: str = "main"  # of it
     data_remote: str = ""  # DVC remote of a repository that has none yet, such as s3://bucket/folder
@@ -154,6 +155,8 @@ def _use_cluster(task: dsl.PipelineTask, step: str, target: Target) -> None:
     if placement.publishes and target.models_claim:
         kubernetes.mount_pvc(task, pvc_name=target.models_claim, mount_path=MODELS_FOLDER)
         task.set_env_variable("DUBMILL_MODELS", MODELS_FOLDER)
+        if target.endpoint:
+            task.set_env_variable("DUBMILL_ENDPOINT", target.endpoint)
 
 
 def _use_network(task: dsl.PipelineTask, step: str, params: Params) -> None:

@@ -209,7 +209,8 @@ def test_the_endpoint_starts_the_server_with_arguments_it_knows(overlay):
 
     endpoint = named(overlay, "InferenceService", "dubmill")
     (container,) = endpoint["spec"]["predictor"]["containers"]
-    asked = arguments().parse_args(container["args"])
+    unrolled = [re.sub(r"\$\((BACKBONE|RELEASE)_FOLDER\)", "", argument) for argument in container["args"]]
+    asked = arguments().parse_args(unrolled)
     mounts = {mount["mountPath"]: mount for mount in container["volumeMounts"]}
     assert container["ports"][0]["containerPort"] == asked.http_port
     assert container["readinessProbe"]["httpGet"]["path"] == f"/v2/models/{asked.name}/ready"
@@ -225,9 +226,10 @@ def test_only_the_promoter_may_patch_and_only_that_one_endpoint(overlay):
         name for name, rules in roles.items() if any("inferenceservices" in rule["resources"] for rule in rules)
     ]
     assert patching == ["roll-endpoint"]
-    (rule,) = roles["roll-endpoint"]
-    assert rule["resourceNames"] == [named(overlay, "InferenceService", "dubmill")["metadata"]["name"]]
-    assert rule["verbs"] == ["get", "patch"]
+    service, deployment = roles["roll-endpoint"]
+    name = named(overlay, "InferenceService", "dubmill")["metadata"]["name"]
+    assert (service["resourceNames"], service["verbs"]) == ([name], ["get", "patch"])
+    assert (deployment["resourceNames"], deployment["verbs"]) == ([f"{name}-predictor"], ["get"])
     bound = named(overlay, "RoleBinding", "roll-endpoint")["subjects"]
     assert [subject["name"] for subject in bound] == ["promoter"]
     assert not any("*" in str(rule) for rules in roles.values() for rule in rules)

@@ -414,3 +414,13 @@ def test_a_local_run_tells_each_task_its_seconds_and_ends_with_the_failing_steps
     assert "xx" in done.stderr or "weights" in done.stderr
     assert "Traceback" not in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_only_the_promotion_knows_the_endpoint():
+    spec = json_format.MessageToDict(build(PARAMS, dataclasses.replace(CLUSTER, endpoint="ns/dubmill")).pipeline_spec)
+    named = {
+        name
+        for name, one in containers(spec).items()
+        if {"name": "DUBMILL_ENDPOINT", "value": "ns/dubmill"} in one["env"]
+    }
+    assert named == {"promote"}

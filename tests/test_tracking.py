@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 from doubles.gated_pairs import make_pairs
+from doubles.kubernetes_api import KubernetesApi
 
 from dubmill import tracking
 from dubmill.artifacts.code import code_digest
@@ -31,7 +32,7 @@ from dubmill.errors import (
 )
 from dubmill.steps.promote import promote
 from dubmill.steps.register import register
-from dubmill.tracking import rules
+from dubmill.tracking import endpoint, rules
 from dubmill.tracking.ledger import Entry, Ledger
 from dubmill.tracking.lock import promotion_lock
 
@@ -575,3 +576,67 @@ def test_a_recurring_run_trains_where_data_or_champion_is_a_new_one_and_only_the
     assert "became champion" in tracking.reason_to_train(model, "b" * 40)
     go(2, "b" * 40, words=0.5)
     assert tracking.reason_to_train(model, "b" * 40) == ""
+
+
+@pytest.fixture
+def api(tmp_path, monkeypatch):
+    """An emulated Kubernetes API with one InferenceService, and the volume that its pods read."""
+    with KubernetesApi() as found:
+        monkeypatch.setenv("DUBMILL_ENDPOINT", "dubmill/dubmill")
+        monkeypatch.setenv("DUBMILL_KUBERNETES", found.address)
+        monkeypatch.setenv("DUBMILL_MODELS", str(tmp_path / "volume"))
+        for name in ("POLL_SECONDS", "WAIT_SECONDS"):
+            monkeypatch.setattr(endpoint, name, 0.0)
+        yield found
+
+
+def served_release(tmp_path, api):
+    """The digest of the release that the pods read."""
+    return Release.open(tmp_path / "volume" / api.pods["dubmill/release-folder"] / "release").digest
+
+
+def test_a_promotion_and_a_rollback_move_alias_volume_and_endpoint_together(tmp_path, store, backbone, pairs, api):
+    first = Candidate(tmp_path, backbone, pairs, seed=1).promote()
+    assert served_release(tmp_path, api) == first.digest
+    second = Candidate(tmp_path, backbone, pairs, seed=2, words=0.9).promote()
+    assert (number(tmp_path), served_release(tmp_path, api)) == (2, second.digest)
+    tracking.rollback(tmp_path.name, Ledger(tmp_path / "promotions.jsonl"))
+    assert (number(tmp_path), served_release(tmp_path, api)) == (1, first.digest)
+    backbones = {path.parent for path in (tmp_path / "volume" / "rolled").glob("*/backbone")}
+    assert len(backbones) == 1  # kept once for both releases
+
+
+def test_a_release_that_the_endpoint_does_not_take_does_not_become_champion(tmp_path, store, backbone, pairs, api):
+    first = Candidate(tmp_path, backbone, pairs, seed=1).promote()
+    better = Candidate(tmp_path, backbone, pairs, seed=2, words=0.9)
+    api.takes_new_releases = False
+    with pytest.raises(endpoint.RolloutError):
+        better.promote()
+    assert (number(tmp_path), served_release(tmp_path, api)) == (1, first.digest)
+    assert [one[0] for one in entries(tmp_path)] == ["promoted"]
+    api.takes_new_releases = True
+    second = better.promote_only()
+    assert (number(tmp_path), served_release(tmp_path, api)) == (2, second.digest)
+
+
+def test_an_alias_that_cannot_move_takes_the_endpoint_back(tmp_path, store, backbone, pairs, api, monkeypatch):
+    first = Candidate(tmp_path, backbone, pairs, seed=1).promote()
+    with monkeypatch.context() as patch:
+        patch.setattr(type(store), "set_registered_model_alias", failing_for("champion", type(store)))
+        with pytest.raises(ServiceUnavailableError):
+            Candidate(tmp_path, backbone, pairs, seed=2, words=0.9).promote()
+    assert (number(tmp_path), served_release(tmp_path, api)) == (1, first.digest)
+
+
+def failing_for(alias, client_class):
+    """MLflow's call that sets an alias, failing for this one."""
+    from mlflow.exceptions import MlflowException
+
+    real = client_class.set_registered_model_alias
+
+    def call(self, name, given, version):
+        if given == alias:
+            raise MlflowException("the database is locked")
+        return real(self, name, given, version)
+
+    return call

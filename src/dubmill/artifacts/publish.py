@@ -14,12 +14,14 @@ from dubmill.artifacts.manifest import read_manifest
 from dubmill.artifacts.references import followed
 from dubmill.errors import ChangedArtifactError, InvalidArtifactError
 
+ENDPOINT = "DUBMILL_ENDPOINT"  # namespace/name of the InferenceService that a promotion rolls; empty: none
 MODELS = "DUBMILL_MODELS"  # the volume that the endpoint reads, as mounted in the task that promotes
 
 
 def publish_models(*, backbone: Path | str, release: Path | str) -> None:
-    """Publishes both to the folder that $DUBMILL_MODELS names; does nothing where it is not set."""
-    if folder := os.environ.get(MODELS):
+    """Publishes both to the folder that $DUBMILL_MODELS names; does nothing without it, or where $DUBMILL_ENDPOINT was rolled."""
+    folder = os.environ.get(MODELS)
+    if folder and not os.environ.get(ENDPOINT):
         publish(Path(folder), backbone=followed(Path(backbone))[0], release=release)
 
 

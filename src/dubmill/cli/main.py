@@ -52,7 +52,9 @@ def rollback(
     from dubmill.tracking.ledger import Ledger
 
     version = tracking.rollback(load(params, *overlay).register.model, Ledger(ledger))
-    typer.echo(f"rollback: {version.uri} is champion again; an endpoint serves it once its release is copied there")
+    typer.echo(
+        f"rollback: {version.uri} is champion again; an endpoint that DUBMILL_ENDPOINT does not name serves it once its release is copied there"
+    )
 
 
 @app.command()

@@ -18,7 +18,7 @@ from dubmill.config.params import PromoteParams, RegisterParams
 from dubmill.errors import BackboneMismatchError, InvalidArtifactError, PromotionRefusedError, UsageError
 from dubmill.media.clips import Clip
 from dubmill.report import model_card
-from dubmill.tracking import rules
+from dubmill.tracking import endpoint, rules
 from dubmill.tracking.deployment import inference_service
 from dubmill.tracking.ledger import FILE, Entry, Ledger
 
@@ -38,10 +38,12 @@ def promote(
 ) -> Release:
     """Returns the sealed Release at `out`, whose version is now the champion.
 
-    The order is Release, alias, ledger; each does nothing if it was done before, so the next call completes a killed one. Of two
+    The order is Release, endpoint, alias, ledger; each does nothing if it was done before, so the next call completes a killed one.
+    If the endpoint does not take the release, the alias stays, and if the alias does not move, the endpoint goes back. Of two
     promotions at once the second waits, and is compared with the champion that the first one made.
 
     Raises:
+        RolloutError: the endpoint's pods did not become ready with the release.
         PromotionRefusedError: with every reason; the alias stays, and the ledger gets an entry.
         BackboneMismatchError: the adapter was trained on another backbone.
         UsageError: adapter, report, pairs and version do not belong together.
@@ -55,7 +57,10 @@ def promote(
         if not candidate.is_champion:
             _refuse_if_not_better(candidate, report, pairs, params, ledger, figures)
         release = _release(backbone, adapter, report, pairs, candidate.version, params, out)
-        old = tracking.promote_alias(candidate.version)
+        folders = endpoint.add_files(backbone, release)
+        tracking.tag_version(candidate.version, {"release_digest": release.digest})  # it names the folders
+        with endpoint.rolled(folders, lambda served: tracking.is_champions(register_params.model, served)):
+            old = tracking.promote_alias(candidate.version)
         entry = _entry(candidate.version, old, release.digest, "promoted", [], figures)
         tracking.record(candidate.version, ledger, entry, again=candidate.is_champion)
         heldout = f"{report.digest}:{rules.heldout_digest(pairs)}"

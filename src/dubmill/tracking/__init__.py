@@ -10,6 +10,7 @@ data_versions  gated pairs in git and DVC
 notices     the notice at the end of a run
 rules       conditions under which a challenger becomes champion
 deployment  the KServe manifest of a release
+endpoint    rolls the InferenceService together with the alias
 
 MLflow is imported by the first call that needs it (1.8 s), with its telemetry disabled.
 """
@@ -27,6 +28,7 @@ from dubmill.tracking.registry import (
     create_version,
     find_version,
     get_version,
+    is_champions,
     move_alias,
     promote_alias,
     record,
@@ -55,6 +57,7 @@ __all__ = [
     "data_tags",
     "find_version",
     "get_version",
+    "is_champions",
     "log_adapter",
     "log_figures",
     "log_losses",

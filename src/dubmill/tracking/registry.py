@@ -18,6 +18,7 @@ from dubmill.artifacts.files import ROWS_FILE, sha256_of
 from dubmill.artifacts.manifest import MANIFEST, read_manifest
 from dubmill.artifacts.store import Report
 from dubmill.errors import InvalidArtifactError, UsageError
+from dubmill.tracking.endpoint import Folders, folders_of, rolled
 from dubmill.tracking.ledger import Entry, Ledger
 from dubmill.tracking.lock import promotion_lock
 from dubmill.tracking.runs import log_figures, log_report, report_folder
@@ -177,7 +178,7 @@ def promote_alias(version: Version) -> Version | None:
 def rollback(name: str, ledger: Ledger) -> Version:
     """Makes the previous version of `name` champion again, writes that to the ledger, and returns the version.
 
-    `champion` moves first, then the ledger is written, then `previous` is deleted: repeated after a kill, the result is
+    An endpoint (DUBMILL_ENDPOINT) is rolled back to that version's release first. `champion` moves, then the ledger is written, then `previous` is deleted: repeated after a kill, the result is
     the same.
 
     Raises:
@@ -196,13 +197,20 @@ def _rollback(name: str, ledger: Ledger) -> Version:
     resumed = champion.number == previous.number
     left = last.previous if resumed and last is not None and last.version == previous.number else champion.number
     left = last.version if resumed and last is not None and last.version != previous.number else left
-    move_alias(CHAMPION, previous)
+    with rolled(folders_of(previous), lambda served: is_champions(name, served)):
+        move_alias(CHAMPION, previous)
     digest = previous.tags.get("release_digest", "")
     entry = Entry(name=name, version=previous.number, previous=left, digest=digest, decision="rolled back", reasons=[])
     record(previous, ledger, entry, again=resumed)
     with answering():
         client().delete_registered_model_alias(name, PREVIOUS)
     return previous
+
+
+def is_champions(name: str, served: Folders) -> bool:
+    """Returns whether the champion's release is in the folders `served`."""
+    champion = aliased(name, CHAMPION)
+    return champion is not None and folders_of(champion) == served
 
 
 def report_of(version: Version) -> list[dict[str, Any]]:

@@ -1,0 +1,115 @@
+"""The part of the Kubernetes API that a roll uses, on loopback, with the real rules.
+
+Server-side apply (kubernetes.io, "Server-Side Apply"): a PATCH of `application/apply-patch+yaml` with a fieldManager; fields that this
+manager applied before and now leaves out are removed; `generation` grows when the spec changes. A Deployment's `observedGeneration`
+lags behind; it is rolled when updatedReplicas, replicas and availableReplicas are all as wanted (kubectl's rollout status); pods that never
+become ready end as ProgressDeadlineExceeded while the old ones go on serving. KServe copies the predictor's annotations to the
+pod template of the Deployment `<name>-predictor`.
+"""
+
+from __future__ import annotations
+
+import http.server
+import json
+import threading
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+NAME = "dubmill"
+
+
+class KubernetesApi:
+    """The server; use it as a context manager. `fault` says for the number of a call: "", "refused" or "lost"."""
+
+    def __init__(self) -> None:
+        self.service: dict[str, Any] = {
+            "metadata": {"name": NAME, "annotations": {}},
+            "spec": {"predictor": {"annotations": {"team": "a"}}},
+        }
+        self.applied: set[tuple[str, str]] = set()
+        self.generation = self.observed = 1
+        self.polls = 0  # of the Deployment since its last change
+        self.takes_new_releases = True
+        self.broken_folders: set[str] = set()  # releases whose self-test fails
+        self.fault = lambda number: ""
+        self.calls: list[str] = []
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        self.address = f"http://127.0.0.1:{self.server.server_port}"
+
+    def __enter__(self) -> KubernetesApi:
+        threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+
+    @property
+    def pods(self) -> dict[str, str]:
+        return self.service["spec"]["predictor"]["annotations"]
+
+    def apply(self, body: dict[str, Any]) -> dict[str, Any]:
+        before = dict(self.pods)
+        places = {"metadata": self.service["metadata"]["annotations"], "pods": self.pods}
+        given = {"metadata": body["metadata"].get("annotations", {}), "pods": body["spec"]["predictor"]["annotations"]}
+        now = {(place, key) for place, values in given.items() for key in values}
+        for place, key in self.applied - now:
+            places[place].pop(key, None)
+        for place, values in given.items():
+            places[place].update(values)
+        self.applied = now
+        if self.pods != before:
+            self.generation, self.polls = self.generation + 1, 0
+        return self.service
+
+    def deployment(self) -> dict[str, Any]:
+        self.polls += 1
+        is_new_ready = (
+            self.takes_new_releases
+            and self.polls > 2
+            and self.pods.get("dubmill/release-folder", "") not in self.broken_folders
+        )
+        self.observed = self.generation if self.polls > 1 else self.observed
+        conditions = [{"type": "Available", "status": "True"}]
+        if self.polls > 3 and not is_new_ready:
+            conditions.append({"type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded"})
+        counts = {"replicas": 1 if is_new_ready else 2, "updatedReplicas": 1, "availableReplicas": 1}
+        return {
+            "metadata": {"generation": self.generation},
+            "spec": {"replicas": 1, "template": {"metadata": {"annotations": dict(self.pods)}}},
+            "status": {"observedGeneration": self.observed, "conditions": conditions, **counts},
+        }
+
+
+def _handler(api: KubernetesApi) -> type[http.server.BaseHTTPRequestHandler]:
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self._run(lambda: api.deployment() if "/deployments/" in self.path else api.service)
+
+        def do_PATCH(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            query = parse_qs(urlsplit(self.path).query)
+            assert self.headers["Content-Type"] == "application/apply-patch+yaml"
+            assert query == {"fieldManager": ["dubmill"], "force": ["true"]}
+            assert (body["kind"], body["metadata"]["name"]) == ("InferenceService", NAME)
+            assert body["apiVersion"] == "serving.kserve.io/v1beta1"
+            self._run(lambda: api.apply(body))
+
+        def _run(self, answer: Any) -> None:
+            api.calls.append(self.command)
+            fault = api.fault(len(api.calls))
+            if fault == "refused":
+                self.send_error(500)
+                return
+            found = json.dumps(answer()).encode()
+            if fault == "lost":  # it happened, and the answer does not arrive
+                self.close_connection = True
+                return
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(found)
+
+        def log_message(self, *_: object) -> None:
+            """Nothing on the screen."""
+
+    return Handler
