@@ -6,10 +6,11 @@ from functools import partial
 import pytest
 
 from dubmill.dubbing.project.fitting import fit_rows, shorten_rows
-from dubmill.dubbing.project.table import Row, Target, read_table, write_table
-from dubmill.errors import UnsupportedTextError
+from dubmill.dubbing.project.table import Row, Target, read_script, read_table, write_table
+from dubmill.errors import UnsupportedTextError, UsageError
 from dubmill.providers import translator
 from dubmill.text import timing
+from dubmill.text.subtitles import Cue
 
 LONG = "Mañana por la mañana tenemos que hablar de todo esto otra vez"
 
@@ -90,3 +91,12 @@ def test_end_and_note_of_the_words_are_in_the_table(tmp_path):
     ]
     assert read_table(tmp_path / "t.csv", ["es"]) == rows
     assert rows[0].segment("es").end_seconds == 2.5
+
+
+def test_a_script_may_be_a_table_with_a_speaker_column(tmp_path):
+    path = tmp_path / "s.csv"
+    path.write_text("text,start,end,speaker\nhello,0:00:01,2.5,Ana\nyou,3,4,\n")
+    assert read_script(path) == [Cue(1.0, 2.5, "hello", "Ana"), Cue(3.0, 4.0, "you")]
+    path.write_text("text,start,end\nhello,1,x\n")
+    with pytest.raises(UsageError, match=r"s\.csv, line 2: the end 'x' is no time"):
+        read_script(path)

@@ -6,6 +6,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from doubles.dubbers import EchoDubber
 from doubles.films import beat_film
@@ -15,8 +16,9 @@ from dubmill import media
 from dubmill.cli import main as cli
 from dubmill.dubbing import open as opening
 from dubmill.dubbing.longform import Film
-from dubmill.dubbing.project import FilmProject
+from dubmill.dubbing.project import FilmProject, speakers
 from dubmill.faces import NO_DETECTION
+from dubmill.worlds.nano import NanoWorld
 
 WORDS = ["uno dos", "tres", "cuatro", "cinco"]
 ENGLISH = ["one two", "three", "four", "five"]
@@ -201,6 +203,49 @@ def test_a_wrong_command_is_refused_in_one_sentence(film, source, arguments, sen
     assert code == 2
     assert sentence in err
     assert Path("p/segments.csv").read_bytes() == before
+
+
+def test_speakers_and_faces_are_found_and_a_person_corrects_them(film, source, monkeypatch):
+    class Voices:
+        def voice(self, audio_N):
+            return np.array([1.0, 0.0]) if np.abs(audio_N).max() > 0.5 else np.array([0.0, 1.0])
+
+        def speech_opening(self, audio_N, num_frames, frame_rate):
+            return np.zeros(num_frames)
+
+    class Nobody:
+        def detect(self, frames_FHWC):
+            return [[] for _ in frames_FHWC]
+
+    new(film, source)
+    tools = speakers.SpeakerTools(NanoWorld, Nobody(), Voices())
+    monkeypatch.setattr(speakers, "open_tools", lambda settings: tools)
+    code, out, err = film("speakers", "p")
+    assert code == 0, err
+    assert out.splitlines()[0] == "s1  1.00 to 1.80 s  speaker 1  face none"
+    assert film("edit", "p", "s1", "--speaker", "Ana", "--face", "40%")[0] == 0
+    film("speakers", "p")
+    row = FilmProject.open(Path("p")).row("s1")
+    assert (row.speaker, row.face) == ("Ana", "40%")
+
+
+def test_a_killed_render_continues_to_the_bytes_of_one_that_was_not_killed(film, source, stand_in, monkeypatch):
+    new(film, source)
+    film("render", "p")
+    whole = takes(), Path("p/renders/in.es.mp4").read_bytes()
+    shutil.rmtree("p")
+    new(film, source)
+    for num_done in (1, 2, 3):
+        monkeypatch.setattr(opening, "open_dubber", lambda *_: EchoDubber(dies_after=1))
+        assert film("render", "p")[0] != 0
+        assert len(takes()) == num_done
+    Path("p/work/takes/.left.1a2b3c4d.partial").write_bytes(b"half")
+    monkeypatch.setattr(opening, "open_dubber", lambda *_: stand_in)
+    stand_in.texts.clear()
+    assert film("render", "p")[0] == 0
+    assert stand_in.texts == WORDS[3:]
+    assert (takes(), Path("p/renders/in.es.mp4").read_bytes()) == whole
+    assert not list(Path("p/work").rglob("*.partial"))
 
 
 def test_two_processes_on_one_project_are_refused_in_one_sentence_but_shards_share_it(film, source, stand_in):

@@ -136,6 +136,25 @@ def fit(
 
 
 @app.command()
+def speakers(project: Project) -> None:
+    """Find who speaks in each segment and whose face moves, and fill in what is empty of the columns speaker and face."""
+    from dubmill.dubbing.project.project import locked
+    from dubmill.dubbing.project.speakers import assigned, observe, open_tools
+
+    with locked(project), _bar("speakers") as progress:
+        work = _open(project)
+        tools = open_tools(work.project.settings)
+        rows = work.project.rows
+        observations = observe(work.film, rows, tools.detector, tools.scorers, progress)
+        same = {"same_voice": tools.world.same_voice_cosine, "same_face": tools.world.same_face_cosine}
+        rows = assigned(rows, observations, **same)
+        work.project.with_rows(rows).save()
+    for row in rows:
+        typer.echo(f"{row.id}  {row.start_seconds:.2f} to {row.end_seconds:.2f} s  {row.speaker}  face {row.face}")
+    typer.echo("film: correct it with `dubmill film edit PROJECT SEGMENT --speaker NAME --face PLACE`")
+
+
+@app.command()
 def redo(
     project: Project,
     segment: SegmentName,

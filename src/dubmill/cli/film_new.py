@@ -156,10 +156,9 @@ def _rows(scripts: dict[str, Path], source: str, languages: tuple[str, ...]) -> 
     """The table: times and speakers of the film's own script where there is one, else of the first."""
     from dubmill.dubbing.project import Target
     from dubmill.dubbing.project.project import match_targets
-    from dubmill.dubbing.project.table import rows_of
-    from dubmill.text.subtitles import read_cues
+    from dubmill.dubbing.project.table import read_script, rows_of
 
-    cues = {tag: read_cues(path) for tag, path in scripts.items()}
+    cues = {tag: read_script(path) for tag, path in scripts.items()}
     first = source if source in cues else next(iter(cues))
     rows = rows_of(cues[first])
     if first != source:

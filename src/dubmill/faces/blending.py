@@ -181,12 +181,12 @@ NO_DETECTION = FaceMasker(None, "")
 
 
 def check_face_choice(choice: str) -> None:
-    """Refuse a face choice that is not left, right, all, none, a number counted from the left, or empty.
+    """Refuse a face choice that is not left, right, all, none, a number from the left, a place such as 25%, or empty.
 
     Raises:
         UsageError: it is something else.
     """
-    if not re.fullmatch(rf"|left|right|{ALL}|{NOBODY}|[1-9][0-9]*", choice):
+    if not re.fullmatch(rf"|left|right|{ALL}|{NOBODY}|[1-9][0-9]*|[0-9]{{1,3}}%", choice):
         raise UsageError(
             f"{choice[:40]!r} is no face",
             where="face",

@@ -58,9 +58,9 @@ def track_face(
     frame_size: tuple[int, int],
     jitter_frames: int,
 ) -> FaceTrack:
-    """Returns the speaker's track; `choice` among several people: left, right, a number counted from the left, or empty.
+    """Returns the speaker's track; `choice` among several people: left, right, a number from the left, a place, or empty.
 
-    Gaps of up to `MAX_GAP_SECONDS` are interpolated. `frame_size` is the height and width of a frame.
+    A place such as 25% of the width, from the left, means the person nearest to it. Gaps of up to `MAX_GAP_SECONDS` are interpolated. `frame_size` is the height and width of a frame.
 
     Raises:
         NoFaceError: no face is visible.
@@ -68,7 +68,7 @@ def track_face(
         UsageError: `choice` matches nobody.
     """
     num_frames = len(detections)
-    people = _people(_tracks(detections), num_frames, frame_size)
+    people = people_in(detections, frame_size)
     if not people:
         raise NoFaceError("no face is in it", cure="give a clip that shows the speaker's face")
     speaker = _speaker(people, choice, frame_size)
@@ -82,6 +82,11 @@ def track_face(
         lost_seconds=tuple((start / frame_rate, stop / frame_rate) for start, stop in _spans(is_lost_F)),
         notes=_notes(len(others), num_frames - len(speaker) - int(is_lost_F.sum()), num_frames),
     )
+
+
+def people_in(detections: Sequence[Sequence[Face]], frame_size: tuple[int, int]) -> list[FacesByFrame]:
+    """Returns the people from left to right, each with a face in some of the frames; without those far in the background."""
+    return _people(_tracks(detections), len(detections), frame_size)
 
 
 def mouth_boxes(clip: Clip, detector: FaceDetector, *, choice: str = "") -> np.ndarray:
@@ -192,6 +197,9 @@ def _speaker(people: Sequence[FacesByFrame], choice: str, frame_size: tuple[int,
     places = {"left": 0, "right": len(people) - 1} | {str(number): number - 1 for number in range(1, len(people) + 1)}
     cure = f"choose left, right or a number up to {len(people)}, counted from the left (--face)"
     if choice:
+        if choice.endswith("%"):
+            place = float(choice[:-1]) / 100 * frame_size[1]
+            return min(people, key=lambda person: abs(_mean_x(person) - place))
         if len(people) == 1 and choice.isdecimal():
             return people[0]  # a close-up of the chosen person, or of somebody else: it cannot be known
         if choice not in places:

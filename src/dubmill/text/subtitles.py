@@ -29,6 +29,7 @@ GAP_SECONDS = 0.08  # between two captions, so that a change is seen
 _CLOCK = r"(?:(\d{1,4}):)?(\d{1,2}):(\d{1,2})[.,](\d{1,3})"
 _TIMES = re.compile(rf"\s*{_CLOCK}\s*-->\s*{_CLOCK}(?:\s.*)?$")
 _MARKUP = re.compile(r"</?[A-Za-z0-9][^<>]*>|\{\\[^{}]*\}")
+_VOICE = re.compile(r"<v(?:\.[^\s>]*)?\s+([^>]+)>")
 _EXAMPLE = "write the times as 00:00:01,000 --> 00:00:02,500"
 
 
@@ -65,15 +66,17 @@ def read_cues(path: Path) -> list[Cue]:
 def parse(text: str, where: str) -> list[Cue]:
     """Returns the cues in `text`, as `read_cues` does; `where` names the source in errors."""
     cues = [
-        Cue(start, end, " ".join(lines)) for start, end, lines in _without_rolled_lines(_cues(text, where)) if lines
+        Cue(start, end, " ".join(lines), speaker)
+        for start, end, lines, speaker in _without_rolled_lines(_cues(text, where))
+        if lines
     ]
     if not cues:
         raise UsageError("there is no cue in it", where=where, cure="give an SRT or WebVTT file")
     return _with_length(_in_order(cues, where), where)
 
 
-_TimedLines = tuple[float, float, list[str]]
-"""Start, end and the lines of a cue, without those that are empty."""
+_TimedLines = tuple[float, float, list[str], str]
+"""Start, end, the lines of a cue without those that are empty, and who speaks, where WebVTT says so."""
 
 
 def _without_rolled_lines(cues: Iterator[_TimedLines]) -> list[_TimedLines]:
@@ -83,14 +86,14 @@ def _without_rolled_lines(cues: Iterator[_TimedLines]) -> list[_TimedLines]:
     """
     kept: list[_TimedLines] = []
     shown: list[str] = []
-    for start, end, lines in cues:
+    for start, end, lines, speaker in cues:
         touches = bool(kept) and start - kept[-1][1] <= _ROLL_SECONDS
         num_old = next((num for num in range(min(len(shown), len(lines)), 0, -1) if shown[-num:] == lines[:num]), 0)
         is_rolling = touches and num_old > 0 and (len(lines) > num_old or end - start <= _ROLL_SECONDS)
         if is_rolling and len(lines) == num_old:
-            kept[-1] = (kept[-1][0], end, kept[-1][2])
+            kept[-1] = (kept[-1][0], end, *kept[-1][2:])
         else:
-            kept.append((start, end, lines[num_old:] if is_rolling else lines))
+            kept.append((start, end, lines[num_old:] if is_rolling else lines, speaker))
         shown = lines
     return kept
 
@@ -128,8 +131,9 @@ def _cues(text: str, where: str) -> Iterator[_TimedLines]:
         for index, stop in pairwise([*starts, len(block)]) if starts else ():
             start, end = _times(block[index], number + index, where)
             is_next_numbered = stop < len(block) and stop - 1 > index and block[stop - 1].strip().isdigit()
-            lines = (_bare(line) for line in _joined_tags(block[index + 1 : stop - is_next_numbered]))
-            yield start, end, [line for line in lines if line]
+            raw = _joined_tags(block[index + 1 : stop - is_next_numbered])
+            lines = (_bare(line) for line in raw)
+            yield start, end, [line for line in lines if line], _speaker("\n".join(raw))
 
 
 def _blocks(text: str) -> Iterator[tuple[int, list[str]]]:
@@ -188,6 +192,12 @@ def _joined_tags(lines: Sequence[str]) -> list[str]:
 def _bare(line: str) -> str:
     """Returns a line of text without tags, entities and positions."""
     return " ".join(html.unescape(_MARKUP.sub("", line)).split())
+
+
+def _speaker(text: str) -> str:
+    """Returns the name in a cue's voice tag, as in `<v Ana>`; empty without one, or where several people speak."""
+    names = {_bare(name) for name in _VOICE.findall(text)}
+    return names.pop() if len(names) == 1 else ""
 
 
 def _in_order(cues: Sequence[Cue], where: str) -> list[Cue]:

@@ -28,6 +28,9 @@ class World(Protocol):
     """Whether one face fills every picture, so that no face detection is needed."""
     max_speech_rate: float
     """By which factor a line may be spoken faster than usual; 1.0 where the speed of words is fixed."""
+    same_voice_cosine: float
+    same_face_cosine: float
+    """From which cosine two embeddings of the scorers are taken for one person's."""
     is_toy: bool
     """Whether metrics measured on it say nothing about real faces and speech; reports and cards warn of it."""
 

@@ -26,6 +26,10 @@ class NanoWorld:
 
     has_one_face = True
     max_speech_rate = 1.0  # the words are recordings of fixed length
+    same_voice_cosine, same_face_cosine = (
+        0.7,
+        0.85,
+    )  # over 24 clips: same voice at least .77; faces .99, others at most .74
     is_toy = True
 
     def __init__(self, backbone: Backbone) -> None:

@@ -24,6 +24,7 @@ class RealWorld:
 
     has_one_face = False
     max_speech_rate = timing.MAX_HURRY
+    same_voice_cosine, same_face_cosine = 0.6, 0.363  # chosen; the face model's authors' value
     is_toy = False
 
     def __init__(self, backbone: Backbone) -> None:

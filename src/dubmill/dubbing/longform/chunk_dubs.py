@@ -57,8 +57,8 @@ class FilmJob:
         return self.seed if chunk.seed is None else chunk.seed
 
     def speaker_in(self, chunk: Chunk) -> str:
-        """Who speaks in a chunk."""
-        return chunk.speaker or self.speaker
+        """Who speaks in a chunk, for the caption: whoever was described for the whole film, else the script's name."""
+        return self.speaker or chunk.speaker
 
 
 @dataclass(frozen=True)

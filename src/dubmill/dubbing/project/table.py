@@ -18,7 +18,7 @@ from dubmill.artifacts.files import write_atomically
 from dubmill.dubbing.longform import Segment
 from dubmill.errors import DubmillError, UsageError
 from dubmill.faces import check_face_choice
-from dubmill.text.subtitles import Cue
+from dubmill.text.subtitles import Cue, read_cues
 
 COLUMNS = ("id", "start", "end", "speaker", "face", "seed", "text")
 _END, _NOTE = " end", " note"  # after the language, in the name of a column
@@ -92,23 +92,47 @@ def read_table(path: Path, languages: Sequence[str]) -> list[Row]:
     Raises:
         UsageError: it cannot be read, a column is missing, a value is wrong, or two segments overlap; with the line.
     """
+    head, lines = _read_lines(path, (*COLUMNS, *languages))
+    rows = [
+        _row(dict(zip(head, line, strict=False)), languages, f"{path}, line {number}", len(line) == len(head))
+        for number, line in lines
+    ]
+    rows.sort(key=lambda row: row.start_seconds)
+    check_rows(rows, str(path))
+    return rows
+
+
+def read_script(path: Path) -> list[Cue]:
+    """The cues of a script: SRT, WebVTT, or a CSV with the columns start, end, text, and speaker if it has one.
+
+    Raises:
+        UsageError: it cannot be read, or two cues overlap; with the line.
+    """
+    if path.suffix.lower() != ".csv":
+        return read_cues(path)
+    head, lines = _read_lines(path, ("start", "end", "text"))
+    cues = []
+    for number, line in lines:
+        values, where = dict(zip(head, line, strict=False)), f"{path}, line {number}"
+        start, end = (seconds_of(values.get(name, ""), name, where) for name in ("start", "end"))
+        cues.append(Cue(start, end, values.get("text", "").strip(), values.get("speaker", "").strip()))
+    rows = sorted(rows_of(cues), key=lambda row: row.start_seconds)
+    check_rows([check_row(row, str(path)) for row in rows], str(path))
+    return [Cue(row.start_seconds, row.end_seconds, row.text, row.speaker) for row in rows]
+
+
+def _read_lines(path: Path, columns: Sequence[str]) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """The head of a CSV file, and its other lines with their numbers, without empty ones."""
     try:
         text = path.read_bytes().decode("utf-8-sig")
         lines = list(csv.reader(io.StringIO(text), strict=True))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UsageError(f"the table cannot be read ({error})", where=str(path), cure="give a CSV in UTF-8") from error
     head = lines[0] if lines else []
-    missing = [name for name in (*COLUMNS, *languages) if name not in head]
+    missing = [name for name in columns if name not in head]
     if missing:
         raise UsageError(f"the columns {', '.join(missing)} are missing", where=str(path), cure="put them back")
-    rows = [
-        _row(dict(zip(head, line, strict=False)), languages, f"{path}, line {number}", len(line) == len(head))
-        for number, line in enumerate(lines[1:], start=2)
-        if line
-    ]
-    rows.sort(key=lambda row: row.start_seconds)
-    check_rows(rows, str(path))
-    return rows
+    return head, [(number, line) for number, line in enumerate(lines[1:], start=2) if line]
 
 
 def check_rows(rows: Sequence[Row], where: str) -> None:
