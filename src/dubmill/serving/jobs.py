@@ -7,22 +7,21 @@ the result, and its attributes hold stage and progress. Media lie in a folder of
 from __future__ import annotations
 
 import hashlib
-import logging
 import math
 import shutil
-import sqlite3
 import threading
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from dbos import DBOS, DBOSClient, DBOSPortableJSONSerializer, EnqueueOptions
+from dbos import EnqueueOptions
 
 from dubmill.artifacts.files import digest_of, hash_file, write_atomically
 from dubmill.errors import DubmillError, ServiceUnavailableError, UsageError
+from dubmill.serving.database import open_queue
 
 WORKFLOW, QUEUE = "dub", "dubs"
 QUEUE_VERSION = "1"  # of the workflow's steps: a job that was begun under another one is not continued
@@ -37,6 +36,7 @@ STATES: dict[str, State] = {
     "CANCELLED": "cancelled",
 }
 SNAPSHOT_SECONDS = 0.2  # age of the list of open jobs by which places and waits are counted
+NUM_KEY_LOCKS = 64
 OPEN = ["ENQUEUED", "DELAYED", "PENDING"]
 
 
@@ -110,8 +110,9 @@ class JobStore:
         self.folder, self.limits = folder, limits
         self.client = open_queue(database)
         self.mean_seconds = 1.0  # of one dub, as measured lately
-        self._lock = threading.Lock()
-        self._snapshot: list[OpenJob] = []
+        self._lock, self._counting = threading.RLock(), threading.Lock()
+        self._key_locks = [threading.Lock() for _ in range(NUM_KEY_LOCKS)]
+        self._snapshot: dict[str, OpenJob] = {}
         self._snapshot_time = 0.0
 
     def submit(self, document: Mapping[str, Any], media: bytes | Path, *, owner: str, key: str = "") -> Job:
@@ -126,11 +127,23 @@ class JobStore:
         """
         job_id = uuid.uuid5(uuid.NAMESPACE_OID, f"{owner}\n{key}").hex if key else uuid.uuid4().hex
         digest = digest_of([dict(document), _sha256(media)])
+        if not key:
+            return self._enqueue(job_id, document, media, owner, digest)
+        with self._key_locks[int(job_id, 16) % NUM_KEY_LOCKS]:  # else two requests would write one job's media
+            if (known := self.find(job_id, owner)) is None:
+                self._enqueue(job_id, document, media, owner, digest)
+                known = self.get(job_id, owner)  # another replica's, where it was faster
+        return _same_request(known, digest)
+
+    def _enqueue(self, job_id: str, document: Mapping[str, Any], media: bytes | Path, owner: str, digest: str) -> Job:
+        self._check_room(owner)
+        self._write_source(job_id, media)  # outside the lock: it waits for the disk
         with self._lock:
-            if key and (known := self.find(job_id, owner)) is not None:
-                return _same_request(known, digest)
-            num_own = self._check_room(owner)
-            self._write_source(job_id, media)
+            try:
+                num_own = self._check_room(owner)
+            except QueueFullError:
+                shutil.rmtree(self.folder / job_id, ignore_errors=True)
+                raise
             options = EnqueueOptions(
                 workflow_name=WORKFLOW,
                 queue_name=QUEUE,
@@ -141,8 +154,9 @@ class JobStore:
                 priority=1 + num_own,  # callers take turns: everyone's first job comes before anyone's second
             )
             self.client.enqueue(options, dict(document))
-            self._snapshot.append(OpenJob(owner, time.time()))
-        return _same_request(self.get(job_id, owner), digest)  # another replica may have used the key meanwhile
+            created = time.time()
+            self._snapshot[job_id] = OpenJob(owner, created)
+        return Job(job_id, owner, "queued", document["fields"], created, None, None, {"digest": digest})
 
     def find(self, job_id: str, owner: str) -> Job | None:
         """The job, or None where this caller has none of that id."""
@@ -178,7 +192,7 @@ class JobStore:
         if job.is_over and job.state != "cancelled":
             raise JobConflictError(f"the job is {job.state}", where=job_id, cure="only a job that is open is cancelled")
         self.client.cancel_workflow(job_id)
-        self._snapshot_time = 0.0
+        self._forget(job_id)
         self._source(job_id).unlink(missing_ok=True)
         return self.get(job_id, owner)
 
@@ -187,7 +201,7 @@ class JobStore:
         if self.find(job_id, owner) is not None:
             self.client.cancel_workflow(job_id)
             self.client.delete_workflow(job_id)
-            self._snapshot_time = 0.0
+            self._forget(job_id)
             shutil.rmtree(self.folder / job_id, ignore_errors=True)
 
     def num_open(self) -> int:
@@ -230,13 +244,32 @@ class JobStore:
             shutil.rmtree(path, ignore_errors=True)
         return len(orphans)
 
-    def _open(self) -> list[OpenJob]:
-        """Returns the open jobs as they were at most `SNAPSHOT_SECONDS` ago, with those submitted here since."""
-        if time.monotonic() - self._snapshot_time > SNAPSHOT_SECONDS:
-            found = self.client.list_workflows(name=WORKFLOW, status=OPEN, load_input=False, load_output=False)
-            self._snapshot = [OpenJob(one.authenticated_user or "", (one.created_at or 0) / 1000) for one in found]
-            self._snapshot_time = time.monotonic()
-        return self._snapshot
+    def _open(self) -> Sequence[OpenJob]:
+        """Returns the open jobs as they were about `SNAPSHOT_SECONDS` ago, with those submitted here since.
+
+        One thread counts them anew, and the others do not wait for it.
+        """
+        if time.monotonic() - self._snapshot_time > SNAPSHOT_SECONDS and self._counting.acquire(blocking=False):
+            try:
+                self._count_open()
+            finally:
+                self._counting.release()
+        with self._lock:
+            return list(self._snapshot.values())
+
+    def _forget(self, job_id: str) -> None:
+        with self._lock:
+            self._snapshot.pop(job_id, None)
+
+    def _count_open(self) -> None:
+        begun = time.time()
+        found = self.client.list_workflows(name=WORKFLOW, status=OPEN, load_input=False, load_output=False)
+        counted = {
+            one.workflow_id: OpenJob(one.authenticated_user or "", (one.created_at or 0) / 1000) for one in found
+        }
+        with self._lock:
+            later = {job_id: job for job_id, job in self._snapshot.items() if job.created > begun}
+            self._snapshot, self._snapshot_time = counted | later, time.monotonic()
 
     def _check_room(self, owner: str) -> int:
         """How many open jobs the caller has."""
@@ -263,27 +296,6 @@ class JobStore:
             write_atomically(place, media)
         else:
             media.replace(place)
-
-
-def open_queue(database: str) -> DBOSClient:
-    """A client of the queue, whose tables are created where they are missing.
-
-    Raises:
-        ServiceUnavailableError: the database cannot be reached.
-    """
-    if database.startswith("sqlite:///"):
-        path = Path(database.removeprefix("sqlite:///"))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with sqlite3.connect(path) as connection:  # the mode stays with the file: readers do not wait for a writer
-            connection.execute("PRAGMA journal_mode=WAL")
-        connection.close()
-    logging.getLogger("dbos").setLevel(logging.WARNING)  # it has a line for each of a hundred migrations
-    try:
-        DBOS.migrate(database)
-        return DBOSClient(system_database_url=database, serializer=DBOSPortableJSONSerializer())
-    except Exception as error:  # noqa: BLE001 (of any driver)
-        what = f"the database of jobs cannot be opened ({type(error).__name__})"
-        raise ServiceUnavailableError(what, cure="give a --database that can be reached") from error
 
 
 def problem_of(error: DubmillError) -> dict[str, Any]:

@@ -26,7 +26,8 @@ from dubmill.dubbing.service import DubbingService, selftest_clip
 from dubmill.errors import DubmillError
 from dubmill.media import Limits
 from dubmill.serving.adapters import LoadedReleases, ReleaseFolders
-from dubmill.serving.jobs import QUEUE, QUEUE_VERSION, WORKFLOW, open_queue
+from dubmill.serving.database import open_queue
+from dubmill.serving.jobs import QUEUE, QUEUE_VERSION, WORKFLOW
 from dubmill.serving.outbound import Outbound
 from dubmill.serving.runner import Report, Runner
 from dubmill.serving.webhooks import BACKOFF, INTERVAL_SECONDS, Webhooks, message_of
