@@ -91,6 +91,7 @@ def make_release(task: Task, sections: Given, base: Any, data: Data) -> FullOutp
         report=report,
         data_repository=data.repository,
         data_revision=data.revision,
+        all_params=sections["all_params"],
         params=sections["register"],
     )["registered"]
     release = task(

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -424,3 +425,15 @@ def test_only_the_promotion_knows_the_endpoint():
         if {"name": "DUBMILL_ENDPOINT", "value": "ns/dubmill"} in one["env"]
     }
     assert named == {"promote"}
+
+
+def test_the_settings_task_gives_every_section_that_it_declares(tmp_path):
+    from components.settings.component import settings
+
+    form = {name: field.value for name, field in form_fields(PARAMS).items()}
+    found = settings.python_func(**form, summary=SimpleNamespace(path=tmp_path / "summary.md"))
+    declared = {name for name, one in settings.component_spec.outputs.items() if one.type == "Dict"}
+    assert set(found._fields) == declared
+    assert Params.model_validate(found.all_params) == PARAMS
+    assert found.train["rank"] == PARAMS.train.rank
+    assert "lora" in (tmp_path / "summary.md").read_text().lower()

@@ -182,6 +182,19 @@ def test_a_registered_version_carries_its_lineage_figures_curves_and_card(tmp_pa
     assert "| words_right | 0.75 |" in card
 
 
+def test_a_run_holds_the_params_of_every_section_and_its_inputs_as_datasets(tmp_path, store, backbone, pairs):
+    line, values = Candidate(tmp_path, backbone, pairs), load(ROOT / "params.yaml")
+    register(line.adapter, line.report, line.names, line.folder / "register", ("git@host:data", "a" * 40), values)
+    run = store.get_run(tracking.aliased(tmp_path.name, "challenger").run_id)
+    sections = {name.split(".")[0] for name in run.data.params}
+    assert sections == set(type(values).model_fields)
+    assert run.data.params["prompts.num_train"] == str(values.prompts.num_train)
+    datasets = {one.dataset.name: one.dataset for one in run.inputs.dataset_inputs}
+    assert datasets["PairSet"].digest == pairs.digest[:36]
+    assert set(datasets) == {"LatentSet", "Adapter", "PairSet"}
+    assert json.loads(datasets["PairSet"].source)["uri"] == f"git@host:data@{'a' * 40}"
+
+
 def test_registering_the_same_adapter_again_gives_the_same_version_and_run(tmp_path, store, backbone, pairs):
     line = Candidate(tmp_path, backbone, pairs)
     first, second = line.register().read_bytes(), line.register().read_bytes()

@@ -42,6 +42,7 @@ def settings(
         ("register", dict),
         ("promote", dict),
         ("scorers", dict),
+        ("all_params", dict),
     ],
 ):  # type: ignore[valid-type]
     """The sections of params.yaml, all checked before any work begins."""
@@ -59,4 +60,4 @@ def settings(
     params = Params.model_validate(found)
     rules.directions(rules.names_in(params.promote))
     Path(summary.path).write_text(params_markdown(params))
-    return namedtuple("Sections", found)(**found)
+    return namedtuple("Sections", [*found, "all_params"])(**found, all_params=found)

@@ -11,7 +11,7 @@ from dubmill import tracking
 from dubmill.artifacts.code import code_digest
 from dubmill.artifacts.files import LOSSES_FILE, digest_of, sha256_of, write_atomically
 from dubmill.artifacts.store import Adapter, Report
-from dubmill.config.params import RegisterParams
+from dubmill.config.params import Params, RegisterParams
 from dubmill.errors import UsageError
 from dubmill.report import model_card
 
@@ -19,12 +19,18 @@ MODEL_VERSION = "model_version.json"
 
 
 def register(
-    adapter: Adapter, report: Report, params: RegisterParams, out: Path, data: tuple[str, str] = ("", "")
+    adapter: Adapter,
+    report: Report,
+    params: RegisterParams,
+    out: Path,
+    data: tuple[str, str] = ("", ""),
+    all_params: Params | None = None,
 ) -> Path:
     """Returns `out`/model_version.json, which names the model version of `adapter`, now the challenger.
 
     One adapter is one version, however often it is registered; a new report of it replaces the old one. `data` is repository
-    and revision of its pairs, where they were versioned (`tracking.data_versions`).
+    and revision of its pairs, where they were versioned (`tracking.data_versions`); `all_params` are those of the whole run, for the record, where the
+    caller has them: artifacts carry the params of their own step only.
 
     Raises:
         UsageError: the report is about another adapter, or MLFLOW_RUN_ID names a run of other work.
@@ -37,7 +43,9 @@ def register(
             cure="evaluate this adapter, then register it",
         )
     version = tracking.find_version(params.model, adapter.digest)
-    version = tracking.add_report(version, report) if version else _new_version(adapter, report, params)
+    version = (
+        tracking.add_report(version, report) if version else _new_version(adapter, report, params, data, all_params)
+    )
     if all(data):
         tracking.tag_version(version, tracking.data_tags(params.model, *data))
     tracking.move_alias(tracking.CHALLENGER, version)
@@ -56,7 +64,9 @@ def register(
     return out / MODEL_VERSION
 
 
-def _new_version(adapter: Adapter, report: Report, params: RegisterParams) -> tracking.Version:
+def _new_version(
+    adapter: Adapter, report: Report, params: RegisterParams, data: tuple[str, str], all_params: Params | None
+) -> tracking.Version:
     name = f"{params.model}-{adapter.digest[:8]}"
     run, is_ours = tracking.open_run(params.experiment, name=name, tags={"adapter_digest": adapter.digest})
     card = model_card.model_card(
@@ -69,6 +79,11 @@ def _new_version(adapter: Adapter, report: Report, params: RegisterParams) -> tr
     )
     for artifact in (adapter, report):
         tracking.log_params(run, artifact.lineage.params, prefix=artifact.lineage.step)
+    others = all_params.model_dump(exclude={adapter.lineage.step, report.lineage.step}) if all_params else {}
+    for word, values in others.items():
+        tracking.log_params(run, values, prefix=word)
+    digests = {**adapter.lineage.inputs, **report.lineage.inputs}
+    tracking.log_datasets(run, digests, source="@".join(filter(None, data)))
     if adapter.has_file(LOSSES_FILE):
         tracking.log_losses(run, adapter.file(LOSSES_FILE))
     tracking.log_report(run, report)

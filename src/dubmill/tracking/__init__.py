@@ -38,7 +38,16 @@ from dubmill.tracking.registry import (
     rollback,
     tag_version,
 )
-from dubmill.tracking.runs import close_run, log_adapter, log_figures, log_losses, log_params, log_report, open_run
+from dubmill.tracking.runs import (
+    close_run,
+    log_adapter,
+    log_datasets,
+    log_figures,
+    log_losses,
+    log_params,
+    log_report,
+    open_run,
+)
 from dubmill.tracking.server import answering, client, public_uri, tracking_uri
 
 __all__ = [
@@ -59,6 +68,7 @@ __all__ = [
     "get_version",
     "is_champions",
     "log_adapter",
+    "log_datasets",
     "log_figures",
     "log_losses",
     "log_params",

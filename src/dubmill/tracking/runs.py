@@ -114,6 +114,19 @@ def log_params(run: Run, params: Mapping[str, Any], *, prefix: str) -> None:
             client().log_batch(run.info.run_id, params=new[start : start + 100])
 
 
+def log_datasets(run: Run, digests: Mapping[str, str], *, source: str) -> None:
+    """Logs artifacts as dataset inputs of the run, by kind and digest (of which MLflow keeps 36 characters).
+
+    `source` names the data version that they come from; an empty one stands for none.
+    """
+    from mlflow.entities import Dataset, DatasetInput
+
+    kind = "dvc" if source else "dubmill"
+    found = [Dataset(name, digest[:36], kind, json.dumps({"uri": source})) for name, digest in digests.items()]
+    with answering():
+        client().log_inputs(run.info.run_id, [DatasetInput(dataset) for dataset in found])
+
+
 def log_losses(run: Run, path: Path) -> int:
     """Logs the curves of a losses.jsonl as `loss.video`, `loss.audio`, `loss.total` and `lr`; returns the number of steps.
 
