@@ -230,3 +230,25 @@ def test_an_unreachable_cluster_is_one_sentence():
     done = call("submit", "--host", "http://127.0.0.1:9")
     assert (done.returncode, len(done.stderr.strip().splitlines())) == (2, 1)
     assert "does not answer" in done.stderr
+
+
+def test_a_recurring_run_starts_one_at_a_time_on_its_schedule(package):
+    with Kubeflow() as server:
+        cluster = Cluster(server.host, namespace="", login=NO_LOGIN)
+        made = cluster.start(
+            package, pipeline="dubmill-recurring", experiment="dubmill", account="promoter", cron="0 0 2 * * *"
+        )
+    assert made.page == f"{server.host}/#/recurringrun/details/s1"
+    (schedule,) = server.state.recurring_runs
+    assert schedule["trigger"]["cron_schedule"]["cron"] == "0 0 2 * * *"
+    assert (int(schedule["max_concurrency"]), schedule["no_catchup"]) == (1, True)
+    assert schedule["service_account"] == "promoter"
+    assert not server.state.runs
+    assert [one["display_name"] for one in server.state.pipelines] == ["dubmill-recurring"]
+
+
+def test_a_schedule_that_kubeflow_cannot_read_is_refused_with_its_reason(package):
+    with Kubeflow() as server:
+        cluster = Cluster(server.host, namespace="", login=NO_LOGIN)
+        with pytest.raises(ServiceUnavailableError, match="6 fields"):
+            cluster.start(package, pipeline=NAME, experiment="dubmill", account="", cron="0 2 * * *")

@@ -32,6 +32,7 @@ class State:
     versions: list[dict[str, Any]] = field(default_factory=list)
     experiments: list[dict[str, Any]] = field(default_factory=list)
     runs: list[dict[str, Any]] = field(default_factory=list)
+    recurring_runs: list[dict[str, Any]] = field(default_factory=list)
     run_states: list[str] = field(default_factory=lambda: ["SUCCEEDED"])  # one for each time the run is asked for
     failed_tasks: tuple[str, ...] = ()
     uploads: list[bytes] = field(default_factory=list)
@@ -178,6 +179,8 @@ def _post(state: State, path: str, query: dict[str, str], body: bytes) -> dict[s
             return _create_experiment(state, json.loads(body))
         case ["runs"]:
             return _create_run(state, json.loads(body))
+        case ["recurringruns"]:
+            return _create_recurring_run(state, json.loads(body))
     raise Refusal(404, f"{path} not found")
 
 
@@ -211,6 +214,21 @@ def _create_experiment(state: State, body: dict[str, Any]) -> dict[str, Any]:
     experiment_id = f"e{len(state.experiments) + 1}"
     made = {"experiment_id": experiment_id, "display_name": body["display_name"], "namespace": namespace}
     state.experiments.append(made)
+    return made
+
+
+def _create_recurring_run(state: State, body: dict[str, Any]) -> dict[str, Any]:
+    """Checks what resource/resource_manager.go and the scheduled workflow's CRD check: version, schedule, concurrency."""
+    reference, fields = body["pipeline_version_reference"], body["trigger"]["cron_schedule"]["cron"].split()
+    known = [(one["pipeline_id"], one["pipeline_version_id"]) for one in state.versions]
+    if (reference.get("pipeline_id"), reference.get("pipeline_version_id")) not in known:
+        raise Refusal(404, "ResourceNotFoundError: PipelineVersion not found")
+    if len(fields) != 6:
+        raise Refusal(400, f"Schedule cron is not supported: expected 6 fields, found {len(fields)}")
+    if not 1 <= int(body["max_concurrency"]) <= 10:
+        raise Refusal(400, "The max concurrency of the recurring run must be at least 1 and at most 10")
+    made = {**body, "recurring_run_id": f"s{len(state.recurring_runs) + 1}"}
+    state.recurring_runs.append(made)
     return made
 
 
