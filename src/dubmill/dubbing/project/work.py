@@ -49,11 +49,12 @@ class ProjectWork:
         """The state of every segment, without decoding the film or loading the model."""
         states: list[SegmentState] = []
         num_to_dub = 0
+        shots = self.project.store.analysis(self.film).shots
         for language in self.project.settings.languages:
-            chunks = self._chunks(language)
+            job = self.service.film_job(self._request(language))
             by_id = {}
-            for chunk in chunks:
-                state, note = self._chunk_state(language, chunk)
+            for chunk in self._chunks(language):
+                state, note = self._chunk_state(chunk, job, shots)
                 num_to_dub += state == TO_DUB
                 by_id |= dict.fromkeys(chunk.ids, (state, note))
             for row in self.project.rows:
@@ -137,9 +138,8 @@ class ProjectWork:
             return []
         return plan_chunks(segments, self.project.store.analysis(self.film), self.film.size)
 
-    def _chunk_state(self, language: str, chunk: Chunk) -> tuple[str, str]:
+    def _chunk_state(self, chunk: Chunk, job: FilmJob, shots: Sequence[int]) -> tuple[str, str]:
         store, film = self.project.store, self.film
-        job: FilmJob = self.service.film_job(self._request(language))
         try:
             note = job.dubber.check(job.line(chunk), film.seconds_at(chunk.last - chunk.first))
             needs_frames = job.masker.needs_frames(chunk.face or job.face, job.picture)
@@ -148,7 +148,7 @@ class ProjectWork:
             mask = chunk_mask(film, chunk, job, store, _never_read)
         except DubmillError as error:
             return REFUSED, error.sentence
-        crops = chunk_crops(film, [chunk], [mask], store.analysis(film).shots, job.picture)
+        crops = chunk_crops(film, [chunk], [mask], shots, job.picture)
         (key,) = take_keys(film, [chunk], crops, job)
         return (DUBBED if store.take(key).is_file() else TO_DUB), note
 
