@@ -11,7 +11,7 @@ from dubmill.adapters import reference_mode_of
 from dubmill.artifacts.manifest import Lineage
 from dubmill.artifacts.rows import Line
 from dubmill.artifacts.store import Adapter
-from dubmill.dubbing.dubber import SECOND_STAGE, Dubber, half_size
+from dubmill.dubbing.dubber import Dubber, half_size
 from dubmill.errors import InvalidArtifactError, InvalidParamsError
 from dubmill.generation.codec import encode_clips
 from dubmill.model.conditioning import ReferenceMode
@@ -141,7 +141,7 @@ def watched(pipeline, call):
 
 @pytest.mark.parametrize(
     ("keep", "has_lora", "expected"),
-    [(True, False, ["dub"]), (False, False, []), (True, True, ["dub", SECOND_STAGE]), (False, True, [SECOND_STAGE])],
+    [(True, False, ["dub"]), (False, False, []), (True, True, ["dub", "second"]), (False, True, ["second"])],
 )
 def test_the_second_stage_wears_its_own_adapters_and_the_first_gets_its_own_back(
     doubling, adapter, tmp_path, keep, has_lora, expected
@@ -154,12 +154,29 @@ def test_the_second_stage_wears_its_own_adapters_and_the_first_gets_its_own_back
     layer = dubber.modules.transformer.transformer_blocks[0].attn1.to_q
     worn = []
     layer.register_forward_pre_hook(
-        lambda module, args: worn.append([] if layer.disable_adapters else sorted(layer.active_adapters))
+        lambda module, args: worn.append(
+            [] if layer.disable_adapters else sorted(name.partition("_")[0] for name in layer.active_adapters)
+        )
     )
     dubber.dub(miniature.clip(height=128, width=128), line=LINE, seed=1)
     assert worn == [["dub"]] * 3 + [expected] * 3  # each stage: the reference, then two steps
     assert layer.active_adapters == ["dub"]
     assert layer.scaling["dub"] == pytest.approx(0.5)  # the strength: a sealed adapter's own scale is 1
+
+
+def test_dubbers_of_one_transformer_keep_their_own_loras_of_the_second_stage(doubling, adapter, tmp_path):
+    weights, names, modules = load_file(adapter.path / adapters.WEIGHTS), [], None
+    for scale in (1.0, 0.5):
+        path = tmp_path / f"{scale}.safetensors"
+        save_file({name: scale * value for name, value in weights.items()}, path)
+        sampling = miniature.sampling(second_stage={**LATER, "keep_adapter": False, "lora": str(path)})
+        dubber = Dubber.load(doubling, None, sampling=sampling, modules=modules)
+        modules = dubber.modules
+        names += dubber.second_stage_adapters
+    loras = modules.transformer.transformer_blocks[0].attn1.to_q.lora_A
+    first, second = (loras[name].weight for name in names)
+    assert torch.allclose(0.5 * first, second)
+    assert first.abs().max() > 0
 
 
 def test_a_second_stage_without_an_upsampler_or_its_lora_is_refused(mini_backbone, doubling):

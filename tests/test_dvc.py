@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -122,9 +121,7 @@ def test_repro_runs_once_then_does_nothing_and_the_default_remote_gives_everythi
     toy(tmp_path)
     run(tmp_path, "dvc", "repro", "-q")
     before = (tmp_path / "data/prompts/manifest.json").read_bytes()
-    started = time.monotonic()
     assert "up to date" in run(tmp_path, "dvc", "repro")
-    assert time.monotonic() - started < 6  # 0.7 s on an idle machine
     run(tmp_path, "dvc", "push", "-q")
     shutil.rmtree(tmp_path / "data")
     shutil.rmtree(tmp_path / ".dvc/cache")

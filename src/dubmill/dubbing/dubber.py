@@ -13,6 +13,7 @@ import torch
 from diffusers.pipelines.ltx2.pipeline_ltx2_latent_upsample import LTX2LatentUpsamplePipeline
 
 from dubmill import adapters
+from dubmill.artifacts.files import sha256_of
 from dubmill.artifacts.rows import Line
 from dubmill.artifacts.store import Adapter, Backbone
 from dubmill.config.sampling import DubSamplingParams
@@ -277,10 +278,13 @@ class Dubber:
                 where=stage.lora,
                 cure="give a file in dub.sampling.second_stage.lora, or none",
             )
-        if SECOND_STAGE not in getattr(self.modules.transformer, "peft_config", {}):
-            self.pipeline.load_lora_weights(stage.lora, adapter_name=SECOND_STAGE)
+        name = (
+            f"{SECOND_STAGE}_{sha256_of(Path(stage.lora))[:16]}"  # dubbers with other files may share the transformer
+        )
+        if name not in getattr(self.modules.transformer, "peft_config", {}):
+            self.pipeline.load_lora_weights(stage.lora, adapter_name=name)
         self._activate(self.active_adapters)
-        return {**kept, SECOND_STAGE: 1.0}
+        return {**kept, name: 1.0}
 
     @contextmanager
     def _adapters_active(self, weights: dict[str, float]) -> Iterator[None]:
