@@ -257,7 +257,7 @@ class Recogniser(words.WordScorer):
 
 @pytest.mark.parametrize(
     ("seconds", "sure_at", "lengths"),
-    [(4, 1, [7]), (4, 2, [7, 9]), (4, 3, [7, 9, 30]), (26, 9, [29, 30]), (28, 9, [30]), (28, 1, [30])],
+    [(4, 1, [9]), (4, 2, [9, 30]), (4, 9, [9, 30]), (24, 9, [29, 30]), (28, 9, [30]), (28, 1, [30])],
 )
 def test_speech_is_read_again_with_more_silence_until_the_text_is_sure(seconds, sure_at, lengths):
     recogniser = Recogniser(sure_at)

@@ -15,20 +15,13 @@ from dubmill.text.spelling import words_of
 
 MAX_SECONDS = 28.0  # of speech at once: Whisper reads 30 s
 ENOUGH_SECONDS = 2.0  # a piece as long as this ends at the next pause: Whisper may stop there and lose the rest
-PAD_SECONDS = (
-    3.0,
-    5.0,
-    30.0,
-)  # of silence behind it, in turn until a text is sure: with little, it says some things twice
+PAD_SECONDS = (5.0, 30.0)  # of silence behind it, in turn until a text is sure; with 3 s Whisper adds words
 FULL_SECONDS = 30  # Whisper reads no more
 MIN_LANGUAGE = 0.8  # probability of the language, below which the text is searched for in two languages
 MIN_LOG_PROBABILITY, MAX_NO_SPEECH = -1.0, 0.6  # Whisper's own bounds of a text to be trusted
 MAX_COMPRESSION = 1.4  # a sentence has 0.8 to 1.1 by zlib, said twice 1.7; Whisper's own bound, 2.4, is for three times
 BEAMS = 5
-TOKENS_PER_SECOND, MORE_TOKENS = (
-    25,
-    10,
-)  # bound of a text, several times what people speak: repeats would go on to 224 tokens
+TOKENS_PER_SECOND, MORE_TOKENS = 25, 10  # bound of a text, several times what people speak: repeats would go on
 FAST_LOG_PROBABILITY = -0.25  # a text found without a beam that is less likely is searched for once more, with beams
 FILES = ("model.bin", "config.json", "tokenizer.json", "vocabulary.json")
 
