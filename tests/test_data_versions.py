@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -41,7 +42,7 @@ def test_the_pairs_of_a_revision_are_the_same_bytes_elsewhere(repository, tmp_pa
     found = get_version(repository, version.tag, tmp_path / "out" / "pairs")
     assert found.digest == version.digest == pairs.digest
     call(tmp_path, "git", "clone", "-q", repository, "laptop")
-    call(tmp_path / "laptop", "dvc", "pull", "-q")
+    call(tmp_path / "laptop", sys.executable, "-m", "dvc", "pull", "-q")
     assert files(tmp_path / "laptop" / "pairs") == files(found.path) == files(pairs.path)
 
 

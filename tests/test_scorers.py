@@ -265,6 +265,12 @@ def test_speech_is_read_again_with_more_silence_until_the_text_is_sure(seconds, 
     assert recogniser.lengths == lengths
 
 
+def test_a_text_that_repeats_itself_loses_against_one_that_does_not():
+    repeating, plain = words.Reading("move " * 8, -0.05, 0.0, 3.0), words.Reading("wir treffen uns", -0.4, 0.0, 0.9)
+    unlikely = words.Reading("die ferne", -0.7, 0.0, 0.9)
+    assert sorted([plain, repeating, unlikely], key=lambda reading: reading.rank) == [repeating, unlikely, plain]
+
+
 class Seen:
     """A detector that was told which faces it sees in each searched frame."""
 

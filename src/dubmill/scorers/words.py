@@ -45,9 +45,19 @@ class Reading:
     compression: float
 
     @property
+    def is_repeating(self) -> bool:
+        """Whether it says the same over and over, each time as likely as the most likely text."""
+        return self.compression > MAX_COMPRESSION
+
+    @property
     def is_sure(self) -> bool:
         """Whether it is likely and does not repeat itself."""
-        return self.log_probability >= MIN_LOG_PROBABILITY and self.compression <= MAX_COMPRESSION
+        return self.log_probability >= MIN_LOG_PROBABILITY and not self.is_repeating
+
+    @property
+    def rank(self) -> tuple[bool, float]:
+        """Orders the readings of one piece, the best last."""
+        return not self.is_repeating, self.log_probability
 
     @property
     def is_speech(self) -> bool:
@@ -96,7 +106,7 @@ class WordScorer:
         return [(language, word) for word in words_of(best.text, language)] if best.is_speech else []
 
     def _attempt(self, speech_N: np.ndarray, num_samples: int) -> tuple[str, Reading]:
-        """(language, reading) of speech with silence behind it; of two languages, the one whose text is more likely."""
+        """(language, reading) of speech with silence behind it; of two languages, the one whose text ranks higher."""
         whisper: Any = self._whisper
         padded_N = np.pad(speech_N, (0, max(0, num_samples - len(speech_N))))
         num_frames = 2 * (len(padded_N) // whisper.feature_extractor.hop_length // 2)  # its encoder halves them
@@ -106,7 +116,7 @@ class WordScorer:
         languages = _candidates([(tag.strip("<|>"), chance) for tag, chance in chances])
         max_tokens = round(TOKENS_PER_SECOND * len(speech_N) / SAMPLE_RATE_HZ) + MORE_TOKENS
         readings = [(language, self._search(encoded, language, max_tokens)) for language in languages]
-        return max(readings, key=lambda pair: pair[1].log_probability)
+        return max(readings, key=lambda pair: pair[1].rank)
 
     def _search(self, encoded: Any, language: str, max_tokens: int) -> Reading:
         """The text in one language: the likeliest next words, and beams where that text is not likely.
@@ -114,7 +124,7 @@ class WordScorer:
         A text that repeats itself does so with beams too, and needs more silence.
         """
         reading = self._decode(encoded, language, max_tokens, num_beams=1)
-        if reading.log_probability >= FAST_LOG_PROBABILITY or reading.compression > MAX_COMPRESSION:
+        if reading.log_probability >= FAST_LOG_PROBABILITY or reading.is_repeating:
             return reading
         return self._decode(encoded, language, max_tokens, num_beams=BEAMS)
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import atexit
 import functools
+import importlib.util
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -190,25 +192,18 @@ def _run(folder: Path, *command: str) -> str:
 
 
 def _process(folder: Path, command: list[str] | tuple[str, ...]) -> subprocess.CompletedProcess[str]:
+    if shutil.which("git") is None or importlib.util.find_spec("dvc") is None:
+        raise UsageError("git or dvc is not installed", cure="install git and dubmill[version-control]")
     environment = {**os.environ, "GIT_TERMINAL_PROMPT": "0", "DVC_NO_ANALYTICS": "1", "LC_ALL": "C"}
     key = Path(os.environ.get(KEY_FILE, "") or "/nonexistent")
     if key.is_file():
         own, hosts = _private_copy(key), key.with_name("known_hosts")
         environment["GIT_SSH_COMMAND"] = f"ssh -i {own} -o IdentitiesOnly=yes -o UserKnownHostsFile={hosts}"
-    try:
-        return subprocess.run(
-            command,
-            cwd=folder,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=COMMAND_SECONDS,
-        )
-    except FileNotFoundError as error:
-        raise UsageError(
-            f"the command {command[0]} is not installed", cure="install git and dubmill[version-control]"
-        ) from error
+    # this environment's dvc, which need not be on the PATH
+    program = [sys.executable, "-m", *command] if command[0] == "dvc" else command
+    return subprocess.run(
+        program, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=COMMAND_SECONDS
+    )
 
 
 @functools.cache
