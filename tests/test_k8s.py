@@ -178,9 +178,10 @@ def test_retention_removes_what_no_task_used_for_30_days_and_nothing_else(tmp_pa
         (drafts / f"{name}.lock").touch()
         os.utime(drafts / f"{name}.lock", (time.time() - days * 86400,) * 2)
     (pod,) = (pod for name, pod in pods("kind") if name == "CronJob/retention")
-    command = [part.replace("/work/drafts", str(drafts)) for part in pod["containers"][0]["command"]]
+    (container,) = pod["containers"]
+    assert container["workingDir"] in [mount["mountPath"] for mount in container["volumeMounts"]]
     for _ in range(2):
-        subprocess.run(command, check=True, capture_output=True)
+        subprocess.run(container["command"], cwd=tmp_path, check=True, capture_output=True)
         assert sorted(path.name for path in drafts.iterdir()) == ["new", "new.lock"]
 
 
