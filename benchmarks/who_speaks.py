@@ -28,7 +28,7 @@ from dubmill.dubbing.clip_size import ClipSize
 from dubmill.dubbing.longform import Film, FilmJob, FilmStore, dub_chunks, join, plan_film
 from dubmill.dubbing.longform.chunk_dubs import chunk_dubs
 from dubmill.dubbing.project import Row, Target
-from dubmill.dubbing.project.speakers import assigned, observe
+from dubmill.dubbing.project.speakers import assign_speakers, observe
 from dubmill.faces import Face, FaceMasker, ScorerFaceDetector
 from dubmill.media.clips import Clip
 from dubmill.nano import difficulty, face, world
@@ -186,7 +186,7 @@ def measure(
         for source in verdicts:
             names = ["" if source == "voices" else f"person {speaker}" for speaker in talk.speakers]
             rows = [replace(row, speaker=name) for row, name in zip(talk.rows, names, strict=True)]
-            rows = assigned(rows, observations, **same)
+            rows = assign_speakers(rows, observations, **same)
             verdicts[source].append(judge(talk, rows, FaceMasker(detector, ""), folder / f"{index}-{source}"))
     return {source: np.concatenate(found) for source, found in verdicts.items()}
 

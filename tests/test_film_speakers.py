@@ -8,7 +8,7 @@ import pytest
 from doubles.faces import face
 
 from dubmill.dubbing.project import Row
-from dubmill.dubbing.project.speakers import Observation, SeenFace, assigned
+from dubmill.dubbing.project.speakers import Observation, SeenFace, assign_speakers
 from dubmill.errors import UsageError
 from dubmill.faces import track_face
 from dubmill.faces.blending import check_face_choice
@@ -37,7 +37,7 @@ def test_the_face_is_followed_when_a_shot_shows_it_elsewhere_and_a_segment_witho
         heard(ANA, (BEN, 0.5, 0.3)),
         heard(ANA, (ANA, 0.27, 0.9)),
     ]
-    assert table(assigned(rows("Ana", "Ben", "Ana", "Ana"), observations, **SAME)) == [
+    assert table(assign_speakers(rows("Ana", "Ben", "Ana", "Ana"), observations, **SAME)) == [
         ("Ana", "25%"), ("Ben", "30%"), ("Ana", "none"), ("Ana", "25%"),
     ]  # fmt: skip
 
@@ -46,23 +46,23 @@ def test_one_segment_in_which_another_mouth_fits_better_by_chance_is_outvoted():
     pair = [(ANA, 0.2, 0.9), (BEN, 0.8, 0.1)]
     chance = [(ANA, 0.2, 0.5), (BEN, 0.8, 0.7)]
     both = [heard(ANA, *pair), heard(ANA, *chance), heard(ANA, *pair)]
-    assert [face for _, face in table(assigned(rows("Ana", "Ana", "Ana"), both, **SAME))] == ["20%"] * 3
+    assert [face for _, face in table(assign_speakers(rows("Ana", "Ana", "Ana"), both, **SAME))] == ["20%"] * 3
 
 
 def test_a_narrator_whose_mouth_is_never_seen_to_move_has_no_face_even_alone_with_one():
     observations = [heard(CARLA, (ANA, 0.5, 0.2)), heard(CARLA, (ANA, 0.5, 0.1)), heard(CARLA)]
-    assert table(assigned(rows("N", "N", "N"), observations, **SAME)) == [("N", "none")] * 3
+    assert table(assign_speakers(rows("N", "N", "N"), observations, **SAME)) == [("N", "none")] * 3
 
 
 def test_speakers_without_names_are_found_by_their_voices_and_names_of_the_script_spread():
     observations = [heard(voice, (ANA, 0.2, 0.9 if voice is ANA else 0.1)) for voice in (ANA, BEN, ANA, BEN, ANA)]
-    found = table(assigned(rows("", "", "Ana", "", ""), observations, **SAME))
+    found = table(assign_speakers(rows("", "", "Ana", "", ""), observations, **SAME))
     assert found == [("Ana", "20%"), ("speaker 1", "none"), ("Ana", "20%"), ("speaker 1", "none"), ("Ana", "20%")]
 
 
 def test_silence_has_no_speaker_and_what_a_person_wrote_stays():
     nobody = np.zeros(3, np.float32)
-    found = assigned(rows("", "Ben", face="left"), [heard(nobody), heard(BEN, (BEN, 0.5, 0.9))], **SAME)
+    found = assign_speakers(rows("", "Ben", face="left"), [heard(nobody), heard(BEN, (BEN, 0.5, 0.9))], **SAME)
     assert table(found) == [("", "left"), ("Ben", "left")]
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dubmill.cli.film_new import new
+from dubmill.cli.film_new import model_of, new
 from dubmill.errors import UsageError
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ def fit(
 def speakers(project: Project) -> None:
     """Find who speaks in each segment and whose face moves, and fill in what is empty of the columns speaker and face."""
     from dubmill.dubbing.project.project import locked
-    from dubmill.dubbing.project.speakers import assigned, observe, open_tools
+    from dubmill.dubbing.project.speakers import assign_speakers, observe, open_tools
 
     with locked(project), _bar("speakers") as progress:
         work = _open(project)
@@ -147,7 +147,7 @@ def speakers(project: Project) -> None:
         rows = work.project.rows
         observations = observe(work.film, rows, tools.detector, tools.scorers, progress)
         same = {"same_voice": tools.world.same_voice_cosine, "same_face": tools.world.same_face_cosine}
-        rows = assigned(rows, observations, **same)
+        rows = assign_speakers(rows, observations, **same)
         work.project.with_rows(rows).save()
     for row in rows:
         typer.echo(f"{row.id}  {row.start_seconds:.2f} to {row.end_seconds:.2f} s  {row.speaker}  face {row.face}")
@@ -201,16 +201,13 @@ def render(project: Project, language: Languages = "") -> None:
 
 
 def _open(folder: Path) -> ProjectWork:
-    from dubmill.dubbing.open import film_service, open_model
+    from dubmill.dubbing.open import film_service
     from dubmill.dubbing.project import FilmProject
     from dubmill.dubbing.project.work import ProjectWork
 
     project = FilmProject.open(folder)
-    settings = project.settings
-    overlay = [Path(name) for name in settings.overlay]
-    model = open_model(settings.release, settings.adapter, settings.backbone, settings.params, overlay)
-    film = project.film(model.size)
-    return ProjectWork(project, film, film_service(settings.backbone, model))
+    model = model_of(project.settings)
+    return ProjectWork(project, project.film(model.size), film_service(project.settings.backbone, model))
 
 
 def _languages(project: FilmProject, language: str) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,33 +12,10 @@ from dubmill.cli.dub import NO_OVERLAYS, PARAMS, Face, Picture, Quality, Track
 from dubmill.errors import UsageError
 
 if TYPE_CHECKING:
-    from dubmill.dubbing.project import Row
+    from dubmill.dubbing.model_source import ModelSource
+    from dubmill.dubbing.project import ProjectSettings, Row
 
 NO_SCRIPTS: list[str] = []
-
-
-@dataclass(frozen=True, kw_only=True)
-class NewOptions:
-    """The options of `dubmill film new`."""
-
-    film: Path
-    to: str
-    script: list[str]
-    project: Path | None
-    source: str
-    consent: str
-    tone_map: bool
-    track: int | None
-    face: str
-    picture: str
-    quality: int | None
-    container: str
-    release: Path
-    adapter: Path | None
-    params: Path
-    overlay: list[Path]
-    backbone: Path
-    seed: int
 
 
 def new(
@@ -71,66 +48,77 @@ def new(
     seed: Annotated[int, typer.Option(min=0, help="seed of every segment that has none of its own")] = 0,
 ) -> None:
     """Make a project: read the film once, and write the table of its segments."""
-    options = NewOptions(**locals())
-    typer.echo(f"film: {_create(options)}, whose segments.csv may be edited")
-
-
-def _create(options: NewOptions) -> Path:
-    """Check the options, read the film, and write the project; returns its folder."""
-    from dubmill.dubbing.longform import Film
-    from dubmill.dubbing.open import FILM_LIMITS, line_fitter, open_model
-    from dubmill.dubbing.project import FilmProject, ProjectSettings
-    from dubmill.dubbing.project.fitting import fit_rows
-    from dubmill.dubbing.project.project import check_new
+    from dubmill.dubbing.project import ProjectSettings
     from dubmill.text.languages import base_tag
 
-    source = base_tag(options.source)
-    languages = tuple(dict.fromkeys(base_tag(tag.strip()) for tag in options.to.split(",") if tag.strip()))
-    _check_new_options(options, languages)
-    folder = options.project or options.film.with_name(f"{options.film.stem}.dub")
+    settings = ProjectSettings(
+        film=film.absolute(),
+        source_language=base_tag(source),
+        languages=tuple(dict.fromkeys(base_tag(tag.strip()) for tag in to.split(",") if tag.strip())),
+        consent=consent,
+        release=release.absolute(),
+        adapter=adapter.absolute() if adapter else None,
+        params=params.absolute(),
+        overlay=tuple(str(path.absolute()) if path.is_file() else str(path) for path in overlay),
+        backbone=backbone.absolute(),
+        seed=seed,
+        tone_map=tone_map,
+        track=track,
+        face=face,
+        picture=picture,
+        quality=quality,
+        container=container,
+    )
+    folder = project or film.with_name(f"{film.stem}.dub")
+    _create(settings, folder, script)
+    typer.echo(f"film: {folder}, whose segments.csv may be edited")
+
+
+def _create(settings: ProjectSettings, folder: Path, scripts: list[str]) -> None:
+    """Check the settings, read the film, and write the project."""
+    from dubmill.dubbing.longform import Film
+    from dubmill.dubbing.open import FILM_LIMITS, line_fitter
+    from dubmill.dubbing.project import FilmProject
+    from dubmill.dubbing.project.fitting import fit_rows
+    from dubmill.dubbing.project.project import check_new
+
+    source, languages = settings.source_language, settings.languages
+    _check_settings(settings)
     check_new(folder)
-    rows = _rows(_scripts(options.script, source, languages), source, languages)
-    model = open_model(options.release, options.adapter, options.backbone, options.params, options.overlay)
+    rows = _rows(_scripts(scripts, source, languages), source, languages)
+    model = model_of(settings)
     for tag in languages:
         model.check_language(tag)
-    settings = ProjectSettings(
-        film=options.film.absolute(),
-        source_language=source,
-        languages=languages,
-        consent=options.consent,
-        release=options.release.absolute(),
-        adapter=options.adapter.absolute() if options.adapter else None,
-        params=options.params.absolute(),
-        overlay=tuple(str(path.absolute()) if path.is_file() else str(path) for path in options.overlay),
-        backbone=options.backbone.absolute(),
-        seed=options.seed,
-        tone_map=options.tone_map,
-        track=options.track,
-        face=options.face,
-        picture=options.picture,
-        quality=options.quality,
-        container=options.container,
-    )
-    film = Film.open(options.film, model.size, limits=FILM_LIMITS, tone_map=options.tone_map, track=options.track)
-    fit = line_fitter(options.backbone)
+    film = Film.open(settings.film, model.size, limits=FILM_LIMITS, tone_map=settings.tone_map, track=settings.track)
+    fit = line_fitter(settings.backbone)
     for tag in languages:
         rows = fit_rows(rows, tag, film.info.seconds, fit)
     FilmProject.create(folder, settings, rows, film)
-    return folder
 
 
-def _check_new_options(options: NewOptions, languages: tuple[str, ...]) -> None:
+def model_of(settings: ProjectSettings) -> ModelSource:
+    """The model that a project is dubbed with.
+
+    Raises:
+        DubmillError: see `open_model`.
+    """
+    from dubmill.dubbing.open import open_model
+
+    return open_model(settings.release, settings.adapter, settings.backbone, settings.params, settings.overlay_files)
+
+
+def _check_settings(settings: ProjectSettings) -> None:
     from dubmill.dubbing.output import VIDEO_SUFFIXES
     from dubmill.dubbing.requests import FileDubRequest, check_file_request
 
-    if not languages or options.container not in VIDEO_SUFFIXES:
-        what = f"no container ends in {options.container}" if languages else "--to names no language"
+    if not settings.languages or settings.container not in VIDEO_SUFFIXES:
+        what = f"no container ends in {settings.container}" if settings.languages else "--to names no language"
         raise UsageError(what, where="dubmill film new", cure=f"give languages, and one of {', '.join(VIDEO_SUFFIXES)}")
-    for tag in languages:
+    for tag in settings.languages:
         check_file_request(
             FileDubRequest(
-                options.film, "", tag, options.consent, options.seed, options.tone_map, options.face, options.track,
-                picture=options.picture, quality=options.quality,
+                settings.film, "", tag, settings.consent, settings.seed, settings.tone_map, settings.face,
+                settings.track, picture=settings.picture, quality=settings.quality,
             )
         )  # fmt: skip
 

@@ -23,7 +23,7 @@ from dubmill.dubbing.clip_size import ClipSize
 from dubmill.dubbing.longform import Film, FilmStore, Segment
 from dubmill.dubbing.output import check_writable
 from dubmill.dubbing.project.fitting import LineFitter, fit_rows
-from dubmill.dubbing.project.table import Row, check_row, check_rows, read_table, unfitted, write_table
+from dubmill.dubbing.project.table import Row, check_row, check_rows, read_table, without_fitting, write_table
 from dubmill.errors import ChangedArtifactError, InvalidArtifactError, UsageError
 from dubmill.text.subtitles import Cue
 
@@ -54,6 +54,11 @@ class ProjectSettings(BaseModel):
     picture: str
     quality: int | None
     container: str
+
+    @property
+    def overlay_files(self) -> list[Path]:
+        """The overlays as `params.load` takes them: files, and names of presets."""
+        return [Path(name) for name in self.overlay]
 
 
 @dataclass(frozen=True)
@@ -163,7 +168,7 @@ class FilmProject:
             for other in self.rows
             if other.start_seconds < row.start_seconds < other.last_end_seconds and other.id != row.id
         ]
-        project = self.with_rows([unfitted(other) for other in (*reaching, row)])
+        project = self.with_rows([without_fitting(other) for other in (*reaching, row)])
         rows: Sequence[Row] = project.rows
         for language in self.settings.languages:
             rows = fit_rows(rows, language, self.film_seconds, fit)

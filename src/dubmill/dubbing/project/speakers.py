@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
@@ -69,8 +68,7 @@ def open_tools(settings: ProjectSettings) -> SpeakerTools:
         UsageError: the extra `faces` is not installed, or a model is missing, with the reason.
     """
     world = world_of(Backbone(settings.backbone, read_manifest(settings.backbone)))
-    overlays = [Path(name) for name in settings.overlay]
-    scorers = world.scorers(load(settings.params, *overlays).scorers)
+    scorers = world.scorers(load(settings.params, *settings.overlay_files).scorers)
     for question in ("voice", "identity", "mouth", "opening"):
         if question in scorers.missing:
             what = f"nobody's {question} can be measured ({scorers.missing[question]})"
@@ -96,7 +94,7 @@ def observe(
     return found
 
 
-def assigned(
+def assign_speakers(
     rows: Sequence[Row], observations: Sequence[Observation], *, same_voice: float, same_face: float
 ) -> list[Row]:
     """The rows with speaker and face filled in where they were empty.

@@ -59,7 +59,7 @@ class Row:
         return Segment(self.start_seconds, end, words.text, self.speaker, self.id, self.face, self.seed)
 
 
-def unfitted(row: Row) -> Row:
+def without_fitting(row: Row) -> Row:
     """The row with its words alone: without what was done to make them fit."""
     return replace(row, targets={tag: Target(words.text) for tag, words in row.targets.items()})
 
