@@ -9,7 +9,7 @@ from doubles.kubernetes_api import KubernetesApi
 
 from dubmill.errors import ServiceUnavailableError, UsageError
 from dubmill.tracking import endpoint
-from dubmill.tracking.endpoint import Folders, RolloutError, rolled
+from dubmill.tracking.endpoint import Folders, RolloutError, rollout
 
 OLD, NEW = Folders.of("b" * 64, "1" * 64), Folders.of("b" * 64, "2" * 64)
 
@@ -22,7 +22,7 @@ def api(monkeypatch):
         monkeypatch.setenv("DUBMILL_KUBERNETES", found.address)
         for name in ("POLL_SECONDS", "WAIT_SECONDS"):
             monkeypatch.setattr(endpoint, name, 0.0)
-        with rolled(OLD, lambda served: served == OLD):
+        with rollout(OLD, lambda served: served == OLD):
             pass
         found.calls.clear()
         yield found
@@ -48,13 +48,13 @@ def served(api: KubernetesApi) -> Folders:
 
 
 def promote(alias: Alias, folders: Folders = NEW) -> None:
-    with rolled(folders, alias.is_at, ready_seconds=60):
+    with rollout(folders, alias.is_at, ready_seconds=60):
         alias.place = folders
 
 
 def test_the_endpoint_is_ready_with_the_release_before_the_alias_moves(api):
     alias, seen = Alias(), []
-    with rolled(NEW, alias.is_at):
+    with rollout(NEW, alias.is_at):
         seen.append((served(api), api.deployment()["status"]["replicas"]))
         alias.move()
     assert seen == [(NEW, 1)]
@@ -75,21 +75,21 @@ def test_pods_that_take_too_long_are_taken_back(api, monkeypatch):
     monkeypatch.setattr(
         api, "deployment", lambda: {"metadata": {"generation": 9}, "spec": {"template": {"metadata": {}}}}
     )
-    with pytest.raises(RolloutError), rolled(NEW, lambda served: False, ready_seconds=0):
+    with pytest.raises(RolloutError), rollout(NEW, lambda served: False, ready_seconds=0):
         pass
     assert served(api) == OLD
 
 
 def test_an_alias_that_does_not_move_takes_the_endpoint_back(api):
     alias = Alias()
-    with pytest.raises(OSError, match="MLflow"), rolled(NEW, alias.is_at):
+    with pytest.raises(OSError, match="MLflow"), rollout(NEW, alias.is_at):
         raise OSError("MLflow")
     assert served(api) == OLD
 
 
 def test_an_alias_that_moved_though_the_call_failed_keeps_the_endpoint(api):
     alias = Alias()
-    with pytest.raises(OSError, match="answer"), rolled(NEW, alias.is_at):
+    with pytest.raises(OSError, match="answer"), rollout(NEW, alias.is_at):
         alias.move(fails=True)
     assert served(api) == NEW
 
@@ -135,7 +135,7 @@ def test_a_process_killed_in_the_middle_leaves_what_the_next_call_sets_right(api
     endpoint.Endpoint("dubmill/dubmill").point_to(NEW, coming_from=OLD)
     if has_moved:
         alias.move()
-    with rolled(alias.place, alias.is_at):
+    with rollout(alias.place, alias.is_at):
         pass
     assert served(api) == alias.place
     assert api.service["metadata"]["annotations"] == {}

@@ -37,7 +37,7 @@ def test_the_webhook_is_told_which_run_ended_and_how(webhook, monkeypatch):
     monkeypatch.setenv("DUBMILL_WEBHOOK", address)
     monkeypatch.setenv("KFP_RUN_ID", "run-7")
     notice = Notice.of("dubmill-data", "FAILED", "too few pairs")
-    assert send(notice) == "The webhook was told."
+    assert send(notice) == "The notice was sent."
     assert told[0]["text"] == "dubmill-data run-7 failed: too few pairs"
     assert "| error | too few pairs |" in notice.markdown
 
@@ -46,11 +46,11 @@ def test_a_webhook_that_refuses_fails_nothing_and_its_address_is_not_shown(webho
     address, told, answer = webhook
     answer["status"] = 500
     monkeypatch.setenv("DUBMILL_WEBHOOK", address)
-    assert send(Notice.of("dubmill-data", "SUCCEEDED", "")) == "The webhook was not told (HTTP 500)."
+    assert send(Notice.of("dubmill-data", "SUCCEEDED", "")) == "The notice was not sent (HTTP 500)."
     assert len(told) == 3
     assert "secret" not in caplog.text
     monkeypatch.setenv("DUBMILL_WEBHOOK", "no address")
-    assert "was not told" in send(Notice.of("dubmill-data", "SUCCEEDED", ""))
+    assert "was not sent" in send(Notice.of("dubmill-data", "SUCCEEDED", ""))
 
 
 def test_without_a_webhook_nothing_is_sent(monkeypatch):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from dubmill.artifacts.files import sha256_of
 from dubmill.artifacts.manifest import read_manifest
-from dubmill.artifacts.references import followed
+from dubmill.artifacts.references import resolve_reference
 from dubmill.errors import ChangedArtifactError, InvalidArtifactError
 
 ENDPOINT = "DUBMILL_ENDPOINT"  # namespace/name of the InferenceService that a promotion rolls; empty: none
@@ -22,7 +22,7 @@ def publish_models(*, backbone: Path | str, release: Path | str) -> None:
     """Publishes both to the folder that $DUBMILL_MODELS names; does nothing without it, or where $DUBMILL_ENDPOINT was rolled."""
     folder = os.environ.get(MODELS)
     if folder and not os.environ.get(ENDPOINT):
-        publish(Path(folder), backbone=followed(Path(backbone))[0], release=release)
+        publish(Path(folder), backbone=resolve_reference(Path(backbone))[0], release=release)
 
 
 def publish(folder: Path, **artifacts: Path | str) -> None:

@@ -19,7 +19,7 @@ def write_reference(out: Path, artifact: Path) -> None:
     write_atomically(out / REFERENCE, json.dumps(reference).encode())
 
 
-def followed(path: Path) -> tuple[Path, Manifest]:
+def resolve_reference(path: Path) -> tuple[Path, Manifest]:
     """Returns the folder and the manifest of the artifact at `path`, or of the one that a reference there names.
 
     Raises:

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from dubmill.artifacts.draft import Draft
 from dubmill.artifacts.files import ROWS_FILE, sha256_of, tar_index
 from dubmill.artifacts.manifest import MANIFEST, SCHEMA_VERSION, Lineage, Manifest
-from dubmill.artifacts.references import followed
+from dubmill.artifacts.references import resolve_reference
 from dubmill.artifacts.rows import ClipRow, DubRow, PairRow, Prompt, Row
 from dubmill.errors import ChangedArtifactError, InvalidArtifactError
 from dubmill.media.clips import Clip
@@ -59,7 +59,7 @@ class Artifact:
             InvalidArtifactError: it is something else.
             ChangedArtifactError: the manifest was edited, or a file is gone.
         """
-        path, manifest = followed(Path(path))
+        path, manifest = resolve_reference(Path(path))
         if manifest.kind != cls.kind:
             raise InvalidArtifactError(
                 f"this is a {manifest.kind}, not a {cls.kind}", where=str(path), cure="give the right directory"
@@ -287,7 +287,7 @@ def open_any(path: Path | str) -> Artifact:
     Raises:
         InvalidArtifactError: see `Artifact.open`, or its kind is unknown.
     """
-    _, manifest = followed(Path(path))
+    _, manifest = resolve_reference(Path(path))
     if manifest.kind not in KINDS:
         raise InvalidArtifactError(
             f"unknown kind {manifest.kind!r}", where=str(path), cure=f"known: {', '.join(KINDS)}"

@@ -59,7 +59,7 @@ def promote(
         release = _release(backbone, adapter, report, pairs, candidate.version, params, out)
         folders = endpoint.add_files(backbone, release)
         tracking.tag_version(candidate.version, {"release_digest": release.digest})  # it names the folders
-        with endpoint.rolled(folders, lambda served: tracking.is_champions(register_params.model, served)):
+        with endpoint.rollout(folders, lambda served: tracking.is_champions(register_params.model, served)):
             old = tracking.promote_alias(candidate.version)
         entry = _entry(candidate.version, old, release.digest, "promoted", [], figures)
         tracking.record(candidate.version, ledger, entry, again=candidate.is_champion)

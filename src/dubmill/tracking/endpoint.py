@@ -1,6 +1,6 @@
 """Rolls the InferenceService: alias, files and pods change together, or none of them does.
 
-    with rolled(backbone, release, is_champion):
+    with rollout(backbone, release, is_champion):
         move the alias
 
 The files of each release have a folder of their own on the volume, so adding them changes nothing. Two annotations of the pods name
@@ -160,7 +160,7 @@ def _is_rolled(deployment: dict[str, Any], folders: Folders) -> bool:
 
 
 @contextmanager
-def rolled(
+def rollout(
     folders: Folders, is_champion: Callable[[Folders], bool], *, ready_seconds: float = READY_SECONDS
 ) -> Iterator[None]:
     """Makes the endpoint serve what is in `folders`, then runs the block; if either fails, the endpoint is put back.
@@ -176,7 +176,7 @@ def rolled(
         yield
         return
     endpoint = Endpoint(os.environ[ENDPOINT])
-    before = _settled(endpoint, is_champion)
+    before = _settle(endpoint, is_champion)
     if before == folders:
         yield
         return
@@ -185,12 +185,12 @@ def rolled(
         endpoint.wait_ready(folders, ready_seconds)
         yield
     except BaseException:  # a SIGTERM too
-        _settled(endpoint, is_champion)
+        _settle(endpoint, is_champion)
         raise
     endpoint.point_to(folders)
 
 
-def _settled(endpoint: Endpoint, is_champion: Callable[[Folders], bool]) -> Folders:
+def _settle(endpoint: Endpoint, is_champion: Callable[[Folders], bool]) -> Folders:
     """Ends a change that is under way: it stays where the alias moved, else it is put back; returns where the pods read from."""
     now, before = endpoint.state()
     if before is None:

@@ -57,9 +57,9 @@ def send(notice: Notice) -> str:
     for _ in range(NUM_ATTEMPTS):
         reason = _post(address, json.dumps({"text": notice.text, **asdict(notice)}).encode())
         if not reason:
-            return "The webhook was told."
-    logger.warning("the webhook was not told (%s)", reason)
-    return f"The webhook was not told ({reason})."
+            return "The notice was sent."
+    logger.warning("the notice was not sent (%s)", reason)
+    return f"The notice was not sent ({reason})."
 
 
 def _post(address: str, body: bytes) -> str:

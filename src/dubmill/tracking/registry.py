@@ -18,7 +18,7 @@ from dubmill.artifacts.files import ROWS_FILE, sha256_of
 from dubmill.artifacts.manifest import MANIFEST, read_manifest
 from dubmill.artifacts.store import Report
 from dubmill.errors import InvalidArtifactError, UsageError
-from dubmill.tracking.endpoint import Folders, folders_of, rolled
+from dubmill.tracking.endpoint import Folders, folders_of, rollout
 from dubmill.tracking.ledger import Entry, Ledger
 from dubmill.tracking.lock import promotion_lock
 from dubmill.tracking.runs import log_figures, log_report, report_folder
@@ -197,7 +197,7 @@ def _rollback(name: str, ledger: Ledger) -> Version:
     resumed = champion.number == previous.number
     left = last.previous if resumed and last is not None and last.version == previous.number else champion.number
     left = last.version if resumed and last is not None and last.version != previous.number else left
-    with rolled(folders_of(previous), lambda served: is_champions(name, served)):
+    with rollout(folders_of(previous), lambda served: is_champions(name, served)):
         move_alias(CHAMPION, previous)
     digest = previous.tags.get("release_digest", "")
     entry = Entry(name=name, version=previous.number, previous=left, digest=digest, decision="rolled back", reasons=[])
