@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 import time
 import webbrowser
 from enum import StrEnum
@@ -184,15 +185,15 @@ def submit(
 
     if cron and wait:
         raise UsageError("a schedule has no end to wait for", cure="leave --wait or --cron out")
-    package, values = Path(f"build/{pipeline}.yaml"), _params(params, overlay)
-    data = DataPlace(data_repository, data_branch, data_remote)
-    compile_to(
-        package, values, _cluster_target(values, gpu, train_gpus, mlflow, models, work, endpoint, data), pipeline
-    )
+    values, data = _params(params, overlay), DataPlace(data_repository, data_branch, data_remote)
+    target = _cluster_target(values, gpu, train_gpus, mlflow, models, work, endpoint, data)
     file = token_file or (None if token or cookie else default_token_file())
-    cluster = Cluster(host, namespace=namespace, login=Login(token=token, cookie=cookie, token_file=file))
-    name = VARIANTS[pipeline].name
-    started = cluster.start(package, pipeline=name, experiment=experiment, account=account, cron=cron)
+    with tempfile.TemporaryDirectory() as folder:  # its own: two calls at once must not upload each other's package
+        package = Path(folder) / f"{pipeline}.yaml"
+        compile_to(package, values, target, pipeline)
+        cluster = Cluster(host, namespace=namespace, login=Login(token=token, cookie=cookie, token_file=file))
+        name = VARIANTS[pipeline].name
+        started = cluster.start(package, pipeline=name, experiment=experiment, account=account, cron=cron)
     typer.echo(f"version {started.version}{'' if started.is_new_version else ' (was there already)'}")
     typer.echo(started.page)
     if open_page:

@@ -120,20 +120,56 @@ class Cluster:
             is_new = version_id is None
             if version_id is None:
                 version_id = self._create_version(package, pipeline_id, name)
-            group = self.client.create_experiment(experiment, namespace=self.namespace)
+            experiment_id = self._experiment_id(experiment)
             chosen = {"pipeline_id": pipeline_id, "version_id": version_id, "service_account": account or None}
-            title = f"{pipeline} {name}"
             if cron:
-                return Run("", self._schedule(str(group.experiment_id), title, cron, chosen), name, is_new)
-            run = self.client.run_pipeline(str(group.experiment_id), title, **chosen)
+                return Run("", self._schedule(experiment_id, pipeline, cron, chosen), name, is_new)
+            run = self.client.run_pipeline(experiment_id, f"{pipeline} {name}", **chosen)
         return Run(str(run.run_id), f"{self.host}/#/runs/details/{run.run_id}", name, is_new)
 
-    def _schedule(self, experiment_id: str, title: str, cron: str, chosen: dict[str, Any]) -> str:
-        """Starts a recurring run, one at a time and without making up for missed ones; returns its page."""
-        made = self.client.create_recurring_run(
-            experiment_id, title, cron_expression=cron, max_concurrency=1, no_catchup=True, **chosen
+    def _schedule(self, experiment_id: str, pipeline: str, cron: str, chosen: dict[str, Any]) -> str:
+        """Makes this the only schedule of the pipeline in its experiment; returns its page.
+
+        It starts one run at a time and makes up for no missed ones. An equal schedule is kept, and enabled if a person disabled it. The new
+        one is there before older ones are deleted, so that a failure in between leaves two, which the next call mends; of two calls at
+        the same time the later schedule remains.
+        """
+        before = self._schedules(experiment_id, pipeline, chosen["pipeline_id"])
+        equal = [one for one in before if _is_schedule(one, cron, chosen)]
+        kept = equal[-1] if equal else self._create_schedule(experiment_id, pipeline, cron, chosen)
+        if kept.mode == "DISABLE":
+            self.client.enable_recurring_run(kept.recurring_run_id)
+        older = {one.recurring_run_id for one in before} - {kept.recurring_run_id}
+        after = self._schedules(experiment_id, pipeline, chosen["pipeline_id"])
+        last = [one for one in after if one.recurring_run_id not in older][-1:] or [kept]
+        for one in after:
+            if one.recurring_run_id != last[0].recurring_run_id:
+                self._unless_gone(lambda name=one.recurring_run_id: self.client.delete_recurring_run(name))
+        return f"{self.host}/#/recurringrun/details/{last[0].recurring_run_id}"
+
+    def _create_schedule(self, experiment_id: str, pipeline: str, cron: str, chosen: dict[str, Any]) -> Any:
+        return self.client.create_recurring_run(
+            experiment_id, pipeline, cron_expression=cron, max_concurrency=1, no_catchup=True, **chosen
         )
-        return f"{self.host}/#/recurringrun/details/{made.recurring_run_id}"
+
+    def _schedules(self, experiment_id: str, pipeline: str, pipeline_id: str) -> list[Any]:
+        """Returns the schedules that `submit` made for a pipeline, oldest first; those made by hand have other names."""
+        found = [
+            one
+            for one in _pages(self.client.list_recurring_runs, "recurring_runs", experiment_id=experiment_id)
+            if one.display_name == pipeline and one.pipeline_version_reference.pipeline_id == pipeline_id
+        ]
+        return sorted(found, key=lambda one: (str(one.created_at), one.recurring_run_id))
+
+    def _unless_gone(self, delete: Callable[[], Any]) -> None:
+        """Deletes what another call may have deleted in the meantime (HTTP 404)."""
+        from kfp_server_api import ApiException
+
+        try:
+            delete()
+        except ApiException as error:
+            if error.status != 404:
+                raise
 
     def wait(self, run: Run, *, tell: Callable[[str], None], poll_seconds: float = POLL_SECONDS) -> None:
         """Waits until the run ends; calls `tell` with each task's name and state when it changes.
@@ -228,6 +264,12 @@ class Cluster:
             lambda: self._pipeline_id(name),
         )
 
+    def _experiment_id(self, name: str) -> str:
+        def create_or_find() -> str:
+            return str(self.client.create_experiment(name, namespace=self.namespace).experiment_id)
+
+        return self._unless_it_exists(create_or_find, create_or_find)
+
     def _version_id(self, pipeline_id: str, name: str) -> str | None:
         pages = _pages(
             self.client.pipelines.pipeline_service_list_pipeline_versions,
@@ -287,6 +329,14 @@ def _pages(list_page: Callable[..., Any], field: str, **arguments: Any) -> Itera
 
 def _display_name_is(name: str) -> str:
     return json.dumps({"predicates": [{"operation": EQUALS, "key": "display_name", "stringValue": name}]})
+
+
+def _is_schedule(found: Any, cron: str, chosen: dict[str, Any]) -> bool:
+    """Returns whether a recurring run starts this version at these times with this account."""
+    version = found.pipeline_version_reference.pipeline_version_id
+    now = (found.trigger.cron_schedule.cron if found.trigger.cron_schedule else "", version)
+    has_account = chosen["service_account"] in (None, found.service_account)
+    return now == (cron, chosen["version_id"]) and has_account
 
 
 def _tasks(run: Any) -> list[Any]:

@@ -247,6 +247,92 @@ def test_a_recurring_run_starts_one_at_a_time_on_its_schedule(package):
     assert [one["display_name"] for one in server.state.pipelines] == ["dubmill-recurring"]
 
 
+def schedule(server: Kubeflow, package: Path, cron: str = "0 0 2 * * *", account: str = "promoter"):
+    cluster = Cluster(server.host, namespace="", login=NO_LOGIN)
+    return cluster.start(package, pipeline=NAME, experiment="dubmill", account=account, cron=cron)
+
+
+def test_a_schedule_that_is_submitted_again_is_kept_and_not_doubled(package):
+    with Kubeflow() as server:
+        pages = [schedule(server, package).page for _ in range(3)]
+    assert len(set(pages)) == len(server.state.recurring_runs) == server.state.num_schedules == 1
+
+
+def test_a_disabled_schedule_that_is_submitted_again_is_enabled(package):
+    with Kubeflow() as server:
+        schedule(server, package)
+        server.state.recurring_runs[0]["mode"] = "DISABLE"
+        schedule(server, package)
+    assert [one["mode"] for one in server.state.recurring_runs] == ["ENABLE"]
+
+
+@pytest.mark.parametrize("change", ["code", "cron", "account"])
+def test_another_schedule_takes_the_place_of_the_old_one_and_leaves_those_of_others(change, package, tmp_path):
+    other = tmp_path / "code.yaml"
+    compile_to(other, PARAMS, Target(**{**TARGET.__dict__, "code": "beef"}))
+    with Kubeflow() as server:
+        schedule(server, package)
+        by_hand = {**server.state.recurring_runs[0], "display_name": "mine", "recurring_run_id": "h1"}
+        server.state.recurring_runs.append(by_hand)
+        schedule(
+            server,
+            other if change == "code" else package,
+            "0 0 3 * * *" if change == "cron" else "0 0 2 * * *",
+            "runner" if change == "account" else "promoter",
+        )
+    assert [one["recurring_run_id"] for one in server.state.recurring_runs] == ["h1", "s2"]
+
+
+def test_a_schedule_that_could_not_be_replaced_is_mended_by_the_next_submission(package):
+    with Kubeflow() as server:
+        schedule(server, package)
+        server.state.refuses_deletions = True
+        with pytest.raises(ServiceUnavailableError):
+            schedule(server, package, "0 0 3 * * *")
+        assert len(server.state.recurring_runs) == 2
+        server.state.refuses_deletions = False
+        schedule(server, package, "0 0 3 * * *")
+    (left,) = server.state.recurring_runs
+    assert left["trigger"]["cron_schedule"]["cron"] == "0 0 3 * * *"
+
+
+def test_of_two_schedules_submitted_at_once_one_remains(package, monkeypatch):
+    with Kubeflow() as server:
+        schedule(server, package)
+        server.state.recurring_runs.clear()
+        create, is_first = Cluster._create_schedule, [True]
+
+        def with_a_rival(self, *arguments):
+            made = create(self, *arguments)
+            if is_first:
+                is_first.clear()
+                schedule(server, package, "0 0 3 * * *")
+            return made
+
+        monkeypatch.setattr(Cluster, "_create_schedule", with_a_rival)
+        schedule(server, package)
+    (left,) = server.state.recurring_runs
+    assert left["trigger"]["cron_schedule"]["cron"] == "0 0 3 * * *"
+
+
+def test_an_experiment_that_somebody_else_creates_meanwhile_is_used(package, monkeypatch):
+    with Kubeflow() as server:
+        from kfp import Client
+
+        found, calls = Client.get_experiment, []
+
+        def not_yet(self, **arguments):
+            calls.append(arguments)
+            if len(calls) == 1:
+                server.state.experiments.append({"experiment_id": "e1", "display_name": "dubmill", "namespace": ""})
+                raise ValueError("No experiment is found with name dubmill.")
+            return found(self, **arguments)
+
+        monkeypatch.setattr(Client, "get_experiment", not_yet)
+        submit(server, package)
+    assert [run["experiment_id"] for run in server.state.runs] == ["e1"]
+
+
 def test_a_schedule_that_kubeflow_cannot_read_is_refused_with_its_reason(package):
     with Kubeflow() as server:
         cluster = Cluster(server.host, namespace="", login=NO_LOGIN)

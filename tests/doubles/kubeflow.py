@@ -32,7 +32,9 @@ class State:
     versions: list[dict[str, Any]] = field(default_factory=list)
     experiments: list[dict[str, Any]] = field(default_factory=list)
     runs: list[dict[str, Any]] = field(default_factory=list)
-    recurring_runs: list[dict[str, Any]] = field(default_factory=list)
+    recurring_runs: list[dict[str, Any]] = field(default_factory=list)  # names are not unique
+    num_schedules: int = 0  # that were ever created
+    refuses_deletions: bool = False
     run_states: list[str] = field(default_factory=lambda: ["SUCCEEDED"])  # one for each time the run is asked for
     failed_tasks: tuple[str, ...] = ()
     uploads: list[bytes] = field(default_factory=list)
@@ -86,6 +88,9 @@ def _handler(state: State) -> type[http.server.BaseHTTPRequestHandler]:
         def do_GET(self) -> None:
             self._run(_get)
 
+        def do_DELETE(self) -> None:
+            self._run(_delete)
+
         def do_POST(self) -> None:
             self._run(_post)
 
@@ -138,6 +143,9 @@ def _get(state: State, path: str, query: dict[str, str], _: bytes) -> dict[str, 
             _check_namespace(state, query.get("namespace", ""))
             of_namespace = [one for one in state.experiments if one["namespace"] == query.get("namespace", "")]
             return _page(state, of_namespace, "experiments", query)
+        case ["recurringruns"]:
+            of_experiment = [one for one in state.recurring_runs if one["experiment_id"] == query["experiment_id"]]
+            return _page(state, of_experiment, "recurringRuns", query)
         case ["runs", run_id]:
             return _run_now(state, next(one for one in state.runs if one["run_id"] == run_id))
     raise Refusal(404, f"{path} not found")
@@ -181,6 +189,9 @@ def _post(state: State, path: str, query: dict[str, str], body: bytes) -> dict[s
             return _create_run(state, json.loads(body))
         case ["recurringruns"]:
             return _create_recurring_run(state, json.loads(body))
+        case ["recurringruns", verb] if verb.endswith(":enable"):
+            _recurring_run(state, verb.removesuffix(":enable"))["mode"] = "ENABLE"
+            return {}
     raise Refusal(404, f"{path} not found")
 
 
@@ -227,9 +238,24 @@ def _create_recurring_run(state: State, body: dict[str, Any]) -> dict[str, Any]:
         raise Refusal(400, f"Schedule cron is not supported: expected 6 fields, found {len(fields)}")
     if not 1 <= int(body["max_concurrency"]) <= 10:
         raise Refusal(400, "The max concurrency of the recurring run must be at least 1 and at most 10")
-    made = {**body, "recurring_run_id": f"s{len(state.recurring_runs) + 1}"}
+    number = state.num_schedules = state.num_schedules + 1
+    made = {**body, "recurring_run_id": f"s{number}", "created_at": f"2026-01-01T00:00:{number:02}Z"}
     state.recurring_runs.append(made)
     return made
+
+
+def _recurring_run(state: State, recurring_run_id: str) -> dict[str, Any]:
+    for one in state.recurring_runs:
+        if one["recurring_run_id"] == recurring_run_id:
+            return one
+    raise Refusal(404, f"ResourceNotFoundError: Job {recurring_run_id} not found.")
+
+
+def _delete(state: State, path: str, query: dict[str, str], body: bytes) -> dict[str, Any]:
+    if state.refuses_deletions:
+        raise Refusal(500, "InternalServerError")
+    state.recurring_runs.remove(_recurring_run(state, path.rsplit("/", 1)[-1]))
+    return {}
 
 
 def _create_run(state: State, body: dict[str, Any]) -> dict[str, Any]:
