@@ -179,6 +179,25 @@ def test_dubbers_of_one_transformer_keep_their_own_loras_of_the_second_stage(dou
     assert first.abs().max() > 0
 
 
+def test_a_removed_dubber_takes_its_loras_along_but_not_those_that_another_uses(doubling, adapter, tmp_path):
+    """The LoRA of its second stage stayed on the transformer, and so did one whose second stage could not be loaded."""
+    path = tmp_path / "distilled.safetensors"
+    save_file(load_file(adapter.path / adapters.WEIGHTS), path)
+    sampling = miniature.sampling(second_stage={**LATER, "keep_adapter": False, "lora": str(path)})
+    one = Dubber.load(doubling, adapter, sampling=sampling, name="one")
+    two = Dubber.load(doubling, adapter, sampling=sampling, name="two", modules=one.modules)
+    loras = one.modules.transformer.peft_config
+    (distilled,) = one.second_stage_adapters
+    one.detach()
+    assert set(loras) == {"two", distilled}
+    broken = miniature.sampling(second_stage={**LATER, "lora": "gone.safetensors"})
+    with pytest.raises(InvalidArtifactError):
+        Dubber.load(doubling, adapter, sampling=broken, name="three", modules=one.modules)
+    assert set(loras) == {"two", distilled}
+    two.detach()
+    assert not loras
+
+
 def test_a_second_stage_without_an_upsampler_or_its_lora_is_refused(mini_backbone, doubling):
     with pytest.raises(InvalidArtifactError, match="no latent upsampler"):
         Dubber.load(mini_backbone, None, sampling=miniature.sampling(second_stage=LATER))

@@ -13,7 +13,6 @@ from doubles.dubbers import EchoDubber, SilentDubber, ToneDubber, tone_hz
 from doubles.faces import FixedDetector, face
 from doubles.films import beat_film, ffmpeg
 from doubles.releases import (
-    CLIP_RATE,
     CONSENT,
     miniature_adapter,
     miniature_release,
@@ -24,18 +23,17 @@ from doubles.releases import (
 
 from dubmill import media
 from dubmill.artifacts.manifest import Lineage
-from dubmill.artifacts.rows import Line
 from dubmill.artifacts.store import Adapter, Release
 from dubmill.cli import main as cli
 from dubmill.config import params as params_module
 from dubmill.dubbing import open as opening
-from dubmill.dubbing.clip_size import ClipSize, read_clip
+from dubmill.dubbing.clip_size import ClipSize
 from dubmill.dubbing.consent import ConsentLedger
 from dubmill.dubbing.longform import Film
 from dubmill.dubbing.model_source import ModelSource
 from dubmill.dubbing.open import dub_clip_file, dub_film_file
 from dubmill.dubbing.output import check_outputs
-from dubmill.dubbing.requests import DubRequest, FileDubRequest
+from dubmill.dubbing.requests import FileDubRequest
 from dubmill.dubbing.service import DubbingService
 from dubmill.errors import (
     BackboneMismatchError,
@@ -131,29 +129,22 @@ def test_a_clip_is_dubbed_on_the_chosen_face_alone(tmp_path):
     source = replace(small_clip(), frames_FHWC=np.full((13, 64, 64, 3), source_level, np.uint8))
     faces = [[face(14, y=32, side=20), face(50, y=32, side=20)]] * 13
     chosen, _ = service(tmp_path, Bright(), masker=FaceMasker(FixedDetector(faces), ""))
-    request = DubRequest(media.mp4_bytes(source), Line(language="es", text="uno"), CONSENT, 1, "right")
-    result = chosen.dub(request)
-    frames = media.read(result.mp4, frame_rate=None, sample_rate_hz=16_000).frames_FHWC.astype(int)
+    (tmp_path / "in.mp4").write_bytes(media.mp4_bytes(source))
+    request = request_for(tmp_path / "in.mp4", [subtitles.Cue(0.0, 1.04, "uno")], seed=1, face="right")
+    out = tmp_path / "out.mp4"
+    result = chosen.dub_film(request, out, print)
+    frames = media.read(out, frame_rate=None, sample_rate_hz=16_000).frames_FHWC.astype(int)
     assert abs(frames[:, 22:42, 40:60].mean() - dub_level) < 8
     assert abs(frames[:, :, :24].mean() - source_level) < 8
-    assert result.notes == ("1 other face left unchanged (0:00:00.0 to 0:00:01.0)",)
-    assert tone_hz(result.mp4) == pytest.approx(400, abs=2)
-    (tmp_path / "consent.jsonl").unlink()
+    assert "1 other face left unchanged (0:00:00.0 to 0:00:01.0)" in result.notes
+    assert tone_hz(out) == pytest.approx(400, abs=2)
+    entries = (tmp_path / "consent.jsonl").read_text()
     with pytest.raises(UnreadableMediaError, match="2 faces"):
-        chosen.dub(replace(request, face=""))
-    assert not (tmp_path / "consent.jsonl").exists(), "consent to a dub that is not made is not recorded"
+        chosen.dub_film(replace(request, face=""), out, print)
+    assert (tmp_path / "consent.jsonl").read_text() == entries, "consent to a dub that is not made is not recorded"
 
 
-def test_a_short_clip_is_held_on_its_last_frame():
-    size = ClipSize(num_frames=13, height=64, width=64, frame_rate=CLIP_RATE, sample_rate_hz=16000)
-    video = media.mp4_bytes(small_clip(num_frames=11))
-    clip, notes = read_clip(video, size, media.Limits(), tone_map=False)
-    assert clip.num_frames == 13
-    assert clip.audio_CN.shape == (1, 16640)
-    assert notes == ("2 frame(s), 0.16 s, were added by holding the last frame",)
-
-
-def test_nothing_is_dubbed_that_cannot_be_recorded(tmp_path):
+def test_nothing_is_dubbed_that_cannot_be_recorded(tmp_path, mp4):
     """The ledger's folder is a file: consent cannot be written, so the dubber must not be called."""
 
     class Never:
@@ -162,9 +153,8 @@ def test_nothing_is_dubbed_that_cannot_be_recorded(tmp_path):
 
     (tmp_path / "file").touch()
     unrecorded, _ = service(tmp_path, Never(), ledger=tmp_path / "file" / "consent.jsonl")
-    request = DubRequest(media.mp4_bytes(small_clip()), Line(language="es", text="uno"), CONSENT, 1, "")
     with pytest.raises(ServiceUnavailableError, match="consent cannot be recorded"):
-        unrecorded.dub(request)
+        unrecorded.dub_film(request_for(mp4, [subtitles.Cue(0.0, 1.04, "uno")]), tmp_path / "out.mp4", print)
 
 
 # Releases and adapters
@@ -462,7 +452,7 @@ def test_a_trouble_with_a_file_is_a_sentence(tmp_path, stand_in, folders, monkey
     assert "Traceback" not in error
 
 
-def test_who_speaks_reaches_the_dubber_of_clips_and_of_films(tmp_path):
+def test_who_speaks_reaches_the_dubber_of_every_chunk(tmp_path):
     """The captions of the training name the speaker; a dub that always says `A person` leaves that out."""
     speakers = []
 
@@ -473,9 +463,6 @@ def test_who_speaks_reaches_the_dubber_of_clips_and_of_films(tmp_path):
 
     film, (dubbing, _) = tmp_path / "film.mp4", service(tmp_path, Listening())
     beat_film(film, seconds=3)
-    clip = DubRequest(media.mp4_bytes(small_clip()), Line(language="es", text="uno"), CONSENT, 1, "", speaker="a woman")
-    dubbing.dub(clip)
     cues = [subtitles.Cue(0.2, 0.9, "uno"), subtitles.Cue(1.8, 2.6, "dos")]
     dubbing.dub_film(request_for(film, cues, speaker="a man"), tmp_path / "out.mp4", lambda share: None)
-    assert speakers[0] == "a woman"
-    assert set(speakers[1:]) == {"a man"}
+    assert speakers == ["a man", "a man"]

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import threading
 import time
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 
@@ -24,6 +25,8 @@ from dubmill.cli import main as cli
 from dubmill.client import AsyncDubClient, DubClient, is_webhook_genuine
 from dubmill.dubbing.consent import verify_ledger
 from dubmill.errors import MissingConsentError, UnsupportedTextError
+from dubmill.serving.jobs import JobConflictError, JobLimits, JobStore
+from dubmill.serving.runner import Runner
 
 SECRET = "secret of the tests"
 
@@ -116,7 +119,7 @@ def test_a_job_is_accepted_watched_and_fetched(served):
     assert (part.status_code, part.content) == (206, b"ftyp")
     assert served.ledger()[-1]["hash"] == done["result"]["consent_entry"]
     assert served.ledger()[-1]["dub_sha256"] == done["result"]["sha256"]
-    assert not (served.folder / "jobs" / job["id"] / "source").exists()  # an upload is not kept
+    assert [path.name for path in (served.folder / "jobs" / job["id"]).iterdir()] == ["result.mp4"]  # no upload
 
 
 def test_a_longer_video_becomes_a_film_with_the_same_routes(served):
@@ -133,6 +136,46 @@ def test_an_idempotency_key_makes_one_job_and_refuses_another_request(served):
     assert first.json()["id"] == same.json()["id"]
     other = served.submit(key="k-1", seed=2)
     assert (other.status_code, other.json()["code"]) == (409, "job_conflict")
+
+
+def test_two_replicas_given_one_key_and_two_videos_at_once_keep_the_first_and_refuse_the_other(tmp_path, monkeypatch):
+    """Both wrote the job's one file, so that the job of the first dubbed the video of the second."""
+    limits = JobLimits(max_waiting=5, max_per_caller=5, result_hours=1.0)
+    one, two = (JobStore(tmp_path / "jobs", f"sqlite:///{tmp_path}/jobs.sqlite", limits) for _ in range(2))
+    document = {"fields": {"language": "es"}, "is_clip": False}
+    first = one.submit(document, b"first", owner="ana", key="k-1")
+    find = two.find
+
+    def find_before_the_first_is_stored(*_):
+        monkeypatch.setattr(two, "find", find)
+
+    monkeypatch.setattr(two, "find", find_before_the_first_is_stored)
+    with pytest.raises(JobConflictError):
+        two.submit(document, b"second", owner="ana", key="k-1")
+    assert [path.read_bytes() for path in (tmp_path / "jobs" / first.id).iterdir()] == [b"first"]
+    assert one.get(first.id, "ana").upload == first.upload
+
+
+def test_a_job_that_is_cancelled_between_two_steps_does_not_hold_up_a_stop(tmp_path):
+    """A caller left while its dub was being written: the server then stopped only after all its grace."""
+
+    class Table:
+        def set_attributes(self, job_id, attributes):
+            pass
+
+        def is_cancelled(self, job_id):
+            return False
+
+    runner = Runner(
+        None, None, tmp_path, Table(), print, slot=threading.Lock(), film_limits=None, fetch=print, credentials=None
+    )
+    with suppress(InterruptedError), runner.under_way("j"):
+        with runner._in_slot("j", time.monotonic()):
+            assert not runner.drain(0.0)
+            runner._draining.clear()
+        assert not runner.drain(0.0)  # its result is not recorded yet
+        raise InterruptedError
+    assert runner.drain(0.0)
 
 
 def test_a_cancelled_job_frees_the_model_and_has_no_result(served):

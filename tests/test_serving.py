@@ -24,9 +24,9 @@ from dubmill.dubbing import open as opening
 from dubmill.errors import (
     BackboneMismatchError,
     DubmillError,
+    MediaTooLongError,
     MissingConsentError,
     ServiceUnavailableError,
-    UnreadableMediaError,
 )
 from dubmill.serving import server, wire
 from dubmill.serving.jobs import QueueFullError
@@ -85,7 +85,9 @@ def predict(url, *instances):
 def test_v1_dubs_a_clip_and_says_what_it_did(url, mp4):
     told = predict(url, instance(mp4, seed=3)).json()["predictions"][0]
     video = base64.b64decode(told.pop("video"))
-    assert told == {"seconds": 1.04, "seed": 3, "model_version": "7", "machine_generated": True, "notes": []}
+    note, *_ = told.pop("notes")
+    assert note.startswith("1 chunk(s), 1.0 of 1.0 s, are dubbed")
+    assert told == {"seconds": 1.04, "seed": 3, "model_version": "7", "machine_generated": True}
     assert tone_hz(video) == pytest.approx(600, abs=2)
     assert media.probe(video).num_frames == 13
 
@@ -345,18 +347,17 @@ def test_a_body_that_is_no_v1_request_is_a_400(url, body):
     assert answer.json()["error"]
 
 
-def test_a_wrong_length_is_refused_and_a_near_one_told(client, folder):
-    long, near = folder / "long.mp4", folder / "near.mp4"
-    long.write_bytes(media.mp4_bytes(small_clip(num_frames=40)))
-    near.write_bytes(media.mp4_bytes(small_clip(num_frames=14, side=80)))
-    refusal = r"lasts 3.20 s, and this model dubs clips of 1.04 s .* dub it as a film, `dubmill dub FILM --script`"
-    with pytest.raises(UnreadableMediaError, match=refusal):
-        client.predict(long, to="es", text="uno", consent=CONSENT)
-    notes = client.predict(near, to="es", text="uno", consent=CONSENT)["notes"]
-    assert notes == [
-        "the picture was scaled and cropped from 80x80 to 64x64",
-        "1 frame(s), 0.08 s, were cut from the end",
-    ]
+def test_a_longer_video_than_a_clip_is_refused_and_any_other_comes_back_as_it_is(client, folder):
+    """V1, V2 and /v1/dub answered at the model's size, and refused shorter clips; jobs did not."""
+    for name, num_frames, side in (("long", 40, 64), ("near", 14, 80), ("short", 9, 80)):
+        (folder / f"{name}.mp4").write_bytes(media.mp4_bytes(small_clip(num_frames=num_frames, side=side)))
+    with pytest.raises(MediaTooLongError, match=r"longer than 1.29 s.*dub it as a film, `dubmill dub FILM --script`"):
+        client.predict(folder / "long.mp4", to="es", text="uno", consent=CONSENT)
+    for name, num_frames in (("near", 14), ("short", 9)):
+        dubbed = client.predict(folder / f"{name}.mp4", to="es", text="uno", consent=CONSENT)
+        info = media.probe(base64.b64decode(dubbed["video"]))
+        assert (info.num_frames, info.height, info.width) == (num_frames, 80, 80)
+        assert "the model's picture has 64x64 pixels" in dubbed["notes"][1]
 
 
 def test_what_is_too_large_or_too_long_is_a_413(url, mp4, folder):
@@ -367,7 +368,7 @@ def test_what_is_too_large_or_too_long_is_a_413(url, mp4, folder):
     lasting.write_bytes(media.mp4_bytes(small_clip(num_frames=80)))
     answers = [heavy, streamed, predict(url, instance(lasting))]
     assert [answer.status_code for answer in answers] == [413, 413, 413]
-    assert "longer than 5 s" in answers[-1].json()["error"]
+    assert "longer than 1.29 s" in answers[-1].json()["error"]
     assert all("`dubmill dub FILM --script`" in answer.json()["error"] for answer in answers)
 
 

@@ -39,7 +39,7 @@ def start(folder, *, has_selftest=True, more=()):
         "--jobs",
         folder / "jobs",
     ]
-    arguments += ["--max_body_bytes", 4_000_000, "--max_seconds", 5, *(more or ("--max_waiting", 3))]
+    arguments += ["--max_body_bytes", 4_000_000, "--max_film_seconds", 60, *(more or ("--max_waiting", 3))]
     sources = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
     environment = os.environ | {"PYTHONPATH": sources, HELD: str(folder / "held")}
     with (folder / "log").open("wb") as log:

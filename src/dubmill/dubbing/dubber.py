@@ -75,6 +75,7 @@ class Dubber:
         if sampling.second_stage.sigmas:
             self.upsampler = LTX2LatentUpsamplePipeline(modules.vae, load_upsampler(backbone))
             self.second_stage_adapters = self._load_second_stage_adapters()
+        modules.lora_users.update(self._loras)
 
     @classmethod
     def load(
@@ -100,11 +101,21 @@ class Dubber:
         if adapter is None:
             return cls(backbone, modules, sampling, mode=BASE_MODE, active_adapters={})
         mode = adapters.attach_adapter(modules, backbone, adapter, strength, name=name)
-        return cls(backbone, modules, sampling, mode=mode, active_adapters={name: strength})
+        try:
+            return cls(backbone, modules, sampling, mode=mode, active_adapters={name: strength})
+        except BaseException:
+            modules.transformer.delete_adapters(name)
+            raise
+
+    @property
+    def _loras(self) -> set[str]:
+        return {*self.active_adapters, *self.second_stage_adapters}
 
     def detach(self) -> None:
-        """Remove this dubber's adapter from the transformer, which other dubbers share; this one cannot dub any more."""
-        self.modules.transformer.delete_adapters(list(self.active_adapters))
+        """Remove this dubber's LoRAs from the transformer, but those that others use; this one cannot dub any more."""
+        users = self.modules.lora_users
+        users.subtract(self._loras)
+        self.modules.transformer.delete_adapters([name for name in self._loras if not users[name]])
 
     def dub(self, clip: Clip, *, line: Line, seed: int, progress: Progress | None = None, speaker: str = "") -> Clip:
         """`clip` with the same person, whom `speaker` describes, saying `line`; same length and size.

@@ -154,14 +154,9 @@ def is_film(request: FileDubRequest, size: ClipSize) -> bool:
     return False
 
 
-def clip_as_film(request: FileDubRequest) -> FileDubRequest:
-    """Returns the request for a clip, whose words are one text, as that for a film in which the text lasts from start to end.
-
-    Raises:
-        UnreadableMediaError: it is not there or not media.
-    """
-    info = media.probe(request.path, limits=media.Limits(), track=request.track)
-    return replace(request, words=[Cue(0.0, info.seconds, str(request.words))])
+def clip_as_film(request: FileDubRequest, clip_seconds: float) -> FileDubRequest:
+    """Returns the request for a clip, whose words are one text, as that for a film in which the text lasts from start to end."""
+    return replace(request, words=[Cue(0.0, clip_seconds, str(request.words))])
 
 
 def dub_clip_file(
@@ -180,7 +175,7 @@ def dub_clip_file(
     """
     assert isinstance(request.words, str), "a clip has one text; cues belong to a film"
     check_file_request(request)  # before the weights are loaded
-    film_request = clip_as_film(request)
+    film_request = clip_as_film(request, media.probe(request.path, limits=media.Limits(), track=request.track).seconds)
     line = Line(language=request.language, text=request.words)
     warning = fit_line(world_of(_manifest_only(backbone)), line, source.size.seconds).check()
     result = film_service(backbone, source, ledger).dub_film(film_request, out, progress)

@@ -1,4 +1,4 @@
-"""What is asked of the dubbing service and what it answers, with the checks that need no decoding."""
+"""A request to dub a file and its result, with the checks that need no decoding."""
 
 from __future__ import annotations
 
@@ -7,49 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dubmill import media
-from dubmill.artifacts.rows import Line
 from dubmill.dubbing.consent import Consent
 from dubmill.dubbing.longform import Film, FilmStore, check_recording
-from dubmill.errors import UnreadableMediaError
 from dubmill.faces import FACE, check_face_choice, check_picture_choice
 from dubmill.text.languages import language as language_of
 from dubmill.text.subtitles import Cue
 
 
 @dataclass(frozen=True)
-class DubRequest:
-    """A clip (the bytes of its file) to be dubbed, and who agreed; `face` as in `faces.check_face_choice`.
-
-    `speaker` describes who speaks (`a woman`), for the caption; empty: anybody.
-    """
-
-    video: bytes
-    line: Line
-    consent: Consent | str
-    seed: int
-    face: str
-    tone_map: bool = False
-    track: int | None = None
-    speaker: str = ""
-
-
-@dataclass(frozen=True)
-class DubResult:
-    """A dubbed MP4 marked as machine-generated; `notes` say what was changed in the given clip, and what was kept."""
-
-    mp4: bytes
-    seconds: float
-    seed: int
-    model_version: str
-    notes: tuple[str, ...]
-    source_sha256: str
-
-
-@dataclass(frozen=True)
 class FileDubRequest:
     """A video file of any length to be dubbed, and who agreed; `face` as in `faces.check_face_choice`.
 
-    `speaker` as in `DubRequest`. `words` are cues, or one text for a clip or to be distributed over the speech of a film.
+    `speaker` describes who speaks (`a woman`), for the caption; empty: anybody. `words` are cues, or one text for a clip or to be distributed over the speech of a film.
     `picture` as in `faces.check_picture_choice`, `quality` as in `media.coding_like`.
     `voice` as in `longform.FilmJob`, `store` as in `longform.dub_film`; `film` is the opened file, where the caller has it.
     """
@@ -76,22 +45,6 @@ class FileDubResult:
 
     notes: tuple[str, ...]
     cues: Sequence[Cue]
-
-
-def check_request(request: DubRequest) -> None:
-    """Refuse what can be refused without decoding the clip.
-
-    Raises:
-        MissingConsentError: the statement names nobody.
-        UsageError: the face choice is none.
-        UnsupportedTextError: the language is unknown.
-        UnreadableMediaError: there is no clip.
-    """
-    Consent.of(request.consent).check()
-    language_of(request.line.language)
-    check_face_choice(request.face)
-    if not request.video:
-        raise UnreadableMediaError("the request holds no clip", cure="send the bytes of a video")
 
 
 def check_file_request(request: FileDubRequest) -> None:

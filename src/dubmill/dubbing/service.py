@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from dubmill.artifacts.files import hash_file
 from dubmill.artifacts.rows import Line
 from dubmill.artifacts.store import Release
 from dubmill.dubbing.clip_dubber import ClipDubber
-from dubmill.dubbing.clip_size import TONE_MAP_NOTE, read_clip, release_info
+from dubmill.dubbing.clip_size import release_info
 from dubmill.dubbing.consent import ConsentLedger, DubRecord
 from dubmill.dubbing.longform import (
     Chunk,
@@ -26,38 +25,19 @@ from dubmill.dubbing.longform import (
 )
 from dubmill.dubbing.model_source import ModelSource
 from dubmill.dubbing.requests import (
-    DubRequest,
-    DubResult,
     FileDubRequest,
     FileDubResult,
     check_file_request,
-    check_request,
 )
 from dubmill.errors import InvalidArtifactError
 from dubmill.faces import (
     KEEP,
-    BlendMask,
     FaceMasker,
-    timed_sentences,
 )
 from dubmill.media.clips import Clip
-from dubmill.text.languages import ISO_639_2
 from dubmill.text.subtitles import Cue
 
 SELFTEST_SEED = 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class PreparedDub:
-    """A request whose clip is decoded and whose faces are found, ready for the model."""
-
-    clip: Clip
-    mask: BlendMask
-    line: Line
-    seed: int
-    speaker: str
-    source_sha256: str
-    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -83,73 +63,6 @@ class DubbingService:
             trouble = "is silent" if dubbed.frames_FHWC.shape == clip.frames_FHWC.shape else "has another size"
             raise InvalidArtifactError(f"its self-test dub {trouble}", where=str(release.path), cure="promote another")
         media.mp4_bytes(dubbed)
-
-    def dub(self, request: DubRequest, progress: Callable[[float], None] | None = None) -> DubResult:
-        """The dub of one clip; its consent is checked before the model runs, and recorded with the dub.
-
-        Raises:
-            DubmillError: consent, language, words, media, faces or ledger are not in order.
-        """
-        prepared = self.prepare(request)
-        self.ledger.check_writable()
-        result = self.render(prepared, progress)
-        self.ledger.record(request.consent, self.record_of(result, request.line.language))
-        return result
-
-    def prepare(self, request: DubRequest) -> PreparedDub:
-        """The request with its clip decoded and its faces found: all that does not need the model.
-
-        Raises:
-            DubmillError: consent, language, media or faces are not in order.
-        """
-        check_request(request)
-        self.source.check_language(request.line.language)
-        clip, notes = read_clip(
-            request.video, self.source.size, self.limits, tone_map=request.tone_map, track=request.track
-        )
-        mask = self.masker.mask(clip, request.face, start_seconds=0.0)
-        return PreparedDub(
-            clip=clip,
-            mask=mask,
-            line=request.line,
-            seed=request.seed,
-            speaker=request.speaker,
-            source_sha256=hashlib.sha256(request.video).hexdigest(),
-            notes=(*notes, *timed_sentences(mask.notes)),
-        )
-
-    def render(self, prepared: PreparedDub, progress: Callable[[float], None] | None = None) -> DubResult:
-        """The dub of a prepared clip, marked as machine-generated; not in the ledger yet.
-
-        Raises:
-            UnsupportedTextError: the model cannot say the words.
-        """
-        dubbed = self.dubber.dub(
-            prepared.clip, line=prepared.line, seed=prepared.seed, progress=progress, speaker=prepared.speaker
-        )
-        tag = prepared.line.language
-        return DubResult(
-            mp4=media.mp4_bytes(
-                prepared.mask.composite(prepared.clip, dubbed),
-                self._marks(prepared.source_sha256, tag),
-                language=ISO_639_2.get(tag, ""),
-            ),
-            seconds=dubbed.seconds,
-            seed=prepared.seed,
-            model_version=self.source.version,
-            notes=(*prepared.notes, *self._release_notes()),
-            source_sha256=prepared.source_sha256,
-        )
-
-    def record_of(self, result: DubResult, language: str, *, job: str = "") -> DubRecord:
-        """Returns the ledger's record of a clip's dub."""
-        return DubRecord(
-            source_sha256=result.source_sha256,
-            dub_sha256=hashlib.sha256(result.mp4).hexdigest(),
-            language=language,
-            release=self.source.digest,
-            job=job,
-        )
 
     def dub_film(self, request: FileDubRequest, out: Path, progress: Callable[[float], None]) -> FileDubResult:
         """Write the dub of a video of any length to `out`; its consent is checked before the model runs, and recorded with the dub.
@@ -287,7 +200,7 @@ def _film_notes(film: Film, chunks: Sequence[Chunk], picture: str) -> tuple[str,
     if info.channels > film.channels:
         notes.append(f"{info.channels} channels of sound were mixed down to {film.channels}")
     if info.hdr:
-        notes.append(TONE_MAP_NOTE.format(hdr=info.hdr))
+        notes.append(f"the picture was converted from HDR ({info.hdr}) to standard range")
     return tuple(notes)
 
 

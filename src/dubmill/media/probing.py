@@ -96,14 +96,6 @@ class MediaInfo:
         """Length of the picture track."""
         return float(self.num_frames / self.frame_rate)
 
-    @property
-    def extras(self) -> tuple[str, ...]:
-        """Contents that are neither picture nor sound, by name and count, such as "2 subtitle tracks"."""
-        kinds = [stream.kind for stream in self.others]
-        counts = {"subtitle track": kinds.count("Subtitle"), "data track": kinds.count("Data")}
-        counts |= {"attachment": kinds.count("Attachment"), "chapter": self.num_chapters}
-        return tuple(f"{count} {name}{'s' * (count > 1)}" for name, count in counts.items() if count)
-
     def colour(self, *, is_tone_mapped: bool) -> Colour:
         """The colour tags of its frames as they are read in its own layout; RGB is read as BT.709."""
         picture = self.picture

@@ -9,8 +9,9 @@ from __future__ import annotations
 import importlib
 import json
 import os
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -71,6 +72,7 @@ class Modules:
     max_text_tokens: int
     device: torch.device
     dtype: torch.dtype
+    lora_users: Counter[str] = field(default_factory=Counter)  # how many dubbers use each LoRA on the transformer
 
     @property
     def transformer(self) -> LTX2VideoTransformer3DModel:

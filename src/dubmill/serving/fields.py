@@ -10,11 +10,10 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from dubmill.artifacts.rows import Line
 from dubmill.config.params import Seed
 from dubmill.dubbing.consent import Consent
 from dubmill.dubbing.model_source import ModelSource
-from dubmill.dubbing.requests import DubRequest, FileDubRequest
+from dubmill.dubbing.requests import FileDubRequest
 from dubmill.errors import UsageError
 from dubmill.faces import check_face_choice
 from dubmill.serving.adapters import choose
@@ -22,6 +21,8 @@ from dubmill.text.languages import base_tag
 from dubmill.text.languages import language as language_of
 from dubmill.text.subtitles import parse
 
+# The rule of `Consent.check`, for the OpenAPI document: two words with a letter, no control characters.
+STATEMENT = r"^[^\p{Cc}]*\p{L}[^\p{Cc}]*\p{Z}[^\p{Cc}]*\p{L}[^\p{Cc}]*$"
 EXAMPLE = 'send {"instances": [{"video": <base64 MP4>, "language": "es", "text": "uno tres seis", "consent": "…", "seed": 1}]}'
 
 
@@ -39,7 +40,9 @@ class ConsentFields(BaseModel):
     """Who agreed, to what, until when, and the sha256 of the evidence; see `dubbing.consent.Consent`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    statement: str = Field(max_length=1000, description="who agrees, in one sentence")
+    statement: str = Field(
+        max_length=1000, description="who agrees, in one sentence", json_schema_extra={"pattern": STATEMENT}
+    )
     scope: str = Field("", max_length=1000, description="what it covers; empty: this dub")
     until: date | None = Field(None, description="last day on which dubs may be made")
     evidence_sha256: str = Field("", pattern="^([0-9a-fA-F]{64})?$", description="hash of a signed form or recording")
@@ -52,11 +55,12 @@ class ConsentFields(BaseModel):
 class DubFields(BaseModel):
     """What a caller sends with a video."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # without consent the error is of a class of its own, and not pydantic's
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra={"required": ["language", "consent"]})
     language: str = Field(max_length=35, description="BCP-47 tag to dub into")  # RFC 5646, section 4.4.1
     text: str = Field("", max_length=20_000, description="the words to say; in a film they are spread over its speech")
     script: str = Field("", max_length=1_000_000, description="SRT or WebVTT of the words to say, for a film")
-    consent: Annotated[str, Field(max_length=1000)] | ConsentFields = ""  # its absence has an error of its own
+    consent: Annotated[str, Field(max_length=1000, json_schema_extra={"pattern": STATEMENT})] | ConsentFields = ""
     seed: Seed = 0
     face: str = Field("", max_length=20, description="left, right, a number counted from the left, or all")
     speaker: str = Field("", max_length=200, description="who speaks, such as a woman")
@@ -87,21 +91,8 @@ class DubFields(BaseModel):
                 raise UsageError("text beside a script", where="script", cure="give the words in the script")
             parse(self.script, "script")
 
-    def clip_request(self, video: bytes) -> DubRequest:
-        """The request for a clip."""
-        return DubRequest(
-            video=video,
-            line=Line(language=base_tag(self.language), text=self.text),
-            consent=self.consent_record(),
-            seed=self.seed,
-            face=self.face,
-            tone_map=self.tone_map,
-            track=self.track,
-            speaker=self.speaker,
-        )
-
-    def film_request(self, path: Path) -> FileDubRequest:
-        """The request for a film."""
+    def file_request(self, path: Path) -> FileDubRequest:
+        """The request for the video at `path`."""
         return FileDubRequest(
             path=path,
             words=parse(self.script, "script") if self.script else self.text,

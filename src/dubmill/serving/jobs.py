@@ -13,6 +13,7 @@ import threading
 import time
 import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -25,7 +26,7 @@ from dubmill.serving.database import open_queue
 
 WORKFLOW, QUEUE = "dub", "dubs"
 QUEUE_VERSION = "1"  # of the workflow's steps: a job that was begun under another one is not continued
-SOURCE, RESULT = "source", "result.mp4"  # files of a job
+RESULT = "result.mp4"  # a job's dub, beside its upload
 ENDING = "saving"  # last stage of a job
 State = Literal["queued", "running", "done", "failed", "cancelled"]
 STATES: dict[str, State] = {
@@ -60,14 +61,15 @@ class JobConflictError(UsageError):
 class Job:
     """One job at one moment; times are seconds since 1970, `progress` is the share done, 0 to 1.
 
-    `fields` are what was submitted, without the media; `result` is empty until the state is done, and `problem` unless
-    it is failed.
+    `fields` are what was submitted, without the media, which is in the file `upload`; `result` is empty until the state is
+    done, and `problem` unless it is failed.
     """
 
     id: str
     owner: str
     state: State
     fields: Mapping[str, Any]
+    upload: str
     created: float
     started: float | None
     finished: float | None
@@ -127,22 +129,26 @@ class JobStore:
         """
         job_id = uuid.uuid5(uuid.NAMESPACE_OID, f"{owner}\n{key}").hex if key else uuid.uuid4().hex
         digest = digest_of([dict(document), _sha256(media)])
+        document = {**document, "upload": f"upload-{uuid.uuid4().hex}"}  # another replica may have the same job id now
         if not key:
             return self._enqueue(job_id, document, media, owner, digest)
-        with self._key_locks[int(job_id, 16) % NUM_KEY_LOCKS]:  # else two requests would write one job's media
+        with self._key_locks[int(job_id, 16) % NUM_KEY_LOCKS]:
             if (known := self.find(job_id, owner)) is None:
                 self._enqueue(job_id, document, media, owner, digest)
                 known = self.get(job_id, owner)  # another replica's, where it was faster
+                if known.upload != document["upload"]:
+                    self._delete_upload(job_id, document["upload"])
         return _same_request(known, digest)
 
     def _enqueue(self, job_id: str, document: Mapping[str, Any], media: bytes | Path, owner: str, digest: str) -> Job:
+        upload = document["upload"]
         self._check_room(owner)
-        self._write_source(job_id, media)  # outside the lock: it waits for the disk
+        self._write_upload(self.folder / job_id / upload, media)  # outside the lock: it waits for the disk
         with self._lock:
             try:
                 num_own = self._check_room(owner)
             except QueueFullError:
-                shutil.rmtree(self.folder / job_id, ignore_errors=True)
+                self._delete_upload(job_id, upload)
                 raise
             options = EnqueueOptions(
                 workflow_name=WORKFLOW,
@@ -156,7 +162,7 @@ class JobStore:
             self.client.enqueue(options, dict(document))
             created = time.time()
             self._snapshot[job_id] = OpenJob(owner, created)
-        return Job(job_id, owner, "queued", document["fields"], created, None, None, {"digest": digest})
+        return Job(job_id, owner, "queued", document["fields"], upload, created, None, None, {"digest": digest})
 
     def find(self, job_id: str, owner: str) -> Job | None:
         """The job, or None where this caller has none of that id."""
@@ -193,7 +199,7 @@ class JobStore:
             raise JobConflictError(f"the job is {job.state}", where=job_id, cure="only a job that is open is cancelled")
         self.client.cancel_workflow(job_id)
         self._forget(job_id)
-        self._source(job_id).unlink(missing_ok=True)
+        self._delete_upload(job_id, job.upload)
         return self.get(job_id, owner)
 
     def discard(self, job_id: str, owner: str) -> None:
@@ -284,11 +290,12 @@ class JobStore:
             return num_own
         raise QueueFullError(what, cure=f"try again in {seconds} s", retry_after_seconds=seconds)
 
-    def _source(self, job_id: str) -> Path:
-        return self.folder / job_id / SOURCE
+    def _delete_upload(self, job_id: str, upload: str) -> None:
+        (self.folder / job_id / upload).unlink(missing_ok=True)
+        with suppress(OSError):  # it is not empty
+            (self.folder / job_id).rmdir()
 
-    def _write_source(self, job_id: str, media: bytes | Path) -> None:
-        place = self._source(job_id)
+    def _write_upload(self, place: Path, media: bytes | Path) -> None:
         place.parent.mkdir(parents=True, exist_ok=True)
         if media == b"":
             return  # it is fetched from a URL
@@ -315,6 +322,7 @@ def _job_of(status: Any) -> Job:
     """A workflow as a job: a dub that was refused is a workflow that succeeded, with a problem as output."""
     output = status.output if isinstance(status.output, Mapping) else {}
     state, problem = STATES.get(status.status, "failed"), dict(output.get("problem", {}))
+    document = status.input["args"][0] if status.input else {"fields": {}, "upload": ""}
     if state == "failed" or problem:
         state = "failed"
         problem = problem or {
@@ -327,7 +335,8 @@ def _job_of(status: Any) -> Job:
         id=status.workflow_id,
         owner=status.authenticated_user or "",
         state=state,
-        fields=status.input["args"][0]["fields"] if status.input else {},
+        fields=document["fields"],
+        upload=document["upload"],
         created=status.created_at / 1000,
         started=status.dequeued_at / 1000 if status.dequeued_at else None,
         finished=status.completed_at / 1000 if status.completed_at else None,

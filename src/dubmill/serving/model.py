@@ -14,15 +14,15 @@ from kserve import InferRequest, InferResponse, Model
 from prometheus_client import Counter, Gauge, Histogram
 
 from dubmill.artifacts.store import Release
+from dubmill.dubbing.clip_size import FILM_HINT
 from dubmill.dubbing.model_source import ModelSource
-from dubmill.dubbing.requests import DubResult
-from dubmill.errors import ServiceUnavailableError, UnreadableMediaError
+from dubmill.errors import ServiceUnavailableError, UnreadableMediaError, UsageError
 from dubmill.serving import wire
 from dubmill.serving.adapters import RELEASE
 from dubmill.serving.jobs import ENDING, Job, JobStore
 from dubmill.serving.outbound import Outbound
 from dubmill.serving.problems import NotReadyError, raise_problem
-from dubmill.serving.wire import Submission
+from dubmill.serving.wire import DubResult, Submission
 from dubmill.text.languages import LANGUAGES
 
 log = logging.getLogger("dubmill.serving")
@@ -135,13 +135,15 @@ class DubModel(Model):
     async def submit(self, submission: Submission, *, key: str = "", is_clip: bool = False) -> Job:
         """A job for the submission, stored; what can be refused without decoding is refused.
 
-        With `is_clip`, a video that is longer than one clip of the model is refused later, and else dubbed as a film.
+        With `is_clip`, a script is refused, and later a video that is longer than one clip of the model.
 
         Raises:
             DubmillError: the fields are not in order; `QueueFullError` if too many wait.
         """
         fields, video = submission.fields, submission.video
         fields.check(self.sources)
+        if is_clip and fields.script:
+            raise UsageError("a script belongs to a film", where="script", cure=f"give the clip's text, or {FILM_HINT}")
         if bool(video) == bool(fields.video_url):
             trouble = "both a clip and a video_url" if video else "no clip"
             raise UnreadableMediaError(f"the request holds {trouble}", cure="send the bytes of a video, or a URL")
@@ -195,7 +197,6 @@ class DubModel(Model):
             seed=result["seed"],
             model_version=result["model_version"],
             notes=tuple(result["notes"]),
-            source_sha256=result["source_sha256"],
         )
 
     async def predict(

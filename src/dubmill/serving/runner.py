@@ -12,15 +12,17 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from dubmill import media
-from dubmill.artifacts.files import hash_file, write_atomically
+from dubmill.artifacts.files import hash_file
+from dubmill.dubbing.clip_size import FILM_HINT, SLACK_SECONDS
 from dubmill.dubbing.consent import ConsentLedger, DubRecord
 from dubmill.dubbing.credentials import ContentCredentials
-from dubmill.dubbing.open import clip_as_film, is_film
+from dubmill.dubbing.open import clip_as_film
+from dubmill.dubbing.requests import FileDubRequest
 from dubmill.dubbing.service import DubbingService
-from dubmill.errors import DubmillError
+from dubmill.errors import DubmillError, MediaTooLongError
 from dubmill.serving.adapters import LoadedReleases
 from dubmill.serving.fields import DubFields
-from dubmill.serving.jobs import ENDING, RESULT, SOURCE, problem_of
+from dubmill.serving.jobs import ENDING, RESULT, problem_of
 from dubmill.text.languages import base_tag
 
 log = logging.getLogger("dubmill.serving")
@@ -77,13 +79,9 @@ class Runner:
             CancelledJobError: the caller cancelled it.
         """
         try:
-            fields = DubFields.model_validate(document["fields"])
-            return self._dub(job_id, fields, is_clip=document["is_clip"])
+            return self._dub(job_id, document)
         except DubmillError as error:
             return {"problem": problem_of(error)}
-        except BaseException:
-            self._leave(job_id)
-            raise
 
     def record(self, job_id: str, document: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, Any]:
         """The result with the hash of its entry in the consent ledger; a problem where it cannot be entered."""
@@ -101,13 +99,22 @@ class Runner:
             (self.folder / job_id / RESULT).unlink(missing_ok=True)
             return {"problem": problem_of(error)}
 
-    def tidy(self, job_id: str, outcome: Mapping[str, Any], language: str) -> None:
-        """Delete the source of a job that is over, and report it."""
-        (self.folder / job_id / SOURCE).unlink(missing_ok=True)
+    def tidy(self, job_id: str, document: Mapping[str, Any], outcome: Mapping[str, Any]) -> None:
+        """Delete the upload of a job that is over, and report it."""
+        (self.folder / job_id / document["upload"]).unlink(missing_ok=True)
         self.table.set_attributes(job_id, {"stage": ENDING})
         kind = outcome["problem"]["kind"] if "problem" in outcome else "done"
-        self.report({"event": "finished", "job": job_id, "outcome": kind, "language": language})
-        self._leave(job_id)
+        self.report({"event": "finished", "job": job_id, "outcome": kind, "language": document["fields"]["language"]})
+
+    @contextmanager
+    def under_way(self, job_id: str) -> Iterator[None]:
+        """Within it `drain` waits for the job, from when it has the slot; however the job ends, `drain` does not wait after it."""
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._begun.discard(job_id)
+                self._changed.notify_all()
 
     def drain(self, grace_seconds: float) -> bool:
         """Let the dub under way finish, and no other begin; False if it did not in time."""
@@ -115,21 +122,15 @@ class Runner:
         with self._changed:
             return self._changed.wait_for(lambda: not self._begun, grace_seconds)
 
-    def _leave(self, job_id: str) -> None:
-        with self._changed:
-            self._begun.discard(job_id)
-            self._changed.notify_all()
-
-    def _dub(self, job_id: str, fields: DubFields, *, is_clip: bool) -> dict[str, Any]:
-        source = self.folder / job_id / SOURCE
+    def _dub(self, job_id: str, document: Mapping[str, Any]) -> dict[str, Any]:
+        fields, source = DubFields.model_validate(document["fields"]), self.folder / job_id / document["upload"]
         fields.check(self.releases.sources)
         self.ledger.check_writable()
         if fields.video_url and not source.exists():
             self._enter(job_id, "fetching", 0.0)
             self._fetch(fields.video_url, source)
         with self.releases.lease(fields.adapter, base_tag(fields.language)) as service:
-            render = self._render_clip if is_clip else self._render_film
-            result = render(service, job_id, fields)
+            result = self._render(service, job_id, fields.file_request(source), is_clip=document["is_clip"])
             facts = {
                 "source_sha256": hash_file(source),
                 "language": base_tag(fields.language),
@@ -138,27 +139,27 @@ class Runner:
             }
         return {**facts, **self._sealed(self.folder / job_id / RESULT, facts), "seed": fields.seed, **result}
 
-    def _render_clip(self, service: DubbingService, job_id: str, fields: DubFields) -> dict[str, Any]:
-        """Write the dub of exactly one clip of the model, at the model's size; returns its length and notes."""
-        started = time.monotonic()
-        self._enter(job_id, "decoding", 0.0)
-        prepared = service.prepare(fields.clip_request((self.folder / job_id / SOURCE).read_bytes()))
-        with self._in_slot(job_id, started) as progress:
-            clip = service.render(prepared, progress)
-        write_atomically(self.folder / job_id / RESULT, clip.mp4)
-        return {"seconds": clip.seconds, "notes": list(clip.notes)}
+    def _render(
+        self, service: DubbingService, job_id: str, request: FileDubRequest, *, is_clip: bool
+    ) -> dict[str, Any]:
+        """Write the dub of a video at its own size and rate, as `dubmill dub` does; returns its length and notes.
 
-    def _render_film(self, service: DubbingService, job_id: str, fields: DubFields) -> dict[str, Any]:
-        """Write the dub of a video of any length at its own size and rate, as `dubmill dub` does; returns its length and notes."""
+        Raises:
+            MediaTooLongError: it is too long for a film, or with `is_clip` for one clip of the model.
+        """
         started, out = time.monotonic(), self.folder / job_id / RESULT
         self._enter(job_id, "decoding", 0.0)
-        request = fields.film_request(self.folder / job_id / SOURCE)
-        films = dataclasses.replace(service, limits=self._film_limits)
-        if not is_film(request, service.source.size):
-            request = clip_as_film(request)
-        film = films.open_film(request)
+        longest_seconds = service.source.size.seconds + SLACK_SECONDS
+        limits = media.Limits(max_seconds=longest_seconds) if is_clip else self._film_limits
+        try:
+            film = dataclasses.replace(service, limits=limits).open_film(request)
+        except MediaTooLongError as error:
+            cure = f"cut it to that length, or {FILM_HINT}" if is_clip else error.cure
+            raise MediaTooLongError(error.what, where=error.where, cure=cure) from error
+        if isinstance(request.words, str) and film.info.seconds <= longest_seconds:
+            request = clip_as_film(request, film.info.seconds)
         with self._in_slot(job_id, started) as progress:
-            dubbed = films.render_film(film, request, out, progress, before_handover=lambda _: None)  # see `record`
+            dubbed = service.render_film(film, request, out, progress, before_handover=lambda _: None)  # see `record`
         return {"seconds": film.info.seconds, "notes": list(dubbed.notes)}
 
     def _sealed(self, out: Path, facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -66,7 +66,6 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument(
         "--max_per_caller", type=int, default=50, help="number of open jobs of one caller; the next one gets status 429"
     )
-    parser.add_argument("--max_seconds", type=float, default=60.0, help="longer clips are refused with status 413")
     parser.add_argument("--max_film_seconds", type=float, default=7200.0, help="longer films are refused")
     parser.add_argument(
         "--max_body_bytes", type=int, default=64 * 1024**2, help="larger requests are refused with status 413"
@@ -145,7 +144,7 @@ def _serve_api(options: argparse.Namespace, release: Release, source: ModelSourc
 
 def _limits(options: argparse.Namespace) -> dict[str, Any]:
     """What `/v1/limits` says, beside the seconds of a clip."""
-    names = ("max_body_bytes", "max_seconds", "max_film_seconds", "max_waiting", "max_per_caller", "result_hours")
+    names = ("max_body_bytes", "max_film_seconds", "max_waiting", "max_per_caller", "result_hours")
     return {name: getattr(options, name) for name in names}
 
 

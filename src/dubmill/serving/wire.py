@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dubmill.dubbing.requests import DubResult
 from dubmill.errors import UsageError
 from dubmill.serving.fields import EXAMPLE, DubFields, parse_fields
 
@@ -63,6 +62,17 @@ OUTPUTS = (
     TensorType("machine_generated", "BOOL"),
     TensorType("notes", "BYTES", (-1,)),
 )
+
+
+@dataclass(frozen=True)
+class DubResult:
+    """A dubbed MP4 marked as machine-generated; `notes` say what was changed in the given clip, and what was kept."""
+
+    mp4: bytes
+    seconds: float
+    seed: int
+    model_version: str
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True)

@@ -114,7 +114,7 @@ def load_service(options: argparse.Namespace, release: Release, source: ModelSou
     selftest_clip(release)  # before the weights: a release without one fails at once
     masker = opening.open_face_masker(options.backbone)
     dubber = opening.open_dubber(options.backbone, source)
-    service = DubbingService(source, dubber, masker, ledger, Limits(max_seconds=options.max_seconds))
+    service = DubbingService(source, dubber, masker, ledger, Limits(max_seconds=options.max_film_seconds))
     started = time.monotonic()
     service.selftest(release)
     seconds = time.monotonic() - started
@@ -162,11 +162,15 @@ def _start_queue(runner: Runner, options: argparse.Namespace) -> None:
     def workflow(document: dict[str, Any]) -> dict[str, Any]:
         job_id = DBOS.workflow_id
         assert job_id is not None, "DBOS calls this as a workflow"
+        with runner.under_way(job_id):  # DBOS may end a cancelled job between any two steps
+            return all_steps(job_id, document)
+
+    def all_steps(job_id: str, document: dict[str, Any]) -> dict[str, Any]:
         outcome = dub(job_id, document)
         if "problem" not in outcome:
             outcome = record(job_id, document, outcome)
         fields = document["fields"]
-        runner.tidy(job_id, outcome, fields["language"])
+        runner.tidy(job_id, document, outcome)
         if fields["webhook_url"] and webhooks is not None:
             with SetWorkflowID(f"{job_id}-webhook"):  # of a name of its own, so that it is sent by one workflow
                 DBOS.enqueue_workflow(
