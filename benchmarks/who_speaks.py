@@ -151,7 +151,9 @@ def changed_halves(talk: Dialogue, rows: list[Row], masker: FaceMasker, folder: 
     dubs = chunk_dubs(talk.film, plan.chunks, plan.masks, plan.crops, takes, job)
     layout = talk.film.info.layout
     changed = np.zeros((len(rows), 2), bool)
-    pairs = zip(talk.film.source_frames(layout), join.picture(talk.film, dubs, layout, lambda share: None), strict=True)
+    whole = 0, talk.film.info.num_frames
+    dubbed = join.picture(talk.film, dubs, layout, talk.film.source_frames(layout, *whole))
+    pairs = zip(talk.film.source_frames(layout, *whole), dubbed, strict=True)
     for index, (before, after) in enumerate(pairs):
         for before_HW, after_HW in zip(layout.planes(before), layout.planes(after), strict=True):
             halves = np.split(before_HW != after_HW, 2, axis=1)

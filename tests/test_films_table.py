@@ -12,7 +12,7 @@ from doubles.films import ffmpeg
 from dubmill import media
 from dubmill.dubbing import longform
 from dubmill.dubbing.clip_size import ClipSize
-from dubmill.dubbing.longform import Film, FilmJob
+from dubmill.dubbing.longform import Film, FilmJob, pieces
 from dubmill.errors import UnreadableMediaError, UnsupportedTextError
 from dubmill.faces import NO_DETECTION
 from dubmill.text.subtitles import Cue
@@ -59,6 +59,12 @@ def make(folder, how, *, seconds=1.0):
     inputs = ["-f", "lavfi", "-i", picture, "-f", "lavfi", "-i", SOUND.format(seconds=seconds)]
     ffmpeg(*inputs, *filters, "-c:v", *video, "-c:a", *sound, path)
     return path
+
+
+@pytest.fixture(autouse=True)
+def half_seconds(monkeypatch):
+    """The picture is encoded in more than one piece."""
+    monkeypatch.setattr(pieces, "PIECE_SECONDS", 0.5)
 
 
 def dub(source, out, **how):

@@ -339,23 +339,27 @@ def test_a_truncated_file_without_sound_is_an_error_too(mp4, tmp_path, container
     assert "truncated" in sentence_of(path.read_bytes()[:-2000], needs_sound=False)
 
 
-def test_a_film_is_written_frame_by_frame_and_an_empty_one_is_refused(mp4, tmp_path):
+def test_a_film_is_joined_from_pieces_and_an_empty_one_is_refused(mp4, tmp_path):
     """Frames stay in the source's pixel format: a lossless codec gives the decoder's values back."""
     info = media.probe(mp4)
     (tmp_path / "sound.wav").write_bytes(media.wav_bytes(a_clip().audio_CN, 16000))
     _ffmpeg("-i", mp4, "-c:v", "ffv1", "-an", tmp_path / "in.mkv")
     coding = media.coding_like(media.probe(tmp_path / "in.mkv"), ".mkv")
-    how = {"coding": coding, "colour": info.colour(is_tone_mapped=False), "frame_rate": info.frame_rate}
-    how |= {"wav": tmp_path / "sound.wav", "sound_codec": "aac", "sample_rate_hz": 16000, "channels": 1}
+    how = {"coding": coding, "frame_rate": info.frame_rate}
+    sound = {"wav": tmp_path / "sound.wav", "sound_codec": "aac", "sample_rate_hz": 16000, "channels": 1}
     fed = list(media.film_frames(mp4, info, coding.layout))
-    media.write_film(tmp_path / "film.mkv", iter(fed), **how, metadata={"comment": "fed"})
+    parts = (fed[:7], fed[7:8], fed[8:])
+    for number, part in enumerate(parts):
+        media.write_piece(tmp_path / f"it's {number}.mov", iter(part), **how, colour=info.colour(is_tone_mapped=False))
+    pieces = [(tmp_path / f"it's {number}.mov", len(part)) for number, part in enumerate(parts)]
+    media.write_film(tmp_path / "film.mkv", pieces, **how, **sound, metadata={"comment": "fed"})
     now = media.probe(tmp_path / "film.mkv")
     assert (now.picture.codec, now.picture.pixel_format, now.num_frames) == ("ffv1", "yuv420p", 25)
     back = list(media.film_frames(tmp_path / "film.mkv", now, coding.layout))
     assert all((one == other).all() for one, other in zip(fed, back, strict=True))
     assert media.metadata(tmp_path / "film.mkv")["comment"] == "fed"
     with pytest.raises(UsageError, match="without frames"):
-        media.write_film(tmp_path / "none.mp4", iter(()), **how, metadata={})
+        media.write_piece(tmp_path / "none.mov", iter(()), **how, colour=info.colour(is_tone_mapped=False))
 
 
 def test_sound_is_written_as_it_comes(tmp_path):

@@ -69,20 +69,26 @@ class Coding:
         container: the container.
         codec: of the picture, FFmpeg's name.
         layout: of the frames that are given to the encoder, before odd sides are made even.
-        options: FFmpeg's options of the encoders.
+        video_options, container_options: FFmpeg's options of the picture's encoder, and of the container.
         notes: a sentence for each difference from the source.
     """
 
     container: OutputContainer
     codec: str
     layout: Layout
-    options: Mapping[str, Any]
+    video_options: Mapping[str, Any]
+    container_options: Mapping[str, Any]
     notes: tuple[str, ...]
 
     @property
     def padded_layout(self) -> Layout:
         """The layout of the frames as they are encoded."""
         return self.layout.even() if self.codec in _NEEDS_EVEN else self.layout
+
+    @property
+    def piece_muxer(self) -> str:
+        """The container of a piece of the picture: exact time stamps at any rate, and every codec."""
+        return "mp4" if self.codec in ("vp9", "av1") else "mov"
 
 
 def check_quality(quality: int | None) -> None:
@@ -110,15 +116,19 @@ def coding_like(info: MediaInfo, suffix: str, *, quality: int | None = None, ton
     pixel_format = _pixel_format(codec, "yuv420p" if info.hdr and tone_map else source.pixel_format)
     if pixel_format != source.pixel_format.replace("yuvj", "yuv") and not (info.hdr and tone_map):
         notes.append(f"pixel format {source.pixel_format} was converted to {pixel_format}")
-    coding = Coding(container, codec, replace(info.layout, pixel_format=pixel_format), {}, ())
+    coding = Coding(container, codec, replace(info.layout, pixel_format=pixel_format), {}, {}, ())
     if coding.padded_layout != coding.layout:
         even = coding.padded_layout
         notes.append(
             f"odd sides: {source.width}x{source.height} became {even.width}x{even.height} by repeating the last row or "
             f"column, since {pixel_format} in {codec} needs even ones"
         )
-    options = {**_video_options(codec, info, quality), **_container_options(container, codec)}
-    return replace(coding, options=options, notes=tuple(notes))
+    return replace(
+        coding,
+        video_options=_video_options(codec, info, quality),
+        container_options=_container_options(container, codec),
+        notes=tuple(notes),
+    )
 
 
 def sound_options(container: OutputContainer, source_codec: str, sample_rate_hz: int, channels: int) -> dict[str, Any]:

@@ -100,6 +100,12 @@ def other_streams(header: str) -> tuple[OtherStream, ...]:
     return tuple(OtherStream(kind, "" if tag == "und" else tag, codec) for tag, kind, codec in lines)
 
 
+def container(header: str) -> str:
+    """FFmpeg's names of the container, with commas."""
+    found = re.search(r"^Input #0, ([\w,]+), from", header, re.MULTILINE)
+    return found[1] if found else ""
+
+
 def num_chapters(header: str) -> int:
     """How many chapters there are."""
     return len(re.findall(r"^ *Chapter #0:", header, re.MULTILINE))

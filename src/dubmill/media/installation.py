@@ -31,6 +31,12 @@ def executable() -> str:
 
 
 @cache
+def version() -> str:
+    """The version of `executable`, as it prints it."""
+    return _output(executable(), "-version").partition("\n")[0]
+
+
+@cache
 def _bundled() -> str:
     try:
         import imageio_ffmpeg

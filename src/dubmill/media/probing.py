@@ -14,6 +14,7 @@ from dubmill.media.header import (
     OtherStream,
     PictureFormat,
     SoundTrack,
+    container,
     num_chapters,
     other_streams,
     picture_format,
@@ -72,6 +73,7 @@ class MediaInfo:
         others: streams that are neither picture nor sound.
         num_chapters: how many chapters there are.
         timecode: of the first frame, empty where there is none.
+        container: FFmpeg's names of the container, with commas.
     """
 
     width: int
@@ -90,6 +92,12 @@ class MediaInfo:
     others: tuple[OtherStream, ...] = field(default=(), compare=False)
     num_chapters: int = field(default=0, compare=False)
     timecode: str = field(default="", compare=False)
+    container: str = field(default="", compare=False)
+
+    @property
+    def can_seek(self) -> bool:
+        """Whether the container has an index, and one clock whatever is read of it."""
+        return not {"mp4", "matroska"}.isdisjoint(self.container.split(","))
 
     @property
     def seconds(self) -> float:
@@ -131,6 +139,7 @@ def probe(source: Source, *, limits: Limits | None = None, track: int | None = N
         info = _parse_counts(_lines(output), name, _hdr(picture))
     info = replace(info, tracks=tracks, track=chosen, picture=picture_format(header), others=other_streams(header))
     info = replace(info, num_chapters=num_chapters(header), timecode=timecode(header), matrix=_assumed_matrix(info))
+    info = replace(info, container=container(header))
     _check_limits(limits, info, name)
     return info
 

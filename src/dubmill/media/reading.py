@@ -33,6 +33,8 @@ from dubmill.media.process import (
 )
 
 SILENCE = 1e-4  # peak: below -80 dBFS there is no voice
+_SEEK_MARGIN_SECONDS = 2.0  # deinterlacing and frames that are stored out of order need what comes before
+_ABSOLUTE_TIME = ("-copyts", "-start_at_zero")  # after a seek, time is counted as if there had been none
 _TONE_MAPPED = (
     ("zscale", {"t": "linear", "npl": 100}),
     ("format", {"pix_fmts": "gbrpf32le"}),
@@ -123,21 +125,35 @@ def stored_frames(
             yield np.frombuffer(data, dtype=np.uint8).reshape(height, width, 3)
 
 
-def film_frames(source: Source, info: MediaInfo, layout: Layout, *, tone_map: bool = False) -> Iterator[np.ndarray]:
+def film_frames(
+    source: Source,
+    info: MediaInfo,
+    layout: Layout,
+    *,
+    tone_map: bool = False,
+    span: tuple[int, int] | None = None,
+    seeks: bool = False,
+) -> Iterator[np.ndarray]:
     """The frames of `source` as flat arrays at its own rate, in the pixel format of `layout`.
 
-    Where that is the file's own, the values are those of the decoder, bit by bit.
+    Where that is the file's own, the values are those of the decoder, bit by bit. `span` chooses frames by number, first
+    and after the last. With `seeks` nothing far before it is decoded: only for `info.can_seek`, and a damaged index can
+    still give other frames, which the caller must detect.
 
     Raises:
         UnreadableMediaError: as `frames`.
     """
     with seekable(source) as (place, fds):
-        picture = _source_picture(place, info, info.frame_rate, tone_map, name_of(source))
+        seek_seconds = max(0.0, float(span[0] / info.frame_rate) - _SEEK_MARGIN_SECONDS) if span and seeks else None
+        picture = _source_picture(
+            place, info, info.frame_rate, tone_map, name_of(source), span=span, seek_seconds=seek_seconds
+        )
         if layout.pixel_format != info.picture.pixel_format.replace("yuvj", "yuv"):
             colour = info.colour(is_tone_mapped=bool(info.hdr)).conversion
             picture = picture.filter("scale", flags=SCALING, **_input_matrix(info), **colour)
         raw = _planar(picture, layout, info.colour(is_tone_mapped=bool(info.hdr)))
-        for data in _blocks(_with_clock(raw, place, info), layout.num_bytes, name=name_of(source), fds=fds):
+        graph = _with_clock(raw, place, info) if seek_seconds is None else raw.global_args(*_ABSOLUTE_TIME, "-xerror")
+        for data in _blocks(graph, layout.num_bytes, name=name_of(source), fds=fds):
             yield np.frombuffer(data, dtype=layout.dtype)
 
 
@@ -227,19 +243,31 @@ def _picture_graph(
     return picture.filter("scale", w=width, h=height, **cover).filter("crop", width, height, exact=1)
 
 
-def _source_picture(place: str, info: MediaInfo, rate: Fraction, tone_map: bool, name: str) -> Any:
-    """The picture at `rate`, deinterlaced and tone mapped where needed, in stored pixels."""
+def _source_picture(
+    place: str,
+    info: MediaInfo,
+    rate: Fraction,
+    tone_map: bool,
+    name: str,
+    *,
+    span: tuple[int, int] | None = None,
+    seek_seconds: float | None = None,
+) -> Any:
+    """The picture at `rate`, deinterlaced and tone mapped where needed, in stored pixels; `span` in frames at `rate`."""
     import ffmpeg
 
     if info.hdr and not tone_map:
         raise UnreadableMediaError(
             f"its picture is HDR ({info.hdr})", where=name, cure="convert it to BT.709, or use tone mapping"
         )
-    picture = ffmpeg.input(place, **ALLOWED)["V:0"]
+    seek = {} if seek_seconds is None else {"ss": f"{seek_seconds:.6f}", "noaccurate_seek": None}
+    picture = ffmpeg.input(place, **seek, **ALLOWED)["V:0"]
     if info.picture.is_interlaced:
         picture = picture.filter("bwdif", mode="send_frame")
     # start_time and first_pts: a track that begins late is filled from the clip's start, not moved to it
     picture = picture.filter("fps", fps=str(rate), start_time=0)
+    if span is not None:  # after a seek, `fps` fills the time before with the first frame, so numbers stay absolute
+        picture = picture.filter("trim", start_frame=span[0], end_frame=span[1]).filter("setpts", "PTS-STARTPTS")
     for step, options in _TONE_MAPPED if info.hdr else ():
         picture = picture.filter(step, **options)
     return picture

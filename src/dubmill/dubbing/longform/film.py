@@ -96,10 +96,14 @@ class Film:
         """The second at which a frame of the model's rate begins."""
         return float(frame / self.size.frame_rate)
 
-    def source_frames(self, layout: media.Layout) -> Iterator[np.ndarray]:
-        """Its frames in `layout`, as flat arrays, at its own rate, exactly `info.num_frames` of them."""
-        frames = media.film_frames(self.path, self.info, layout, tone_map=self.tone_map)
-        return _exactly(frames, self.info.num_frames)
+    def source_frames(
+        self, layout: media.Layout, start: int, stop: int, *, seeks: bool = False
+    ) -> Iterator[np.ndarray]:
+        """Its frames `start` up to `stop` in `layout`, as flat arrays, at its own rate; `seeks` as in `media.film_frames`."""
+        frames = media.film_frames(
+            self.path, self.info, layout, tone_map=self.tone_map, span=(start, stop), seeks=seeks
+        )
+        return _exactly(frames, stop - start)
 
     def stored_frames(self) -> Iterator[np.ndarray]:
         """Its frames (H, W, 3) at the model's rate, in stored pixels."""

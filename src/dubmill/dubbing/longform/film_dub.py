@@ -23,6 +23,7 @@ from dubmill.dubbing.longform.chunk_dubs import (
 from dubmill.dubbing.longform.chunks import Chunk, cues_over_speech, plan_chunks
 from dubmill.dubbing.longform.crops import Crop
 from dubmill.dubbing.longform.film import Film
+from dubmill.dubbing.longform.pieces import encode_pieces
 from dubmill.dubbing.longform.store import FilmStore
 from dubmill.errors import DubmillError
 from dubmill.faces import BlendMask, timed_sentences
@@ -103,7 +104,8 @@ def dub_film(
     with _naming(store.takes):
         takes = dub_chunks(film, plan.chunks, plan.crops, job, store, _between(progress, _ANALYZED, _DUBBED))
         dubs = chunk_dubs(film, plan.chunks, plan.masks, plan.crops, takes, job)
-        _write_film(film, dubs, joined, coding, carried, metadata, job.language, _between(progress, _DUBBED, 1.0))
+        pieces = encode_pieces(film, dubs, coding, store, _between(progress, _DUBBED, 1.0))
+        _write_film(film, dubs, pieces, joined, coding, carried, metadata, job.language)
         before_handover(joined)
     joined.replace(out)
     shutil.rmtree(work)
@@ -114,23 +116,21 @@ def dub_film(
 def _write_film(
     film: Film,
     dubs: Sequence[ChunkDub],
+    pieces: Sequence[media.EncodedPiece],
     path: Path,
     coding: media.Coding,
     carried: media.CarriedStreams,
     metadata: Mapping[str, str],
     language: str,
-    progress: Progress,
 ) -> None:
     rate, channels, wav = film.info.sample_rate_hz, film.channels, path.with_name("sound.wav")
     gain = join.gain_to_match(film, dubs)
     media.write_sound(wav, join.joined_sound(film, dubs, gain), sample_rate_hz=rate, channels=channels)
     media.write_film(
         path,
-        join.picture(film, dubs, coding.layout, progress),
+        pieces,
         coding=coding,
-        colour=film.colour,
         frame_rate=film.info.frame_rate,
-        pixel_aspect=film.info.picture.pixel_aspect,
         wav=wav,
         sound_codec=film.info.tracks[film.info.track].codec,
         sample_rate_hz=rate,

@@ -28,19 +28,18 @@ _EDGE_SHARE = 1 / 32  # of the dubbed region's shorter side, over which it blend
 
 
 def picture(
-    film: Film, dubs: Sequence[ChunkDub], layout: media.Layout, progress: Callable[[float], None]
+    film: Film, dubs: Sequence[ChunkDub], layout: media.Layout, frames: Iterable[np.ndarray], start: int = 0
 ) -> Iterator[np.ndarray]:
-    """The film's frames in `layout` as flat arrays, at its own rate, with the dubs composited over them."""
+    """The film's `frames` from number `start` on, flat arrays in `layout` at its own rate, with the dubs composited over them."""
     readers: dict[ChunkDub, _FrameReader] = {}
     active_dubs = _ActiveDubs(dubs, lambda dub: (dub.chunk.first, dub.chunk.last))
-    for index, frame in enumerate(film.source_frames(layout)):
+    for index, frame in enumerate(frames, start):
         position = index / film.info.frame_rate * film.size.frame_rate
         model_frame = math.floor(position)
         active = active_dubs.between(model_frame, model_frame + 1)
         readers = {dub: readers.get(dub) or _FrameReader(film, dub, layout) for dub in active}
         layers = [_layer(dub, reader, float(position), layout) for dub, reader in readers.items()]
         yield composite(frame, [layer for layer in layers if layer], layout)
-        progress((index + 1) / film.info.num_frames)
 
 
 def joined_sound(film: Film, dubs: Sequence[ChunkDub], gain: float) -> Iterator[np.ndarray]:

@@ -40,7 +40,7 @@ class FilmStore:
 
     def sweep(self) -> None:
         """Remove what killed writers left; no other process may be writing."""
-        for folder in ("", "takes", "clips", "faces"):
+        for folder in ("", "takes", "clips", "faces", "pieces"):
             for path in (self.folder / folder).glob(PARTIAL_FILES):
                 path.unlink(missing_ok=True)
 
@@ -107,6 +107,24 @@ class FilmStore:
     def take(self, key: str) -> Path:
         """The file of a chunk's dub, whether it is there or not."""
         return self.takes / f"{key}.nut"
+
+    @property
+    def pieces(self) -> Path:
+        """The folder of the encoded pieces of the dubbed picture."""
+        return self.folder / "pieces"
+
+    def piece(self, key: str) -> Path:
+        """The file of an encoded piece, whether it is there or not."""
+        return self.pieces / f"{key}.mov"
+
+    def source_ends_path(self, key: str) -> Path:
+        """The file with the digests of the first and the last of some frames of the film."""
+        return self.pieces / f"{key}.txt"
+
+    def source_ends(self, key: str) -> str:
+        """The digests in that file; empty where those frames were not read yet."""
+        path = self.source_ends_path(key)
+        return path.read_text() if path.is_file() else ""
 
     def take_seconds(self) -> float | None:
         """The median of the seconds that a dub of a chunk took; None before the first."""
