@@ -94,9 +94,7 @@ def offsets(path: Path) -> list[float]:
     clicks = loud[np.diff(loud, prepend=-16000) > 4000] / 16000
     flashes = np.flatnonzero(np.diff(is_lit_F.astype(int), prepend=0) == 1) / float(RATE)
     assert len(clicks) == len(flashes) == round(info.seconds), "a flash or a click is missing"
-    return [
-        float(np.abs(clicks - flashes)[start : start + 60].max() * RATE) for start in range(0, len(flashes), 60)
-    ]
+    return [float(np.abs(clicks - flashes)[start : start + 60].max() * RATE) for start in range(0, len(flashes), 60)]
 
 
 def main() -> None:
