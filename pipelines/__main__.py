@@ -51,6 +51,13 @@ DataRepository = Annotated[
 RolledEndpoint = Annotated[
     str, typer.Option("--endpoint", help="namespace/name of the InferenceService that a promotion rolls; empty: none")
 ]
+Gitops = Annotated[
+    str,
+    typer.Option(
+        "--gitops",
+        help="REPOSITORY#BRANCH in which a promotion commits the endpoint's release, instead of calling the API",
+    ),
+]
 DataBranch = Annotated[str, typer.Option("--data-branch", help="branch of that repository")]
 DataRemote = Annotated[
     str, typer.Option("--data-remote", help="DVC remote of a repository that has none yet, such as s3://bucket/folder")
@@ -90,6 +97,7 @@ def compile_(
     work: Work = "work",
     train_gpus: TrainGpus = 1,
     endpoint: RolledEndpoint = "",
+    gitops: Gitops = "",
     data_repository: DataRepository = "",
     data_branch: DataBranch = "main",
     data_remote: DataRemote = "",
@@ -99,7 +107,7 @@ def compile_(
 
     values = _params(params, overlay)
     data = DataPlace(data_repository, data_branch, data_remote)
-    target = _cluster_target(values, gpu, train_gpus, mlflow, models, work, endpoint, data)
+    target = _cluster_target(values, gpu, train_gpus, mlflow, models, work, Rolled(endpoint, gitops), data)
     started = time.process_time()
     compile_to(out, values, target, pipeline)
     spent = time.process_time() - started
@@ -175,6 +183,7 @@ def submit(
     work: Work = "work",
     train_gpus: TrainGpus = 1,
     endpoint: RolledEndpoint = "",
+    gitops: Gitops = "",
     data_repository: DataRepository = "",
     data_branch: DataBranch = "main",
     data_remote: DataRemote = "",
@@ -186,7 +195,7 @@ def submit(
     if cron and wait:
         raise UsageError("a schedule has no end to wait for", cure="leave --wait or --cron out")
     values, data = _params(params, overlay), DataPlace(data_repository, data_branch, data_remote)
-    target = _cluster_target(values, gpu, train_gpus, mlflow, models, work, endpoint, data)
+    target = _cluster_target(values, gpu, train_gpus, mlflow, models, work, Rolled(endpoint, gitops), data)
     file = token_file or (None if token or cookie else default_token_file())
     with tempfile.TemporaryDirectory() as folder:  # its own: two calls at once must not upload each other's package
         package = Path(folder) / f"{pipeline}.yaml"
@@ -200,6 +209,13 @@ def submit(
         webbrowser.open(started.page)
     if wait:
         cluster.wait(started, tell=typer.echo)
+
+
+class Rolled(NamedTuple):
+    """What a promotion rolls, and how."""
+
+    endpoint: str
+    gitops: str
 
 
 class DataPlace(NamedTuple):
@@ -217,7 +233,7 @@ def _cluster_target(
     mlflow: str,
     models: str,
     work: str,
-    endpoint: str,
+    rolled: Rolled,
     data: DataPlace,
 ) -> Target:
     """Returns the target on a cluster.
@@ -241,7 +257,8 @@ def _cluster_target(
         work_claim=work,
         num_retries=NUM_RETRIES,
         code=code_digest(),
-        endpoint=endpoint,
+        endpoint=rolled.endpoint,
+        gitops=rolled.gitops,
         data_repository=data.repository,
         data_branch=data.branch,
         data_remote=data.remote,

@@ -102,6 +102,7 @@ def make_release(task: Task, sections: Given, base: Any, data: Data) -> FullOutp
         pairs=data.pairs,
         registered=version,
         register_params=sections["register"],
+        scorers_params=sections["scorers"],
         params=sections["promote"],
     )["release"]
     return FullOutputs(backbone=cast(Any, base), report=cast(Any, report), release=cast(Any, release))

@@ -84,6 +84,7 @@ class Target:
     code: str  # digest of the library, part of KFP's cache key: new code never gets old results
     is_cluster: bool = True
     endpoint: str = ""  # namespace/name of the InferenceService that a promotion rolls; empty: none
+    gitops: str = ""  # REPOSITORY#BRANCH whose commits change the InferenceService; empty: the API is called
     data_repository: str = ""  # git repository of the data versions; empty: pairs are not versioned
     data_branch: str = "main"  # of it
     data_remote: str = ""  # DVC remote of a repository that has none yet, such as s3://bucket/folder
@@ -112,7 +113,7 @@ def place(task: dsl.PipelineTask, step: str, *, params: Params, target: Target, 
         _use_gpus(task, num_gpus)
     if target.is_cluster:
         _use_cluster(task, step, target)
-        _use_network(task, step, params)
+        _use_network(task, step, params, target)
     return kubernetes.set_security_context(task, run_as_non_root=True)
 
 
@@ -147,19 +148,26 @@ def _use_cluster(task: dsl.PipelineTask, step: str, target: Target) -> None:
     if placement.uses_work and target.work_claim:
         kubernetes.mount_pvc(task, pvc_name=target.work_claim, mount_path=WORK_FOLDER)
         task.set_env_variable("DUBMILL_WORK", WORK_FOLDER)
-    if placement.uses_data_repository:
+    if _uses_git(step, target):
         kubernetes.use_secret_as_volume(task, GIT_SECRET, mount_path=GIT_FOLDER, optional=True)
         task.set_env_variable("DUBMILL_GIT_KEY", f"{GIT_FOLDER}/ssh-key")
-        if target.data_remote:
-            task.set_env_variable("DUBMILL_DVC_REMOTE", target.data_remote)
+    if placement.uses_data_repository and target.data_remote:
+        task.set_env_variable("DUBMILL_DVC_REMOTE", target.data_remote)
     if placement.publishes and target.models_claim:
         kubernetes.mount_pvc(task, pvc_name=target.models_claim, mount_path=MODELS_FOLDER)
         task.set_env_variable("DUBMILL_MODELS", MODELS_FOLDER)
         if target.endpoint:
             task.set_env_variable("DUBMILL_ENDPOINT", target.endpoint)
+            if target.gitops:
+                task.set_env_variable("DUBMILL_GITOPS", target.gitops)
 
 
-def _use_network(task: dsl.PipelineTask, step: str, params: Params) -> None:
+def _uses_git(step: str, target: Target) -> bool:
+    placement = PLACEMENTS[step]
+    return placement.uses_data_repository or (placement.publishes and bool(target.gitops))
+
+
+def _use_network(task: dsl.PipelineTask, step: str, params: Params, target: Target) -> None:
     """Gives a task the secrets of the services that it calls, and the label that lets it reach the internet."""
     placement = PLACEMENTS[step]
     secrets = ["dubmill-mlflow"] if placement.uses_registry else []
@@ -173,7 +181,6 @@ def _use_network(task: dsl.PipelineTask, step: str, params: Params) -> None:
         secrets.append("dubmill-llm")
     for name in secrets:
         kubernetes.use_secret_as_env(task, name, SECRETS[name], optional=True)
-    if placement.uses_data_repository or {"dubmill-hub", "dubmill-llm", "dubmill-webhook"} & set(
-        secrets
-    ):  # the network policy lets only labelled pods out
+    calls_out = {"dubmill-hub", "dubmill-llm", "dubmill-webhook"} & set(secrets)
+    if _uses_git(step, target) or calls_out:  # the network policy lets only labelled pods out
         kubernetes.add_pod_label(task, "dubmill/downloads", "true")

@@ -12,7 +12,7 @@ from doubles.gated_pairs import make_pairs
 
 from dubmill.artifacts.store import PairSet
 from dubmill.errors import ChangedArtifactError, ServiceUnavailableError, UsageError
-from dubmill.tracking import data_versions
+from dubmill.tracking import data_versions, git
 from dubmill.tracking.data_versions import add_version, get_version, resolve
 
 
@@ -96,6 +96,6 @@ def test_a_mounted_deploy_key_is_copied_so_that_only_its_user_reads_it(tmp_path)
     key = tmp_path / "ssh-key"
     key.write_text("secret")
     key.chmod(0o644)
-    own = data_versions._private_copy(key)
+    own = git.private_copy(key)
     assert own.stat().st_mode & 0o777 == 0o600
     assert own.read_text() == "secret"

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 
 import pytest
+import yaml
 from doubles.kubernetes_api import KubernetesApi
 
 from dubmill.errors import ServiceUnavailableError, UsageError
-from dubmill.tracking import endpoint
+from dubmill.tracking import endpoint, git, kubernetes
 from dubmill.tracking.endpoint import Folders, RolloutError, rollout
 
 OLD, NEW = Folders.of("b" * 64, "1" * 64), Folders.of("b" * 64, "2" * 64)
@@ -20,8 +21,8 @@ def api(monkeypatch):
     with KubernetesApi() as found:
         monkeypatch.setenv("DUBMILL_ENDPOINT", "dubmill/dubmill")
         monkeypatch.setenv("DUBMILL_KUBERNETES", found.address)
-        for name in ("POLL_SECONDS", "WAIT_SECONDS"):
-            monkeypatch.setattr(endpoint, name, 0.0)
+        monkeypatch.setattr(endpoint, "POLL_SECONDS", 0.0)
+        monkeypatch.setattr(kubernetes, "WAIT_SECONDS", 0.0)
         with rollout(OLD, lambda served: served == OLD):
             pass
         found.calls.clear()
@@ -47,8 +48,8 @@ def served(api: KubernetesApi) -> Folders:
     return Folders(api.pods["dubmill/backbone-folder"], api.pods["dubmill/release-folder"])
 
 
-def promote(alias: Alias, folders: Folders = NEW) -> None:
-    with rollout(folders, alias.is_at, ready_seconds=60):
+def promote(alias: Alias, folders: Folders = NEW, check=None) -> None:
+    with rollout(folders, alias.is_at, check=check, ready_seconds=60):
         alias.place = folders
 
 
@@ -153,3 +154,180 @@ def test_an_endpoint_without_a_namespace_is_refused(api, monkeypatch):
     monkeypatch.setenv("DUBMILL_ENDPOINT", "dubmill")
     with pytest.raises(UsageError, match="namespace/name"):
         promote(Alias())
+
+
+# The canary
+
+
+def accept(address: str) -> None:
+    """A check that the canary passes."""
+    assert address == "http://dubmill-canary-predictor.dubmill"
+
+
+def test_a_canary_is_checked_before_anything_moves_and_removed_afterwards(api):
+    alias, seen = Alias(), []
+
+    def check(address):
+        accept(address)
+        seen.append((served(api), api.canary["spec"]["predictor"]["annotations"]["dubmill/release-folder"]))
+
+    promote(alias, check=check)
+    assert seen == [(OLD, NEW.release)]
+    assert (alias.place, served(api), api.canary, api.num_canaries) == (NEW, NEW, None, 1)
+
+
+def test_a_canary_that_is_not_good_enough_moves_nothing(api):
+    alias = Alias()
+
+    def refuse(address):
+        raise OSError("worse")
+
+    with pytest.raises(OSError, match="worse"):
+        promote(alias, check=refuse)
+    api.broken_folders.add(NEW.release)
+    with pytest.raises(RolloutError, match="do not become ready"):
+        promote(alias, check=accept)
+    assert (alias.place, served(api), api.canary) == (OLD, OLD, None)
+
+
+def test_a_canary_has_no_volume_to_write_no_queue_of_the_endpoint_and_no_route_from_outside(api):
+    volumes = [
+        {"name": "models", "persistentVolumeClaim": {"claimName": "models", "readOnly": True}},
+        {"name": "ledger", "persistentVolumeClaim": {"claimName": "ledger"}},
+    ]
+    container = {"name": "kserve-container", "args": ["--jobs=/ledger/jobs", "--database=postgresql://db"]}
+    api.service["spec"]["predictor"] |= {"volumes": volumes, "containers": [container], "maxReplicas": 4}
+    api.service["metadata"]["annotations"] = {"serving.kserve.io/deploymentMode": "Standard", "other": "x"}
+    seen = []
+    promote(Alias(), check=lambda address: seen.append(api.canary))
+    (canary,) = seen
+    predictor = canary["spec"]["predictor"]
+    assert predictor["volumes"] == [volumes[0], {"name": "ledger", "emptyDir": {}}]
+    assert predictor["containers"][0]["args"] == ["--jobs=/ledger/jobs"]
+    assert predictor["maxReplicas"] == 1
+    assert canary["metadata"]["annotations"] == {"serving.kserve.io/deploymentMode": "Standard"}
+    assert canary["metadata"]["labels"] == {"networking.kserve.io/visibility": "cluster-local"}
+
+
+NUM_CANARY_CALLS = 17  # of a roll with a canary and without faults
+
+
+def test_a_roll_with_a_canary_has_as_many_calls_as_are_made_to_fail(api):
+    promote(Alias(), check=accept)
+    assert len(api.calls) == NUM_CANARY_CALLS
+
+
+@pytest.mark.parametrize("fault", ["refused", "lost"])
+@pytest.mark.parametrize("number", range(1, NUM_CANARY_CALLS + 1))
+def test_one_failed_call_of_a_roll_with_a_canary_is_tried_again(api, number, fault):
+    alias = Alias()
+    api.fault = lambda call: fault if call == number else ""
+    promote(alias, check=accept)
+    assert (alias.place, served(api), api.canary) == (NEW, NEW, None)
+
+
+@pytest.mark.parametrize("fault", ["refused", "lost"])
+@pytest.mark.parametrize("first", range(1, NUM_CANARY_CALLS + 1))
+def test_an_api_that_goes_away_with_a_canary_leaves_what_the_next_call_sets_right(api, first, fault):
+    alias = Alias()
+    api.fault = lambda call: fault if call >= first else ""
+    with pytest.raises(ServiceUnavailableError):
+        promote(alias, check=accept)
+    api.fault = lambda call: ""
+    third = Folders.of("b" * 64, "3" * 64)
+    api.broken_folders.add(third.release)
+    with pytest.raises(RolloutError):
+        promote(alias, third, check=accept)
+    assert served(api) == alias.place
+    assert api.canary is None
+    assert api.service["metadata"]["annotations"] == {}
+
+
+# GitOps: changes are commits
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch):
+    """A bare repository with one commit by somebody else, in place of writes to the API."""
+    work, bare = tmp_path / "work", tmp_path / "deploy.git"
+    work.mkdir()
+    git.run(tmp_path, "git", "init", "-q", "--bare", "-b", "main", str(bare))
+    git.run(work, "git", "init", "-q", "-b", "main")
+    (work / "README").write_text("theirs")
+    commit_and_push(work, bare)
+    monkeypatch.setenv("DUBMILL_GITOPS", f"{bare}#main")
+    return bare
+
+
+def commit_and_push(work, bare):
+    git.run(work, "git", "add", ".")
+    git.run(work, "git", *git.IDENTITY, "commit", "-q", "-m", "theirs")
+    git.run(work, "git", "push", "-q", str(bare), "HEAD:main")
+
+
+class Controller:
+    """Argo CD's part: what is committed reaches the cluster when the Deployment is looked at."""
+
+    def __init__(self, api, repository):
+        self.api, self.repository, self.deployment = api, repository, api.deployment
+
+    def __call__(self):
+        self.api.apply(yaml.safe_load(committed(self.repository)))
+        return self.deployment()
+
+
+def committed(repository):
+    return git.run(repository, "git", "show", "main:dubmill/dubmill-release.yaml")
+
+
+def test_with_gitops_the_endpoint_is_changed_by_commits_and_the_api_is_only_read(api, repository, monkeypatch):
+    monkeypatch.setattr(api, "deployment", Controller(api, repository))
+    alias = Alias()
+    promote(alias)
+    assert (alias.place, served(api)) == (NEW, NEW)
+    assert not [call for call in api.calls if not call.startswith("GET")]
+    assert git.run(repository, "git", "log", "--format=%s", "main").splitlines() == [
+        f"dubmill serves {NEW.release}",
+        f"dubmill serves {NEW.release}",
+        "theirs",
+    ]
+    assert yaml.safe_load(committed(repository))["metadata"] == {"name": "dubmill", "annotations": {}}
+
+
+def test_with_gitops_a_release_that_does_not_become_ready_is_reverted_by_a_commit(api, repository, monkeypatch):
+    monkeypatch.setattr(api, "deployment", Controller(api, repository))
+    alias = Alias()
+    promote(alias)
+    third = Folders.of("b" * 64, "3" * 64)
+    api.broken_folders.add(third.release)
+    with pytest.raises(RolloutError):
+        promote(alias, third)
+    assert (alias.place, endpoint.GitEndpoint("dubmill/dubmill", f"{repository}#main").state()) == (NEW, (NEW, None))
+
+
+def test_with_gitops_a_push_of_somebody_else_in_between_is_kept(api, repository, monkeypatch, tmp_path):
+    monkeypatch.setattr(api, "deployment", Controller(api, repository))
+    push, rivals = git.is_pushed, ["RIVAL"]
+
+    def after_a_rival(folder, *refs):
+        if rivals:
+            git.run(tmp_path, "git", "clone", "-q", str(repository), "rival")
+            (tmp_path / "rival" / rivals.pop()).write_text("theirs")
+            commit_and_push(tmp_path / "rival", repository)
+        return push(folder, *refs)
+
+    monkeypatch.setattr(git, "is_pushed", after_a_rival)
+    alias = Alias()
+    promote(alias)
+    assert alias.place == NEW
+    assert git.run(repository, "git", "show", "main:RIVAL") == "theirs"
+
+
+def test_with_gitops_a_repository_that_refuses_leaves_alias_and_endpoint(api, repository, monkeypatch):
+    hook = repository / "hooks" / "pre-receive"
+    hook.write_text("#!/bin/sh\necho no >&2; exit 1\n")
+    hook.chmod(0o755)
+    alias = Alias()
+    with pytest.raises(ServiceUnavailableError):
+        promote(alias)
+    assert (alias.place, served(api)) == (OLD, OLD)

@@ -15,6 +15,7 @@ from pathlib import Path
 import kubernetes_validate
 import pytest
 import yaml
+from doubles.kubernetes_api import KubernetesApi
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -22,6 +23,7 @@ from components import GPU_IMAGE, IMAGE
 from dubmill import __version__
 from dubmill.config import overlays
 from dubmill.config import params as dubmill_params
+from dubmill.tracking import endpoint
 
 ROOT = Path(__file__).parent.parent
 OVERLAYS = ("kind", "ltx2")
@@ -220,20 +222,47 @@ def test_the_endpoint_starts_the_server_with_arguments_it_knows(overlay):
     assert mounts[str(asked.ledger.parent)].get("readOnly") is not True
 
 
-@every_overlay
-def test_only_the_promoter_may_patch_and_only_that_one_endpoint(overlay):
+def allowed(overlay, account):
+    """What the roles of an account allow: (verb, resource, name), with `*` for any name."""
     roles = {one["metadata"]["name"]: one["rules"] for one in manifests(overlay, "Role")}
-    patching = [
-        name for name, rules in roles.items() if any("inferenceservices" in rule["resources"] for rule in rules)
+    bound = [
+        one["roleRef"]["name"]
+        for one in manifests(overlay, "RoleBinding")
+        if account in [subject["name"] for subject in one["subjects"]]
     ]
-    assert patching == ["roll-endpoint"]
-    service, deployment = roles["roll-endpoint"]
-    name = named(overlay, "InferenceService", "dubmill")["metadata"]["name"]
-    assert (service["resourceNames"], service["verbs"]) == ([name], ["get", "patch"])
-    assert (deployment["resourceNames"], deployment["verbs"]) == ([f"{name}-predictor"], ["get"])
-    bound = named(overlay, "RoleBinding", "roll-endpoint")["subjects"]
-    assert [subject["name"] for subject in bound] == ["promoter"]
-    assert not any("*" in str(rule) for rules in roles.values() for rule in rules)
+    return {
+        (verb, f"{group}/{resource}".lstrip("/"), name)
+        for role in bound
+        for rule in roles[role]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+        for name in rule.get("resourceNames", ["*"])
+    }
+
+
+VERBS = {"GET": {"get"}, "DELETE": {"delete"}, "PATCH": {"patch"}}
+
+
+@every_overlay
+def test_the_promoter_may_do_what_a_roll_calls_and_nothing_more(overlay, monkeypatch):
+    """The calls are those of a real roll with a canary, recorded by the emulated API; apply creates what is missing."""
+    called = set()
+    with KubernetesApi() as api:
+        monkeypatch.setenv(
+            "DUBMILL_ENDPOINT", f"dubmill/{named(overlay, 'InferenceService', 'dubmill')['metadata']['name']}"
+        )
+        monkeypatch.setenv("DUBMILL_KUBERNETES", api.address)
+        monkeypatch.setattr(endpoint, "POLL_SECONDS", 0.0)
+        with endpoint.rollout(endpoint.Folders.of("b", "r"), lambda served: False, check=lambda address: None):
+            pass
+        for call in api.calls:
+            method, path = call.split()
+            _, _, group, _, _, _, resource, name = path.split("/")
+            called |= {(verb, f"{group}/{resource}", name) for verb in VERBS[method]}
+    called.add(("create", "serving.kserve.io/inferenceservices", "*"))
+    assert allowed(overlay, "promoter") - allowed(overlay, "runner") == called
+    assert not any("*" in str(one["rules"]) for one in manifests(overlay, "Role"))
     assert not manifests(overlay, "ClusterRole") + manifests(overlay, "ClusterRoleBinding")
 
 

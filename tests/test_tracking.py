@@ -10,12 +10,14 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from doubles.gated_pairs import make_pairs
 from doubles.kubernetes_api import KubernetesApi
+from doubles.scorers import PlainScorers, plain_clip
 
-from dubmill import tracking
+from dubmill import media, tracking
 from dubmill.artifacts.code import code_digest
 from dubmill.artifacts.files import table_bytes
 from dubmill.artifacts.manifest import Lineage
@@ -32,15 +34,19 @@ from dubmill.errors import (
 )
 from dubmill.steps.promote import promote
 from dubmill.steps.register import register
-from dubmill.tracking import endpoint, rules
+from dubmill.tracking import canary, endpoint, kubernetes, rules
 from dubmill.tracking.ledger import Entry, Ledger
 from dubmill.tracking.lock import promotion_lock
+from dubmill.worlds.nano import NanoWorld
 
 RULES = PromoteParams(
     improve=["words_right", "sync_correlation"],
     max_regression={"words_right": 0.02, "duration_gap_ms": 5.0},
     min_shares={"words_right": 0.3, "lse_d": 0.4},
+    canary_clips=0,
+    canary_max_regression={"words_right": 0.3},
 )
+SCORERS = load(Path(__file__).parents[1] / "params.yaml").scorers
 METHODS = ("adapter", "base", "floor", "ceiling")
 ROOT = Path(__file__).parents[1]
 SAMPLING = {"num_steps": 2, "video_guidance": 1.0, "audio_guidance": 1.0}
@@ -144,7 +150,7 @@ class Candidate:
 
     def promote_only(self, rules=RULES):
         given = self.backbone, self.adapter, self.report, self.pairs, self.folder / "register"
-        return promote(*given, self.names, rules, self.root / "promote")
+        return promote(*given, self.names, SCORERS, rules, self.root / "promote")
 
 
 @pytest.fixture
@@ -518,7 +524,7 @@ def test_of_two_promotions_at_once_one_wins_and_the_other_is_compared_with_it(tm
     def attempt(candidate):
         given = backbone, candidate.adapter, candidate.report, pairs, candidate.folder / "register"
         try:
-            promote(*given, candidate.names, RULES, candidate.folder / "promote")
+            promote(*given, candidate.names, SCORERS, RULES, candidate.folder / "promote")
         except PromotionRefusedError:
             return "refused"
         return "promoted"
@@ -552,6 +558,21 @@ def test_a_lock_that_a_killed_promotion_left_is_removed(tmp_path, store):
     with promotion_lock(tmp_path.name, wait_seconds=0, stale_seconds=0):
         assert_locked(tmp_path.name)
     assert not [model for model in store.search_registered_models() if "promotion-lock" in model.name]
+
+
+def test_a_lock_that_is_held_for_long_is_renewed_and_not_taken_for_a_left_one(tmp_path, store, monkeypatch):
+    """A roll of LTX-2 holds the lock for an hour; it was taken away after ten minutes, and two promotions ran at once."""
+    lock = f"{tmp_path.name}.promotion-lock"
+    with promotion_lock(tmp_path.name, renew_seconds=0.01):
+        first = store.get_registered_model(lock).last_updated_timestamp
+        while store.get_registered_model(lock).last_updated_timestamp == first:
+            time.sleep(0.01)
+    created = store.create_registered_model(lock).creation_timestamp
+    while (updated := store.update_registered_model(lock, description="renewed").last_updated_timestamp) < created + 20:
+        time.sleep(0.01)
+    monkeypatch.setattr(time, "time", lambda: updated / 1000 + 599.99)
+    with pytest.raises(ServiceUnavailableError), promotion_lock(tmp_path.name, wait_seconds=0):
+        pass
 
 
 def test_a_promotion_judges_and_moves_the_alias_under_the_lock(tmp_path, store, backbone, pairs, monkeypatch):
@@ -598,8 +619,8 @@ def api(tmp_path, monkeypatch):
         monkeypatch.setenv("DUBMILL_ENDPOINT", "dubmill/dubmill")
         monkeypatch.setenv("DUBMILL_KUBERNETES", found.address)
         monkeypatch.setenv("DUBMILL_MODELS", str(tmp_path / "volume"))
-        for name in ("POLL_SECONDS", "WAIT_SECONDS"):
-            monkeypatch.setattr(endpoint, name, 0.0)
+        monkeypatch.setattr(endpoint, "POLL_SECONDS", 0.0)
+        monkeypatch.setattr(kubernetes, "WAIT_SECONDS", 0.0)
         yield found
 
 
@@ -630,6 +651,52 @@ def test_a_release_that_the_endpoint_does_not_take_does_not_become_champion(tmp_
     api.takes_new_releases = True
     second = better.promote_only()
     assert (number(tmp_path), served_release(tmp_path, api)) == (2, second.digest)
+
+
+class CanaryClient:
+    """The endpoint's client: every dub is the clip that a test sets; silence is what a broken model gives."""
+
+    loudness = 0.5
+
+    def __init__(self, address, **_):
+        assert address == "http://dubmill-canary-predictor.dubmill"
+
+    def dub(self, path, *, to, text, consent):
+        assert (path.stat().st_size > 0, to, text, bool(consent)) == (True, "es", "uno", True)
+        sound = np.full((1, 6400), self.loudness, np.float32) * np.sign(np.sin(np.arange(6400)))
+        return media.mp4_bytes(plain_clip(np.full((5, 8, 8, 3), 99, np.uint8), sound.astype(np.float32)))
+
+
+class HearingScorers(PlainScorers):
+    """Scorers that hear the right word in every clip that is not silent."""
+
+    def words(self, audio_N):
+        return [("es", "uno")] if np.any(audio_N) else []
+
+
+@pytest.fixture
+def canary_dubs(monkeypatch):
+    """Rules with a canary of one clip."""
+    monkeypatch.setattr(canary, "DubClient", CanaryClient)
+    monkeypatch.setattr(NanoWorld, "scorers", lambda world, params: HearingScorers())
+    return RULES.model_copy(update={"canary_clips": 1})
+
+
+def test_a_canary_whose_dubs_are_as_good_as_measured_lets_the_release_in(
+    tmp_path, store, backbone, pairs, api, canary_dubs
+):
+    release = Candidate(tmp_path, backbone, pairs, words=0.7).promote(canary_dubs)
+    assert (number(tmp_path), served_release(tmp_path, api), api.num_canaries) == (1, release.digest, 1)
+
+
+def test_a_canary_whose_dubs_are_worse_than_measured_moves_nothing(
+    tmp_path, store, backbone, pairs, api, canary_dubs, monkeypatch
+):
+    first = Candidate(tmp_path, backbone, pairs, seed=1, words=0.6).promote(canary_dubs)
+    monkeypatch.setattr(CanaryClient, "loudness", 0.0)
+    with pytest.raises(canary.CanaryError, match="words_right is 0, and was 0.9 in the report"):
+        Candidate(tmp_path, backbone, pairs, seed=2, words=0.9).promote(canary_dubs)
+    assert (number(tmp_path), served_release(tmp_path, api), api.canary) == (1, first.digest, None)
 
 
 def test_an_alias_that_cannot_move_takes_the_endpoint_back(tmp_path, store, backbone, pairs, api, monkeypatch):

@@ -13,6 +13,7 @@ def promote(
     pairs: dsl.Input[dsl.Dataset],
     registered: dsl.Input[dsl.Model],
     register_params: dict,
+    scorers_params: dict,
     params: dict,
     release: dsl.Output[dsl.Model],
     metrics: dsl.Output[dsl.Metrics],
@@ -27,6 +28,7 @@ def promote(
         pairs: the gated pairs, on whose held-out clips both are compared
         registered: the challenger's model version
         register_params: section `register` of params.yaml
+        scorers_params: section `scorers` of params.yaml
         params: section `promote` of params.yaml
         release: what is served
         metrics: counts and figures
@@ -36,7 +38,7 @@ def promote(
 
     from dubmill.artifacts.publish import publish_models
     from dubmill.artifacts.store import Adapter, Backbone, PairSet, Report
-    from dubmill.config.params import PromoteParams, RegisterParams, validate
+    from dubmill.config.params import PromoteParams, RegisterParams, ScorersParams, validate
     from dubmill.report import look
     from dubmill.steps.promote import promote as step
 
@@ -47,6 +49,7 @@ def promote(
         PairSet.open(pairs.path),
         Path(registered.path),
         validate(RegisterParams, register_params, "register"),
+        validate(ScorersParams, scorers_params, "scorers"),
         validate(PromoteParams, params, "promote"),
         Path(release.path),
     )

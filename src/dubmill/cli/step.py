@@ -84,7 +84,7 @@ STEPS = (
         "promote",
         "Make the challenger the champion and write the release to serve, or refuse with reasons.",
         ("backbone", "adapter", "report", "pairs", "registered"),
-        more_sections=("register",),
+        more_sections=("register", "scorers"),
     ),
 )
 

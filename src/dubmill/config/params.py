@@ -211,6 +211,13 @@ class PromoteParams(Section):
         description="metric -> the least share of the way from its floor (mismatched clips) to its ceiling (the true dub"
         " after the autoencoders and the vocoder) that a champion's mean must reach"
     )
+    canary_clips: int = Field(
+        ge=0,
+        description="held-out clips that a canary of the endpoint dubs before the endpoint is rolled; 0: there is no canary",
+    )
+    canary_max_regression: dict[str, float] = Field(
+        description="metric -> the most by which its mean over these dubs may be worse than the report's for the same clips"
+    )
 
 
 with warnings.catch_warnings():

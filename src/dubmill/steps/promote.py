@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 from dataclasses import dataclass
@@ -14,13 +15,14 @@ from dubmill.artifacts.files import METRICS_FILE
 from dubmill.artifacts.manifest import MANIFEST, Lineage
 from dubmill.artifacts.rows import PairRow
 from dubmill.artifacts.store import Adapter, Backbone, PairSet, Release, Report
-from dubmill.config.params import PromoteParams, RegisterParams
+from dubmill.config.params import PromoteParams, RegisterParams, ScorersParams
 from dubmill.errors import BackboneMismatchError, InvalidArtifactError, PromotionRefusedError, UsageError
 from dubmill.media.clips import Clip
 from dubmill.report import model_card
-from dubmill.tracking import endpoint, rules
+from dubmill.tracking import canary, endpoint, rules
 from dubmill.tracking.deployment import inference_service
 from dubmill.tracking.ledger import FILE, Entry, Ledger
+from dubmill.worlds import world_of
 
 SAME_CLIPS = "evaluate the champion on the same clips, then register it again with that report"
 BETTER = "train longer or on better pairs, then register and promote again"
@@ -33,17 +35,20 @@ def promote(
     pairs: PairSet,
     registered: Path,
     register_params: RegisterParams,
+    scorers_params: ScorersParams,
     params: PromoteParams,
     out: Path,
 ) -> Release:
     """Returns the sealed Release at `out`, whose version is now the champion.
 
     The order is Release, endpoint, alias, ledger; each does nothing if it was done before, so the next call completes a killed one.
+    An endpoint first serves the release as a canary, which dubs `canary_clips` held-out clips; if their figures are too low, nothing moves.
     If the endpoint does not take the release, the alias stays, and if the alias does not move, the endpoint goes back. Of two
     promotions at once the second waits, and is compared with the champion that the first one made.
 
     Raises:
         RolloutError: the endpoint's pods did not become ready with the release.
+        CanaryError: the canary's dubs are worse than the report's.
         PromotionRefusedError: with every reason; the alias stays, and the ledger gets an entry.
         BackboneMismatchError: the adapter was trained on another backbone.
         UsageError: adapter, report, pairs and version do not belong together.
@@ -59,7 +64,13 @@ def promote(
         release = _release(backbone, adapter, report, pairs, candidate.version, params, out)
         folders = endpoint.add_files(backbone, release)
         tracking.tag_version(candidate.version, {"release_digest": release.digest})  # it names the folders
-        with endpoint.rollout(folders, lambda served: tracking.is_champions(register_params.model, served)):
+
+        def check(address: str) -> None:
+            scorers = world_of(backbone).scorers(scorers_params)
+            canary.check_dubs(address, pairs=pairs, measured=candidate.adapter_rows, scorers=scorers, params=params)
+
+        is_champion = functools.partial(tracking.is_champions, register_params.model)
+        with endpoint.rollout(folders, is_champion, check=check if params.canary_clips else None):
             old = tracking.promote_alias(candidate.version)
         entry = _entry(candidate.version, old, release.digest, "promoted", [], figures)
         tracking.record(candidate.version, ledger, entry, again=candidate.is_champion)

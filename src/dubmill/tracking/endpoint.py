@@ -7,39 +7,43 @@ The files of each release have a folder of their own on the volume, so adding th
 the folders, and one server-side apply changes both. A new pod gets requests only after its self-test dub (its readiness probe), and
 the old pods serve until then. If the new pods do not become ready, or the alias does not move, the annotations are put back. A
 third annotation says that a change is under way: what a killed process left is finished, or put back, by the next call.
+
+Before that the release can be checked in an InferenceService of its own, the canary, which no user calls. (KServe splits traffic only
+in its Knative mode: kserve.github.io, "Canary Rollout Strategy".) With $DUBMILL_GITOPS a change is a commit of a git repository,
+which Argo CD or Flux applies; the API is only read.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import os
-import ssl
+import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
+
 from dubmill.artifacts.publish import ENDPOINT, MODELS, publish
 from dubmill.artifacts.store import Backbone, Release
 from dubmill.errors import DubmillError, ServiceUnavailableError, UsageError
+from dubmill.tracking import git, kubernetes
 
 if TYPE_CHECKING:
     from dubmill.tracking.registry import Version
 
-API = "DUBMILL_KUBERNETES"  # address of the API, such as that of `kubectl proxy`; empty: the pod's own
-ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+GITOPS = "DUBMILL_GITOPS"  # REPOSITORY#BRANCH that holds the endpoint's folders; empty: the API is called
 BACKBONE_FOLDER, RELEASE_FOLDER, UNDER_WAY = (
     f"dubmill/{name}" for name in ("backbone-folder", "release-folder", "under-way")
 )
 READY_SECONDS = 3600.0  # LTX-2 is read from the volume in up to half an hour
+REMOVED_SECONDS = 3600.0  # a pod ends after its grace period, half an hour for LTX-2
 POLL_SECONDS = 5.0
-NUM_ATTEMPTS = 5  # of one API call
-WAIT_SECONDS = 2.0  # before the second attempt; doubled for each further one
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +66,7 @@ class Folders:
 
 
 class Endpoint:
-    """One InferenceService, reached by Kubernetes' API; every call is tried again before it counts as failed."""
+    """One InferenceService, reached by Kubernetes' API."""
 
     def __init__(self, place: str) -> None:
         self.namespace, _, self.name = place.partition("/")
@@ -71,23 +75,20 @@ class Endpoint:
 
     def point_to(self, folders: Folders, *, coming_from: Folders | None = None) -> None:
         """Makes the pods read from `folders`; `coming_from` is noted until the next call without it."""
+        kubernetes.apply(self.service, self._pointing_to(folders, coming_from))
+
+    def _pointing_to(self, folders: Folders, coming_from: Folders | None) -> dict[str, Any]:
         noted = {UNDER_WAY: json.dumps([coming_from.backbone, coming_from.release])} if coming_from else {}
-        pods = {BACKBONE_FOLDER: folders.backbone, RELEASE_FOLDER: folders.release}
-        body = {
+        return {
             "apiVersion": "serving.kserve.io/v1beta1",
             "kind": "InferenceService",
             "metadata": {"name": self.name, "annotations": noted},
-            "spec": {"predictor": {"annotations": pods}},
+            "spec": {"predictor": {"annotations": _annotations(folders)}},
         }
-        self._call("PATCH", f"{self._service}?fieldManager=dubmill&force=true", body)
 
     def state(self) -> tuple[Folders, Folders | None]:
         """Returns where the pods are to read from, and from where before, if a change is under way."""
-        service = self._call("GET", self._service)
-        pods = service["spec"]["predictor"].get("annotations") or {}
-        noted = (service["metadata"].get("annotations") or {}).get(UNDER_WAY)
-        now = Folders(pods.get(BACKBONE_FOLDER, ""), pods.get(RELEASE_FOLDER, ""))
-        return now, Folders(*json.loads(noted)) if noted else None
+        return _state_in(kubernetes.call("GET", self.service))
 
     def wait_ready(self, folders: Folders, seconds: float) -> None:
         """Waits until all pods read from `folders` and are ready, as `kubectl rollout status` counts it.
@@ -96,54 +97,120 @@ class Endpoint:
             RolloutError: they are not in time, or Kubernetes gave up.
         """
         deadline = time.monotonic() + seconds
-        while not _is_rolled(deployment := self._call("GET", self._deployment), folders):
+        while not ((deployment := kubernetes.find(self._deployment)) and _is_rolled(deployment, folders)):
             gave_up = [one for one in _conditions(deployment) if one.get("reason") == "ProgressDeadlineExceeded"]
-            if time.monotonic() > deadline or (gave_up and _is_seen(deployment, folders)):
+            if time.monotonic() > deadline or (deployment and gave_up and _is_seen(deployment, folders)):
                 raise RolloutError(
                     "the new pods do not become ready", where=f"{self.namespace}/{self.name}", cure="see their log"
                 )
             time.sleep(POLL_SECONDS)
 
+    @contextmanager
+    def canary(self, folders: Folders, seconds: float) -> Iterator[str]:
+        """Serves what is in `folders` in an InferenceService of its own during the block; yields its address in the cluster.
+
+        It is a copy of this endpoint's that writes to no volume and takes no job of the endpoint's queue.
+        """
+        canary = Endpoint(f"{self.namespace}/{self.name}-canary")
+        canary.remove()  # left by a killed process
+        try:
+            body = _canary_of(kubernetes.call("GET", self.service), canary.name, folders)
+            kubernetes.apply(canary.service, body)
+            canary.wait_ready(folders, seconds)
+            yield f"http://{canary.name}-predictor.{self.namespace}"
+        finally:
+            canary.remove()
+
+    def remove(self) -> None:
+        """Deletes the InferenceService and waits until it is gone: one that is being deleted takes no changes."""
+        deadline = time.monotonic() + REMOVED_SECONDS
+        while kubernetes.find(self.service):
+            kubernetes.delete(self.service)
+            if time.monotonic() > deadline:
+                raise RolloutError("it does not go away", where=self.service, cure="see its events")
+            time.sleep(POLL_SECONDS)
+
     @property
-    def _service(self) -> str:
+    def service(self) -> str:
+        """The path of the InferenceService in the API."""
         return f"/apis/serving.kserve.io/v1beta1/namespaces/{self.namespace}/inferenceservices/{self.name}"
 
     @property
     def _deployment(self) -> str:
         return f"/apis/apps/v1/namespaces/{self.namespace}/deployments/{self.name}-predictor"
 
-    def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        for attempt in range(NUM_ATTEMPTS):
-            try:
-                return _request(method, path, body)
-            except urllib.error.HTTPError as error:
-                reason = f"HTTP {error.code} of {method}"
-                if error.code < 500 and error.code not in (409, 429):
-                    break
-            except OSError as error:
-                reason = type(error).__name__
-            time.sleep(WAIT_SECONDS * 2**attempt)
-        raise ServiceUnavailableError(
-            f"the Kubernetes API failed ({reason})",
-            where=f"{self.namespace}/{self.name}",
-            cure="check the account of the run (`promoter`) and its role",
-        )
+
+class GitEndpoint(Endpoint):
+    """An InferenceService whose folders are named by a file in git, which Argo CD or Flux applies; the API is only read."""
+
+    def __init__(self, place: str, repository: str) -> None:
+        super().__init__(place)
+        self.repository, _, branch = repository.partition("#")
+        self.branch, self.file = branch or "main", f"{self.namespace}/{self.name}-release.yaml"
+
+    def point_to(self, folders: Folders, *, coming_from: Folders | None = None) -> None:
+        """Commits the file and pushes it; on top of what others pushed in the meantime."""
+        text = yaml.safe_dump(self._pointing_to(folders, coming_from), sort_keys=False)
+        for _ in range(git.NUM_ATTEMPTS):
+            if self._is_committed(text, f"{self.name} serves {folders.release or 'release/'}"):
+                return
+        raise ServiceUnavailableError("others push all the time", where=self.repository, cure="run it again")
+
+    def _is_committed(self, text: str, message: str) -> bool:
+        with tempfile.TemporaryDirectory() as folder:
+            clone = git.clone(self.repository, self.branch, Path(folder))
+            (clone / self.file).parent.mkdir(parents=True, exist_ok=True)
+            (clone / self.file).write_text(text)
+            git.run(clone, "git", "add", self.file)
+            if not git.run(clone, "git", "status", "--porcelain"):
+                return True
+            git.run(clone, "git", *git.IDENTITY, "commit", "-q", "-m", message)
+            return git.is_pushed(clone, f"HEAD:refs/heads/{self.branch}")
+
+    def state(self) -> tuple[Folders, Folders | None]:
+        """Returns what the newest commit says."""
+        with tempfile.TemporaryDirectory() as folder:
+            file = git.clone(self.repository, self.branch, Path(folder)) / self.file
+            return _state_in(yaml.safe_load(file.read_text()) if file.is_file() else {})
 
 
-def _request(method: str, path: str, body: dict[str, Any] | None) -> dict[str, Any]:
-    address, context, headers = os.environ.get(API, ""), None, {"Content-Type": "application/apply-patch+yaml"}
-    if not address:
-        address = f"https://{os.environ.get('KUBERNETES_SERVICE_HOST')}:{os.environ.get('KUBERNETES_SERVICE_PORT')}"
-        context = ssl.create_default_context(cafile=str(ACCOUNT / "ca.crt"))
-        headers["Authorization"] = f"Bearer {(ACCOUNT / 'token').read_text()}"
-    data = json.dumps(body).encode() if body is not None else None  # JSON is YAML
-    request = urllib.request.Request(address + path, data=data, headers=headers, method=method)
-    with urllib.request.urlopen(request, timeout=30, context=context) as answer:
-        return json.loads(answer.read())
+def _annotations(folders: Folders) -> dict[str, str]:
+    return {BACKBONE_FOLDER: folders.backbone, RELEASE_FOLDER: folders.release}
 
 
-def _conditions(deployment: dict[str, Any]) -> list[dict[str, Any]]:
-    return deployment.get("status", {}).get("conditions") or []
+def _state_in(service: dict[str, Any]) -> tuple[Folders, Folders | None]:
+    pods = service.get("spec", {}).get("predictor", {}).get("annotations") or {}
+    noted = (service.get("metadata", {}).get("annotations") or {}).get(UNDER_WAY)
+    now = Folders(pods.get(BACKBONE_FOLDER, ""), pods.get(RELEASE_FOLDER, ""))
+    return now, Folders(*json.loads(noted)) if noted else None
+
+
+def _canary_of(service: dict[str, Any], name: str, folders: Folders) -> dict[str, Any]:
+    """Returns a copy of an InferenceService for one pod that shares no state: volumes that it may write are empty folders."""
+    predictor = copy.deepcopy(service["spec"]["predictor"]) | {"minReplicas": 1, "maxReplicas": 1}
+    predictor["annotations"] = (predictor.get("annotations") or {}) | _annotations(folders)
+    for volume in predictor.get("volumes", []):
+        if "persistentVolumeClaim" in volume and not volume["persistentVolumeClaim"].get("readOnly"):
+            del volume["persistentVolumeClaim"]
+            volume["emptyDir"] = {}
+    for container in predictor.get("containers", []):
+        kept = [argument for argument in container.get("args", []) if not argument.startswith("--database=")]
+        container["args"] = kept
+    annotations = service["metadata"].get("annotations") or {}
+    return {
+        "apiVersion": "serving.kserve.io/v1beta1",
+        "kind": "InferenceService",
+        "metadata": {
+            "name": name,
+            "annotations": {key: value for key, value in annotations.items() if key.startswith("serving.kserve.io/")},
+            "labels": {"networking.kserve.io/visibility": "cluster-local"},  # no route from outside
+        },
+        "spec": {"predictor": predictor},
+    }
+
+
+def _conditions(deployment: dict[str, Any] | None) -> list[dict[str, Any]]:
+    return (deployment or {}).get("status", {}).get("conditions") or []
 
 
 def _is_seen(deployment: dict[str, Any], folders: Folders) -> bool:
@@ -161,12 +228,17 @@ def _is_rolled(deployment: dict[str, Any], folders: Folders) -> bool:
 
 @contextmanager
 def rollout(
-    folders: Folders, is_champion: Callable[[Folders], bool], *, ready_seconds: float = READY_SECONDS
+    folders: Folders,
+    is_champion: Callable[[Folders], bool],
+    *,
+    check: Callable[[str], None] | None = None,
+    ready_seconds: float = READY_SECONDS,
 ) -> Iterator[None]:
     """Makes the endpoint serve what is in `folders`, then runs the block; if either fails, the endpoint is put back.
 
     `is_champion` says whether the alias is at the release of the given folders: an alias that did move keeps the endpoint where it
-    is. Without $DUBMILL_ENDPOINT only the block runs.
+    is. `check` gets the address of a canary and raises where it is not good enough: then nothing moves. Without $DUBMILL_ENDPOINT only
+    the block runs.
 
     Raises:
         RolloutError: the pods with the release did not become ready.
@@ -175,11 +247,15 @@ def rollout(
     if not os.environ.get(ENDPOINT):
         yield
         return
-    endpoint = Endpoint(os.environ[ENDPOINT])
+    place, repository = os.environ[ENDPOINT], os.environ.get(GITOPS, "")
+    endpoint = GitEndpoint(place, repository) if repository else Endpoint(place)
     before = _settle(endpoint, is_champion)
     if before == folders:
         yield
         return
+    if check is not None and not repository:
+        with endpoint.canary(folders, ready_seconds) as address:
+            check(address)
     try:
         endpoint.point_to(folders, coming_from=before)
         endpoint.wait_ready(folders, ready_seconds)

@@ -7,6 +7,8 @@ MLflow has no transactions, but the name of a registered model is unique in its 
 from __future__ import annotations
 
 import contextlib
+import logging
+import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -14,9 +16,14 @@ from collections.abc import Iterator
 from dubmill.errors import ServiceUnavailableError
 from dubmill.tracking.server import answering, client, is_missing, public_uri
 
-WAIT_SECONDS = 900.0
+logger = logging.getLogger(__name__)
+
+WAIT_SECONDS = (
+    3 * 3600.0
+)  # a promotion that rolls the endpoint waits for pods that read tens of gigabytes, twice with a canary
 POLL_SECONDS = 2.0
-STALE_SECONDS = 600.0  # a promotion takes seconds under the lock; an older lock was left by a killed process
+STALE_SECONDS = 600.0  # the holder renews its lock; one that was not renewed for so long was left by a killed process
+RENEW_SECONDS = 60.0
 
 
 @contextlib.contextmanager
@@ -26,6 +33,7 @@ def promotion_lock(
     wait_seconds: float = WAIT_SECONDS,
     poll_seconds: float = POLL_SECONDS,
     stale_seconds: float = STALE_SECONDS,
+    renew_seconds: float = RENEW_SECONDS,
 ) -> Iterator[None]:
     """Holds the lock of model `name` inside the block; waits for another process that holds it.
 
@@ -41,10 +49,27 @@ def promotion_lock(
                 f"another promotion of {name!r} is under way", where=public_uri(), cure="try again when it has ended"
             )
         time.sleep(poll_seconds)
+    is_done = threading.Event()
+    renewing = threading.Thread(target=_renew, args=(lock, renew_seconds, is_done), daemon=True)
+    renewing.start()
     try:
         yield
     finally:
+        is_done.set()
+        renewing.join()
         _delete(lock)
+
+
+def _renew(lock: str, renew_seconds: float, is_done: threading.Event) -> None:
+    """Gives the lock a new time of change at intervals; a server that does not answer once is asked again."""
+    while not is_done.wait(renew_seconds):
+        try:
+            with answering():
+                client().update_registered_model(
+                    lock, description=f"Lock: a promotion is under way at {time.time():.0f}."
+                )
+        except ServiceUnavailableError as error:
+            logger.warning("the promotion lock was not renewed: %s", error.sentence)
 
 
 def _create(lock: str) -> bool:
@@ -70,8 +95,9 @@ def _remove_stale(lock: str, stale_seconds: float) -> bool:
     mlflow = client()
     with answering():
         try:
-            created_ms = mlflow.get_registered_model(lock).creation_timestamp or 0
-            if time.time() - created_ms / 1000 < stale_seconds:
+            found = mlflow.get_registered_model(lock)
+            created_ms = found.creation_timestamp or 0
+            if time.time() - (found.last_updated_timestamp or created_ms) / 1000 < stale_seconds:
                 return False
             taken = f"{lock}.{uuid.uuid4().hex}"
             mlflow.rename_registered_model(lock, taken)

@@ -61,7 +61,9 @@ def directions(names: Sequence[str]) -> dict[str, str]:
 
 def names_in(params: PromoteParams) -> list[str]:
     """Returns every metric that the rules name, once."""
-    return list(dict.fromkeys([*params.improve, *params.max_regression, *params.min_shares]))
+    return list(
+        dict.fromkeys([*params.improve, *params.max_regression, *params.min_shares, *params.canary_max_regression])
+    )
 
 
 def means(dubs: Rows, names: Sequence[str]) -> dict[str, float]:
