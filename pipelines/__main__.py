@@ -82,6 +82,16 @@ Work = Annotated[
         help="volume claim for unfinished work and large artifacts; empty: artifacts are copied through the object store",
     ),
 ]
+Shards = Annotated[
+    int,
+    typer.Option("--shards", min=1, help="pods that share the work of synthesize, inpaint and dub (an Indexed Job)"),
+]
+TrainNodes = Annotated[
+    int,
+    typer.Option("--train-nodes", min=1, help="nodes that train together, each with --train-gpus (Kubeflow Trainer)"),
+]
+Queue = Annotated[str, typer.Option("--queue", help="LocalQueue of Kueue for these pods; empty: Kueue is not used")]
+Priority = Annotated[str, typer.Option("--priority", help="WorkloadPriorityClass of Kueue for these pods")]
 TrainGpus = Annotated[int, typer.Option("--train-gpus", min=1, help="GPUs of one node that train together")]
 
 
@@ -96,6 +106,10 @@ def compile_(
     models: Models = "models",
     work: Work = "work",
     train_gpus: TrainGpus = 1,
+    train_nodes: TrainNodes = 1,
+    shards: Shards = 1,
+    queue: Queue = "",
+    priority: Priority = "",
     endpoint: RolledEndpoint = "",
     gitops: Gitops = "",
     data_repository: DataRepository = "",
@@ -107,7 +121,16 @@ def compile_(
 
     values = _params(params, overlay)
     data = DataPlace(data_repository, data_branch, data_remote)
-    target = _cluster_target(values, gpu, train_gpus, mlflow, models, work, Rolled(endpoint, gitops), data)
+    target = _cluster_target(
+        values,
+        gpu,
+        Pods(train_gpus, train_nodes, shards, queue, priority),
+        mlflow,
+        models,
+        work,
+        Rolled(endpoint, gitops),
+        data,
+    )
     started = time.process_time()
     compile_to(out, values, target, pipeline)
     spent = time.process_time() - started
@@ -182,6 +205,10 @@ def submit(
     models: Models = "models",
     work: Work = "work",
     train_gpus: TrainGpus = 1,
+    train_nodes: TrainNodes = 1,
+    shards: Shards = 1,
+    queue: Queue = "",
+    priority: Priority = "",
     endpoint: RolledEndpoint = "",
     gitops: Gitops = "",
     data_repository: DataRepository = "",
@@ -195,7 +222,16 @@ def submit(
     if cron and wait:
         raise UsageError("a schedule has no end to wait for", cure="leave --wait or --cron out")
     values, data = _params(params, overlay), DataPlace(data_repository, data_branch, data_remote)
-    target = _cluster_target(values, gpu, train_gpus, mlflow, models, work, Rolled(endpoint, gitops), data)
+    target = _cluster_target(
+        values,
+        gpu,
+        Pods(train_gpus, train_nodes, shards, queue, priority),
+        mlflow,
+        models,
+        work,
+        Rolled(endpoint, gitops),
+        data,
+    )
     file = token_file or (None if token or cookie else default_token_file())
     with tempfile.TemporaryDirectory() as folder:  # its own: two calls at once must not upload each other's package
         package = Path(folder) / f"{pipeline}.yaml"
@@ -209,6 +245,16 @@ def submit(
         webbrowser.open(started.page)
     if wait:
         cluster.wait(started, tell=typer.echo)
+
+
+class Pods(NamedTuple):
+    """How many pods and GPUs the steps use, and where they queue."""
+
+    train_gpus: int
+    train_nodes: int
+    num_shards: int
+    queue: str
+    priority: str
 
 
 class Rolled(NamedTuple):
@@ -229,7 +275,7 @@ class DataPlace(NamedTuple):
 def _cluster_target(
     params: Params,
     gpu: bool | None,
-    train_gpus: int,
+    pods: Pods,
     mlflow: str,
     models: str,
     work: str,
@@ -249,9 +295,17 @@ def _cluster_target(
             f"{params.backbone.architecture} needs GPUs, and this cluster has none (--no-gpu)",
             cure="leave --no-gpu out, or use the embedded backbone (nano) on a cluster without GPUs",
         )
+    if max(pods.num_shards, pods.train_nodes) > 1 and not work:
+        raise UsageError(
+            "several pods share a volume", cure="name it: --work CLAIM, or leave --shards and --train-nodes out"
+        )
     return Target(
         has_gpu=is_needed if gpu is None else gpu,
-        train_gpus=train_gpus,
+        train_gpus=pods.train_gpus,
+        train_nodes=pods.train_nodes,
+        num_shards=pods.num_shards,
+        queue=pods.queue,
+        priority=pods.priority,
         tracking_uri=mlflow,
         models_claim=models,
         work_claim=work,

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 from kfp import dsl, kubernetes
 
-from components import GPU_IMAGE
+from components import GPU_IMAGE, IMAGE
+from dubmill.cluster.jobs import GPU, JobSpec
 from dubmill.config.params import Params
 from dubmill.plan.architecture import load_architecture
 from dubmill.plan.host import HostNeeds, host_needs
 
-GPU = "nvidia.com/gpu"
 WORK_FOLDER, MODELS_FOLDER = "/work", "/models"
 GIT_SECRET, GIT_FOLDER = "dubmill-git", "/etc/dubmill-git"  # keys ssh-key (a deploy key) and known_hosts
 HOUR = 3600
@@ -32,6 +32,7 @@ class Placement:
     uses_registry: bool = False
     publishes: bool = False  # writes what the endpoint serves
     is_cached: bool = True
+    has_shards: bool = False  # several pods can make them
     uses_data_repository: bool = False
 
 
@@ -39,12 +40,12 @@ class Placement:
 PLACEMENTS = {
     "backbone": Placement(1, 12, uses_work=True),
     "prompts": Placement(1, 6),
-    "synthesize": Placement(4, 96, uses_gpu=True, uses_work=True),
-    "inpaint": Placement(4, 96, uses_gpu=True, uses_work=True),
+    "synthesize": Placement(4, 96, uses_gpu=True, uses_work=True, has_shards=True),
+    "inpaint": Placement(4, 96, uses_gpu=True, uses_work=True, has_shards=True),
     "gate": Placement(4, 48, uses_work=True),
     "encode": Placement(4, 24, uses_gpu=True, uses_work=True),
     "train": Placement(8, 168, uses_gpu=True, uses_all_gpus=True, uses_work=True),
-    "dub": Placement(4, 48, uses_gpu=True, uses_work=True),
+    "dub": Placement(4, 48, uses_gpu=True, uses_work=True, has_shards=True),
     "evaluate": Placement(4, 24, uses_work=True),
     "register": Placement(1, 2, uses_registry=True, is_cached=False),
     "promote": Placement(2, 4, uses_registry=True, uses_work=True, publishes=True, is_cached=False),
@@ -83,6 +84,10 @@ class Target:
     num_retries: int
     code: str  # digest of the library, part of KFP's cache key: new code never gets old results
     is_cluster: bool = True
+    num_shards: int = 1  # pods that share the work of synthesize, inpaint and dub; 1: the task itself
+    train_nodes: int = 1  # that train together, with Kubeflow Trainer; 1: the task itself
+    queue: str = ""  # LocalQueue of Kueue for these pods; empty: Kueue is not used
+    priority: str = ""  # WorkloadPriorityClass of Kueue
     endpoint: str = ""  # namespace/name of the InferenceService that a promotion rolls; empty: none
     gitops: str = ""  # REPOSITORY#BRANCH whose commits change the InferenceService; empty: the API is called
     data_repository: str = ""  # git repository of the data versions; empty: pairs are not versioned
@@ -106,6 +111,21 @@ def place(task: dsl.PipelineTask, step: str, *, params: Params, target: Target, 
     placement = PLACEMENTS[step]
     num_gpus = (target.train_gpus if placement.uses_all_gpus else int(placement.uses_gpu)) if target.has_gpu else 0
     cores = placement.cores * max(1, num_gpus) if target.has_gpu else 1
+    if num_pods := _num_pods(step, target):  # the task itself only starts them, waits and seals
+        spec = JobSpec(
+            num_pods=num_pods,
+            image=GPU_IMAGE if num_gpus else IMAGE,
+            cores=cores,
+            memory_gib=memory_gib,
+            num_gpus=num_gpus,
+            claim=target.work_claim,
+            folder=WORK_FOLDER,
+            queue=target.queue,
+            priority=target.priority,
+            code=target.code,
+        )
+        task.set_env_variable("DUBMILL_TRAINING" if step == "train" else "DUBMILL_SHARDS", spec.to_json())
+        num_gpus, cores, memory_gib = 0, 1, SMALL_MEMORY_GIB
     task.set_cpu_request(str(cores)).set_memory_request(f"{memory_gib}Gi").set_memory_limit(f"{memory_gib}Gi")
     task.set_caching_options(enable_caching=placement.is_cached)
     task.set_env_variable("DUBMILL_CODE", target.code)
@@ -115,6 +135,14 @@ def place(task: dsl.PipelineTask, step: str, *, params: Params, target: Target, 
         _use_cluster(task, step, target)
         _use_network(task, step, params, target)
     return kubernetes.set_security_context(task, run_as_non_root=True)
+
+
+def _num_pods(step: str, target: Target) -> int:
+    """Returns how many pods of their own do the work of a task; 0: none, it does the work itself."""
+    if not target.is_cluster or not target.work_claim:
+        return 0
+    wanted = target.train_nodes if step == "train" else target.num_shards if PLACEMENTS[step].has_shards else 1
+    return wanted if wanted > 1 else 0
 
 
 def _use_gpus(task: dsl.PipelineTask, num_gpus: int) -> None:

@@ -8,8 +8,9 @@ import pytest
 import yaml
 from doubles.kubernetes_api import KubernetesApi
 
+from dubmill.cluster import kubernetes
 from dubmill.errors import ServiceUnavailableError, UsageError
-from dubmill.tracking import endpoint, git, kubernetes
+from dubmill.tracking import endpoint, git
 from dubmill.tracking.endpoint import Folders, RolloutError, rollout
 
 OLD, NEW = Folders.of("b" * 64, "1" * 64), Folders.of("b" * 64, "2" * 64)

@@ -17,12 +17,14 @@ import torch
 import yaml
 from accelerate.state import AcceleratorState
 from doubles import miniature, noise_pairs
+from doubles.cluster_jobs import DISRUPTED, ClusterJobs
 from doubles.deaths import dying_at
 from safetensors.torch import load_file
 
 from dubmill import adapters, media
 from dubmill.artifacts.draft import ShardSlice
 from dubmill.artifacts.files import LOSSES_FILE
+from dubmill.cluster import jobs, kubernetes
 from dubmill.config import params as parameters
 from dubmill.config.params import SynthesizeParams
 from dubmill.errors import DiskFullError, InvalidParamsError, UnsupportedTextError, UsageError
@@ -336,6 +338,37 @@ def test_tasks_that_share_the_shards_of_a_step_make_the_set_that_one_makes(mini_
     monkeypatch.setattr(synthesize_module, "load", lambda backbone: pytest.fail("there was nothing left to make"))
     sealed = synthesize_module.synthesize(mini_backbone, asked, SYNTHESIZE, tmp_path / "parts")
     assert sealed.digest == whole.digest
+
+
+def test_a_task_whose_shards_are_made_by_pods_that_die_or_run_twice_seals_what_one_process_makes(
+    mini_backbone, asked, tmp_path, monkeypatch
+):
+    """The pods of an emulated Indexed Job run the real command; index 0 dies once, index 1 runs twice."""
+    from typer.testing import CliRunner
+
+    from dubmill.cli.main import app
+
+    whole = synthesize_module.synthesize(mini_backbone, asked, SYNTHESIZE, tmp_path / "whole")
+    attempts: list[int] = []
+
+    def run_pod(command, index):
+        attempts.append(index)
+        if attempts == [0]:
+            return DISRUPTED
+        for _ in range(1 + (index == 1)):
+            done = CliRunner().invoke(app, command[command.index("step") :], catch_exceptions=False)
+        return done.exit_code
+
+    (tmp_path / "namespace").write_text("dubmill")
+    monkeypatch.setattr(kubernetes, "ACCOUNT", tmp_path)
+    monkeypatch.setattr(jobs, "POLL_SECONDS", 0.0)
+    monkeypatch.setenv("DUBMILL_WORK", str(tmp_path / "work"))
+    monkeypatch.setenv("DUBMILL_SHARDS", jobs.JobSpec(3, "image", 1, 1, 0, "work", "/work").to_json())
+    with ClusterJobs(run_pod) as api:
+        monkeypatch.setenv("DUBMILL_KUBERNETES", api.address)
+        sealed = run_task(synthesize_module.synthesize, [mini_backbone, asked, SYNTHESIZE], tmp_path / "out")
+    assert (attempts, sealed.digest) == ([0, 0, 1, 2], whole.digest)
+    assert not list((tmp_path / "work" / "drafts").glob("*.inputs"))
 
 
 def test_a_task_of_other_params_is_refused_and_one_that_starts_clears_nothing_of_another(

@@ -23,6 +23,7 @@ from dubmill.artifacts.files import table_bytes
 from dubmill.artifacts.manifest import Lineage
 from dubmill.artifacts.store import Adapter, Backbone, Release, Report
 from dubmill.cli import main as cli
+from dubmill.cluster import kubernetes
 from dubmill.config.params import PromoteParams, RegisterParams, load
 from dubmill.errors import (
     BackboneMismatchError,
@@ -34,7 +35,7 @@ from dubmill.errors import (
 )
 from dubmill.steps.promote import promote
 from dubmill.steps.register import register
-from dubmill.tracking import canary, endpoint, kubernetes, rules
+from dubmill.tracking import canary, endpoint, rules
 from dubmill.tracking.ledger import Entry, Ledger
 from dubmill.tracking.lock import promotion_lock
 from dubmill.worlds.nano import NanoWorld

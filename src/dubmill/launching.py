@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import os
 import shutil
 import signal
@@ -18,15 +19,26 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from dubmill.artifacts.draft import Draft
-from dubmill.artifacts.files import digest_of
+from dubmill.artifacts.files import digest_of, write_atomically
+from dubmill.artifacts.manifest import MANIFEST
+from dubmill.artifacts.publish import publish
 from dubmill.artifacts.references import write_reference
 from dubmill.artifacts.store import Adapter, Artifact, Backbone, ClipSet, DubSet, LatentSet, PairSet
+from dubmill.cluster import jobs
+from dubmill.config.overlays import SHIPPED_PARAMS, read_yaml
 from dubmill.config.params import Section
 from dubmill.config.training import TrainParams
 from dubmill.errors import DubmillError, InterruptedStepError
 
 WORK = "DUBMILL_WORK"  # a folder that is kept when the pod is lost, and that all tasks mount
 STAYING = (Backbone, ClipSet, PairSet, LatentSet, DubSet)  # too large to pass through Kubeflow's object store
+SHARDS = "DUBMILL_SHARDS"  # jobs.JobSpec of the pods that make the shards of a step; empty: this task makes them
+TRAINING = "DUBMILL_TRAINING"  # jobs.JobSpec of the nodes that train; empty: this node trains
+SHARDED = {  # inputs of the steps whose shards several pods can make, as `dubmill step` names them
+    "synthesize": ("backbone", "prompts"),
+    "inpaint": ("backbone", "clips"),
+    "dub": ("backbone", "adapter", "pairs"),
+}
 GRACE_SECONDS = 300  # to write a checkpoint after SIGTERM; the pod's own grace period may be shorter
 
 Kind = TypeVar("Kind", bound=Artifact)
@@ -37,7 +49,7 @@ def run_task(step: Callable[..., Kind | Draft[Kind]], inputs: Sequence[Any], out
 
     KFP retries a task in a new pod with an empty `out`; the draft still has its shards or its checkpoint. Adapters and reports are
     copied to `out`; large artifacts stay, `out` gets a reference, and later tasks with the same inputs find them there. A lock
-    lets only one task at a time fill a draft.
+    lets only one task at a time fill a draft. With $DUBMILL_SHARDS set, pods of an Indexed Job make the shards, and this task seals them.
     """
     home = os.environ.get(WORK, "")
     if not home:
@@ -45,6 +57,8 @@ def run_task(step: Callable[..., Kind | Draft[Kind]], inputs: Sequence[Any], out
     work = [step.__name__, os.environ.get("DUBMILL_CODE", ""), [_identity(one) for one in inputs]]
     draft = Path(home) / "drafts" / f"{step.__name__}-{digest_of(work)[:32]}"
     with _only_task(draft):
+        if os.environ.get(SHARDS) and step.__name__ in SHARDED and not (draft / MANIFEST).is_file():
+            _make_shards(step.__name__, inputs, draft)
         sealed = _sealed(step(*inputs, draft))
         if isinstance(sealed, STAYING):
             write_reference(out, sealed.path)
@@ -52,6 +66,42 @@ def run_task(step: Callable[..., Kind | Draft[Kind]], inputs: Sequence[Any], out
         shutil.copytree(draft, out, dirs_exist_ok=True)
         shutil.rmtree(draft)
     return type(sealed).open(out)
+
+
+def _make_shards(word: str, inputs: Sequence[Any], draft: Path) -> None:
+    """Makes the shards of a step in pods of their own, which run `dubmill step` on the shared volume.
+
+    Raises:
+        FailedJobError: some shards failed.
+    """
+    *artifacts, section = inputs
+    folder, command = _inputs_folder(draft), ["python3", "-m", "dubmill.cli.main", "step", word]
+    for name, artifact in zip(SHARDED[word], artifacts, strict=True):
+        command += [f"--{name}", str(_shared(name, artifact, folder))]
+    params = folder / "params.json"  # JSON is YAML
+    values = read_yaml(SHIPPED_PARAMS) | {word: section.model_dump(mode="json")}  # the command wants every section
+    write_atomically(params, json.dumps(values).encode())
+    command += ["--params", str(params), "--out", str(draft)]
+    jobs.run_shards(_job_name(draft), command, jobs.JobSpec.from_json(os.environ[SHARDS]))
+    shutil.rmtree(folder)
+
+
+def _inputs_folder(draft: Path) -> Path:
+    folder = draft.with_suffix(".inputs")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _job_name(draft: Path) -> str:
+    return f"dubmill-{draft.name}"[:52]  # with a pod's suffix at most 63 characters
+
+
+def _shared(name: str, artifact: Artifact, folder: Path) -> Path:
+    """Returns where other pods find an artifact: a small one that only this pod has is copied to the volume."""
+    if isinstance(artifact, STAYING):
+        return artifact.path
+    publish(folder, **{name: artifact.path})
+    return folder / name
 
 
 def _identity(value: Any) -> Any:  # noqa: ANN401 (an artifact, a section, or a plain value)
@@ -82,11 +132,24 @@ def train_on_all_gpus(backbone: Backbone, latents: LatentSet, params: TrainParam
     """
     import torch
 
+    if os.environ.get(TRAINING):
+        return _train_on_nodes(backbone, latents, params, out)
     if torch.cuda.device_count() > 1:
         return train_together(backbone, latents, params, out, num_processes=torch.cuda.device_count())
     from dubmill.steps.train import train as step
 
     return step(backbone, latents, params, out)
+
+
+def _train_on_nodes(backbone: Backbone, latents: LatentSet, params: TrainParams, out: Path) -> Adapter:
+    """Runs step `train` on several nodes as a TrainJob; all of them see `out`, which is on the shared volume."""
+    folder = _inputs_folder(out)
+    section = folder / "train.json"
+    write_atomically(section, params.model_dump_json().encode())
+    arguments = ["-m", "dubmill.launching", str(backbone.path), str(latents.path), str(section), str(out)]
+    jobs.run_training(_job_name(out), arguments, jobs.JobSpec.from_json(os.environ[TRAINING]))
+    shutil.rmtree(folder)
+    return Adapter.open(out)
 
 
 def train_together(

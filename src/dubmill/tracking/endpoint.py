@@ -31,8 +31,9 @@ import yaml
 
 from dubmill.artifacts.publish import ENDPOINT, MODELS, publish
 from dubmill.artifacts.store import Backbone, Release
+from dubmill.cluster import kubernetes
 from dubmill.errors import DubmillError, ServiceUnavailableError, UsageError
-from dubmill.tracking import git, kubernetes
+from dubmill.tracking import git
 
 if TYPE_CHECKING:
     from dubmill.tracking.registry import Version

@@ -50,6 +50,11 @@ def call(method: str, path: str, body: dict[str, Any] | None = None) -> dict[str
     )
 
 
+def namespace() -> str:
+    """Returns the namespace of this pod."""
+    return (ACCOUNT / "namespace").read_text().strip()
+
+
 def find(path: str) -> dict[str, Any] | None:
     """Returns an object, or None where there is none."""
     try:

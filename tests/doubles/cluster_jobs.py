@@ -1,0 +1,114 @@
+"""Indexed Jobs and TrainJobs of the Kubernetes API, on loopback: each GET runs one pod.
+
+Rules (kubernetes.io, "Jobs", "Pod failure policy", "Backoff limit per index"): with Ignore on DisruptionTarget a pod that the cluster took
+away counts as nothing; FailIndex ends an index by exit code; an index is tried backoffLimitPerIndex + 1 times; the Job ends as Complete when
+all indexes succeeded, and as Failed, with `failedIndexes`, when all indexes ended and some failed. A suspended Job starts nothing until
+Kueue, which the API server asks, clears `suspend`. A custom resource of a group that is not installed is 404.
+"""
+
+from __future__ import annotations
+
+import http.server
+import json
+import threading
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import urlsplit
+
+DISRUPTED = -1  # in place of an exit code: the cluster took the pod away
+
+
+class ClusterJobs:
+    """The server; `run_pod` gets the command and the index of a pod and returns its exit code, or DISRUPTED."""
+
+    def __init__(self, run_pod: Callable[[list[str], int], int], *, has_trainer: bool = True) -> None:
+        self.run_pod, self.has_trainer = run_pod, has_trainer
+        self.jobs: dict[str, dict[str, Any]] = {}
+        self.created: list[dict[str, Any]] = []
+        self.deleted: list[str] = []
+        self.num_failures: dict[int, int] = {}
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        self.address = f"http://127.0.0.1:{self.server.server_port}"
+
+    def __enter__(self) -> ClusterJobs:
+        threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+
+    def answer(self, method: str, path: str, body: dict[str, Any]) -> dict[str, Any] | None:
+        if "trainer.kubeflow.org" in path and not self.has_trainer:
+            return None
+        if path.endswith("/v1alpha1"):
+            return {"kind": "APIResourceList"}
+        if method == "DELETE":
+            self.deleted.append(path)
+            return self.jobs.pop(path, None)
+        if method == "PATCH":
+            self.num_failures = {}
+            self.jobs[path] = {**body, "status": {"done": []}}
+            self.created.append(body)
+        elif path in self.jobs:
+            self.advance(self.jobs[path])
+        return self.jobs.get(path)
+
+    def advance(self, job: dict[str, Any]) -> None:
+        spec, status = job["spec"], job["status"]
+        if spec["suspend"]:  # Kueue admits it
+            spec["suspend"] = False
+            return
+        is_training = job["kind"] == "TrainJob"
+        total = 1 if is_training else spec["completions"]
+        ended = [*status["done"], *status.get("failed_list", [])]
+        index = next((index for index in range(total) if index not in ended), None)
+        if index is not None:
+            command = [*spec["trainer"]["command"], *spec["trainer"]["args"]] if is_training else command_of(job, index)
+            self.count(job, index, self.run_pod(command, index))
+        elif failed := status.get("failed_list"):
+            status["failedIndexes"] = ",".join(map(str, failed))
+            status["conditions"] = [{"type": "Failed", "status": "True", "message": "Job has failed indexes"}]
+        else:
+            status["conditions"] = [{"type": "Complete", "status": "True"}]
+
+    def count(self, job: dict[str, Any], index: int, code: int) -> None:
+        status = job["status"]
+        if code == 0:
+            status["done"].append(index)
+            status["succeeded"] = len(status["done"])
+        elif code != DISRUPTED:
+            self.num_failures[index] = self.num_failures.get(index, 0) + 1
+            rules = job["spec"].get("podFailurePolicy", {}).get("rules", [])
+            is_final = any(code in rule.get("onExitCodes", {}).get("values", []) for rule in rules)
+            if is_final or self.num_failures[index] > job["spec"].get("backoffLimitPerIndex", 0):
+                status.setdefault("failed_list", []).append(index)
+
+
+def command_of(job: dict[str, Any], index: int) -> list[str]:
+    """The command of one pod, with the variable replaced as the kubelet does."""
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    return [part.replace("$(JOB_COMPLETION_INDEX)", str(index)) for part in container["command"]]
+
+
+def _handler(api: ClusterJobs) -> type[http.server.BaseHTTPRequestHandler]:
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self._run({})
+
+        def do_DELETE(self) -> None:
+            self._run({})
+
+        def do_PATCH(self) -> None:
+            self._run(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+
+        def _run(self, body: dict[str, Any]) -> None:
+            answer = api.answer(self.command, urlsplit(self.path).path, body)
+            self.send_response(404 if answer is None else 200)
+            self.end_headers()
+            self.wfile.write(json.dumps(answer or {}).encode())
+
+        def log_message(self, *_: object) -> None:
+            """Nothing on the screen."""
+
+    return Handler
