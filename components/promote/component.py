@@ -42,16 +42,12 @@ def promote(
     from dubmill.report import look
     from dubmill.steps.promote import promote as step
 
-    sealed = step(
-        Backbone.open(backbone.path),
-        Adapter.open(adapter.path),
-        Report.open(report.path),
-        PairSet.open(pairs.path),
-        Path(registered.path),
+    opened = [Backbone.open(backbone.path), Adapter.open(adapter.path), Report.open(report.path)]
+    rules = validate(PromoteParams, params, "promote")
+    sections = [
         validate(RegisterParams, register_params, "register"),
         validate(ScorersParams, scorers_params, "scorers"),
-        validate(PromoteParams, params, "promote"),
-        Path(release.path),
-    )
+    ]
+    sealed = step(*opened, PairSet.open(pairs.path), Path(registered.path), *sections, rules, Path(release.path))
     look.log(sealed, release, metrics, summary)
     publish_models(backbone=backbone.path, release=release.path)
