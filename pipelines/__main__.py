@@ -26,6 +26,7 @@ from dubmill.errors import DubmillError, UsageError
 from dubmill.tracking.data_versions import REMOTE
 
 if TYPE_CHECKING:
+    from pipelines.cluster import Cluster, Run
     from pipelines.placement import Target
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
@@ -239,6 +240,10 @@ def submit(
         cluster = Cluster(host, namespace=namespace, login=Login(token=token, cookie=cookie, token_file=file))
         name = VARIANTS[pipeline].name
         started = cluster.start(package, pipeline=name, experiment=experiment, account=account, cron=cron)
+    _report(cluster, started, open_page=open_page, wait=wait)
+
+
+def _report(cluster: Cluster, started: Run, *, open_page: bool, wait: bool) -> None:
     typer.echo(f"version {started.version}{'' if started.is_new_version else ' (was there already)'}")
     typer.echo(started.page)
     if open_page:

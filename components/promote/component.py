@@ -42,12 +42,9 @@ def promote(
     from dubmill.report import look
     from dubmill.steps.promote import promote as step
 
-    opened = [Backbone.open(backbone.path), Adapter.open(adapter.path), Report.open(report.path)]
-    rules = validate(PromoteParams, params, "promote")
-    sections = [
-        validate(RegisterParams, register_params, "register"),
-        validate(ScorersParams, scorers_params, "scorers"),
-    ]
-    sealed = step(*opened, PairSet.open(pairs.path), Path(registered.path), *sections, rules, Path(release.path))
+    opened = Backbone.open(backbone.path), Adapter.open(adapter.path), Report.open(report.path)
+    rules, names = validate(PromoteParams, params, "promote"), validate(RegisterParams, register_params, "register")
+    sections = names, validate(ScorersParams, scorers_params, "scorers"), rules
+    sealed = step(*opened, PairSet.open(pairs.path), Path(registered.path), *sections, Path(release.path))
     look.log(sealed, release, metrics, summary)
     publish_models(backbone=backbone.path, release=release.path)
