@@ -11,7 +11,6 @@ import sys
 import tempfile
 import time
 import webbrowser
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
@@ -24,6 +23,26 @@ from dubmill.config.overlays import read_yaml
 from dubmill.config.params import Params, load
 from dubmill.errors import DubmillError, UsageError
 from dubmill.tracking.data_versions import REMOTE
+from pipelines.options import (
+    Chosen,
+    DataBranch,
+    DataRemote,
+    DataRepository,
+    Gitops,
+    Gpu,
+    Mlflow,
+    Models,
+    Overlays,
+    ParamsFile,
+    Pipeline,
+    Priority,
+    Queue,
+    RolledEndpoint,
+    Shards,
+    TrainGpus,
+    TrainNodes,
+    Work,
+)
 
 if TYPE_CHECKING:
     from pipelines.cluster import Cluster, Run
@@ -34,66 +53,6 @@ app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=F
 CLUSTER_MLFLOW = "http://mlflow.dubmill:5000"
 NUM_RETRIES = 2
 COMMITTED = Path("params.yaml")
-
-
-class Pipeline(StrEnum):
-    """The pipelines by name."""
-
-    FULL = "full"
-    DATA = "data"
-    TRAIN = "train"
-    RECURRING = "recurring"
-
-
-Chosen = Annotated[Pipeline, typer.Option("--pipeline", help="which pipeline")]
-DataRepository = Annotated[
-    str, typer.Option("--data-repository", help="git repository of the data versions; empty: pairs are not versioned")
-]
-RolledEndpoint = Annotated[
-    str, typer.Option("--endpoint", help="namespace/name of the InferenceService that a promotion rolls; empty: none")
-]
-Gitops = Annotated[
-    str,
-    typer.Option(
-        "--gitops",
-        help="REPOSITORY#BRANCH in which a promotion commits the endpoint's release, instead of calling the API",
-    ),
-]
-DataBranch = Annotated[str, typer.Option("--data-branch", help="branch of that repository")]
-DataRemote = Annotated[
-    str, typer.Option("--data-remote", help="DVC remote of a repository that has none yet, such as s3://bucket/folder")
-]
-ParamsFile = Annotated[
-    Path,
-    typer.Option("--params", help="values of every section; a file with some sections only is merged over params.yaml"),
-]
-Overlays = Annotated[
-    list[Path], typer.Option("--overlay", help="preset name, or YAML file with the values that differ; may be repeated")
-]
-Gpu = Annotated[
-    bool | None,
-    typer.Option("--gpu/--no-gpu", help="request GPUs; default: as the backbone needs", show_default=False),
-]
-Mlflow = Annotated[str, typer.Option("--mlflow", envvar="MLFLOW_TRACKING_URI", help="MLflow as the cluster sees it")]
-Models = Annotated[str, typer.Option("--models", help="volume claim from which the endpoint reads models; empty: none")]
-Work = Annotated[
-    str,
-    typer.Option(
-        "--work",
-        help="volume claim for unfinished work and large artifacts; empty: artifacts are copied through the object store",
-    ),
-]
-Shards = Annotated[
-    int,
-    typer.Option("--shards", min=1, help="pods that share the work of synthesize, inpaint and dub (an Indexed Job)"),
-]
-TrainNodes = Annotated[
-    int,
-    typer.Option("--train-nodes", min=1, help="nodes that train together, each with --train-gpus (Kubeflow Trainer)"),
-]
-Queue = Annotated[str, typer.Option("--queue", help="LocalQueue of Kueue for these pods; empty: Kueue is not used")]
-Priority = Annotated[str, typer.Option("--priority", help="WorkloadPriorityClass of Kueue for these pods")]
-TrainGpus = Annotated[int, typer.Option("--train-gpus", min=1, help="GPUs of one node that train together")]
 
 
 @app.command("compile")
@@ -217,8 +176,9 @@ def submit(
     data_remote: DataRemote = "",
 ) -> None:
     """Upload the pipeline to a cluster, as a new version if code or params changed, and start a run of it."""
-    from pipelines.cluster import Cluster, Login, default_token_file
+    from pipelines.cluster import Cluster
     from pipelines.dubbing import VARIANTS, compile_to
+    from pipelines.login import Login, default_token_file
 
     if cron and wait:
         raise UsageError("a schedule has no end to wait for", cure="leave --wait or --cron out")

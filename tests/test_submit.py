@@ -12,8 +12,9 @@ from doubles.kubeflow import Kubeflow
 
 from dubmill.config.params import load
 from dubmill.errors import ServiceUnavailableError, UsageError
-from pipelines.cluster import Cluster, FailedRunError, Login, default_token_file, version_name
+from pipelines.cluster import Cluster, FailedRunError, version_name
 from pipelines.dubbing import VARIANTS, compile_to
+from pipelines.login import Login, default_token_file
 from pipelines.placement import Target
 
 ROOT = Path(__file__).parent.parent
