@@ -33,12 +33,13 @@ check: $(STAMP) check-k8s  ## check style, import contracts, types and manifests
 	@$(BIN)/lint-imports --no-logo --no-cache
 	@$(BIN)/basedpyright --level error
 
-check-k8s: $(STAMP)  ## build the manifests and validate built-in kinds against the schemas of Kubernetes
+check-k8s: $(STAMP)  ## validate the manifests against the schemas of Kubernetes, and of the CRD files in CRDS=folder
 	@mkdir -p build
-	@for overlay in kind ltx2; do \
+	@for overlay in kind ltx2 platform; do \
 		$(BIN)/kubectl kustomize k8s/overlays/$$overlay > build/$$overlay.yaml || exit 1; \
 		$(BIN)/kubernetes-validate --strict -k $(KUBERNETES) build/$$overlay.yaml || exit 1; \
 	done
+	@test -z "$(CRDS)" || DUBMILL_CRDS=$(CRDS) $(BIN)/python -m pytest -q tests/test_k8s.py -k custom_kinds
 
 lock:  ## write requirements.lock from pyproject.toml and constraints.txt (needs uv)
 	@uv pip compile $(UV_TORCH) pyproject.toml --extra dev -c constraints.txt --python-version 3.11 --generate-hashes \
