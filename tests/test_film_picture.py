@@ -13,6 +13,7 @@ from dubmill import media
 from dubmill.dubbing import longform
 from dubmill.dubbing.clip_size import ClipSize
 from dubmill.dubbing.longform import FilmJob
+from dubmill.dubbing.longform.label import label_layer
 from dubmill.faces import NO_DETECTION, FaceMasker
 from dubmill.text.subtitles import Cue
 
@@ -145,3 +146,22 @@ def test_the_dub_moves_as_smoothly_as_the_film(tmp_path, rate):
     error_F = np.abs(levels_F - grey(seconds_F))[inner]
     assert error_F.max() < (21 if rate not in (25, 50, 60) else 4)  # at 24 the nearest frame is up to 20 ms away
     assert error_F.mean() < (10 if rate not in (25, 50, 60) else 2)
+
+
+@pytest.mark.parametrize("pixel_format", ["yuv420p", "yuv422p10le"])
+def test_a_label_is_burned_in_where_it_is_wanted_and_changes_nothing_else(tmp_path, pixel_format):
+    source = wide_shot(tmp_path / "in.mkv", options=("-c:v", "ffv1", "-pix_fmt", pixel_format))
+    job = FilmJob(EchoDubber(), "es", 0, "release", NO_DETECTION, "", picture="keep")
+    how = {"metadata": {}, "progress": lambda share: None, "quality": 0}
+    film = open_film(source, SIZE)
+    frames = {}
+    for has_label in (False, True):
+        longform.dub_film(film, CUES, job, tmp_path / "out.mkv", has_label=has_label, **how)
+        frames[has_label] = media.read(tmp_path / "out.mkv", frame_rate=None, sample_rate_hz=16000).frames_FHWC.astype(
+            int
+        )
+    change_HW = np.abs(frames[True] - frames[False]).mean(axis=(0, 3))
+    label = label_layer(media.Layout(pixel_format, 136, 240))
+    assert change_HW[label.rows, label.columns][label.weight_HW == 1].mean() > 60
+    change_HW[: label.rows.stop + 8, : label.columns.stop + 8] = 0  # the codec's blocks around it
+    assert change_HW.max() < 4

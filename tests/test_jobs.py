@@ -10,6 +10,7 @@ import threading
 import time
 from contextlib import suppress
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -24,6 +25,7 @@ from dubmill.artifacts.store import Backbone
 from dubmill.cli import main as cli
 from dubmill.client import AsyncDubClient, DubClient, is_webhook_genuine
 from dubmill.dubbing.consent import verify_ledger
+from dubmill.dubbing.project.project import locked
 from dubmill.errors import MissingConsentError, UnsupportedTextError
 from dubmill.serving.jobs import JobConflictError, JobLimits, JobStore
 from dubmill.serving.runner import Runner
@@ -142,7 +144,7 @@ def test_two_replicas_given_one_key_and_two_videos_at_once_keep_the_first_and_re
     """Both wrote the job's one file, so that the job of the first dubbed the video of the second."""
     limits = JobLimits(max_waiting=5, max_per_caller=5, result_hours=1.0)
     one, two = (JobStore(tmp_path / "jobs", f"sqlite:///{tmp_path}/jobs.sqlite", limits) for _ in range(2))
-    document = {"fields": {"language": "es"}, "is_clip": False}
+    document = {"fields": {"language": "es"}, "task": {"kind": "dub"}}
     first = one.submit(document, b"first", owner="ana", key="k-1")
     find = two.find
 
@@ -167,7 +169,16 @@ def test_a_job_that_is_cancelled_between_two_steps_does_not_hold_up_a_stop(tmp_p
             return False
 
     runner = Runner(
-        None, None, tmp_path, Table(), print, slot=threading.Lock(), film_limits=None, fetch=print, credentials=None
+        None,
+        None,
+        tmp_path,
+        None,
+        Table(),
+        print,
+        slot=threading.Lock(),
+        film_limits=None,
+        fetch=print,
+        credentials=None,
     )
     with suppress(InterruptedError), runner.under_way("j"):
         with runner._in_slot("j", time.monotonic()):
@@ -342,6 +353,87 @@ def test_a_clip_comes_back_at_its_own_size_and_rate_as_a_film_does(served):
     done = served.wait(served.submit(video=clip).json()["id"], "done", "failed")
     info = media.probe(served.get(done["links"]["result"]).content)
     assert (info.num_frames, info.height, info.width, info.frame_rate) == (26, 96, 96, 25)
+
+
+SCRIPT = "1\n00:00:00,400 --> 00:00:01,200\nuno\n\n2\n00:00:02,000 --> 00:00:02,800\ndos\n"
+
+
+def test_a_film_is_a_project_whose_segments_are_read_edited_dubbed_again_and_rendered(served):
+    client, film = DubClient(served.url), served.folder / "film.mp4"
+    film.write_bytes(media.mp4_bytes(small_clip(num_frames=40)))
+    made = client.create_project(film, language="es", script=SCRIPT, consent=CONSENT, reference="reel 1")
+    client.wait(made["id"])
+    project = client.project(made["id"])
+    assert (project["state"], project["reference"], project["film_seconds"]) == ("ready", "reel 1", pytest.approx(3.2))
+    assert [(one["id"], one["text"], one["state"]) for one in project["segments"]] == [
+        ("s1", "uno", "to dub"),
+        ("s2", "dos", "to dub"),
+    ]
+    assert client.edit_segment(made["id"], "s2", text="tres")["text"] == "tres"
+    redone = client.wait(client.redo_segment(made["id"], "s1", seed=4)["id"])
+    assert (redone["task"], redone["result"]["seed"]) == ("redo", 4)
+    assert served.get(f"/v1/dubs/{redone['id']}/result").json()["code"] == "job_conflict"
+    segments = client.project(made["id"])["segments"]
+    assert [(one["text"], one["state"], one["seed"]) for one in segments] == [
+        ("uno", "dubbed", 4),
+        ("tres", "to dub", None),
+    ]
+    done = client.wait(client.render_project(made["id"])["id"])
+    assert done["links"]["project"] == f"/v1/projects/{made['id']}"
+    assert media.probe(client.result(done["id"])).num_frames == 40
+    assert client.project(made["id"])["num_to_dub"] == 0
+    entries = [entry["job"] for entry in served.ledger()]
+    assert [entries.count(job_id) for job_id in (made["id"], redone["id"], done["id"])] == [0, 0, 1]
+    client.delete_project(made["id"])
+    assert served.get(f"/v1/projects/{made['id']}").json()["code"] == "unknown_project"
+
+
+def test_a_wrong_request_on_a_project_is_a_problem_with_a_code(served):
+    film = {"video": media.mp4_bytes(small_clip(num_frames=40))}
+    form = {"language": "es", "script": SCRIPT, "consent": CONSENT}
+    post = partial(httpx.post, f"{served.url}/v1/projects", files=film, timeout=30)
+    assert post(data={**form, "consent": ""}).json()["code"] == "missing_consent"
+    assert "a project needs a script" in post(data={**form, "script": "", "text": "uno"}).json()["detail"]
+    project_id = post(data=form).json()["id"]
+    served.wait(project_id, "done")
+    place = f"{served.url}/v1/projects/{project_id}"
+    answers = [
+        httpx.patch(f"{place}/segments/s1", json={}, timeout=30),
+        httpx.patch(f"{place}/segments/s9", json={"text": "uno"}, timeout=30),
+        httpx.patch(f"{place}/segments/s1", json={"words": "uno"}, timeout=30),
+        httpx.patch(f"{place}/segments/s1", json={"end_seconds": 3.0}, timeout=30),
+        httpx.post(f"{place}/segments/s9/redo", json={}, timeout=30),
+        httpx.get(f"{served.url}/v1/projects/{'0' * 32}", timeout=30),
+    ]
+    codes = ["usage", "unknown_project", "invalid_parameter", "usage", "unknown_project", "unknown_project"]
+    assert [answer.json()["code"] for answer in answers] == codes
+    with locked(served.folder / "jobs" / "projects" / project_id / "dub"):  # a job has it
+        busy = httpx.patch(f"{place}/segments/s1", json={"text": "tres"}, timeout=30)
+    assert (busy.status_code, busy.json()["code"]) == (409, "busy_project")
+
+
+def test_a_client_of_openais_videos_api_gets_its_dub(served):
+    """The requests that OpenAI's client 2.11 sends for `videos.create`, `retrieve`, `list`, `download_content` and `delete`."""
+    form = {"prompt": "uno", "model": "dubmill", "language": "es", "consent": CONSENT, "seed": "3"}
+    files = {"input_reference": ("in.mp4", served.clip, "video/mp4")}
+    post = partial(httpx.post, f"{served.url}/v1/videos", files=files, headers={"authorization": "Bearer sk-1"})
+    answer = post(data=form, timeout=30)
+    video = answer.json()
+    assert (answer.status_code, video["object"], video["model"], video["prompt"]) == (200, "video", "dubmill", "uno")
+    assert video["status"] in ("queued", "in_progress")
+    done = served.wait_for(f"/v1/videos/{video['id']}", lambda body: body["status"] not in ("queued", "in_progress"))
+    assert (done["status"], done["progress"], done["size"], done["seconds"]) == ("completed", 100, "64x64", "1.04")
+    assert done["created_at"] <= done["completed_at"] < done["expires_at"]
+    assert tone_hz(served.get(f"/v1/videos/{video['id']}/content").content) == pytest.approx(600, abs=2)
+    page = served.get("/v1/videos", params={"limit": 1}).json()
+    assert (page["object"], page["first_id"], page["data"]) == ("list", video["id"], [done])
+    deleted = httpx.delete(f"{served.url}/v1/videos/{video['id']}", timeout=30).json()
+    assert deleted == {"id": video["id"], "object": "video.deleted", "deleted": True}
+    assert served.get(f"/v1/videos/{video['id']}").status_code == 404
+    assert post(data={**form, "size": "720x1280"}, timeout=30).json()["detail"].startswith("size: a dub has the size")
+    failed = post(data={**form, "prompt": "indecible"}, timeout=30).json()["id"]
+    served.wait(failed, "failed")
+    assert served.get(f"/v1/videos/{failed}").json()["error"]["code"] == "unsupported_text"
 
 
 def test_jobs_are_listed_newest_first_in_pages(served):

@@ -33,7 +33,7 @@ def database():
 
 def test_jobs_are_stored_found_and_cancelled_in_postgresql(database, tmp_path):
     store = JobStore(tmp_path, database, JobLimits(max_waiting=5, max_per_caller=5, result_hours=1.0))
-    document = {"fields": {"language": "es"}, "is_clip": False}
+    document = {"fields": {"language": "es"}, "task": {"kind": "dub"}}
     job = store.submit(document, b"video", owner="ana", key="k-1")
     assert store.submit(document, b"video", owner="ana", key="k-1").id == job.id
     with pytest.raises(JobConflictError):

@@ -480,7 +480,7 @@ def test_the_client_comes_again_when_the_server_says(monkeypatch):
     ]
     waits = []
     monkeypatch.setattr("httpx.request", lambda *_, **__: answers.pop(0))
-    monkeypatch.setattr("dubmill.client.time.sleep", waits.append)
+    monkeypatch.setattr("dubmill.client.clients.time.sleep", waits.append)
     assert DubClient("http://there").describe() == {"predictions": []}
     assert 2.0 <= waits[0] <= 2.5
 
@@ -488,7 +488,7 @@ def test_the_client_comes_again_when_the_server_says(monkeypatch):
 def test_the_client_does_not_wait_beyond_its_timeout(monkeypatch):
     busy = httpx.Response(429, json={"error": "busy"}, headers={"retry-after": "60"})
     monkeypatch.setattr("httpx.request", lambda *_, **__: busy)
-    monkeypatch.setattr("dubmill.client.time.sleep", lambda seconds: pytest.fail("it waited"))
+    monkeypatch.setattr("dubmill.client.clients.time.sleep", lambda seconds: pytest.fail("it waited"))
     with pytest.raises(ServiceUnavailableError, match="busy"):
         DubClient("http://there", timeout_seconds=5).describe()
 

@@ -71,6 +71,7 @@ class DubOptions:
     face: str
     speaker: str
     picture: str
+    label: bool
     endpoint: str
     quality: int | None
     captions: Path | None
@@ -101,6 +102,7 @@ def dub(
     speaker: Annotated[str, typer.Option(help="who speaks, such as 'a woman'; empty: not specified")] = "",
     picture: Picture = "face",
     quality: Quality = None,
+    label: Annotated[bool, typer.Option("--label", help="burn the visible label AI DUB into the picture")] = False,
     force: Annotated[bool, typer.Option("--force", help="overwrite existing output files")] = False,
     release: Annotated[Path, typer.Option(help="the promoted release to dub with")] = Path("work/release"),
     adapter: Annotated[
@@ -173,6 +175,7 @@ def _dub(options: DubOptions) -> FileDubResult:
         speaker=options.speaker,
         picture=options.picture,
         quality=options.quality,
+        has_label=options.label,
         voice=options.audio,
     )
     check_file_request(request)
@@ -218,6 +221,7 @@ def _dub_on_endpoint(options: DubOptions) -> FileDubResult:
         speaker=options.speaker,
         tone_map=options.tone_map,
         track=options.track,
+        label=options.label,
     )
     with typer.progressbar(length=1000, label="dub", file=sys.stderr) as bar:
         job = client.wait(job["id"], lambda share: bar.update(int(1000 * share) - bar.pos))

@@ -19,7 +19,8 @@ class FileDubRequest:
     """A video file of any length to be dubbed, and who agreed; `face` as in `faces.check_face_choice`.
 
     `speaker` describes who speaks (`a woman`), for the caption; empty: anybody. `words` are cues, or one text for a clip or to be distributed over the speech of a film.
-    `picture` as in `faces.check_picture_choice`, `quality` as in `media.coding_like`.
+    `picture` as in `faces.check_picture_choice`, `quality` as in `media.coding_like`,
+    `has_label` as in `longform.dub_film`.
     `voice` as in `longform.FilmJob`, `store` as in `longform.dub_film`; `film` is the opened file, where the caller has it.
     """
 
@@ -34,6 +35,7 @@ class FileDubRequest:
     speaker: str = ""
     picture: str = FACE
     quality: int | None = None
+    has_label: bool = False
     voice: Path | None = None
     store: FilmStore | None = None
     film: Film | None = None

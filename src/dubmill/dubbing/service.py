@@ -108,6 +108,7 @@ class DubbingService:
             metadata=metadata,
             progress=progress,
             quality=request.quality,
+            has_label=request.has_label,
             store=request.store,
             before_handover=before_handover,
         )

@@ -86,7 +86,7 @@ class LoadedReleases:
         report: Callable[[Mapping[str, Any]], None],
     ) -> None:
         """`first` is the default one, loaded and tested."""
-        self._folders, self._backbone, self._slot, self._report = folders, backbone, slot, report
+        self._folders, self.backbone, self._slot, self._report = folders, backbone, slot, report
         self._base = first  # its dubber has the modules, ledger and masker that all share
         self._loaded = {RELEASE: LoadedRelease(first)}
         self._seen = {RELEASE: _signature(folders.release)}  # of each folder, when it was last loaded or refused
@@ -156,9 +156,9 @@ class LoadedReleases:
         self._report(event)
 
     def _load(self, path: Path) -> DubbingService:
-        release, source = opening.open_release(self._backbone, path)
+        release, source = opening.open_release(self.backbone, path)
         with self._slot:
-            dubber = opening.open_dubber(self._backbone, source, beside=self._base.dubber)
+            dubber = opening.open_dubber(self.backbone, source, beside=self._base.dubber)
             service = replace(self._base, source=source, dubber=dubber)
             try:
                 service.selftest(release)

@@ -28,7 +28,9 @@ from dubmill.serving.middleware import BodyLimit, CallerCheck, RequestLog
 from dubmill.serving.model import DubModel
 from dubmill.serving.openapi import add_body_schemas
 from dubmill.serving.problems import error_response, http_error_response, invalid_request_response
+from dubmill.serving.project_routes import project_routes
 from dubmill.serving.routes import facts_routes, job_routes, languages_of
+from dubmill.serving.videos import video_routes
 from dubmill.serving.wire import refuse_unreadable_v2
 
 PAGES = Path(__file__).parent / "pages"
@@ -130,6 +132,8 @@ def mount_model(
     kserve_app.add_exception_handler(RequestValidationError, invalid_request_response)
     kserve_app.include_router(job_routes(model))
     kserve_app.include_router(facts_routes(model, limits))
+    kserve_app.include_router(project_routes(model))
+    kserve_app.include_router(video_routes(model))
     add_pages(kserve_app, model)
     add_body_schemas(kserve_app)
 

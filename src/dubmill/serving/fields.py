@@ -66,6 +66,7 @@ class DubFields(BaseModel):
     speaker: str = Field("", max_length=200, description="who speaks, such as a woman")
     adapter: str = Field("", max_length=200, description="one of /v1/adapters; else the one for the language")
     tone_map: bool = Field(False, description="convert HDR to standard range")
+    label: bool = Field(False, description="burn the visible label AI DUB into the picture")
     track: int | None = Field(None, ge=1, le=1000, description="sound track to dub, from 1; else the default one")
     reference: str = Field("", max_length=200, description="the caller's own name of the job, sent back as it is")
     webhook_url: str = Field("", max_length=2000, description="receives a signed POST when the job is over")
@@ -100,6 +101,7 @@ class DubFields(BaseModel):
             consent=self.consent_record(),
             seed=self.seed,
             tone_map=self.tone_map,
+            has_label=self.label,
             face=self.face,
             track=self.track,
             speaker=self.speaker,

@@ -14,28 +14,21 @@ import time
 import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from dbos import EnqueueOptions
 
 from dubmill.artifacts.files import digest_of, hash_file, write_atomically
 from dubmill.errors import DubmillError, ServiceUnavailableError, UsageError
 from dubmill.serving.database import open_queue
+from dubmill.serving.job import Job, job_of
 
 WORKFLOW, QUEUE = "dub", "dubs"
 QUEUE_VERSION = "1"  # of the workflow's steps: a job that was begun under another one is not continued
 RESULT = "result.mp4"  # a job's dub, beside its upload
 ENDING = "saving"  # last stage of a job
-State = Literal["queued", "running", "done", "failed", "cancelled"]
-STATES: dict[str, State] = {
-    "ENQUEUED": "queued",
-    "DELAYED": "queued",
-    "PENDING": "running",
-    "SUCCESS": "done",
-    "CANCELLED": "cancelled",
-}
 SNAPSHOT_SECONDS = 0.2  # age of the list of open jobs by which places and waits are counted
 NUM_KEY_LOCKS = 64
 OPEN = ["ENQUEUED", "DELAYED", "PENDING"]
@@ -55,37 +48,6 @@ class UnknownJobError(UsageError):
 
 class JobConflictError(UsageError):
     """A job's state does not allow what is requested, or its idempotency key was used for another request."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """One job at one moment; times are seconds since 1970, `progress` is the share done, 0 to 1.
-
-    `fields` are what was submitted, without the media, which is in the file `upload`; `result` is empty until the state is
-    done, and `problem` unless it is failed.
-    """
-
-    id: str
-    owner: str
-    state: State
-    fields: Mapping[str, Any]
-    upload: str
-    created: float
-    started: float | None
-    finished: float | None
-    attributes: Mapping[str, Any] = field(default_factory=dict)
-    result: Mapping[str, Any] = field(default_factory=dict)
-    problem: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def is_over(self) -> bool:
-        """Whether the job will not change any more."""
-        return self.state in ("done", "failed", "cancelled")
-
-    @property
-    def progress(self) -> float:
-        """Share done, 0 to 1."""
-        return 1.0 if self.state == "done" else float(self.attributes.get("progress", 0.0))
 
 
 @dataclass(frozen=True)
@@ -129,7 +91,11 @@ class JobStore:
         """
         job_id = uuid.uuid5(uuid.NAMESPACE_OID, f"{owner}\n{key}").hex if key else uuid.uuid4().hex
         digest = digest_of([dict(document), _sha256(media)])
-        document = {**document, "upload": f"upload-{uuid.uuid4().hex}"}  # another replica may have the same job id now
+        document = {
+            **document,
+            "owner": owner,
+            "upload": f"upload-{uuid.uuid4().hex}",
+        }  # another replica may have the same job id now
         if not key:
             return self._enqueue(job_id, document, media, owner, digest)
         with self._key_locks[int(job_id, 16) % NUM_KEY_LOCKS]:
@@ -162,12 +128,15 @@ class JobStore:
             self.client.enqueue(options, dict(document))
             created = time.time()
             self._snapshot[job_id] = OpenJob(owner, created)
-        return Job(job_id, owner, "queued", document["fields"], upload, created, None, None, {"digest": digest})
+        attributes = {"digest": digest}
+        return Job(
+            job_id, owner, "queued", document["fields"], upload, created, None, None, document["task"], attributes
+        )
 
     def find(self, job_id: str, owner: str) -> Job | None:
         """The job, or None where this caller has none of that id."""
         found = self.client.list_workflows(workflow_ids=[job_id], name=WORKFLOW, user=owner)
-        return _job_of(found[0]) if found else None
+        return job_of(found[0]) if found else None
 
     def get(self, job_id: str, owner: str) -> Job:
         """The job.
@@ -185,7 +154,7 @@ class JobStore:
     def list(self, owner: str, *, limit: int, offset: int) -> list[Job]:
         """A caller's jobs, newest first."""
         found = self.client.list_workflows(name=WORKFLOW, user=owner, limit=limit, offset=offset, sort_desc=True)
-        return [_job_of(one) for one in found]
+        return [job_of(one) for one in found]
 
     def cancel(self, job_id: str, owner: str) -> Job:
         """The job, cancelled; the worker stops at its next sampling step.
@@ -244,7 +213,10 @@ class JobStore:
         orphans = [
             path
             for path in self.folder.iterdir()
-            if path.is_dir() and path.name not in known and path.stat().st_mtime < time.time() - 3600.0
+            if path.is_dir()
+            and len(path.name) == 32
+            and path.name not in known
+            and path.stat().st_mtime < time.time() - 3600.0
         ]
         for path in orphans:
             shutil.rmtree(path, ignore_errors=True)
@@ -316,34 +288,6 @@ def _same_request(job: Job, digest: str) -> Job:
             "this Idempotency-Key was used for another request", where=job.id, cure="give each request a key of its own"
         )
     return job
-
-
-def _job_of(status: Any) -> Job:
-    """A workflow as a job: a dub that was refused is a workflow that succeeded, with a problem as output."""
-    output = status.output if isinstance(status.output, Mapping) else {}
-    state, problem = STATES.get(status.status, "failed"), dict(output.get("problem", {}))
-    document = status.input["args"][0] if status.input else {"fields": {}, "upload": ""}
-    if state == "failed" or problem:
-        state = "failed"
-        problem = problem or {
-            "kind": "DubmillError",
-            "what": "the dub failed",
-            "where": "",
-            "cure": "see the server's log",
-        }
-    return Job(
-        id=status.workflow_id,
-        owner=status.authenticated_user or "",
-        state=state,
-        fields=document["fields"],
-        upload=document["upload"],
-        created=status.created_at / 1000,
-        started=status.dequeued_at / 1000 if status.dequeued_at else None,
-        finished=status.completed_at / 1000 if status.completed_at else None,
-        attributes=status.attributes or {},
-        result={} if state != "done" else output,
-        problem=problem,
-    )
 
 
 def _sha256(media: bytes | Path) -> str:

@@ -19,9 +19,12 @@ from dubmill.dubbing.model_source import ModelSource
 from dubmill.errors import ServiceUnavailableError, UnreadableMediaError, UsageError
 from dubmill.serving import wire
 from dubmill.serving.adapters import RELEASE
-from dubmill.serving.jobs import ENDING, Job, JobStore
+from dubmill.serving.fields import DubFields
+from dubmill.serving.job import Job
+from dubmill.serving.jobs import ENDING, JobStore
 from dubmill.serving.outbound import Outbound
 from dubmill.serving.problems import NotReadyError, raise_problem
+from dubmill.serving.projects import Projects
 from dubmill.serving.wire import DubResult, Submission
 from dubmill.text.languages import LANGUAGES
 
@@ -43,10 +46,20 @@ class DubModel(Model):
     """Serves one release by way of the worker's events; ready once the worker's self-test has passed."""
 
     def __init__(
-        self, name: str, release: Release, source: ModelSource, jobs: JobStore, *, fetching: Outbound, calling: Outbound
+        self,
+        name: str,
+        release: Release,
+        source: ModelSource,
+        jobs: JobStore,
+        *,
+        projects: Projects,
+        backbone: Path,
+        fetching: Outbound,
+        calling: Outbound,
     ) -> None:
         """`fetching` says which hosts videos are fetched from, and `calling` which ones webhooks go to."""
         super().__init__(name)
+        self.projects, self.backbone = projects, backbone
         self.fetching, self.calling = fetching, calling
         self.jobs = jobs
         self.release = release  # the default one
@@ -132,18 +145,20 @@ class DubModel(Model):
             raise NotReadyError(f"{self.name} is not ready, because {self.unready_reason}")
         return True
 
-    async def submit(self, submission: Submission, *, key: str = "", is_clip: bool = False) -> Job:
+    async def submit(self, submission: Submission, *, key: str = "", kind: str = "dub") -> Job:
         """A job for the submission, stored; what can be refused without decoding is refused.
 
-        With `is_clip`, a script is refused, and later a video that is longer than one clip of the model.
+        `kind` as in `job.TASKS`: of a clip, a script is refused, and later a video that is longer than one clip of the model.
 
         Raises:
             DubmillError: the fields are not in order; `QueueFullError` if too many wait.
         """
         fields, video = submission.fields, submission.video
         fields.check(self.sources)
-        if is_clip and fields.script:
+        if kind == "clip" and fields.script:
             raise UsageError("a script belongs to a film", where="script", cure=f"give the clip's text, or {FILM_HINT}")
+        if kind == "open" and not fields.script:
+            raise UsageError("a project needs a script", where="script", cure="send SRT or WebVTT of the words to say")
         if bool(video) == bool(fields.video_url):
             trouble = "both a clip and a video_url" if video else "no clip"
             raise UnreadableMediaError(f"the request holds {trouble}", cure="send the bytes of a video, or a URL")
@@ -151,9 +166,23 @@ class DubModel(Model):
             self.fetching.check(fields.video_url)
         if fields.webhook_url:
             self.calling.check(fields.webhook_url)
-        document = {"fields": fields.model_dump(mode="json"), "is_clip": is_clip}
-        owner = CALLER.get()
-        return await asyncio.to_thread(self.jobs.submit, document, video, owner=owner, key=key)
+        return await self._store(fields, video, {"kind": kind}, key)
+
+    async def submit_task(self, project_id: str, task: Mapping[str, Any], *, key: str = "") -> Job:
+        """A job on the caller's project, stored.
+
+        Raises:
+            DubmillError: there is no such project, or its consent has ended; `QueueFullError` if too many wait.
+        """
+        served = await asyncio.to_thread(self.projects.get, project_id, CALLER.get())
+        served.fields.check(self.sources)
+        if "segment" in task:
+            await asyncio.to_thread(served.check_segment, task["segment"])
+        return await self._store(served.fields, b"", {**task, "project": project_id}, key)
+
+    async def _store(self, fields: DubFields, video: bytes, task: Mapping[str, Any], key: str) -> Job:
+        document = {"fields": fields.model_dump(mode="json"), "task": dict(task)}
+        return await asyncio.to_thread(self.jobs.submit, document, video, owner=CALLER.get(), key=key)
 
     async def changed(self, job: Job) -> None:
         """Return when something of the job may have changed."""
@@ -176,7 +205,7 @@ class DubModel(Model):
             DubmillError: the job's problem; `QueueFullError` if too many wait.
         """
         await self.healthy()
-        job = await self.submit(submission, is_clip=True)
+        job = await self.submit(submission, kind="clip")
         owner, job_id = job.owner, job.id
         try:
             while not job.is_over:

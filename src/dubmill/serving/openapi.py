@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from fastapi import FastAPI
@@ -24,15 +25,16 @@ class Problem(BaseModel):
 
 
 class ResultView(BaseModel):
-    """The dub of a job that is done."""
+    """What a job that is done made; the fields of a file are empty where its task makes none."""
 
     seconds: float
+    size: str
     seed: int
-    num_bytes: int
-    sha256: str
+    num_bytes: int = 0
+    sha256: str = ""
     source_sha256: str
-    consent_entry: str
-    credentials: str
+    consent_entry: str = ""
+    credentials: str = ""
     model_version: str
     release: str
     language: str
@@ -54,9 +56,39 @@ class JobView(BaseModel):
     finished: str | None
     reference: str
     language: str
+    task: Literal["clip", "dub", "open", "redo", "render"]
     links: dict[str, str]
     result: ResultView | None = None
     problem: Problem | None = None
+
+
+class SegmentView(BaseModel):
+    """A segment of a project; `end_seconds` is where its words end, and `note` what was done to make them fit."""
+
+    id: str
+    start_seconds: float
+    end_seconds: float
+    speaker: str
+    face: str
+    seed: int | None
+    text: str
+    state: Literal["no words", "to dub", "dubbed", "refused"]
+    note: str
+
+
+class ProjectView(BaseModel):
+    """A film project; without segments while it is opened, and where that failed."""
+
+    id: str
+    state: Literal["opening", "ready", "failed"]
+    language: str
+    reference: str
+    film_seconds: float | None = None
+    num_to_dub: int | None = None
+    seconds_left: float | None = None
+    segments: list[SegmentView] = []
+    problem: Problem | None = None
+    links: dict[str, str]
 
 
 class JobPage(BaseModel):
@@ -71,8 +103,8 @@ _TITLES = {
     400: "a field is missing or wrong",
     401: "no valid API key",
     403: "a URL that this server does not call",
-    404: "no such job",
-    409: "the job's state, or the idempotency key, does not allow it",
+    404: "no such job, project or segment",
+    409: "the job's state, the idempotency key, or a job that has the project does not allow it",
     413: "the video is too large or too long",
     415: "a body of another type",
     422: "a video, a language or words that cannot be dubbed",
@@ -94,19 +126,21 @@ EVENTS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def _form_schema() -> dict[str, Any]:
-    """The fields of a form: those of JSON, with the file."""
+def form_schema(title: str, renamed: Mapping[str, str], *, required: Sequence[str]) -> dict[str, Any]:
+    """The fields of a form: those of JSON, with the file; `renamed` has the name of a field here by its name there."""
     schema = DubFields.model_json_schema(ref_template="#/components/schemas/{model}")
     schema.pop("$defs", None)
-    properties = {**schema["properties"], "video": {"type": "string", "format": "binary"}}
-    return {**schema, "title": "DubForm", "properties": properties}
+    fields = {**schema["properties"], "video": {"type": "string", "format": "binary"}}
+    names = {own: name for name, own in renamed.items()}
+    properties = {names.get(name, name): value for name, value in fields.items()}
+    return {**schema, "title": title, "properties": properties, "required": [*schema["required"], *required]}
 
 
 DUB_BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
         "content": {
-            "multipart/form-data": {"schema": _form_schema()},
+            "multipart/form-data": {"schema": form_schema("DubForm", {}, required=[])},
             "application/json": {"schema": {"$ref": "#/components/schemas/DubFields"}},
         },
     }

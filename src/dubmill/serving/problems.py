@@ -14,6 +14,7 @@ from prometheus_client import Counter
 from starlette.exceptions import HTTPException
 
 from dubmill import errors
+from dubmill.dubbing.project.project import BusyProjectError
 from dubmill.errors import (
     DiskFullError,
     DubmillError,
@@ -26,7 +27,9 @@ from dubmill.errors import (
     UsageError,
 )
 from dubmill.serving.adapters import UnknownAdapterError
-from dubmill.serving.jobs import Job, JobConflictError, QueueFullError, UnknownJobError
+from dubmill.serving.job import Job
+from dubmill.serving.jobs import JobConflictError, QueueFullError, UnknownJobError
+from dubmill.serving.projects import UnknownProjectError
 
 MAX_ERROR_CHARACTERS = 800  # the longest of our own; fields that are quoted have limits of their own
 MEDIA_TYPE = "application/problem+json"
@@ -58,6 +61,8 @@ STATUS: dict[type[DubmillError], HTTPStatus] = {  # the first that matches, so s
     ForbiddenSourceError: HTTPStatus.FORBIDDEN,
     UnknownAdapterError: HTTPStatus.UNPROCESSABLE_ENTITY,
     UnknownJobError: HTTPStatus.NOT_FOUND,
+    UnknownProjectError: HTTPStatus.NOT_FOUND,
+    BusyProjectError: HTTPStatus.CONFLICT,
     JobConflictError: HTTPStatus.CONFLICT,
     MissingConsentError: HTTPStatus.BAD_REQUEST,
     UsageError: HTTPStatus.BAD_REQUEST,

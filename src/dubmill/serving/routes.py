@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Path, Query, Request
 from fastapi.responses import FileResponse, Response, StreamingResponse
@@ -17,7 +17,8 @@ from dubmill.dubbing.model_source import ModelSource
 from dubmill.errors import UsageError
 from dubmill.serving.adapters import RELEASE
 from dubmill.serving.fields import DubFields, FormFields, parse_fields
-from dubmill.serving.jobs import Job
+from dubmill.serving.job import FILE_TASKS, Job
+from dubmill.serving.jobs import JobConflictError
 from dubmill.serving.model import CALLER, DubModel
 from dubmill.serving.openapi import DUB_BODY, ERRORS, EVENTS, RESULT, JobPage, JobView
 from dubmill.serving.problems import UnsupportedBodyError, job_error, problem, raise_problem
@@ -26,7 +27,7 @@ from dubmill.text.languages import LANGUAGES
 
 CURE = "send a form with video, language, text and consent; /openapi.json has all fields"
 KEEP_ALIVE_SECONDS = 15.0
-JobId = Path(pattern="^[0-9a-f]{32}$")
+JobId = Annotated[str, Path(pattern="^[0-9a-f]{32}$")]
 
 
 def job_routes(model: DubModel) -> APIRouter:
@@ -53,30 +54,40 @@ def job_routes(model: DubModel) -> APIRouter:
         return {"dubs": [view(model, job) for job in found[:limit]], "next_offset": following}
 
     @router.get("/v1/dubs/{job_id}", response_model=JobView, responses=ERRORS)
-    def status(job_id: str = JobId) -> dict[str, Any]:
+    def status(job_id: JobId) -> dict[str, Any]:
         """State, stage, progress and the time left."""
         return view(model, jobs.get(job_id, CALLER.get()))
 
     @router.delete("/v1/dubs/{job_id}", response_model=JobView, responses=ERRORS)
-    def cancel(job_id: str = JobId) -> dict[str, Any]:
+    def cancel(job_id: JobId) -> dict[str, Any]:
         """Cancel a job that is queued or running."""
         return view(model, jobs.cancel(job_id, CALLER.get()))
 
     @router.get("/v1/dubs/{job_id}/events", response_class=StreamingResponse, responses=ERRORS | EVENTS)
-    async def events(job_id: str = JobId) -> StreamingResponse:
+    async def events(job_id: JobId) -> StreamingResponse:
         """The job's status as server-sent events, at each change, until it is over."""
         job = await asyncio.to_thread(jobs.get, job_id, CALLER.get())
         return StreamingResponse(_events(model, job), media_type="text/event-stream")
 
     @router.get("/v1/dubs/{job_id}/result", response_class=FileResponse, responses=ERRORS | RESULT)
-    def result(job_id: str = JobId) -> FileResponse:
+    def result(job_id: JobId) -> FileResponse:
         """The dubbed MP4; ranges are answered."""
-        job = jobs.get(job_id, CALLER.get())
-        raise_problem(job)
-        headers = {"Expires": _http_date(_expiry(model, job)), "Cache-Control": "private"}
-        return FileResponse(jobs.result_path(job.id), media_type="video/mp4", filename="dub.mp4", headers=headers)
+        return result_file(model, jobs.get(job_id, CALLER.get()))
 
     return router
+
+
+def result_file(model: DubModel, job: Job) -> FileResponse:
+    """The dubbed MP4 of a job.
+
+    Raises:
+        DubmillError: the job's problem, or it is not done, or makes no file.
+    """
+    raise_problem(job)
+    if job.task["kind"] not in FILE_TASKS:
+        raise JobConflictError("this job makes no file", where=job.id, cure="render its project")
+    headers = {"Expires": _http_date(_expiry(model, job)), "Cache-Control": "private"}
+    return FileResponse(model.jobs.result_path(job.id), media_type="video/mp4", filename="dub.mp4", headers=headers)
 
 
 def facts_routes(model: DubModel, limits: Mapping[str, Any]) -> APIRouter:
@@ -134,8 +145,10 @@ def languages_of(model: DubModel) -> list[dict[str, str]]:
     return [{"tag": tag, "name": LANGUAGES[tag].name if tag in LANGUAGES else tag} for tag in tags]
 
 
-async def read_submission(request: Request) -> Submission:
-    """The submission in a form with a file, or in JSON with a URL.
+async def read_submission(
+    request: Request, own_fields: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict
+) -> Submission:
+    """The submission in a form with a file, or in JSON with a URL; `own_fields` gives the fields other names where needed.
 
     Raises:
         UnsupportedBodyError: the body is neither.
@@ -149,7 +162,7 @@ async def read_submission(request: Request) -> Submission:
             raise UsageError("the body is not JSON", where="body", cure=CURE) from error
         if not isinstance(fields, dict):
             raise UsageError("the body is not an object", where="body", cure=CURE)
-        return Submission(parse_fields(fields, "body", kind=DubFields, cure=CURE), b"")
+        return Submission(parse_fields(own_fields(fields), "body", kind=DubFields, cure=CURE), b"")
     if content_type != "multipart/form-data":
         raise UnsupportedBodyError(f"{content_type[:80] or 'no content type'} is not read here", cure=CURE)
     async with request.form(max_files=1, max_fields=40, max_part_size=2_000_000) as form:
@@ -158,6 +171,7 @@ async def read_submission(request: Request) -> Submission:
             if name in fields:
                 raise UsageError("this field is sent twice", where=name[:80], cure=CURE)
             fields[name] = value
+        fields = {**own_fields(fields)}
         video = fields.pop("video", None)
         if isinstance(video, str) or any(isinstance(value, UploadFile) for value in fields.values()):
             raise UsageError("only `video` is a file", where="form", cure=CURE)
@@ -179,11 +193,15 @@ def view(model: DubModel, job: Job) -> dict[str, Any]:
         "finished": _iso(job.finished),
         "reference": job.fields.get("reference", ""),
         "language": job.fields.get("language", ""),
+        "task": job.task["kind"],
         "links": {"self": f"/v1/dubs/{job.id}", "events": f"/v1/dubs/{job.id}/events"},
     }
+    if job.task["kind"] not in ("clip", "dub"):
+        fields["links"]["project"] = f"/v1/projects/{job.task.get('project', job.id)}"
     if job.state == "done":
         fields["result"] = {**job.result, "machine_generated": True, "expires": _iso(_expiry(model, job))}
-        fields["links"]["result"] = f"/v1/dubs/{job.id}/result"
+        if job.task["kind"] in FILE_TASKS:
+            fields["links"]["result"] = f"/v1/dubs/{job.id}/result"
     if job.state == "failed":
         fields["problem"] = problem(job_error(job))
     return fields

@@ -16,13 +16,17 @@ from dubmill.artifacts.files import hash_file
 from dubmill.dubbing.clip_size import FILM_HINT, SLACK_SECONDS
 from dubmill.dubbing.consent import ConsentLedger, DubRecord
 from dubmill.dubbing.credentials import ContentCredentials
+from dubmill.dubbing.longform import Film
 from dubmill.dubbing.open import clip_as_film
+from dubmill.dubbing.project.project import locked
 from dubmill.dubbing.requests import FileDubRequest
 from dubmill.dubbing.service import DubbingService
 from dubmill.errors import DubmillError, MediaTooLongError
 from dubmill.serving.adapters import LoadedReleases
 from dubmill.serving.fields import DubFields
+from dubmill.serving.job import FILE_TASKS
 from dubmill.serving.jobs import ENDING, RESULT, problem_of
+from dubmill.serving.projects import DUB, Projects
 from dubmill.text.languages import base_tag
 
 log = logging.getLogger("dubmill.serving")
@@ -55,6 +59,7 @@ class Runner:
         releases: LoadedReleases,
         ledger: ConsentLedger,
         folder: Path,
+        projects: Projects,
         table: JobTable,
         report: Report,
         *,
@@ -66,7 +71,7 @@ class Runner:
         """`slot` is held while the model dubs; `fetch` writes what is at a URL to a file; without `credentials`, dubs have no C2PA manifest."""
         self._fetch, self._credentials = fetch, credentials
         self.releases, self.ledger = releases, ledger
-        self.folder, self.table, self.report = folder, table, report
+        self.folder, self.projects, self.table, self.report = folder, projects, table, report
         self._film_limits = film_limits
         self._slot, self._draining = slot, threading.Event()
         self._begun: set[str] = set()  # jobs that had the slot and are not over
@@ -123,21 +128,57 @@ class Runner:
             return self._changed.wait_for(lambda: not self._begun, grace_seconds)
 
     def _dub(self, job_id: str, document: Mapping[str, Any]) -> dict[str, Any]:
-        fields, source = DubFields.model_validate(document["fields"]), self.folder / job_id / document["upload"]
+        fields, task = DubFields.model_validate(document["fields"]), document["task"]
         fields.check(self.releases.sources)
         self.ledger.check_writable()
-        if fields.video_url and not source.exists():
+        upload = self.folder / job_id / document["upload"]
+        if fields.video_url and not upload.exists():
             self._enter(job_id, "fetching", 0.0)
-            self._fetch(fields.video_url, source)
+            self._fetch(fields.video_url, upload)
         with self.releases.lease(fields.adapter, base_tag(fields.language)) as service:
-            result = self._render(service, job_id, fields.file_request(source), is_clip=document["is_clip"])
+            if task["kind"] in ("redo", "render"):
+                result = self._work_on_project(service, job_id, document["owner"], task)
+            elif task["kind"] == "open":
+                result = self._open_project(service, job_id, document["owner"], fields, upload)
+            else:
+                result = self._render(service, job_id, fields.file_request(upload), is_clip=task["kind"] == "clip")
             facts = {
-                "source_sha256": hash_file(source),
                 "language": base_tag(fields.language),
                 "model_version": service.source.version,
                 "release": service.source.digest,
             }
-        return {**facts, **self._sealed(self.folder / job_id / RESULT, facts), "seed": fields.seed, **result}
+        if task["kind"] in FILE_TASKS:
+            facts |= self._sealed(self.folder / job_id / RESULT, {**facts, "source_sha256": result["source_sha256"]})
+        return {"seed": fields.seed, **facts, **result}
+
+    def _open_project(
+        self, service: DubbingService, job_id: str, owner: str, fields: DubFields, upload: Path
+    ) -> dict[str, Any]:
+        self._enter(job_id, "decoding", 0.0)
+        film = dataclasses.replace(service, limits=self._film_limits).open_film(fields.file_request(upload))
+        model = {"backbone": self.releases.backbone, "release": service.source.adapter.parent}
+        self.projects.create(job_id, owner, fields, upload, film, model=model)
+        return {**_facts_of(film), "notes": []}
+
+    def _work_on_project(
+        self, service: DubbingService, job_id: str, owner: str, task: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Dub a segment of a project again, or join its film; returns its length, notes and seed."""
+        started, served = time.monotonic(), self.projects.get(task["project"], owner)
+        with self._in_slot(job_id, started) as progress, locked(served.folder / DUB):
+            work = served.work(service)
+            result = _facts_of(work.film)
+            if task["kind"] == "redo":
+                _, seed, count = work.redo(task["segment"], task["seed"], progress)
+                result |= {"seed": seed, "notes": [f"{count} chunk(s) were dubbed"]}
+            else:
+                work.project.store.sweep()
+                request = dataclasses.replace(work.request(served.language), has_label=served.fields.label)
+                out = self.folder / job_id / RESULT
+                dubbed = service.render_film(work.film, request, out, progress, before_handover=lambda _: None)
+                result |= {"notes": list(dubbed.notes)}
+        served.touch()
+        return result
 
     def _render(
         self, service: DubbingService, job_id: str, request: FileDubRequest, *, is_clip: bool
@@ -160,7 +201,7 @@ class Runner:
             request = clip_as_film(request, film.info.seconds)
         with self._in_slot(job_id, started) as progress:
             dubbed = service.render_film(film, request, out, progress, before_handover=lambda _: None)  # see `record`
-        return {"seconds": film.info.seconds, "notes": list(dubbed.notes)}
+        return {**_facts_of(film), "notes": list(dubbed.notes)}
 
     def _sealed(self, out: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
         """Sign the file where there is a key; returns what identifies it."""
@@ -209,3 +250,8 @@ class Runner:
     def _stop_if_cancelled(self, job_id: str) -> None:
         if self.table.is_cancelled(job_id):
             raise CancelledJobError(job_id)
+
+
+def _facts_of(film: Film) -> dict[str, Any]:
+    info = film.info
+    return {"seconds": info.seconds, "size": f"{info.width}x{info.height}", "source_sha256": film.sha256}

@@ -20,10 +20,12 @@ from dubmill.errors import DubmillError
 
 if TYPE_CHECKING:
     from dubmill.serving.jobs import JobStore
+    from dubmill.serving.projects import Projects
     from dubmill.serving.worker_process import WorkerProcess
 
 log = logging.getLogger("dubmill.serving")
 
+PROJECTS = "projects"  # folder of film projects, in that of the jobs
 EXPIRY_SECONDS = 600.0  # between two searches for results that have expired
 
 
@@ -77,6 +79,9 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--executor", default="worker", help="name of this worker, which must not change at a restart")
     parser.add_argument("--result_hours", type=float, default=24.0, help="how long results are kept")
     parser.add_argument(
+        "--project_hours", type=float, default=720.0, help="how long a film project is kept after its last use"
+    )
+    parser.add_argument(
         "--grace_seconds", type=float, default=110.0, help="how long a stop waits for the dub under way"
     )
     parser.add_argument("--api_keys", type=Path, help="file with a line `OWNER SHA256-OF-KEY` for each key")
@@ -118,6 +123,7 @@ def _serve_api(options: argparse.Namespace, release: Release, source: ModelSourc
     from dubmill.serving.jobs import JobLimits, JobStore
     from dubmill.serving.keys import Callers
     from dubmill.serving.outbound import Outbound
+    from dubmill.serving.projects import Projects
 
     callers = Callers.read(options.api_keys, options.identity_header)
     limits = JobLimits(
@@ -126,7 +132,17 @@ def _serve_api(options: argparse.Namespace, release: Release, source: ModelSourc
     jobs = JobStore(options.jobs, options.database, limits)
     calling = Outbound(options.webhook_hosts if options.webhook_secret else [], options.allow_private_hosts)
     fetching = Outbound(options.fetch_hosts, options.allow_private_hosts)
-    model = DubModel(options.name, release, source, jobs, fetching=fetching, calling=calling)
+    projects = Projects(options.jobs / PROJECTS, options.project_hours)
+    model = DubModel(
+        options.name,
+        release,
+        source,
+        jobs,
+        projects=projects,
+        backbone=options.backbone,
+        fetching=fetching,
+        calling=calling,
+    )
 
     def drain() -> None:
         model.stop_accepting()
@@ -137,20 +153,21 @@ def _serve_api(options: argparse.Namespace, release: Release, source: ModelSourc
     if options.grpc_port is not None:
         server.add_grpc(options.grpc_port, callers=callers, max_body_bytes=options.max_body_bytes)
     worker.listen(model.on_event)
-    threading.Thread(target=_delete_expired, args=(jobs,), name="expiry", daemon=True).start()
+    threading.Thread(target=_delete_expired, args=(jobs, projects), name="expiry", daemon=True).start()
     log.info("listening on http://%s:%d", options.host, options.http_port)
     server.start([])  # the model is already registered: start() would refuse one that is still loading
 
 
 def _limits(options: argparse.Namespace) -> dict[str, Any]:
     """What `/v1/limits` says, beside the seconds of a clip."""
-    names = ("max_body_bytes", "max_film_seconds", "max_waiting", "max_per_caller", "result_hours")
+    names = ("max_body_bytes", "max_film_seconds", "max_waiting", "max_per_caller", "result_hours", "project_hours")
     return {name: getattr(options, name) for name in names}
 
 
-def _delete_expired(jobs: JobStore) -> None:
+def _delete_expired(jobs: JobStore, projects: Projects) -> None:
     while True:
         jobs.delete_expired()
+        projects.delete_expired()
         time.sleep(EXPIRY_SECONDS)
 
 

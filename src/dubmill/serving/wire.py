@@ -3,7 +3,7 @@
 V1  {"instances": [{"video": base64, "language": "es", "text": "uno tres seis", "consent": "…", "seed": 1}]}
 V2  inputs of the same names: video as UINT8 [N] or as BYTES [1] (base64, or the file's bytes), the texts as BYTES [1],
     seed as any integer type [1]; without a seed it is 0.
-In both, `tone_map` converts HDR to standard range, `face` says which of several faces is dubbed (left, right, a number
+In both, `tone_map` converts HDR to standard range, `label` burns in a visible label, `face` says which of several faces is dubbed (left, right, a number
 counted from the left, or all), and `speaker` describes who speaks (a woman, a man, a girl, a boy), as captions of the
 training did. `adapter` is the name of one of `/v1/adapters`.
 """
@@ -51,6 +51,7 @@ INPUTS = (
     TensorType("seed", "INT64"),
     TensorType("face", "BYTES"),
     TensorType("tone_map", "BOOL"),
+    TensorType("label", "BOOL"),
     TensorType("speaker", "BYTES"),
     TensorType("adapter", "BYTES"),
 )

@@ -27,9 +27,12 @@ from dubmill.errors import DubmillError
 from dubmill.media import Limits
 from dubmill.serving.adapters import LoadedReleases, ReleaseFolders
 from dubmill.serving.database import open_queue
+from dubmill.serving.job import FILE_TASKS
 from dubmill.serving.jobs import QUEUE, QUEUE_VERSION, WORKFLOW
 from dubmill.serving.outbound import Outbound
+from dubmill.serving.projects import Projects
 from dubmill.serving.runner import Report, Runner
+from dubmill.serving.server import PROJECTS
 from dubmill.serving.webhooks import BACKOFF, INTERVAL_SECONDS, Webhooks, message_of
 from dubmill.serving.webhooks import MAX_ATTEMPTS as ATTEMPTS
 from dubmill.serving.worker_process import WRONG_MODEL
@@ -86,6 +89,7 @@ def run_worker(options: argparse.Namespace, release: Release, source: ModelSourc
             releases,
             service.ledger,
             options.jobs,
+            Projects(options.jobs / PROJECTS, options.project_hours),
             QueueTable(open_queue(options.database)),
             report,
             slot=slot,
@@ -167,7 +171,7 @@ def _start_queue(runner: Runner, options: argparse.Namespace) -> None:
 
     def all_steps(job_id: str, document: dict[str, Any]) -> dict[str, Any]:
         outcome = dub(job_id, document)
-        if "problem" not in outcome:
+        if "problem" not in outcome and document["task"]["kind"] in FILE_TASKS:
             outcome = record(job_id, document, outcome)
         fields = document["fields"]
         runner.tidy(job_id, document, outcome)

@@ -78,12 +78,14 @@ def dub_film(
     metadata: Mapping[str, str],
     progress: Progress,
     quality: int | None = None,
+    has_label: bool = False,
     store: FilmStore | None = None,
     before_handover: Callable[[Path], None] = lambda path: None,
 ) -> FilmDub:
     """Write `film` saying `words` to `out`, of the same frame rate, size and length; container by the ending of the name.
 
-    Codec, pixel format, colour tags and bit rate follow the film; `quality` is a CRF without a bound on the bit rate.
+    Codec, pixel format, colour tags and bit rate follow the film; `quality` is a CRF without a bound on the bit rate;
+    `has_label` burns the visible label in.
     `before_handover` is called with the complete film before it is at `out`.
 
     Finished chunks are stored in a folder beside `out` until the film is complete: a run that was killed continues from
@@ -104,7 +106,8 @@ def dub_film(
     with _naming(store.takes):
         takes = dub_chunks(film, plan.chunks, plan.crops, job, store, _between(progress, _ANALYZED, _DUBBED))
         dubs = chunk_dubs(film, plan.chunks, plan.masks, plan.crops, takes, job)
-        pieces = encode_pieces(film, dubs, coding, store, _between(progress, _DUBBED, 1.0))
+        share = _between(progress, _DUBBED, 1.0)
+        pieces = encode_pieces(film, dubs, coding, store, share, has_label=has_label)
         _write_film(film, dubs, pieces, joined, coding, carried, metadata, job.language)
         before_handover(joined)
     joined.replace(out)

@@ -152,8 +152,8 @@ def _layer(dub: ChunkDub, reader: _FrameReader, position: float, layout: media.L
         weight_HW = weight * edge_HW
     luma, *chroma = reader.layout.planes(reader.at(position))
     fine = _shifted(rows, top), _shifted(columns, left)
-    coarse = tuple(_coarse(span, step) for span, step in zip(fine, layout.steps, strict=True))
-    return Layer(rows, columns, weight_HW.astype(np.float32), (luma[fine], *(plane[coarse] for plane in chroma)))
+    of_chroma = tuple(coarse(span, step) for span, step in zip(fine, layout.steps, strict=True))
+    return Layer(rows, columns, weight_HW.astype(np.float32), (luma[fine], *(plane[of_chroma] for plane in chroma)))
 
 
 def composite(frame_N: np.ndarray, layers: Sequence[Layer], layout: media.Layout) -> np.ndarray:
@@ -166,7 +166,7 @@ def composite(frame_N: np.ndarray, layers: Sequence[Layer], layout: media.Layout
     for layer in layers:
         windows = [(layer.rows, layer.columns, layer.weight_HW)]
         coarse_HW = _coarse_weights(layer.weight_HW, step_y, step_x)
-        windows += [(_coarse(layer.rows, step_y), _coarse(layer.columns, step_x), coarse_HW)] * 2
+        windows += [(coarse(layer.rows, step_y), coarse(layer.columns, step_x), coarse_HW)] * 2
         planes = zip(layout.planes(frame_N), layout.planes(result_N), layer.planes, windows, strict=True)
         for source, result, dub, (rows, columns, weight_HW) in planes:
             was = source[rows, columns].astype(np.float32)
@@ -210,7 +210,7 @@ def _edge_weights(side: int, edge_pixels: float, has_start: bool, has_end: bool)
     return (ramp if has_start else ones) * (ramp[::-1] if has_end else ones)
 
 
-def _coarse(span: slice, step: int) -> slice:
+def coarse(span: slice, step: int) -> slice:
     """The values of colour that belong to rows or columns; `span` begins at a multiple of `step`."""
     return slice(span.start // step, -(-span.stop // step))
 

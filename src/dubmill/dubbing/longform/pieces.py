@@ -20,6 +20,7 @@ from dubmill.artifacts.files import digest_of, write_atomically
 from dubmill.dubbing.longform import join
 from dubmill.dubbing.longform.chunk_dubs import ChunkDub
 from dubmill.dubbing.longform.film import Film
+from dubmill.dubbing.longform.label import label_layer
 from dubmill.dubbing.longform.store import FilmStore
 
 PIECE_SECONDS = 5  # a keyframe so often costs little, and a changed word encodes one or two pieces
@@ -36,16 +37,24 @@ class Piece:
 
 
 def encode_pieces(
-    film: Film, dubs: Sequence[ChunkDub], coding: media.Coding, store: FilmStore, progress: Callable[[float], None]
+    film: Film,
+    dubs: Sequence[ChunkDub],
+    coding: media.Coding,
+    store: FilmStore,
+    progress: Callable[[float], None],
+    *,
+    has_label: bool = False,
 ) -> list[media.EncodedPiece]:
     """The encoded pieces of a film's dubbed picture; those that are in the store already are not made again.
+
+    With `has_label` each frame has the visible label.
 
     Raises:
         DiskFullError: the disk is full.
         UnreadableMediaError: the film cannot be decoded.
     """
-    writer = _PieceWriter(film, dubs, coding, store, progress)
-    pieces = plan_pieces(film, dubs, coding)
+    writer = _PieceWriter(film, dubs, coding, store, progress, has_label)
+    pieces = plan_pieces(film, dubs, coding, has_label=has_label)
     store.pieces.mkdir(parents=True, exist_ok=True)
     if film.info.can_seek:
         for run in _runs(
@@ -58,12 +67,12 @@ def encode_pieces(
     return [(store.piece(piece.key), piece.stop - piece.start) for piece in pieces]
 
 
-def plan_pieces(film: Film, dubs: Sequence[ChunkDub], coding: media.Coding) -> list[Piece]:
+def plan_pieces(film: Film, dubs: Sequence[ChunkDub], coding: media.Coding, *, has_label: bool = False) -> list[Piece]:
     """The pieces in order: their edges depend on the film alone, so that no change moves them."""
     num_frames, step = film.info.num_frames, max(1, round(PIECE_SECONDS * film.info.frame_rate))
     edges = [*range(0, max(1, num_frames - step + 1), step), num_frames]
     form = [__version__, media.version(), film.digest, str(film.info.frame_rate), str(film.info.picture.pixel_aspect)]
-    form += [*astuple(film.colour), coding.codec, *astuple(coding.layout), dict(coding.video_options)]
+    form += [*astuple(film.colour), coding.codec, *astuple(coding.layout), dict(coding.video_options), has_label]
     spans = [_shown_span(film, dub) for dub in dubs]
     pieces = []
     for start, stop in pairwise(edges):
@@ -82,6 +91,7 @@ class _PieceWriter:
     coding: media.Coding
     store: FilmStore
     progress: Callable[[float], None]
+    has_label: bool
 
     def is_missing(self, piece: Piece) -> bool:
         return not self.store.piece(piece.key).is_file()
@@ -103,9 +113,14 @@ class _PieceWriter:
         ends: list[str] = []
         path = self.store.piece(piece.key)
         partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+        layout = self.coding.layout
+        picture = join.picture(self.film, self.dubs, layout, _with_ends(frames, ends), piece.start)
+        if self.has_label:
+            label = [label_layer(layout)]
+            picture = (join.composite(frame, label, layout) for frame in picture)
         media.write_piece(
             partial,
-            join.picture(self.film, self.dubs, self.coding.layout, _with_ends(frames, ends), piece.start),
+            picture,
             coding=self.coding,
             colour=self.film.colour,
             frame_rate=self.film.info.frame_rate,

@@ -30,6 +30,10 @@ from dubmill.text.subtitles import Cue
 SETTINGS, TABLE, LOCK, FACTS = "project.json", "segments.csv", ".lock", "film.json"
 
 
+class BusyProjectError(UsageError):
+    """Another process works on the project."""
+
+
 class ProjectSettings(BaseModel):
     """What `film new` was given: the film, the languages, who agreed, and the model.
 
@@ -218,7 +222,7 @@ def locked(folder: Path, *, is_shared: bool = False) -> Iterator[None]:
     """Holds the project's lock; processes that only make dubs share it. The kernel frees it when a process is killed.
 
     Raises:
-        UsageError: another process holds it.
+        BusyProjectError: another process holds it.
     """
     try:
         stream = (folder / LOCK).open("ab")
@@ -230,7 +234,7 @@ def locked(folder: Path, *, is_shared: bool = False) -> Iterator[None]:
         try:
             fcntl.flock(stream, (fcntl.LOCK_SH if is_shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise UsageError(
+            raise BusyProjectError(
                 "another process works on this project", where=str(folder), cure="wait until it has ended"
             ) from error
         yield

@@ -51,7 +51,7 @@ class ProjectWork:
         num_to_dub = 0
         shots = self.project.store.analysis(self.film).shots
         for language in self.project.settings.languages:
-            job = self.service.film_job(self._request(language))
+            job = self.service.film_job(self.request(language))
             by_id = {}
             for chunk in self._chunks(language):
                 state, note = self._chunk_state(chunk, job, shots)
@@ -101,7 +101,7 @@ class ProjectWork:
         total = 0
         for place, language in enumerate(languages):
             part = _part(progress, place, len(languages))
-            total += self.service.dub_film_chunks(self._request(language), part, is_wanted=is_wanted)
+            total += self.service.dub_film_chunks(self.request(language), part, is_wanted=is_wanted)
         return total
 
     def render(self, language: str, progress: Progress) -> tuple[Path, FileDubResult]:
@@ -113,9 +113,10 @@ class ProjectWork:
         settings = self.project.settings
         out = self.project.folder / "renders" / f"{settings.film.stem}.{language}{settings.container}"
         out.parent.mkdir(exist_ok=True)
-        return out, self.service.dub_film(self._request(language), out, progress)
+        return out, self.service.dub_film(self.request(language), out, progress)
 
-    def _request(self, language: str) -> FileDubRequest:
+    def request(self, language: str) -> FileDubRequest:
+        """The request for the film in one language."""
         settings = self.project.settings
         return FileDubRequest(
             path=settings.film,

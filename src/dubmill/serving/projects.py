@@ -1,0 +1,179 @@
+"""Film projects that are served: a folder for each, with the film, what was sent, and in `dub` the project of `dubmill film`."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from dubmill.artifacts.files import write_atomically
+from dubmill.dubbing.longform import Film
+from dubmill.dubbing.open import line_fitter
+from dubmill.dubbing.project import FilmProject, ProjectSettings, Row, Target
+from dubmill.dubbing.project.fitting import fit_rows
+from dubmill.dubbing.project.project import SETTINGS, locked
+from dubmill.dubbing.project.table import rows_of
+from dubmill.dubbing.project.work import ProjectWork
+from dubmill.dubbing.service import DubbingService
+from dubmill.errors import UsageError
+from dubmill.serving.fields import DubFields
+from dubmill.text.languages import base_tag
+from dubmill.text.subtitles import parse
+
+REQUEST, FILM, DUB = "request.json", "film", "dub"
+
+
+class UnknownProjectError(UsageError):
+    """There is no such project or segment, or it has expired, or it belongs to another caller."""
+
+
+class SegmentChanges(BaseModel):
+    """What is changed in one segment; what is not named stays."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    text: str | None = Field(None, max_length=20_000, description="the words to say; empty: it is not dubbed")
+    speaker: str | None = Field(None, max_length=200, description="who speaks")
+    face: str | None = Field(
+        None, max_length=20, description="left, right, a number counted from the left, all or none"
+    )
+    start_seconds: float | None = Field(None, ge=0, le=1_000_000)
+    end_seconds: float | None = Field(None, ge=0, le=1_000_000)
+
+
+@dataclass(frozen=True)
+class ServedProject:
+    """A project in `folder`, and what its caller sent."""
+
+    folder: Path
+    fields: DubFields
+
+    @property
+    def language(self) -> str:
+        """The language that it is dubbed into."""
+        return base_tag(self.fields.language)
+
+    def work(self, service: DubbingService) -> ProjectWork:
+        """What can be done with it by the model of `service`."""
+        project = FilmProject.open(self.folder / DUB)
+        return ProjectWork(project, project.film(service.source.size), service)
+
+    def edit(self, segment: str, changes: SegmentChanges, backbone: Path) -> Row:
+        """Change a segment in the table, and fit its words anew; returns it as it is then. Nothing is dubbed.
+
+        Raises:
+            UnknownProjectError: there is no such segment.
+            UsageError: the values are not in order, or a job has the project.
+        """
+        values = changes.model_dump(exclude_none=True)
+        if not values:
+            raise UsageError("nothing is changed", where="body", cure="send text, speaker, face or a time")
+        with locked(self.folder / DUB):
+            project = FilmProject.open(self.folder / DUB)
+            self.check_segment(segment, project)
+            row = project.row(segment)
+            if "text" in values:
+                row = replace(row, targets={self.language: Target(" ".join(values.pop("text").split()))})
+            project = project.edited(replace(row, **values), line_fitter(backbone))
+            project.save()
+        self.touch()
+        return project.row(segment)
+
+    def check_segment(self, segment: str, project: FilmProject | None = None) -> None:
+        """Refuse a segment that is not there.
+
+        Raises:
+            UnknownProjectError: it is not.
+        """
+        rows = (project or FilmProject.open(self.folder / DUB)).rows
+        if all(row.id != segment for row in rows):
+            raise UnknownProjectError(
+                "there is no such segment", where=segment[:80], cure="read the project's segments"
+            )
+
+    def touch(self) -> None:
+        """Note that it was used: its time until it expires begins again."""
+        os.utime(self.folder / REQUEST)
+
+
+@dataclass(frozen=True)
+class Projects:
+    """The served projects in `folder`; one that was not used for `hours` is deleted."""
+
+    folder: Path
+    hours: float
+
+    def find(self, project_id: str, owner: str) -> ServedProject | None:
+        """The caller's project of that id, where it is open already."""
+        path = self.folder / project_id / REQUEST
+        if not path.is_file():
+            return None
+        stored = json.loads(path.read_text())
+        return ServedProject(path.parent, DubFields(**stored["fields"])) if stored["owner"] == owner else None
+
+    def get(self, project_id: str, owner: str) -> ServedProject:
+        """The caller's project of that id.
+
+        Raises:
+            UnknownProjectError: there is none, or it is not open yet.
+        """
+        if (found := self.find(project_id, owner)) is None:
+            raise UnknownProjectError("there is no such project", where=project_id, cure="see whether its job is done")
+        return found
+
+    def create(
+        self, project_id: str, owner: str, fields: DubFields, upload: Path, film: Film, *, model: Mapping[str, Path]
+    ) -> None:
+        """Make a project of an uploaded film, which is moved; again after a kill it is continued. The request comes last.
+
+        `model` has the folders of `backbone` and `release`.
+
+        Raises:
+            DubmillError: the script does not suit the film.
+        """
+        folder, tag = self.folder / project_id, base_tag(fields.language)
+        folder.mkdir(parents=True, exist_ok=True)
+        if not (folder / DUB / SETTINGS).is_file():
+            rows = [
+                replace(row, text="", targets={tag: Target(row.text)})
+                for row in rows_of(parse(fields.script, "script"))
+            ]
+            rows = fit_rows(rows, tag, film.info.seconds, line_fitter(model["backbone"]))
+            settings = ProjectSettings(
+                film=(folder / FILM).absolute(), source_language="und", languages=(tag,), params=Path(), overlay=(),
+                consent=fields.consent_record().statement, adapter=None, seed=fields.seed, tone_map=fields.tone_map,
+                track=fields.track, face=fields.face, picture="face", quality=None, container=".mp4",
+                **{name: path.absolute() for name, path in model.items()},
+            )  # fmt: skip
+            shutil.copyfile(upload, folder / FILM)
+            FilmProject.create(
+                folder / DUB, settings, rows, replace(film, path=folder / FILM, known_sha256=film.sha256)
+            )
+        stored = {"owner": owner, "fields": {**fields.model_dump(mode="json"), "script": "", "video_url": ""}}
+        write_atomically(folder / REQUEST, json.dumps(stored).encode())
+
+    def delete(self, project_id: str, owner: str) -> None:
+        """Delete a project with its film and dubs.
+
+        Raises:
+            UnknownProjectError: there is none.
+            UsageError: a job has it.
+        """
+        served = self.get(project_id, owner)
+        with locked(served.folder / DUB):
+            shutil.rmtree(served.folder)
+
+    def delete_expired(self) -> None:
+        """Delete what was not used for too long, and what a failed opening left."""
+        horizon = time.time() - self.hours * 3600.0
+        for folder in self.folder.iterdir() if self.folder.is_dir() else ():
+            with suppress(FileNotFoundError):  # it is being deleted
+                path = folder / REQUEST
+                if (path if path.is_file() else folder).stat().st_mtime < horizon:
+                    shutil.rmtree(folder, ignore_errors=True)
