@@ -62,7 +62,7 @@ class ToneScorers:
 
     missing = {}
 
-    def prepare(self, frames_FHWC):
+    def prepare(self, frames_FHWC, audio_N):
         pass
 
     def troubles(self, frames_FHWC, audio_N):

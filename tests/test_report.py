@@ -47,7 +47,7 @@ class LookupScorers:
 
     missing = {}
 
-    def prepare(self, frames_FHWC):
+    def prepare(self, frames_FHWC, audio_N):
         pass
 
     def troubles(self, frames_FHWC, audio_N):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from dubmill.config.scorers import ScorerParams, ScorersParams
 from dubmill.errors import ChangedArtifactError, InvalidArtifactError, ServiceUnavailableError, UsageError
@@ -385,6 +386,13 @@ def test_without_any_weights_every_question_says_why_and_answers_not_measured():
         assert np.isnan(answer).all()
     assert np.isnan(scorers.speech_opening(audio, 6, 25.0)).all()
     assert np.isnan(scorers.sync_distances(frames, audio, 25.0)).all()
+
+
+def test_products_of_small_matrices_use_as_many_threads_as_params_say():
+    with threadpool_limits(2, user_api="blas"):  # restores the number of before
+        RealScorers(nothing(threads=1))
+        libraries = [library for library in threadpool_info() if library["user_api"] == "blas"]
+    assert [library["num_threads"] for library in libraries] == [1] * len(libraries) != []
 
 
 def test_a_wrong_digest_stops_and_is_not_taken_for_a_missing_model(halves):

@@ -140,6 +140,16 @@ def test_two_faces_and_no_face_are_a_sentence_each_and_the_sound_is_measured_all
     assert seen.transcript.endswith("ten (en)")
 
 
+def test_a_clip_measured_in_two_threads_has_the_figures_of_one_measured_in_turn(scorers, portrait_HWC, say):
+    sound, frames = say("The train leaves at ten, so we should hurry."), shown(portrait_HWC)
+    in_turn = RealScorers(PARAMS)
+    scorers.prepare(frames, sound)
+    assert scorers.words(sound) == in_turn.words(sound)
+    assert np.array_equal(scorers.voice(sound), in_turn.voice(sound))
+    assert np.array_equal(scorers.identity(frames), in_turn.identity(frames))
+    assert np.array_equal(scorers.mouth(frames), in_turn.mouth(frames), equal_nan=True)
+
+
 def test_a_missing_model_leaves_the_others_at_work(say, portrait_HWC):
     lacking = PARAMS.model_copy(update={"mouth": PARAMS.mouth.model_copy(update={"files": []})})
     lame = RealScorers(lacking)

@@ -23,7 +23,7 @@ class PlainScorers:
     def troubles(self, frames_FHWC, audio_N):
         return []
 
-    def prepare(self, frames_FHWC):
+    def prepare(self, frames_FHWC, audio_N):
         pass
 
     def words(self, audio_N):

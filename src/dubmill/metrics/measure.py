@@ -48,7 +48,7 @@ class Observation:
 def observe(clip: Clip, scorers: Scorers) -> Observation:
     """Runs every scorer on one clip."""
     audio_N, frames_FHWC, rate = speech.scorer_audio(clip), clip.frames_FHWC, float(clip.frame_rate)
-    scorers.prepare(frames_FHWC)
+    scorers.prepare(frames_FHWC, audio_N)
     return Observation(
         clip=clip,
         words=scorers.words(audio_N),

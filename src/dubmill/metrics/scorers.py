@@ -26,8 +26,8 @@ class Scorers(Protocol):
         """Returns sentences on what cannot be measured in this clip although its model is there, and why."""
         ...
 
-    def prepare(self, frames_FHWC: np.ndarray) -> None:
-        """Say that these frames will be asked about: a scorer may begin with them beside the sound."""
+    def prepare(self, frames_FHWC: np.ndarray, audio_N: np.ndarray) -> None:
+        """Announce a clip that will be measured, so that a scorer may begin with several parts of it side by side."""
         ...
 
     def words(self, audio_N: np.ndarray) -> list[tuple[str, str]] | None:

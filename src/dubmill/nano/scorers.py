@@ -39,7 +39,7 @@ class NanoScorers:
         """Returns an empty list: every puppet clip shows one face."""
         return []
 
-    def prepare(self, frames_FHWC: np.ndarray) -> None:
+    def prepare(self, frames_FHWC: np.ndarray, audio_N: np.ndarray) -> None:
         """Nothing to begin: the networks are small."""
 
     @torch.no_grad()

@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import TypeVar
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from dubmill.config.scorers import ScorerParams, ScorersParams
 from dubmill.errors import UsageError
@@ -72,6 +73,24 @@ class Picture:
                 getattr(self, name)
 
 
+class Speech:
+    """The spans of a sound (N,) in which somebody speaks, and the voice in them, measured on first use and cached."""
+
+    def __init__(self, audio_N: np.ndarray, voice: VoiceScorer | None) -> None:
+        self.audio_N, self._voice = audio_N, voice
+        self.spans = speech_spans(audio_N)
+
+    @cached_property
+    def voice_E(self) -> np.ndarray:
+        """See `RealScorers.voice`."""
+        assert self._voice is not None
+        return self._voice.embed(self.audio_N, self.spans)
+
+    def measure(self) -> None:
+        """Measure the voice."""
+        self.voice_E  # noqa: B018
+
+
 class RealScorers:
     """Implements `Scorers`; holds what was seen in the last picture and the speech of the last sound that it was given."""
 
@@ -93,9 +112,10 @@ class RealScorers:
         self._sync = self._open("sync", params, lambda files: SyncScorer(_only(files)))
         self._detectors = self._open_detectors()
         self._picture: Picture | None = None
-        self._seeing: Future[None] | None = None  # a picture is measured beside its sound, so that two cores have work
-        self._threads = ThreadPoolExecutor(1, thread_name_prefix="picture")
-        self._speech: tuple[np.ndarray, list[tuple[int, int]]] | None = None
+        self._speech: Speech | None = None
+        self._measuring: Future[list[None]] | None = None  # picture and voice, beside the words: work for two cores
+        self._threads = ThreadPoolExecutor(1, thread_name_prefix="scorers")
+        threadpool_limits(threads, user_api="blas")  # further threads of OpenBLAS wait busily after a small product
 
     def _open(self, question: str, params: ScorersParams, build: Callable[[Mapping[str, bytes]], Part]) -> Part | None:
         """Returns the model of one measurement; None, with the reason in `missing`, if it is not available."""
@@ -118,13 +138,14 @@ class RealScorers:
 
     def words(self, audio_N: np.ndarray) -> list[tuple[str, str]] | None:
         """Returns the recognised words; None without a recogniser."""
-        return self._words.hear(audio_N) if self._words else None
+        return self._words.hear(audio_N, self._heard(audio_N).spans) if self._words else None
 
     def voice(self, audio_N: np.ndarray) -> np.ndarray:
         """(256,) unit vector of the voice; zeros where nobody speaks for 0.8 s, NaN without an encoder."""
         if self._voice is None or "words" in self.missing:
             return np.full(VOICE_DIMENSIONS, np.nan, np.float32)
-        return self._voice.embed(audio_N, self._spans(audio_N))
+        self._finish()
+        return self._heard(audio_N).voice_E
 
     def identity(self, frames_FHWC: np.ndarray) -> np.ndarray:
         """(128,) unit vector of the speaker's face; zeros where none is followed, NaN without an encoder."""
@@ -156,29 +177,34 @@ class RealScorers:
         if self._detectors and self._seen(frames_FHWC).speaker.trouble:
             found.append(self._seen(frames_FHWC).speaker.trouble)
         if "words" not in self.missing:
-            spoken_seconds = sum(stop - start for start, stop in self._spans(audio_N)) / SAMPLE_RATE_HZ
+            spoken_seconds = sum(stop - start for start, stop in self._heard(audio_N).spans) / SAMPLE_RATE_HZ
             if spoken_seconds < MIN_SECONDS:
                 found.append(f"speech is heard for {spoken_seconds:.1f} s, a voice needs {MIN_SECONDS} s")
         return found
 
-    def prepare(self, frames_FHWC: np.ndarray) -> None:
-        """Begin to measure a picture in another thread; methods that need the result wait for it."""
-        self._seen(frames_FHWC)
-        if self._picture is not None and self._detectors:
-            self._seeing = self._threads.submit(self._picture.measure)
+    def prepare(self, frames_FHWC: np.ndarray, audio_N: np.ndarray) -> None:
+        """Begin to measure picture and voice in another thread; methods that need the result wait for it."""
+        parts: list[Picture | Speech] = [self._seen(frames_FHWC)] if self._detectors else []
+        if "words" not in self.missing and self._voice is not None:
+            parts.append(self._heard(audio_N))
+        self._measuring = self._threads.submit(lambda: [part.measure() for part in parts])
+
+    def _finish(self) -> None:
+        """Wait for what `prepare` began; raises what it raised."""
+        if self._measuring is not None:
+            measuring, self._measuring = self._measuring, None
+            measuring.result()
 
     def _seen(self, frames_FHWC: np.ndarray) -> Picture:
-        if self._seeing is not None:
-            seeing, self._seeing = self._seeing, None
-            seeing.result()
+        self._finish()
         if self._picture is None or self._picture.frames_FHWC is not frames_FHWC:
             self._picture = Picture(frames_FHWC, self._detectors, self._identity, self._mouth)
         return self._picture
 
-    def _spans(self, audio_N: np.ndarray) -> list[tuple[int, int]]:
-        if self._speech is None or self._speech[0] is not audio_N:
-            self._speech = (audio_N, speech_spans(audio_N))
-        return self._speech[1]
+    def _heard(self, audio_N: np.ndarray) -> Speech:
+        if self._speech is None or self._speech.audio_N is not audio_N:
+            self._speech = Speech(audio_N, self._voice)
+        return self._speech
 
 
 def _only(files: Mapping[str, bytes]) -> bytes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,9 +92,9 @@ class WordScorer:
                 cure=f"name {', '.join(FILES)}",
             ) from error
 
-    def hear(self, audio_N: np.ndarray) -> list[tuple[str, str]]:
-        """(BCP-47 language, word) in order of time, spelled for comparison; (N,) float32 at 16 kHz."""
-        return [pair for piece_N in _pieces(audio_N) for pair in self._read(piece_N)]
+    def hear(self, audio_N: np.ndarray, spans: Sequence[tuple[int, int]]) -> list[tuple[str, str]]:
+        """(BCP-47 language, word) in order of time, spelled for comparison; (N,) float32 at 16 kHz, spoken in `spans`."""
+        return [pair for piece_N in _pieces(audio_N, spans) for pair in self._read(piece_N)]
 
     def _read(self, speech_N: np.ndarray) -> list[tuple[str, str]]:
         """The words of one piece: read once more with more silence behind it where a text repeats itself or is unlikely."""
@@ -154,11 +154,11 @@ def _candidates(chances: list[tuple[str, float]]) -> list[str]:
     return known[:2] or [chances[0][0]]
 
 
-def _pieces(audio_N: np.ndarray) -> Iterator[np.ndarray]:
+def _pieces(audio_N: np.ndarray, spans: Sequence[tuple[int, int]]) -> Iterator[np.ndarray]:
     """The speech in pieces that Whisper reads at once, cut at pauses of half a second where there are any."""
     limit, enough = round(MAX_SECONDS * SAMPLE_RATE_HZ), round(ENOUGH_SECONDS * SAMPLE_RATE_HZ)
     start = stop = 0
-    for first, last in speech_spans(audio_N):
+    for first, last in spans:
         if stop and (last - start > limit or stop - start >= enough):
             yield audio_N[start:stop]
             stop = 0
