@@ -56,7 +56,7 @@ class HeldOutMeasurer:
                     observation,
                     source=source,
                     truth=truth,
-                    trip_FHWC=self._trip(row),
+                    trip_FHWC=self.trip(row),
                     line=row.counterpart,
                     mouth_boxes_F4=_boxes_F4(row),
                 )
@@ -76,7 +76,7 @@ class HeldOutMeasurer:
         clip = self.pairs.clip(picture.id, "counterpart")
         return observe(clip.with_audio(self.pairs.clip(sound.id, "counterpart").audio_CN), self.scorers)
 
-    def _trip(self, row: PairRow) -> np.ndarray | None:
+    def trip(self, row: PairRow) -> np.ndarray | None:
         """Returns the source's frames (F, H, W, 3) after the video VAE, which the step dub stores with the adapter's dubs."""
         keeper = next((dub for dub in self.dubs_of[row.id] if dub.method == SUBJECT), None)
         if keeper is None or not self.dubs.info.get("has_round_trips"):
