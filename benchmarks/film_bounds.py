@@ -56,9 +56,9 @@ class Echo:
 
 
 def make(path: Path, minutes: float, height: int) -> None:
-    """A film of moving gradients under noise, that flashes and clicks at every full second."""
-    size, flash = f"{height * 16 // 9}x{height}", "lt(mod(n\\,24)\\,2)"
-    picture = f"gradients=s={size}:r={RATE}:speed=0.01,drawbox=h=ih/8:c=white:t=fill:enable={flash}"
+    """A moving test picture, scaled up, that flashes and clicks at every full second."""
+    size, flash = f"{height * 16 // 9}:{height}", "lt(mod(n\\,24)\\,2)"
+    picture = f"testsrc2=s=480x270:r={RATE},drawbox=h=ih/8:c=white:t=fill:enable={flash},scale={size}:flags=bilinear"
     sound = "aevalsrc=0.02*sin(2*PI*200*t)+0.7*sin(2*PI*1000*t)*lt(mod(t+1e-9\\,1)\\,0.02):s=48000"
     inputs = [part for graph in (picture, sound) for part in ("-f", "lavfi", "-i", graph)]
     codecs = ["-c:v", "libx264", "-preset", "ultrafast", "-pix_fmt", "yuv420p", "-c:a", "aac", "-b:a", "128k"]

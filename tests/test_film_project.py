@@ -99,6 +99,29 @@ def test_one_word_costs_one_model_call_and_all_other_chunks_keep_their_bytes(fil
     assert Path("p/renders/in.es.mp4").read_bytes() == first_film
 
 
+def test_what_neither_the_table_nor_the_last_render_uses_is_removed(film, source, stand_in):
+    """Three versions of one line: of the first nothing is used, the second is rendered, the third in the table."""
+    new(film, source)
+    for words, command in (("seis", "render"), ("siete", "render"), ("ocho", "dub")):
+        film("edit", "p", "s2", "--to", "es", "--text", words)
+        assert film(command, "p")[0] == 0
+    work, film_bytes = Path("p/work"), Path("p/renders/in.es.mp4").read_bytes()
+    before = {path: path.stat().st_size for path in work.rglob("*") if path.is_file()}
+    dry = film("clean", "p", "--dry-run")[1]
+    assert all(path.is_file() for path in before)
+    assert film("clean", "p")[1] == dry.replace("could be removed", "removed")
+    removed = [path for path in before if not path.is_file()]
+    assert sorted(path.suffix for path in removed) == [".json", ".mov", ".nut"]
+    assert dry.startswith(f"film: 3 file(s), {sum(before[path] for path in removed) / 1e6:.1f} MB")
+    stand_in.texts.clear()
+    film("edit", "p", "s2", "--to", "es", "--text", "siete")
+    film("render", "p")
+    assert Path("p/renders/in.es.mp4").read_bytes() == film_bytes
+    film("edit", "p", "s2", "--to", "es", "--text", "ocho")
+    film("render", "p")
+    assert stand_in.texts == []
+
+
 def test_a_segment_is_dubbed_again_with_another_seed_and_nothing_else(film, source, stand_in):
     new(film, source)
     film("dub", "p")

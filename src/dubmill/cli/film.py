@@ -200,6 +200,22 @@ def render(project: Project, language: Languages = "") -> None:
             typer.echo(f"film: {out} (machine-generated, and marked so in the file)")
 
 
+@app.command()
+def clean(
+    project: Project,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="count the files, and leave them")] = False,
+) -> None:
+    """Remove stored files that neither the present table nor the last render of a language uses."""
+    from dubmill.dubbing.project.project import locked
+
+    with locked(project):
+        work = _open(project)
+        work.project.store.sweep()
+        sizes = work.clean(removes=not dry_run)
+    how = "could be removed" if dry_run else "removed"
+    typer.echo(f"film: {len(sizes)} file(s), {sum(sizes) / 1e6:.1f} MB, {how}")
+
+
 def _open(folder: Path) -> ProjectWork:
     from dubmill.dubbing.open import film_service
     from dubmill.dubbing.project import FilmProject

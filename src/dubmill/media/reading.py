@@ -237,10 +237,12 @@ def _picture_graph(
     place: str, info: MediaInfo, rate: Fraction, sides: tuple[int, int], tone_map: bool, name: str
 ) -> Any:
     height, width = sides
-    cover = {"force_original_aspect_ratio": "increase", "flags": SCALING}
+    covering_height = max(height, round(width * info.height / info.width))
+    covering_width = max(width, round(height * info.width / info.height))
     picture = _source_picture(place, info, rate, tone_map, name)
-    picture = picture.filter("scale", w="iw*sar", h="ih", flags=SCALING, **_input_matrix(info)).filter("setsar", 1)
-    return picture.filter("scale", w=width, h=height, **cover).filter("crop", width, height, exact=1)
+    # one filter squares the pixels, scales and converts: with two, FFmpeg would convert to RGB at full size
+    picture = picture.filter("scale", w=covering_width, h=covering_height, flags=SCALING, **_input_matrix(info))
+    return picture.filter("setsar", 1).filter("crop", width, height, exact=1)
 
 
 def _source_picture(

@@ -109,6 +109,7 @@ def dub_film(
         share = _between(progress, _DUBBED, 1.0)
         pieces = encode_pieces(film, dubs, coding, store, share, has_label=has_label)
         _write_film(film, dubs, pieces, joined, coding, carried, metadata, job.language)
+        store.record_render(job.language, [*takes, *(path for path, _ in pieces)])
         before_handover(joined)
     joined.replace(out)
     shutil.rmtree(work)

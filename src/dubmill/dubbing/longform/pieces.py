@@ -55,7 +55,8 @@ def encode_pieces(
     """
     writer = _PieceWriter(film, dubs, coding, store, progress, has_label)
     pieces = plan_pieces(film, dubs, coding, has_label=has_label)
-    store.pieces.mkdir(parents=True, exist_ok=True)
+    for folder in (store.pieces, store.source_ends_path("").parent):
+        folder.mkdir(parents=True, exist_ok=True)
     if film.info.can_seek:
         for run in _runs(
             [piece for piece in pieces if writer.is_missing(piece) and store.source_ends(piece.source_key)]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -40,7 +40,7 @@ class FilmStore:
 
     def sweep(self) -> None:
         """Remove what killed writers left; no other process may be writing."""
-        for folder in ("", "takes", "clips", "faces", "pieces"):
+        for folder in ("", "takes", "clips", "faces", "pieces", "frames"):
             for path in (self.folder / folder).glob(PARTIAL_FILES):
                 path.unlink(missing_ok=True)
 
@@ -48,22 +48,26 @@ class FilmStore:
         """The film's analysis, made on first use."""
         if not self.keeps_source:
             return film.analyze()
-        path = self.folder / f"analysis-{film.digest[:16]}.npz"
+        path = self.analysis_path(film)
         if not path.is_file():
             analysis = film.analyze()
             _write_arrays(path, levels_F=analysis.levels_F, shots=np.array(analysis.shots, np.int64))
         with np.load(path) as arrays:
             return FilmAnalysis(arrays["levels_F"], tuple(arrays["shots"].tolist()))
 
+    def analysis_path(self, film: Film) -> Path:
+        """The file of the film's analysis, whether it is there or not."""
+        return self.folder / f"analysis-{film.digest[:16]}.npz"
+
     def has_faces(self, film: Film, chunk: Chunk, masker: FaceMasker) -> bool:
         """Whether the faces in a chunk were detected before."""
-        return self._faces_path(film, chunk, masker).is_file()
+        return self.faces_path(film, chunk, masker).is_file()
 
     def faces(self, film: Film, chunk: Chunk, masker: FaceMasker, read: Callable[[], Clip]) -> FacesInClip:
         """The faces in a chunk; on first use they are detected in the clip that `read` returns."""
         if not self.keeps_source:
             return masker.detect(read())
-        path = self._faces_path(film, chunk, masker)
+        path = self.faces_path(film, chunk, masker)
         if not path.is_file():
             found = masker.detect(read())
             rows = [[*face.box_4, *face.mouth_4] for faces in found.faces for face in faces]
@@ -85,7 +89,7 @@ class FilmStore:
         """What the model sees of a chunk; `read` reads it from the film on first use."""
         if not self.keeps_source:
             return read()
-        path = self.folder / "clips" / f"{clip_key(film, chunk, crop)}.nut"
+        path = self.clip_path(film, chunk, crop)
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, media.lossless_bytes(read()))
@@ -95,7 +99,11 @@ class FilmStore:
 
     def has_clip(self, film: Film, chunk: Chunk, crop: Crop) -> bool:
         """Whether `clip` needs no reading of the film."""
-        return self.keeps_source and (self.folder / "clips" / f"{clip_key(film, chunk, crop)}.nut").is_file()
+        return self.keeps_source and self.clip_path(film, chunk, crop).is_file()
+
+    def clip_path(self, film: Film, chunk: Chunk, crop: Crop) -> Path:
+        """The file of what the model sees of a chunk, whether it is there or not."""
+        return self.folder / "clips" / f"{clip_key(film, chunk, crop)}.nut"
 
     def write_take(self, key: str, dubbed: Clip, words: str, seconds: float) -> None:
         """Write a chunk's dub, and beside it its words and how many seconds it took."""
@@ -119,19 +127,41 @@ class FilmStore:
 
     def source_ends_path(self, key: str) -> Path:
         """The file with the digests of the first and the last of some frames of the film."""
-        return self.pieces / f"{key}.txt"
+        return self.folder / "frames" / f"{key}.txt"
 
     def source_ends(self, key: str) -> str:
         """The digests in that file; empty where those frames were not read yet."""
         path = self.source_ends_path(key)
         return path.read_text() if path.is_file() else ""
 
+    def record_render(self, language: str, paths: Sequence[Path]) -> None:
+        """Write down which takes and pieces the film in `language` was joined from."""
+        names = sorted(path.relative_to(self.folder).as_posix() for path in paths)
+        write_atomically(self.folder / f"render-{language}.json", json.dumps(names, indent=0).encode())
+
+    def clean(self, needed: Iterable[Path], *, removes: bool) -> list[int]:
+        """Remove all files but `needed` and those of the last render of each language; returns the sizes in bytes.
+
+        A file is needed with all files of its folder that have its name before the ending. Without `removes` they stay.
+        """
+        records = list(self.folder.glob("render-*.json"))
+        rendered = [self.folder / name for record in records for name in json.loads(record.read_text())]
+        kept = {path.with_suffix("") for path in (*needed, *rendered)}
+        folders = (self.takes, self.pieces, self.folder / "clips", self.folder / "faces")
+        files = [*self.folder.glob("analysis-*.npz"), *(path for folder in folders for path in folder.glob("*.*"))]
+        surplus = [path for path in files if path.with_suffix("") not in kept]
+        sizes = [path.stat().st_size for path in surplus]
+        for path in surplus if removes else ():
+            path.unlink()
+        return sizes
+
     def take_seconds(self) -> float | None:
         """The median of the seconds that a dub of a chunk took; None before the first."""
         known = [json.loads(path.read_text())["seconds"] for path in self.takes.glob("*.json")]
         return median(known) if known else None
 
-    def _faces_path(self, film: Film, chunk: Chunk, masker: FaceMasker) -> Path:
+    def faces_path(self, film: Film, chunk: Chunk, masker: FaceMasker) -> Path:
+        """The file of the faces in a chunk, whether it is there or not."""
         key = digest_of([film.digest, chunk.first, chunk.last, type(masker.detector).__name__])
         return self.folder / "faces" / f"{key}.npz"
 

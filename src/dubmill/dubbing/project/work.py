@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dubmill.dubbing.longform import Chunk, Film, plan_chunks
 from dubmill.dubbing.longform.chunk_dubs import FilmJob, chunk_crops, chunk_mask, take_keys
+from dubmill.dubbing.longform.crops import Crop
 from dubmill.dubbing.project.project import FilmProject
 from dubmill.dubbing.requests import FileDubRequest, FileDubResult
 from dubmill.dubbing.service import DubbingService
@@ -115,6 +117,23 @@ class ProjectWork:
         out.parent.mkdir(exist_ok=True)
         return out, self.service.dub_film(self.request(language), out, progress)
 
+    def clean(self, *, removes: bool) -> list[int]:
+        """Remove what neither the present table nor the last render of a language uses; returns the files' sizes in bytes.
+
+        Without `removes` the files stay. No other process may work on the project.
+        """
+        store, film = self.project.store, self.film
+        shots, needed = store.analysis(film).shots, [store.analysis_path(film)]
+        for language in self.project.settings.languages:
+            job = self.service.film_job(self.request(language))
+            for chunk in self._chunks(language):
+                needed.append(store.faces_path(film, chunk, job.masker))
+                with suppress(DubmillError):  # its faces or words are refused, so there is no dub of it
+                    if place := self._place(chunk, job, shots):
+                        key, crop = place
+                        needed += [store.take(key), store.clip_path(film, chunk, crop)]
+        return store.clean(needed, removes=removes)
+
     def request(self, language: str) -> FileDubRequest:
         """The request for the film in one language."""
         settings = self.project.settings
@@ -143,15 +162,25 @@ class ProjectWork:
         store, film = self.project.store, self.film
         try:
             note = job.dubber.check(job.line(chunk), film.seconds_at(chunk.last - chunk.first))
-            needs_frames = job.masker.needs_frames(chunk.face or job.face, job.picture)
-            if needs_frames and not store.has_faces(film, chunk, job.masker):
-                return TO_DUB, note
-            mask = chunk_mask(film, chunk, job, store, _never_read)
+            place = self._place(chunk, job, shots)
         except DubmillError as error:
             return REFUSED, error.sentence
+        return (DUBBED if place and store.take(place[0]).is_file() else TO_DUB), note
+
+    def _place(self, chunk: Chunk, job: FilmJob, shots: Sequence[int]) -> tuple[str, Crop] | None:
+        """The key of a chunk's dub and its crop; None before its faces were detected.
+
+        Raises:
+            DubmillError: see `chunk_mask`.
+        """
+        store, film = self.project.store, self.film
+        needs_frames = job.masker.needs_frames(chunk.face or job.face, job.picture)
+        if needs_frames and not store.has_faces(film, chunk, job.masker):
+            return None
+        mask = chunk_mask(film, chunk, job, store, _never_read)
         crops = chunk_crops(film, [chunk], [mask], shots, job.picture)
         (key,) = take_keys(film, [chunk], crops, job)
-        return (DUBBED if store.take(key).is_file() else TO_DUB), note
+        return key, crops[0]
 
 
 def _never_read() -> Clip:
