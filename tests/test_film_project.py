@@ -1,6 +1,7 @@
 """A film's dub as a project: one word costs one chunk, a killed run continues, a table that people edit; the model stands in."""
 
 import fcntl
+import json
 import re
 import shutil
 import sys
@@ -120,6 +121,50 @@ def test_what_neither_the_table_nor_the_last_render_uses_is_removed(film, source
     film("edit", "p", "s2", "--to", "es", "--text", "ocho")
     film("render", "p")
     assert stand_in.texts == []
+
+
+def test_a_film_without_a_script_is_transcribed_into_the_table(film, source, endpoint):
+    """A segment that is longer than the model's clip is divided, since it could not be dubbed."""
+    segments = [
+        {"start": 1.0, "end": 1.8, "text": "one two"},
+        {"start": 3.0, "end": 4.8, "text": "three four five six"},
+    ]
+    url, requests = endpoint(lambda number, body: (200, json.dumps({"segments": segments})))
+    models = ("--release", source / "release", "--backbone", source / "backbone", "--consent", CONSENT)
+    code, _, err = film("new", source / "in.mov", "--project", "p", "--to", "es", *models)
+    assert code == 2
+    assert "--with whisper or endpoint" in err
+    by = ("--with", "endpoint", "--model", "m", "--url", url)
+    code, out, err = film("new", source / "in.mov", "--project", "p", "--to", "es", *models, *by)
+    assert code == 0, err
+    assert "recognised by a machine" in out
+    assert len(requests) == 1
+    rows = [(row.start_seconds, row.end_seconds, row.text) for row in FilmProject.open(Path("p")).rows]
+    assert rows == [(1.0, 1.8, "one two"), (3.0, 3.9, "three four"), (3.9, 4.8, "five six")]
+    assert "no words" in film("status", "p")[1]
+    film("edit", "p", "s1", "--to", "es", "--text", "uno dos")
+    assert film("render", "p")[0] == 0
+
+
+def test_a_recorded_voice_is_the_sound_of_its_language_alone(film, source, stand_in):
+    """Its other words are dubbed by the model; another recording is another dub."""
+    heard = []
+    stand_in.follow_voice = lambda clip, voice_CN, **how: heard.append(np.abs(voice_CN).max()) or clip
+    tone = 0.5 * np.sin(np.arange(9 * 16000) / 8)[None].astype(np.float32)
+    Path("voice.wav").write_bytes(media.wav_bytes(tone, 16000))
+    script = srt(Path("es.srt"), WORDS)
+    models = ("--release", source / "release", "--backbone", source / "backbone", "--consent", CONSENT)
+    languages = ("--to", "es,en", "--script", f"es={script}", "--script", f"en={script}", "--audio", "es=voice.wav")
+    code, _, err = film("new", source / "in.mov", "--project", "p", "--from", "fr", *languages, *models)
+    assert code == 0, err
+    assert film("render", "p")[0] == 0
+    assert (len(heard), stand_in.texts) == (4, WORDS)
+    dub = media.read("p/renders/in.es.mp4", frame_rate=None, sample_rate_hz=16000).mono_N[16000 + 3200 : 16000 + 9600]
+    assert np.argmax(np.abs(np.fft.rfft(dub))) == pytest.approx(len(dub) / (8 * 2 * np.pi), abs=2)
+    film("render", "p")
+    assert len(heard) == 4
+    Path("voice.wav").write_bytes(media.wav_bytes(tone / 2, 16000))
+    assert "to dub" in film("status", "p")[1]
 
 
 def test_a_segment_is_dubbed_again_with_another_seed_and_nothing_else(film, source, stand_in):

@@ -14,8 +14,10 @@ from dubmill.errors import UsageError
 if TYPE_CHECKING:
     from dubmill.dubbing.model_source import ModelSource
     from dubmill.dubbing.project import ProjectSettings, Row
+    from dubmill.providers import Transcriber
+    from dubmill.text.subtitles import Cue
 
-NO_SCRIPTS: list[str] = []
+NO_FILES: list[str] = []
 
 
 def new(
@@ -24,7 +26,18 @@ def new(
     script: Annotated[
         list[str],
         typer.Option(help="SRT, WebVTT or CSV as LANGUAGE=FILE, or FILE for the first language; may be repeated"),
-    ] = NO_SCRIPTS,
+    ] = NO_FILES,
+    audio: Annotated[
+        list[str],
+        typer.Option(help="a recorded voice on the film's clock that the lips follow, as --script; may be repeated"),
+    ] = NO_FILES,
+    by: Annotated[
+        str, typer.Option("--with", help="without --script: provider of a transcription of the film; empty: none")
+    ] = "",
+    recogniser: Annotated[
+        str, typer.Option("--model", help="whisper: folder of the model; endpoint: the model's name")
+    ] = "",
+    url: Annotated[str, typer.Option(help="endpoint: base URL of its API; it receives the sound")] = "",
     project: Annotated[
         Path | None, typer.Option(help="the project's folder; default: the film's name with .dub", show_default=False)
     ] = None,
@@ -48,13 +61,15 @@ def new(
     seed: Annotated[int, typer.Option(min=0, help="seed of every segment that has none of its own")] = 0,
 ) -> None:
     """Make a project: read the film once, and write the table of its segments."""
+    from dubmill import providers
     from dubmill.dubbing.project import ProjectSettings
     from dubmill.text.languages import base_tag
 
+    languages = tuple(dict.fromkeys(base_tag(tag.strip()) for tag in to.split(",") if tag.strip()))
     settings = ProjectSettings(
         film=film.absolute(),
         source_language=base_tag(source),
-        languages=tuple(dict.fromkeys(base_tag(tag.strip()) for tag in to.split(",") if tag.strip())),
+        languages=languages,
         consent=consent,
         release=release.absolute(),
         adapter=adapter.absolute() if adapter else None,
@@ -68,29 +83,47 @@ def new(
         picture=picture,
         quality=quality,
         container=container,
+        audio={tag: path.absolute() for tag, path in _by_language(audio, "--audio", languages).items()},
     )
+    scripts = _by_language(script, "--script", languages, settings.source_language)
+    if not scripts and not by:
+        cure = "give --script, or --with whisper or endpoint for a transcription"
+        raise UsageError("there is no script", where="dubmill film new", cure=cure)
     folder = project or film.with_name(f"{film.stem}.dub")
-    _create(settings, folder, script)
+    writer = None if scripts else providers.transcriber(by, model=recogniser, url=url)
+    _create(settings, folder, scripts, writer)
+    if writer:
+        typer.echo(
+            "film: the words were recognised by a machine: correct them, and fill in the columns of the languages"
+        )
     typer.echo(f"film: {folder}, whose segments.csv may be edited")
 
 
-def _create(settings: ProjectSettings, folder: Path, scripts: list[str]) -> None:
-    """Check the settings, read the film, and write the project."""
+def _create(settings: ProjectSettings, folder: Path, scripts: dict[str, Path], writer: Transcriber | None) -> None:
+    """Check the settings, read the film, and write the project; `writer` transcribes it where there are no scripts."""
+    from dubmill.cli.script import transcript
     from dubmill.dubbing.longform import Film
     from dubmill.dubbing.open import FILM_LIMITS, line_fitter
     from dubmill.dubbing.project import FilmProject
     from dubmill.dubbing.project.fitting import fit_rows
     from dubmill.dubbing.project.project import check_new
+    from dubmill.dubbing.project.table import read_script
+    from dubmill.text.timing import split_cues
 
     source, languages = settings.source_language, settings.languages
     _check_settings(settings)
     check_new(folder)
-    rows = _rows(_scripts(scripts, source, languages), source, languages)
+    cues = {tag: read_script(path) for tag, path in scripts.items()}
+    rows = [] if writer else _rows(cues, scripts, source, languages)
     model = model_of(settings)
     for tag in languages:
         model.check_language(tag)
     film = Film.open(settings.film, model.size, limits=FILM_LIMITS, tone_map=settings.tone_map, track=settings.track)
     fit = line_fitter(settings.backbone)
+    if writer:
+        heard = transcript(settings.film, film.info.track, writer, source)
+        cues = {source: split_cues(heard, model.size.seconds)}
+        rows = _rows(cues, {source: settings.film}, source, languages)
     for tag in languages:
         rows = fit_rows(rows, tag, film.info.seconds, fit)
     FilmProject.create(folder, settings, rows, film)
@@ -118,35 +151,32 @@ def _check_settings(settings: ProjectSettings) -> None:
         check_file_request(
             FileDubRequest(
                 settings.film, "", tag, settings.consent, settings.seed, settings.tone_map, settings.face,
-                settings.track, picture=settings.picture, quality=settings.quality,
+                settings.track, picture=settings.picture, quality=settings.quality, voice=settings.audio.get(tag),
             )
         )  # fmt: skip
 
 
-def _scripts(given: list[str], source: str, languages: tuple[str, ...]) -> dict[str, Path]:
-    """The scripts by language."""
-    scripts: dict[str, Path] = {}
+def _by_language(given: list[str], option: str, languages: tuple[str, ...], source: str = "") -> dict[str, Path]:
+    """The files of a repeated option LANGUAGE=FILE; FILE alone is of the first language."""
+    known = [tag for tag in (source, *languages) if tag]
+    files: dict[str, Path] = {}
     for text in given:
         tag, equals, name = text.partition("=")
         if not equals:
-            tag, name = languages[0], text
-        if tag not in (source, *languages) or tag in scripts:
-            trouble = "has two scripts" if tag in scripts else "is no language of this project"
-            raise UsageError(f"{tag!r} {trouble}", where="--script", cure=f"use {', '.join((source, *languages))}")
-        scripts[tag] = Path(name)
-    if not scripts:
-        cure = "give --script; `dubmill transcribe` and `dubmill translate` write scripts"
-        raise UsageError("there is no script", where="dubmill film new", cure=cure)
-    return scripts
+            tag, name = (*languages, "")[0], text
+        if tag not in known or tag in files:
+            trouble = "is given twice" if tag in files else "is no language of this project"
+            raise UsageError(f"{tag!r} {trouble}", where=option, cure=f"use {', '.join(known)}")
+        files[tag] = Path(name)
+    return files
 
 
-def _rows(scripts: dict[str, Path], source: str, languages: tuple[str, ...]) -> list[Row]:
+def _rows(cues: dict[str, list[Cue]], scripts: dict[str, Path], source: str, languages: tuple[str, ...]) -> list[Row]:
     """The table: times and speakers of the film's own script where there is one, else of the first."""
     from dubmill.dubbing.project import Target
     from dubmill.dubbing.project.project import match_targets
-    from dubmill.dubbing.project.table import read_script, rows_of
+    from dubmill.dubbing.project.table import rows_of
 
-    cues = {tag: read_script(path) for tag, path in scripts.items()}
     first = source if source in cues else next(iter(cues))
     rows = rows_of(cues[first])
     if first != source:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from dubmill.providers import Transcriber
+    from dubmill.text.subtitles import Cue
 
 Out = Annotated[Path, typer.Option("--out", help="the script to write, .srt or .vtt")]
 With = Annotated[str, typer.Option("--with", help="name of the provider; there is no default")]
@@ -24,8 +28,6 @@ def transcribe(
     url: Url = "",
 ) -> None:
     """Transcribe a video with a local Whisper or an endpoint; check the result before you use it."""
-    import numpy as np
-
     from dubmill import media, providers
     from dubmill.errors import UnreadableMediaError
     from dubmill.text import subtitles
@@ -38,11 +40,20 @@ def transcribe(
         raise UnreadableMediaError(
             "there is no sound in it", where=str(clip), cure="give a video in which somebody speaks"
         )
-    rate = providers.SAMPLE_RATE_HZ
-    blocks = media.sound(clip, sample_rate_hz=rate, channels=1, track=info.track, has_picture=True)
-    cues = writer.transcribe(np.concatenate(list(blocks))[:, 0], language=language)
+    cues = transcript(clip, info.track, writer, language)
     subtitles.write_cues(out, cues)
     typer.echo(f"transcribe: {out}, {len(cues)} machine-made cues: check them against the clip")
+
+
+def transcript(video: Path, track: int, writer: Transcriber, language: str) -> list[Cue]:
+    """The cues that a transcriber hears in a video's sound track."""
+    import numpy as np
+
+    from dubmill import media, providers
+
+    rate = providers.SAMPLE_RATE_HZ
+    blocks = media.sound(video, sample_rate_hz=rate, channels=1, track=track, has_picture=True)
+    return writer.transcribe(np.concatenate(list(blocks))[:, 0], language=language)
 
 
 def translate(

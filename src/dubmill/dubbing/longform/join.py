@@ -166,9 +166,13 @@ def composite(frame_N: np.ndarray, layers: Sequence[Layer], layout: media.Layout
     for layer in layers:
         windows = [(layer.rows, layer.columns, layer.weight_HW)]
         coarse_HW = _coarse_weights(layer.weight_HW, step_y, step_x)
+        is_opaque = len(layers) == 1 and layer.weight_HW.min() == 1
         windows += [(coarse(layer.rows, step_y), coarse(layer.columns, step_x), coarse_HW)] * 2
         planes = zip(layout.planes(frame_N), layout.planes(result_N), layer.planes, windows, strict=True)
         for source, result, dub, (rows, columns, weight_HW) in planes:
+            if is_opaque:
+                result[rows, columns] = dub
+                continue
             was = source[rows, columns].astype(np.float32)
             change = np.rint(weight_HW * (dub - was))
             result[rows, columns] = np.clip(result[rows, columns] + change, 0, maximum).astype(layout.dtype)

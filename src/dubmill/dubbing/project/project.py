@@ -37,7 +37,7 @@ class BusyProjectError(UsageError):
 class ProjectSettings(BaseModel):
     """What `film new` was given: the film, the languages, who agreed, and the model.
 
-    `adapter` empty: the release. Other values as in `requests.FileDubRequest`.
+    `adapter` empty: the release. `audio`: the recorded voice of a language, where it has one. Other values as in `requests.FileDubRequest`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -58,6 +58,7 @@ class ProjectSettings(BaseModel):
     picture: str
     quality: int | None
     container: str
+    audio: dict[str, Path] = {}  # a default: older projects have none
 
     @property
     def overlay_files(self) -> list[Path]:

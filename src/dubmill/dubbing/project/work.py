@@ -148,6 +148,7 @@ class ProjectWork:
             face=settings.face,
             picture=settings.picture,
             quality=settings.quality,
+            voice=settings.audio.get(language),
             store=self.project.store,
             film=self.film,
         )
