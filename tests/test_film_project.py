@@ -137,7 +137,7 @@ def test_a_film_without_a_script_is_transcribed_into_the_table(film, source, end
     by = ("--with", "endpoint", "--model", "m", "--url", url)
     code, out, err = film("new", source / "in.mov", "--project", "p", "--to", "es", *models, *by)
     assert code == 0, err
-    assert "recognised by a machine" in out
+    assert "a machine recognised" in out
     assert len(requests) == 1
     rows = [(row.start_seconds, row.end_seconds, row.text) for row in FilmProject.open(Path("p")).rows]
     assert rows == [(1.0, 1.8, "one two"), (3.0, 3.9, "three four"), (3.9, 4.8, "five six")]

@@ -7,7 +7,7 @@ import pytest
 from dubmill.errors import UsageError
 from dubmill.prompting.phrases import PHRASES
 from dubmill.text import subtitles
-from dubmill.text.subtitles import Cue
+from dubmill.text.subtitles import Cue, split_cues
 from dubmill.text.timing import speaking_seconds
 
 SRT = """1
@@ -226,3 +226,14 @@ def test_the_voice_tags_of_webvtt_say_who_speaks_and_of_two_people_in_a_cue_nobo
     assert [(cue.speaker, cue.text) for cue in parsed] == [
         ("Ana", "Hello"), ("Ben Ruiz", "Hello you"), ("", "One two"), ("", "plain"),
     ]  # fmt: skip
+
+
+def test_a_cue_that_is_too_long_is_divided_and_its_words_with_it():
+    cues = [Cue(0.0, 2.0, "short"), Cue(2.0, 11.0, "one two three four five six", "Ana"), Cue(11.0, 14.0, "just fits")]
+    assert split_cues(cues, 3.0) == [
+        cues[0],
+        Cue(2.0, 5.0, "one two", "Ana"),
+        Cue(5.0, 8.0, "three four", "Ana"),
+        Cue(8.0, 11.0, "five six", "Ana"),
+        cues[2],
+    ]

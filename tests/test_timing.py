@@ -13,7 +13,6 @@ from dubmill.nano.world import HALF_SECONDS, WORDS_PER_HALF
 from dubmill.prompting.phrases import PHRASES
 from dubmill.text import timing
 from dubmill.text.languages import LANGUAGES
-from dubmill.text.subtitles import Cue
 from dubmill.worlds import fit_line, world_of
 
 
@@ -218,14 +217,3 @@ def test_fewer_words_than_spans_leave_some_spans_silent_and_no_word_lost():
 def test_no_spans_are_no_time():
     with pytest.raises(UnsupportedTextError, match="no time"):
         timing.share_out(STORY, [])
-
-
-def test_a_cue_that_is_too_long_is_divided_and_its_words_with_it():
-    cues = [Cue(0.0, 2.0, "short"), Cue(2.0, 11.0, "one two three four five six", "Ana"), Cue(11.0, 14.0, "just fits")]
-    assert timing.split_cues(cues, 3.0) == [
-        cues[0],
-        Cue(2.0, 5.0, "one two", "Ana"),
-        Cue(5.0, 8.0, "three four", "Ana"),
-        Cue(8.0, 11.0, "five six", "Ana"),
-        cues[2],
-    ]

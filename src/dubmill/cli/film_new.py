@@ -18,29 +18,32 @@ if TYPE_CHECKING:
     from dubmill.text.subtitles import Cue
 
 NO_FILES: list[str] = []
+Scripts = Annotated[
+    list[str],
+    typer.Option(help="SRT, WebVTT or CSV as LANGUAGE=FILE, or FILE for the first language; may be repeated"),
+]
+Recordings = Annotated[
+    list[str],
+    typer.Option(help="a recorded voice on the film's clock that the lips follow, as --script; may be repeated"),
+]
+By = Annotated[str, typer.Option("--with", help="without --script: provider of a transcription; empty: none")]
+Recogniser = Annotated[str, typer.Option("--model", help="whisper: folder of the model; endpoint: the model's name")]
+Folder = Annotated[
+    Path | None, typer.Option(help="the project's folder; default: the film's name with .dub", show_default=False)
+]
+Adapter = Annotated[Path | None, typer.Option(help="instead of a release: a sealed adapter", show_default=False)]
+Overlays = Annotated[list[Path], typer.Option(help="with --adapter: values that replace those of --params")]
 
 
 def new(
     film: Annotated[Path, typer.Argument(help="the film to dub")],
     to: Annotated[str, typer.Option(help="languages to dub into, BCP-47 tags with commas between them")],
-    script: Annotated[
-        list[str],
-        typer.Option(help="SRT, WebVTT or CSV as LANGUAGE=FILE, or FILE for the first language; may be repeated"),
-    ] = NO_FILES,
-    audio: Annotated[
-        list[str],
-        typer.Option(help="a recorded voice on the film's clock that the lips follow, as --script; may be repeated"),
-    ] = NO_FILES,
-    by: Annotated[
-        str, typer.Option("--with", help="without --script: provider of a transcription of the film; empty: none")
-    ] = "",
-    recogniser: Annotated[
-        str, typer.Option("--model", help="whisper: folder of the model; endpoint: the model's name")
-    ] = "",
+    script: Scripts = NO_FILES,
+    audio: Recordings = NO_FILES,
+    by: By = "",
+    recogniser: Recogniser = "",
     url: Annotated[str, typer.Option(help="endpoint: base URL of its API; it receives the sound")] = "",
-    project: Annotated[
-        Path | None, typer.Option(help="the project's folder; default: the film's name with .dub", show_default=False)
-    ] = None,
+    project: Folder = None,
     source: Annotated[str, typer.Option("--from", help="language that is spoken in the film, a BCP-47 tag")] = "en",
     consent: Annotated[str, typer.Option(help="who agreed to be dubbed, in one sentence")] = "",
     tone_map: Annotated[bool, typer.Option("--tone-map", help="convert an HDR film to standard range")] = False,
@@ -50,13 +53,9 @@ def new(
     quality: Quality = None,
     container: Annotated[str, typer.Option(help="ending of the dubbed film: .mp4, .m4v, .mov, .mkv or .webm")] = ".mp4",
     release: Annotated[Path, typer.Option(help="the promoted release to dub with")] = Path("work/release"),
-    adapter: Annotated[
-        Path | None, typer.Option(help="instead of a release: a sealed adapter", show_default=False)
-    ] = None,
+    adapter: Adapter = None,
     params: Annotated[Path, typer.Option(help="with --adapter: values of the sections dub and synthesize")] = PARAMS,
-    overlay: Annotated[
-        list[Path], typer.Option(help="with --adapter: values that replace those of --params")
-    ] = NO_OVERLAYS,
+    overlay: Overlays = NO_OVERLAYS,
     backbone: Annotated[Path, typer.Option(help="sealed backbone")] = Path("work/backbone"),
     seed: Annotated[int, typer.Option(min=0, help="seed of every segment that has none of its own")] = 0,
 ) -> None:
@@ -90,13 +89,9 @@ def new(
         cure = "give --script, or --with whisper or endpoint for a transcription"
         raise UsageError("there is no script", where="dubmill film new", cure=cure)
     folder = project or film.with_name(f"{film.stem}.dub")
-    writer = None if scripts else providers.transcriber(by, model=recogniser, url=url)
-    _create(settings, folder, scripts, writer)
-    if writer:
-        typer.echo(
-            "film: the words were recognised by a machine: correct them, and fill in the columns of the languages"
-        )
-    typer.echo(f"film: {folder}, whose segments.csv may be edited")
+    _create(settings, folder, scripts, None if scripts else providers.transcriber(by, model=recogniser, url=url))
+    next_step = "may be edited" if scripts else "holds words that a machine recognised: correct and translate them"
+    typer.echo(f"film: {folder}, whose segments.csv {next_step}")
 
 
 def _create(settings: ProjectSettings, folder: Path, scripts: dict[str, Path], writer: Transcriber | None) -> None:
@@ -108,7 +103,7 @@ def _create(settings: ProjectSettings, folder: Path, scripts: dict[str, Path], w
     from dubmill.dubbing.project.fitting import fit_rows
     from dubmill.dubbing.project.project import check_new
     from dubmill.dubbing.project.table import read_script
-    from dubmill.text.timing import split_cues
+    from dubmill.text.subtitles import split_cues
 
     source, languages = settings.source_language, settings.languages
     _check_settings(settings)

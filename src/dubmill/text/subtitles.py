@@ -10,7 +10,7 @@ import logging
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from math import ceil
 from pathlib import Path
 
@@ -254,6 +254,21 @@ def write_cues(path: Path, cues: Sequence[Cue]) -> None:
         raise UsageError("subtitles are .srt or .vtt", where=str(path), cure="give the file one of these suffixes")
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, forms[path.suffix.lower()](cues).encode())
+
+
+def split_cues(cues: Sequence[Cue], max_seconds: float) -> list[Cue]:
+    """Returns the cues with each that lasts longer than `max_seconds` divided into equal times, its words by their length."""
+    parts: list[Cue] = []
+    for cue in cues:
+        count = max(1, ceil(cue.seconds / max_seconds - timing.ROUNDING_SECONDS))
+        words, step = cue.text.split(), cue.seconds / count
+        ends = list(accumulate(len(word) + 1 for word in words))
+        places = [int(count * (end - len(word) / 2) / (ends[-1] + 1)) for word, end in zip(words, ends, strict=True)]
+        for number in sorted(set(places)):
+            start = cue.start_seconds + number * step
+            text = " ".join(word for word, place in zip(words, places, strict=True) if place == number)
+            parts.append(replace(cue, start_seconds=start, end_seconds=start + step, text=text))
+    return parts
 
 
 def captions(cues: Sequence[Cue], language: str) -> list[Cue]:

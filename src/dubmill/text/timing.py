@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from math import ceil
 
 from dubmill.artifacts.rows import Line
 from dubmill.errors import UnsupportedTextError
 from dubmill.text.languages import language
-from dubmill.text.subtitles import Cue
 
 PHRASE_PAUSE_SECONDS = 0.2  # chosen; the published rates leave out pauses over 0.15 s
 SENTENCE_PAUSE_SECONDS = 0.4  # chosen
@@ -41,21 +40,6 @@ _SILENT = {
 }
 """Silent letters."""
 _SENTENCE_END, _PHRASE_END = re.compile(r"[.!?…][\"'»”)]*$"), re.compile(r"[,;:–—][\"'»”)]*$")
-
-
-def split_cues(cues: Sequence[Cue], max_seconds: float) -> list[Cue]:
-    """Returns the cues with each that lasts longer than `max_seconds` divided into equal times, its words by their length."""
-    parts: list[Cue] = []
-    for cue in cues:
-        count = max(1, ceil(cue.seconds / max_seconds - ROUNDING_SECONDS))
-        words, step = cue.text.split(), cue.seconds / count
-        ends = list(accumulate(len(word) + 1 for word in words))
-        places = [int(count * (end - len(word) / 2) / (ends[-1] + 1)) for word, end in zip(words, ends, strict=True)]
-        for number in sorted(set(places)):
-            start = cue.start_seconds + number * step
-            text = " ".join(word for word, place in zip(words, places, strict=True) if place == number)
-            parts.append(replace(cue, start_seconds=start, end_seconds=start + step, text=text))
-    return parts
 
 
 def syllables(line: Line) -> int:
