@@ -148,7 +148,7 @@ class Projects:
             settings = ProjectSettings(
                 film=(folder / FILM).absolute(), source_language="und", languages=(tag,), params=Path(), overlay=(),
                 consent=fields.consent_record().statement, adapter=None, seed=fields.seed, tone_map=fields.tone_map,
-                track=fields.track, face=fields.face, picture="face", quality=None, container=".mp4",
+                track=fields.track, face=fields.face, picture="face", quality=None, container=".mp4", audio={},
                 **{name: path.absolute() for name, path in model.items()},
             )  # fmt: skip
             shutil.copyfile(upload, folder / FILM)
