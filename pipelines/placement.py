@@ -132,7 +132,7 @@ def place(task: dsl.PipelineTask, step: str, *, params: Params, target: Target, 
     if num_gpus:
         _use_gpus(task, num_gpus)
     if target.is_cluster:
-        _use_cluster(task, step, target)
+        _use_cluster(task, step, params, target)
         _use_network(task, step, params, target)
     return kubernetes.set_security_context(task, run_as_non_root=True)
 
@@ -156,7 +156,7 @@ def _use_gpus(task: dsl.PipelineTask, num_gpus: int) -> None:
         )
 
 
-def _use_cluster(task: dsl.PipelineTask, step: str, target: Target) -> None:
+def _use_cluster(task: dsl.PipelineTask, step: str, params: Params, target: Target) -> None:
     """Sets timeout, retries, volumes and where MLflow and the data versions are."""
     placement = PLACEMENTS[step]
     timeout_seconds = placement.timeout_hours * HOUR
@@ -171,8 +171,10 @@ def _use_cluster(task: dsl.PipelineTask, step: str, target: Target) -> None:
             backoff_max_duration=f"{window_seconds}s",
         )
     kubernetes.use_field_path_as_env(task, "KFP_RUN_ID", "metadata.labels['pipeline/runid']")
-    if (placement.uses_registry or step == "notify") and target.tracking_uri:
+    if (placement.uses_registry or step in ("notify", "train")) and target.tracking_uri:
         task.set_env_variable("MLFLOW_TRACKING_URI", target.tracking_uri)
+        if step == "train":  # as the values were when this was compiled: an input would make it part of the cache's key
+            task.set_env_variable("DUBMILL_EXPERIMENT", params.register.experiment)
     if placement.uses_work and target.work_claim:
         kubernetes.mount_pvc(task, pvc_name=target.work_claim, mount_path=WORK_FOLDER)
         task.set_env_variable("DUBMILL_WORK", WORK_FOLDER)
@@ -198,7 +200,7 @@ def _uses_git(step: str, target: Target) -> bool:
 def _use_network(task: dsl.PipelineTask, step: str, params: Params, target: Target) -> None:
     """Gives a task the secrets of the services that it calls, and the label that lets it reach the internet."""
     placement = PLACEMENTS[step]
-    secrets = ["dubmill-mlflow"] if placement.uses_registry else []
+    secrets = ["dubmill-mlflow"] if placement.uses_registry or step == "train" else []
     if placement.uses_registry or placement.uses_data_repository:
         secrets.append("dubmill-s3")
     if step == "notify":

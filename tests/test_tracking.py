@@ -37,6 +37,7 @@ from dubmill.steps.promote import promote
 from dubmill.steps.register import register
 from dubmill.tracking import canary, endpoint, rules
 from dubmill.tracking.ledger import Entry, Ledger
+from dubmill.tracking.live import live_losses
 from dubmill.tracking.lock import promotion_lock
 from dubmill.worlds.nano import NanoWorld
 
@@ -721,3 +722,40 @@ def failing_for(alias, client_class):
         return real(self, name, given, version)
 
     return call
+
+
+def test_losses_are_in_mlflow_while_the_training_runs_and_the_version_is_registered_in_the_same_run(
+    tmp_path, store, backbone, pairs, monkeypatch
+):
+    monkeypatch.setenv("DUBMILL_EXPERIMENT", tmp_path.name)
+    candidate = Candidate(tmp_path, backbone, pairs)
+    lines = candidate.adapter.file("losses.jsonl").read_text().splitlines(keepends=True)
+    growing = tmp_path / "losses.jsonl"
+    for attempt in range(2):  # the second continues, as after a kill
+        with live_losses(growing, name="train-1", poll_seconds=0.01) as tag_run:
+            growing.write_text("".join(lines[: 1 + attempt]) + lines[1 + attempt][:9])
+            while len(points := live_points(store, tmp_path.name)) <= attempt:
+                time.sleep(0.01)
+            assert points == [1.0, 0.5][: 1 + attempt]  # a line that is being written is left out
+            if attempt:
+                growing.write_text("".join(lines))
+                tag_run(candidate.adapter.digest)
+    candidate.register()
+    version = tracking.aliased(tmp_path.name, "challenger")
+    (run,) = store.search_runs([store.get_experiment_by_name(tmp_path.name).experiment_id])
+    assert (version.run_id, run.info.status) == (run.info.run_id, "FINISHED")
+    assert live_points(store, tmp_path.name) == [1.0, 0.5, 1 / 3]
+
+
+def live_points(store, experiment):
+    found = store.get_experiment_by_name(experiment)
+    runs = store.search_runs([found.experiment_id]) if found else []
+    return [point.value for run in runs for point in store.get_metric_history(run.info.run_id, "loss.video")]
+
+
+def test_a_server_that_does_not_answer_never_fails_a_training(tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("DUBMILL_EXPERIMENT", "x")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    with live_losses(tmp_path / "losses.jsonl", name="train-1", poll_seconds=0.01) as tag_run:
+        tag_run("a" * 64)
+    assert "were not logged to MLflow" in caplog.text

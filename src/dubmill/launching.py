@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from dubmill.artifacts.draft import Draft
-from dubmill.artifacts.files import digest_of, write_atomically
+from dubmill.artifacts.files import LOSSES_FILE, digest_of, write_atomically
 from dubmill.artifacts.manifest import MANIFEST
 from dubmill.artifacts.publish import publish
 from dubmill.artifacts.references import write_reference
@@ -29,6 +29,7 @@ from dubmill.config.overlays import SHIPPED_PARAMS, read_yaml
 from dubmill.config.params import Section
 from dubmill.config.training import TrainParams
 from dubmill.errors import DubmillError, InterruptedStepError
+from dubmill.tracking.live import live_losses
 
 WORK = "DUBMILL_WORK"  # a folder that is kept when the pod is lost, and that all tasks mount
 STAYING = (Backbone, ClipSet, PairSet, LatentSet, DubSet)  # too large to pass through Kubeflow's object store
@@ -125,11 +126,18 @@ def _sealed(result: Kind | Draft[Kind]) -> Kind:
 
 
 def train_on_all_gpus(backbone: Backbone, latents: LatentSet, params: TrainParams, out: Path) -> Adapter:
-    """Runs step `train` with one process per visible GPU, or one process without a GPU.
+    """Runs step `train` with one process per visible GPU, or one process without a GPU; its losses go to MLflow meanwhile.
 
     Raises:
         DubmillError: see `train_together`, and the step.
     """
+    with live_losses(out / LOSSES_FILE, name=out.name) as tag_run:
+        adapter = _train(backbone, latents, params, out)
+        tag_run(adapter.digest)
+    return adapter
+
+
+def _train(backbone: Backbone, latents: LatentSet, params: TrainParams, out: Path) -> Adapter:
     import torch
 
     if os.environ.get(TRAINING):

@@ -2,6 +2,7 @@
 
 server      the tracking server, and one error where it does not answer
 runs        params, figures, loss curves and files of a run
+live        the loss curves of a training while it runs
 registry    model versions by the adapter's digest; the aliases challenger, champion and previous
 lock        one promotion at a time
 ledger      the history of promotions, an append-only file (MLflow keeps no such history)
@@ -10,7 +11,10 @@ data_versions  gated pairs in git and DVC
 notices     the notice at the end of a run
 rules       conditions under which a challenger becomes champion
 deployment  the KServe manifest of a release
-endpoint    rolls the InferenceService together with the alias
+endpoint    rolls the InferenceService together with the alias, after a canary
+canary      dubs held-out clips with it and compares their figures
+git         git and DVC as commands
+backup      backup and restore of registry and ledger
 
 MLflow is imported by the first call that needs it (1.8 s), with its telemetry disabled.
 """

@@ -127,10 +127,10 @@ def log_datasets(run: Run, digests: Mapping[str, str], *, source: str) -> None:
         client().log_inputs(run.info.run_id, [DatasetInput(dataset) for dataset in found])
 
 
-def log_losses(run: Run, path: Path) -> int:
-    """Logs the curves of a losses.jsonl as `loss.video`, `loss.audio`, `loss.total` and `lr`; returns the number of steps.
+def log_losses(run: Run, path: Path, *, first: int = 0) -> int:
+    """Logs the curves of a losses.jsonl as `loss.video`, `loss.audio`, `loss.total` and `lr`; returns the number of steps in it.
 
-    All points have the run's start as their time, so that logging them twice stores them once.
+    The first `first` lines are left out, and so is a last line that is not written to its end. All points have the run's start as their time, so that logging them twice stores them once.
 
     Raises:
         InvalidArtifactError: a line is not what `train` writes.
@@ -138,7 +138,8 @@ def log_losses(run: Run, path: Path) -> int:
     from mlflow.entities import Metric
 
     try:
-        rows = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+        lines = path.read_text().rpartition("\n")[0].splitlines()
+        rows = [json.loads(line) for line in lines[first:] if line.strip()]
         points = [
             Metric(name if name == "lr" else f"loss.{name}", float(row[name]), run.info.start_time, int(row["step"]))
             for row in rows
@@ -148,7 +149,7 @@ def log_losses(run: Run, path: Path) -> int:
     except (ValueError, KeyError, TypeError) as error:
         raise InvalidArtifactError(f"not a curve of losses ({error})", where=str(path), cure="train again") from error
     _log_metrics(run, points)
-    return len(rows)
+    return len(lines)
 
 
 def log_figures(run: Run, report: Report) -> None:
