@@ -63,7 +63,7 @@ images:  ## build the container images (needs Docker)
 		-t dubmill/predictor:$(VERSION)-cuda .
 
 # they fetch media, need a run or packages that no extra has (see benchmarks/neural_speech.py) or PYTHONPATH=tests, or make 1,000 pairs
-NOT_TIMED = $(addprefix benchmarks/,neural_speech.py train_opening.py scorers.py real_set.py real_line.py gate_kill.py endpoint.py data_versions.py metrology.py)
+NOT_TIMED = $(addprefix benchmarks/,neural_speech.py train_opening.py scorers.py real_set.py real_line.py gate_kill.py endpoint.py data_versions.py metrology.py shards.py)
 
 bench: $(STAMP)  ## run every benchmark, one after the other
 	@for file in $(filter-out $(NOT_TIMED),$(wildcard benchmarks/*.py)); do echo "== $$file" && $(BIN)/python $$file || exit 1; done

@@ -19,6 +19,7 @@ from accelerate.state import AcceleratorState
 from doubles import miniature, noise_pairs
 from doubles.cluster_jobs import DISRUPTED, ClusterJobs
 from doubles.deaths import dying_at
+from doubles.dubbing_server import free_port
 from safetensors.torch import load_file
 
 from dubmill import adapters, media
@@ -30,7 +31,7 @@ from dubmill.config.params import SynthesizeParams
 from dubmill.errors import DiskFullError, InvalidParamsError, UnsupportedTextError, UsageError
 from dubmill.faces import Face
 from dubmill.generation.sampling import Region
-from dubmill.launching import run_task, train_together
+from dubmill.launching import run_task, train_on_all_gpus, train_together
 from dubmill.model.load import load
 from dubmill.prompting import generate_prompts, over_articulated
 from dubmill.steps import inpaint as inpaint_module
@@ -93,9 +94,30 @@ def same_dubs(one, other):
     assert np.abs(frames[0] - frames[1]).mean() < 1
 
 
-def test_two_processes_that_share_batches_make_what_one_makes(mini_backbone, latents, alone, tmp_path, capfd):
-    """An odd batch, two to an optimizer step: one process holds two samples, the other one."""
-    shared = train_together(mini_backbone, latents, LOOKED_AT, tmp_path / "ddp", num_processes=2)
+def nodes_of_a_trainjob(command, num_nodes):
+    """Runs the command of a TrainJob on `num_nodes` nodes, with the variables that Kubeflow Trainer's torch plugin sets."""
+    assert command[0] == "torchrun"
+    shared = {"PET_NNODES": str(num_nodes), "PET_NPROC_PER_NODE": "1", "PET_MASTER_ADDR": "127.0.0.1"}
+    shared["PET_MASTER_PORT"] = str(free_port())
+    program = [sys.executable, "-m", "torch.distributed.run", *command[1:]]
+    nodes = [
+        subprocess.Popen(program, env={**os.environ, **shared, "PET_NODE_RANK": str(rank)}) for rank in range(num_nodes)
+    ]
+    return max(node.wait() for node in nodes)
+
+
+def test_two_nodes_that_share_batches_make_what_one_process_makes(
+    mini_backbone, latents, alone, tmp_path, capfd, monkeypatch
+):
+    """An odd batch, two to an optimizer step: one node holds two samples, the other one. An emulated API runs the TrainJob."""
+    (tmp_path / "namespace").write_text("dubmill")
+    monkeypatch.setattr(kubernetes, "ACCOUNT", tmp_path)
+    monkeypatch.setattr(jobs, "POLL_SECONDS", 0.0)
+    monkeypatch.setattr(kubernetes, "TIMEOUT_SECONDS", 600)  # an answer comes when the nodes have ended
+    monkeypatch.setenv("DUBMILL_TRAINING", jobs.JobSpec(2, "image", 1, 1, 0, "work", "/work").to_json())
+    with ClusterJobs(lambda command, index: nodes_of_a_trainjob(command, 2)) as api:
+        monkeypatch.setenv("DUBMILL_KUBERNETES", api.address)
+        shared = train_on_all_gpus(mini_backbone, latents, LOOKED_AT, tmp_path / "ddp")
     held, of_all = weights_held(capfd)
     assert held == of_all
     np.testing.assert_allclose(losses(shared), losses(alone), rtol=1e-4)

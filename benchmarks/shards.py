@@ -1,0 +1,237 @@
+"""Simulates the pods of an Indexed Job that fill one draft, with kills, stragglers and duplicates; counts what is lost or made twice.
+
+    python benchmarks/shards.py                                    # the shared volume: a folder, 1,000 to 100,000 shards
+    pip install "moto[server]" boto3; python benchmarks/shards.py --s3 --sizes 1000 10000     # objects of a real S3 server (moto)
+
+The drafts and shards are the library's own; only what a shard holds is small. A pod is killed before, between and after the two writes of a
+shard; the cluster starts another one for its index. A straggler makes one shard while others make ten, and gets a second pod
+beside it; some indexes get two pods from the start. With --s3 the same protocol runs over objects: a PUT is whole or not at
+all, and a list shows every finished PUT. Processor time of this process includes moto's server.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import contextlib
+import hashlib
+import json
+import math
+import os
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dubmill.artifacts.draft import Draft, ShardSlice
+from dubmill.artifacts.files import tar_bytes
+from dubmill.artifacts.manifest import Lineage
+from dubmill.artifacts.rows import DubRow, Line, Row
+from dubmill.artifacts.store import DubSet
+
+SHARDS_A_POD = 50
+KILLED, STRAGGLING, DOUBLED = 0.01, 0.03, 0.03  # of all shards, of all pods, of all pods
+SLOWNESS = 10
+CHECKED_SIZE = 1000  # up to which the digest is compared with that of one process
+LINE = Line(language="es", text="uno")
+
+
+class Killed(Exception):
+    """The pod is gone."""
+
+
+class S3Draft(Draft[DubSet]):
+    """A draft whose files are objects."""
+
+    def __init__(self, client: Any, prefix: str) -> None:
+        super().__init__(DubSet, Path("/nowhere"), Lineage(step="dub", params={}))
+        self.client, self.prefix = client, prefix
+
+    def write(self, name: str, data: Any) -> Path:
+        """Puts one object."""
+        body = data if isinstance(data, bytes) else b"".join(data)
+        self.client.put_object(Bucket="work", Key=f"{self.prefix}/{name}", Body=body)
+        return Path(name)
+
+    def names(self) -> list[str]:
+        """Lists all objects."""
+        pages = self.client.get_paginator("list_objects_v2").paginate(Bucket="work", Prefix=f"{self.prefix}/")
+        return [one["Key"].removeprefix(f"{self.prefix}/") for page in pages for one in page.get("Contents", [])]
+
+    def missing(self, num_shards: int, shards: ShardSlice) -> list[int]:
+        """Asks for each shard of the pod alone: a list of all would make the work grow with the square of the size."""
+        return [index for index in range(shards.index, num_shards, shards.num_tasks) if not self.has_shard(index)]
+
+    def has_file(self, name: str) -> bool:
+        """Asks for one object."""
+        try:
+            self.client.head_object(Bucket="work", Key=f"{self.prefix}/{name}")
+        except self.client.exceptions.ClientError:
+            return False
+        return True
+
+    def read_rows(self) -> list[dict[str, Any]]:
+        """Returns the rows of all shards, as sealing does."""
+        names = sorted(name for name in self.names() if name.endswith(".json") and name.startswith("shard-"))
+        bodies = (self.client.get_object(Bucket="work", Key=f"{self.prefix}/{name}")["Body"].read() for name in names)
+        return [row for body in bodies for row in json.loads(body)]
+
+
+@dataclass
+class Pod:
+    """One pod: it makes the missing shards of its index, one after the other."""
+
+    draft: Draft[DubSet]
+    shards: ShardSlice
+    num_shards: int
+    pace: int = 1  # turns that one shard takes
+    todo: list[int] = field(default_factory=list)
+    is_started: bool = False
+
+    def turn(self, chance: random.Random, counts: collections.Counter[str]) -> bool:
+        """Makes one shard; returns whether the pod is done."""
+        if not self.is_started:
+            self.todo, self.is_started = self.draft.missing(self.num_shards, self.shards)[::-1], True
+        if not self.todo:
+            return True
+        index, dies = self.todo.pop(), chance.random() < KILLED
+        row, files = shard_of(index)
+        moment = chance.randrange(3) if dies else -1
+        if moment == 0:
+            raise Killed
+        if moment == 1:  # between the data and the rows
+            self.draft.write(f"shard-{index:05d}.tar", tar_bytes(files))
+            raise Killed
+        counts["writes"] += 1
+        self.draft.add_shard(index, [row], files)
+        if moment == 2:
+            raise Killed
+        return not self.todo
+
+
+def shard_of(index: int) -> tuple[Row, dict[str, bytes]]:
+    """Returns what any pod makes of this shard: the same bytes each time."""
+    name = f"dub-{index:07d}"
+    data = hashlib.sha256(name.encode()).digest()
+    return DubRow(id=name, pair_id=name, method="adapter", line=LINE, seed=index), {f"{name}/dub.clip": data}
+
+
+def run_pods(new_draft: Any, num_shards: int, seed: int) -> collections.Counter[str]:
+    """Runs all pods to their end, in an order that is drawn; returns counts of what happened."""
+    chance, counts, num_tasks = random.Random(seed), collections.Counter[str](), max(1, num_shards // SHARDS_A_POD)
+
+    def pod(index: int, pace: int = 1) -> Pod:
+        counts["pods"] += 1
+        return Pod(new_draft(), ShardSlice(index, num_tasks), num_shards, pace)
+
+    live = []
+    for index in range(num_tasks):
+        straggles, is_doubled = chance.random() < STRAGGLING, chance.random() < DOUBLED
+        live.append(pod(index, SLOWNESS if straggles else 1))
+        counts["stragglers"] += straggles
+        if straggles or is_doubled:
+            live.append(pod(index))
+            counts["duplicates"] += 1
+    while live:
+        chance.shuffle(live)
+        waiting = []
+        for one in live:
+            if one.pace > 1 and chance.randrange(one.pace):
+                waiting.append(one)
+                continue
+            try:
+                if not one.turn(chance, counts):
+                    waiting.append(one)
+            except Killed:
+                counts["kills"] += 1
+                waiting.append(pod(one.shards.index, one.pace))
+        live = waiting
+    return counts
+
+
+def check(rows: Sequence[Mapping[str, Any]], num_shards: int) -> tuple[int, int]:
+    """Returns how many shards are lost and how many are there twice."""
+    seen = collections.Counter(row["id"] for row in rows)
+    return sum(f"dub-{index:07d}" not in seen for index in range(num_shards)), sum(n > 1 for n in seen.values())
+
+
+def on_a_volume(num_shards: int, folder: Path) -> tuple[collections.Counter[str], Sequence[Mapping[str, Any]]]:
+    """Runs and seals in a folder."""
+    lineage = Lineage(step="dub", params={})
+    counts = run_pods(lambda: DubSet.draft(folder, lineage, is_shared=True), num_shards, seed=num_shards)
+    return counts, DubSet.draft(folder, lineage).seal({})._table
+
+
+def digest_of_one_process(num_shards: int, folder: Path) -> str:
+    """Returns the digest of the set that one process makes without faults."""
+    alone = DubSet.draft(folder, Lineage(step="dub", params={}))
+    for index in range(num_shards):
+        row, files = shard_of(index)
+        alone.add_shard(index, [row], files)
+    return alone.seal({}).digest
+
+
+def on_s3(num_shards: int, client: Any) -> tuple[collections.Counter[str], Sequence[Mapping[str, Any]]]:
+    """Runs over objects."""
+    prefix = f"drafts/{num_shards}"
+    counts = run_pods(lambda: S3Draft(client, prefix), num_shards, seed=num_shards)
+    return counts, S3Draft(client, prefix).read_rows()
+
+
+@contextlib.contextmanager
+def s3_client() -> Iterator[Any]:
+    """A client of moto's server with one bucket."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    os.environ |= {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}
+    client = boto3.client("s3", endpoint_url="http://{}:{}".format(*server.get_host_and_port()))
+    client.create_bucket(Bucket="work")
+    try:
+        yield client
+    finally:
+        server.stop()
+
+
+def exponent(points: Sequence[tuple[int, float]]) -> float:
+    """Returns the slope of log time over log size, by least squares."""
+    logs = [(math.log(size), math.log(seconds)) for size, seconds in points]
+    mean_x, mean_y = (sum(values) / len(logs) for values in zip(*logs, strict=True))
+    spread = sum((x - mean_x) ** 2 for x, _ in logs)
+    return sum((x - mean_x) * (y - mean_y) for x, y in logs) / spread
+
+
+def main(sizes: Sequence[int], *, is_s3: bool) -> None:
+    """Runs every size and prints a line for each."""
+    points = []
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        client = stack.enter_context(s3_client()) if is_s3 else None
+        for size in sizes:
+            started = time.process_time()
+            counts, rows = on_s3(size, client) if is_s3 else on_a_volume(size, Path(folder) / str(size))
+            seconds = time.process_time() - started
+            if not is_s3 and size <= CHECKED_SIZE:
+                found = DubSet.open(Path(folder) / str(size)).digest
+                assert found == digest_of_one_process(size, Path(folder) / "alone")
+            lost, twice = check(rows, size)
+            points.append((size, seconds))
+            facts = ", ".join(f"{counts[name]:,} {name}" for name in ("pods", "kills", "stragglers", "duplicates"))
+            sys.stdout.write(
+                f"{size:>7,} shards: {lost} lost, {twice} twice; {facts}; {counts['writes'] - size:,} written again; {seconds:.1f} s\n"
+            )
+    if len(points) > 1:
+        sys.stdout.write(f"exponent of processor time over size: {exponent(points):.3f}\n")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[1000, 10_000, 100_000])
+    parser.add_argument("--s3", action="store_true")
+    options = parser.parse_args()
+    main(options.sizes, is_s3=options.s3)
