@@ -15,6 +15,7 @@ from dubmill.errors import ServiceUnavailableError, UsageError
 
 FFMPEG = "DUBMILL_FFMPEG"  # path of another FFmpeg
 MIN_VERSION = 7  # 5.1, which Debian 12 has, reads and writes some files differently; 6 was not tried
+_RELEASE_OF_LIBAVUTIL = 52  # FFmpeg 4 to 9 have libavutil 56 to 61; a build between releases states only that
 FILTERS = ("aresample", "crop", "ebur128", "fps", "scale", "setsar", "tonemap", "zscale")
 ENCODERS = ("aac", "libx264", "libx264rgb", "pcm_f32le", "pcm_s16le")
 
@@ -55,10 +56,11 @@ def _bundled() -> str:
 @cache
 def _checked(path: str) -> str:
     """`path`, once its version, filters and encoders are known to suffice."""
-    version = re.search(r"ffmpeg version n?(\d+)\.(\d+)", _output(path, "-version"))
-    if version and int(version[1]) < MIN_VERSION:
+    text = _output(path, "-version")
+    library, name = re.search(r"^libavutil +(\d+)\.", text, flags=re.MULTILINE), text.split(" ")[2:3]
+    if not library or int(library[1]) - _RELEASE_OF_LIBAVUTIL < MIN_VERSION:
         raise UsageError(
-            f"{FFMPEG} names FFmpeg {version[1]}.{version[2]}; dubmill needs {MIN_VERSION} or newer",
+            f"{FFMPEG} names FFmpeg {''.join(name) or 'without a version'}; dubmill needs {MIN_VERSION} or newer",
             where=path,
             cure=f"unset {FFMPEG}: dubmill brings its own",
         )

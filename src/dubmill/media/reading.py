@@ -269,7 +269,7 @@ def _source_picture(
     # start_time and first_pts: a track that begins late is filled from the clip's start, not moved to it
     picture = picture.filter("fps", fps=str(rate), start_time=0)
     if span is not None:  # after a seek, `fps` fills the time before with the first frame, so numbers stay absolute
-        picture = picture.filter("trim", start_frame=span[0], end_frame=span[1]).filter("setpts", "PTS-STARTPTS")
+        picture = picture.filter("trim", start_frame=span[0], end_frame=span[1])
     for step, options in _TONE_MAPPED if info.hdr else ():
         picture = picture.filter(step, **options)
     return picture
@@ -284,6 +284,7 @@ def _planar(picture: Any, layout: Layout, colour: Colour) -> Any:
     return picture.output(
         "pipe:",
         format="rawvideo",
+        fps_mode="passthrough",  # else frames would be repeated before a first one that is not at 0
         pix_fmt=layout.pixel_format.replace("yuv", "yuvj") if is_full else layout.pixel_format,
     )
 
