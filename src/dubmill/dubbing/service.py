@@ -190,8 +190,8 @@ def _film_notes(film: Film, chunks: Sequence[Chunk], picture: str) -> tuple[str,
         f"{len(chunks)} chunk(s), {float(num_frames / size.frame_rate):.1f} of {info.seconds:.1f} s, are dubbed; "
         "the rest is unchanged",
     ]
-    if picture != KEEP:
-        stored = info.picture
+    stored = info.picture
+    if picture != KEEP and (stored.width, stored.height, info.frame_rate) != (size.width, size.height, size.frame_rate):
         notes.append(
             f"the model's picture has {size.width}x{size.height} pixels and {float(size.frame_rate):g} frames a second; it was "
             f"scaled to its place in {stored.width}x{stored.height} and {float(info.frame_rate):g}"
