@@ -179,6 +179,20 @@ def test_dubbers_of_one_transformer_keep_their_own_loras_of_the_second_stage(dou
     assert first.abs().max() > 0
 
 
+def test_a_quick_dub_takes_two_steps_and_the_dubber_keeps_its_own(doubling, adapter):
+    dubber = Dubber.load(doubling, adapter, sampling=miniature.sampling(num_steps=3))
+    steps, run = [], dubber.pipeline.__call__
+    dubber.pipeline = watched(
+        dubber.pipeline, lambda *args, **how: steps.append(how["num_inference_steps"]) or run(*args, **how)
+    )
+    clip = miniature.clip()
+    dubbed, seconds = dubber.quick_dub(clip, line=LINE, seed=1)
+    dubber.dub(clip, line=LINE, seed=1)
+    assert dubbed.frames_FHWC.shape == clip.frames_FHWC.shape
+    assert seconds > 0
+    assert steps == [2, 3]
+
+
 def test_a_removed_dubber_takes_its_loras_along_but_not_those_that_another_uses(doubling, adapter, tmp_path):
     """The LoRA of its second stage stayed on the transformer, and so did one whose second stage could not be loaded."""
     path = tmp_path / "distilled.safetensors"

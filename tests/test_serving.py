@@ -5,6 +5,7 @@ import asyncio
 import base64
 import hashlib
 import json
+import re
 import signal
 import threading
 import time
@@ -21,6 +22,7 @@ from dubmill import media
 from dubmill.artifacts.store import Release
 from dubmill.client import DubClient
 from dubmill.dubbing import open as opening
+from dubmill.dubbing.consent import Consent
 from dubmill.errors import (
     BackboneMismatchError,
     DubmillError,
@@ -29,7 +31,9 @@ from dubmill.errors import (
     ServiceUnavailableError,
 )
 from dubmill.serving import server, wire
+from dubmill.serving.fields import STATEMENT
 from dubmill.serving.jobs import QueueFullError
+from dubmill.serving.openapi import DUB_BODY
 
 
 @pytest.fixture(scope="module")
@@ -306,6 +310,21 @@ def test_the_raw_route_takes_a_form_and_gives_an_mp4(url, mp4, folder):
     assert answer.headers["x-dub-machine-generated"] == "true"
     assert tone_hz(answer.content) == pytest.approx(500, abs=2)
     assert "agrees" not in (folder / "log").read_text()  # names stay in the ledger
+
+
+@pytest.mark.parametrize(
+    "statement", ["Ana Ruiz agrees", "Иван Петров", "安娜 同意", "a b", "", "   ", "yes", "1 2", "Ana\nRuiz agrees"]
+)
+def test_the_openapi_document_allows_a_consent_that_the_server_accepts_and_no_other(statement):
+    """A fuzzer reported the empty consent, which the schema allowed."""
+    try:
+        is_accepted = bool(Consent(statement).check())
+    except MissingConsentError:
+        is_accepted = False
+    assert bool(re.search(STATEMENT, statement)) == is_accepted
+    schema = DUB_BODY["requestBody"]["content"]["multipart/form-data"]["schema"]
+    assert schema["required"] == ["language", "consent"]
+    assert schema["properties"]["consent"]["anyOf"][0]["pattern"] == STATEMENT
 
 
 def test_consent_in_a_url_is_refused(url, mp4):

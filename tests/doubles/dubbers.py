@@ -26,6 +26,9 @@ class ToneDubber:
         times = np.arange(clip.audio_CN.shape[1]) / clip.sample_rate_hz
         return clip.with_audio(0.3 * np.sin(2 * np.pi * (300 + 100 * seed) * times)[None].astype(np.float32))
 
+    def quick_dub(self, clip, **how):
+        return self.dub(clip, **how), 0.01
+
     def check(self, line, room_seconds):
         return ""
 

@@ -29,6 +29,10 @@ class ClipDubber(Protocol):
         """
         ...
 
+    def quick_dub(self, clip: Clip, *, line: Line, seed: int) -> tuple[Clip, float]:
+        """A rough dub of few sampling steps, which uses all of the model, and the seconds that a whole one is estimated to take."""
+        ...
+
     def follow_voice(
         self,
         clip: Clip,

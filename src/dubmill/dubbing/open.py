@@ -115,6 +115,10 @@ class DeferredDubber:
         """See `ClipDubber.dub`."""
         return self._dubber.dub(clip, **how)
 
+    def quick_dub(self, clip: Clip, **how: Any) -> tuple[Clip, float]:
+        """See `ClipDubber.quick_dub`."""
+        return self._dubber.quick_dub(clip, **how)
+
     def follow_voice(self, clip: Clip, voice_CN: np.ndarray, **how: Any) -> Clip:
         """See `ClipDubber.follow_voice`."""
         return self._dubber.follow_voice(clip, voice_CN, **how)

@@ -21,8 +21,12 @@ from dubmill.text.languages import base_tag
 from dubmill.text.languages import language as language_of
 from dubmill.text.subtitles import parse
 
-# The rule of `Consent.check`, for the OpenAPI document: two words with a letter, no control characters.
-STATEMENT = r"^[^\p{Cc}]*\p{L}[^\p{Cc}]*\p{Z}[^\p{Cc}]*\p{L}[^\p{Cc}]*$"
+# `Consent.check` for the OpenAPI document: two words with a letter, no control characters. Generators cannot use \p{L}, so the
+# letters are those of the larger scripts; the server accepts all.
+_LETTER = r"[A-Za-z\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u02af\u0391-\u03a1\u03a3-\u03f5\u0400-\u0481\u05d0-\u05ea\u0620-\u064a\u0904-\u0939"
+_LETTER += r"\u0e01-\u0e30\u3041-\u3096\u30a1-\u30fa\u4e00-\u9fff\uac00-\ud7a3]"
+_PLAIN = r"[^\u0000-\u001f\u007f-\u009f]*"
+STATEMENT = f"^{_PLAIN}{_LETTER}{_PLAIN} {_PLAIN}{_LETTER}{_PLAIN}$"
 EXAMPLE = 'send {"instances": [{"video": <base64 MP4>, "language": "es", "text": "uno tres seis", "consent": "…", "seed": 1}]}'
 
 

@@ -108,7 +108,7 @@ def run_worker(options: argparse.Namespace, release: Release, source: ModelSourc
 
 
 def load_service(options: argparse.Namespace, release: Release, source: ModelSource) -> tuple[DubbingService, float]:
-    """The dubbing service with its model loaded and tested, and how long the test dub took.
+    """The dubbing service with its model loaded and tested, and the seconds that a dub is estimated to take.
 
     Raises:
         DubmillError: the model cannot be loaded, the ledger cannot be written, or the test failed.
@@ -119,10 +119,8 @@ def load_service(options: argparse.Namespace, release: Release, source: ModelSou
     masker = opening.open_face_masker(options.backbone)
     dubber = opening.open_dubber(options.backbone, source)
     service = DubbingService(source, dubber, masker, ledger, Limits(max_seconds=options.max_film_seconds))
-    started = time.monotonic()
-    service.selftest(release)
-    seconds = time.monotonic() - started
-    log.info("%s %s is ready; its self-test dub took %.1f s", options.name, source.version, seconds)
+    seconds = service.selftest(release)
+    log.info("%s %s is ready; a dub takes about %.1f s", options.name, source.version, seconds)
     return service, seconds
 
 
