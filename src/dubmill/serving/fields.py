@@ -47,7 +47,12 @@ class ConsentFields(BaseModel):
     statement: str = Field(
         max_length=1000, description="who agrees, in one sentence", json_schema_extra={"pattern": STATEMENT}
     )
-    scope: str = Field("", max_length=1000, description="what it covers; empty: this dub")
+    scope: str = Field(
+        "",
+        max_length=1000,
+        description="what it covers; empty: this dub",
+        json_schema_extra={"pattern": f"^{_PLAIN}$"},
+    )
     until: date | None = Field(None, description="last day on which dubs may be made")
     evidence_sha256: str = Field("", pattern="^([0-9a-fA-F]{64})?$", description="hash of a signed form or recording")
 

@@ -20,7 +20,7 @@ from dubmill.errors import ServiceUnavailableError, UnreadableMediaError, UsageE
 from dubmill.serving import wire
 from dubmill.serving.adapters import RELEASE
 from dubmill.serving.fields import DubFields
-from dubmill.serving.job import Job
+from dubmill.serving.job import FILE_TASKS, Job
 from dubmill.serving.jobs import ENDING, JobStore
 from dubmill.serving.outbound import Outbound
 from dubmill.serving.problems import NotReadyError, raise_problem
@@ -98,7 +98,7 @@ class DubModel(Model):
             self._on_adapter(event)
         elif kind == "stages":
             self._observe(event["seconds"])
-        elif kind == "finished":
+        elif kind == "finished" and event["task"] in FILE_TASKS:
             language = event["language"] if event["language"] in LANGUAGES else "other"  # bounds the labels
             DUBS.labels(self.name, language, event["outcome"]).inc()
         if "job" in event and self._loop is not None:

@@ -109,7 +109,8 @@ class Runner:
         (self.folder / job_id / document["upload"]).unlink(missing_ok=True)
         self.table.set_attributes(job_id, {"stage": ENDING})
         kind = outcome["problem"]["kind"] if "problem" in outcome else "done"
-        self.report({"event": "finished", "job": job_id, "outcome": kind, "language": document["fields"]["language"]})
+        facts = {"task": document["task"]["kind"], "language": document["fields"]["language"]}
+        self.report({"event": "finished", "job": job_id, "outcome": kind, **facts})
 
     @contextmanager
     def under_way(self, job_id: str) -> Iterator[None]:

@@ -42,6 +42,6 @@ def message_of(job_id: str, fields: Mapping[str, Any], outcome: Mapping[str, Any
     """What a webhook says about a job that is over."""
     is_done = "problem" not in outcome
     data = {"id": job_id, "state": "done" if is_done else "failed", "reference": fields["reference"]}
-    links = {"self": f"/v1/dubs/{job_id}"} | ({"result": f"/v1/dubs/{job_id}/result"} if is_done else {})
+    links = {"self": f"/v1/dubs/{job_id}"} | ({"result": f"/v1/dubs/{job_id}/result"} if "sha256" in outcome else {})
     more = {"result": dict(outcome)} if is_done else {"problem": dict(outcome["problem"])}
     return {"type": f"dub.{data['state']}", "data": {**data, "links": links, **more}}
