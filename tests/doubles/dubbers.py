@@ -27,7 +27,7 @@ class ToneDubber:
         return clip.with_audio(0.3 * np.sin(2 * np.pi * (300 + 100 * seed) * times)[None].astype(np.float32))
 
     def quick_dub(self, clip, **how):
-        return self.dub(clip, **how), 0.01
+        return self.dub(clip, **how), 0.5
 
     def check(self, line, room_seconds):
         return ""
