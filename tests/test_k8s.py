@@ -627,6 +627,7 @@ MEASURING = {
     "num2words",
     "onnxruntime",
     "opencc",
+    "threadpoolctl",
 }  # of `scorers/`, which the endpoint never opens
 BY_PARAMETER = {"bitsandbytes"}  # train.optimizer asks for it, and refuses with a sentence where it is missing
 
