@@ -131,6 +131,9 @@ def test_a_manifest_without_the_column_or_no_manifest_is_refused(room, tmp_path)
     folder = outputs(room, tmp_path / "outputs", column="file")
     with pytest.raises(UsageError, match="no column video"):
         add(room, folder, tmp_path / "all")
+    (folder / "manifest.csv").write_text('pair_id,video\n"p0,')
+    with pytest.raises(UsageError, match="no manifest"):
+        add(room, folder, tmp_path / "all")
     shutil.rmtree(folder)
     with pytest.raises(UsageError, match="no manifest"):
         add(room, folder, tmp_path / "all")

@@ -230,13 +230,26 @@ def test_no_usable_recording_ends_the_step_with_the_first_reason(values, small, 
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("text", ["", "video,language,text,speaker\ngood.mp4,en,one two,Ana\n"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "video,language,text,speaker\ngood.mp4,en,one two,Ana\n",
+        'video,language,text,speaker,consent\ngood.mp4,en,"one',
+    ],
+)
 def test_a_manifest_without_a_column_or_without_a_file_is_refused(values, tmp_path, text):
     if text:
         (tmp_path / "manifest.csv").write_text(text)
     with pytest.raises(UsageError) as refused:
         read_footage(values.prompts.model_copy(update={"footage": str(tmp_path)}))
     assert refused.value.where == str(tmp_path / "manifest.csv")
+
+
+def test_a_field_of_a_manifest_may_hold_any_separator_of_lines(values, small):
+    recordings.manifest(small, [recordings.row("good.mp4", consent="yes\u2028on paper\nof 2026")])
+    footage = read_footage(values.prompts.model_copy(update={"footage": str(small)}))
+    assert (footage.consent, footage.dropped) == ("yes\u2028on paper\nof 2026", [])
 
 
 def test_only_recordings_that_are_too_short_end_the_step(nano, values, tmp_path):

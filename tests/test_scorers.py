@@ -292,12 +292,12 @@ def face(x, size=40):
 PICTURE = np.zeros((4 * EVERY + 1, 100, 200, 3), np.uint8)
 
 
-def test_the_speaker_is_searched_in_every_eighth_frame_and_boxes_lie_between():
+def test_the_speaker_is_searched_in_every_twelfth_frame_and_boxes_lie_between():
     moving = [[face(60 + EVERY * at)] for at in range(5)]
     speaker = find_speaker(PICTURE, Seen(*moving))
     assert speaker.trouble == ""
     assert speaker.boxes_F4[:, 0] == pytest.approx(60 + np.arange(4 * EVERY + 1))
-    assert sorted(speaker.faces) == [0, 8, 16, 24, 32]
+    assert sorted(speaker.faces) == [0, 12, 24, 36, 48]
 
 
 @pytest.mark.parametrize(

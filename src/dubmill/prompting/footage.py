@@ -15,6 +15,7 @@ clip says when it is dubbed, divided likewise; without it sentences of the phras
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -117,14 +118,17 @@ def _recordings(manifest: Path, params: PromptsParams) -> tuple[list[Recording],
 def _rows(manifest: Path) -> Iterator[dict[str, str]]:
     try:
         text = manifest.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+        rows = list(reader)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UsageError(
-            "there is no manifest that can be read", where=str(manifest), cure="name a CSV file in prompts.footage"
+            f"there is no manifest that can be read ({error})",
+            where=str(manifest),
+            cure="name a CSV file in prompts.footage",
         ) from error
-    reader = csv.DictReader(text.splitlines())
     if missing := [name for name in REQUIRED if name not in (reader.fieldnames or ())]:
         raise UsageError(f"the manifest has no column {missing[0]}", where=str(manifest), cure="see docs/footage.md")
-    for row in reader:
+    for row in rows:
         yield {name: (value or "").strip() for name, value in row.items() if name is not None}
 
 

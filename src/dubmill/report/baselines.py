@@ -91,14 +91,17 @@ def add_baseline(dubs: DubSet, pairs: PairSet, folder: Path, *, method: str, out
 def _videos(manifest: Path, pair_ids: list[str]) -> dict[str, Path]:
     """Returns the video of every pair, in their order."""
     try:
-        table = csv.DictReader(manifest.read_text(encoding="utf-8-sig").splitlines())
-    except (OSError, UnicodeDecodeError) as error:
+        table = csv.DictReader(io.StringIO(manifest.read_text(encoding="utf-8-sig"), newline=""), strict=True)
+        rows = list(table)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UsageError(
-            "there is no manifest that can be read", where=str(manifest), cure=f"columns: {', '.join(REQUIRED)}"
+            f"there is no manifest that can be read ({error})",
+            where=str(manifest),
+            cure=f"columns: {', '.join(REQUIRED)}",
         ) from error
     if missing := [name for name in REQUIRED if name not in (table.fieldnames or ())]:
         raise UsageError(f"the manifest has no column {missing[0]}", where=str(manifest), cure="see docs/baselines.md")
-    listed = {row["pair_id"]: manifest.parent / (row["video"] or "") for row in table}
+    listed = {row["pair_id"]: manifest.parent / (row["video"] or "") for row in rows}
     absent = [pair_id for pair_id in pair_ids if pair_id not in listed or not listed[pair_id].is_file()]
     if absent:
         raise UsageError(

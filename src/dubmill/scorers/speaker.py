@@ -9,7 +9,7 @@ import numpy as np
 from dubmill.errors import UnreadableMediaError
 from dubmill.faces import Face, FaceDetector, track_face
 
-EVERY = 8  # frames from one that is searched to the next: a head moves little in a third of a second
+EVERY = 12  # frames from one that is searched to the next: a head moves little in half a second
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Speaker:
 
 
 def find_speaker(frames_FHWC: np.ndarray, detector: FaceDetector) -> Speaker:
-    """The most prominent face, searched in every eighth frame; nobody where there is none, or several are as prominent."""
+    """The most prominent face, searched in every twelfth frame; nobody where there is none, or several are as prominent."""
     num_frames = len(frames_FHWC)
     nobody = np.full((num_frames, 4), np.nan)
     if not num_frames:
@@ -33,7 +33,7 @@ def find_speaker(frames_FHWC: np.ndarray, detector: FaceDetector) -> Speaker:
     searched = sorted({*range(0, num_frames, EVERY), num_frames - 1})
     found = detector.detect(frames_FHWC[searched])
     size = (frames_FHWC.shape[1], frames_FHWC.shape[2])
-    try:  # a rate of 25 / 8: only how long a lost face is bridged hangs on it
+    try:  # a rate of 25 / 12: only how long a lost face is bridged hangs on it
         track = track_face(found, choice="", frame_rate=25 / EVERY, frame_size=size, jitter_frames=0)
     except UnreadableMediaError as error:
         return Speaker(nobody, {}, error.what)
