@@ -115,7 +115,7 @@ def test_only_what_the_registry_decides_is_never_cached_and_new_code_is_never_an
 def test_the_registry_is_known_to_the_tasks_that_use_it_and_the_volume_to_the_one_that_publishes(compiled):
     spec, platform, *_ = compiled["cluster"]
     named = {w for w, c in containers(spec).items() if any(e["name"] == "MLFLOW_TRACKING_URI" for e in c["env"])}
-    assert named == {"register", "promote", "notify"}
+    assert named == {"train", "register", "promote", "notify"}
     executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     mounts = {n: [m["mountPath"] for m in place["pvcMount"]] for n, place in executors.items() if "pvcMount" in place}
     assert {name for name, paths in mounts.items() if "/models" in paths} == {"exec-promote"}
@@ -236,7 +236,7 @@ def test_secrets_are_named_and_never_hold_a_value():
     for name in SECRETS:
         assert (f'"{name}"' in text) is (name != "dubmill-llm")
     registry = {name for name, place in places(PARAMS).items() if "dubmill-mlflow" in str(place)}
-    assert registry == {"register", "promote"}
+    assert registry == {"train", "register", "promote"}
 
 
 @pytest.mark.parametrize("params", [PARAMS, LTX2], ids=["nano", "ltx-2"])
