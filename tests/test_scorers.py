@@ -6,6 +6,7 @@ import math
 import zipfile
 from fractions import Fraction
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -388,9 +389,11 @@ def test_without_any_weights_every_question_says_why_and_answers_not_measured():
     assert np.isnan(scorers.sync_distances(frames, audio, 25.0)).all()
 
 
-def test_products_of_small_matrices_use_as_many_threads_as_params_say():
+def test_blas_and_opencv_use_as_many_threads_as_params_say():
     with threadpool_limits(2, user_api="blas"):  # restores the number of before
+        cv2.setNumThreads(2)
         RealScorers(nothing(threads=1))
+        assert cv2.getNumThreads() == 1
         libraries = [library for library in threadpool_info() if library["user_api"] == "blas"]
     assert [library["num_threads"] for library in libraries] == [1] * len(libraries) != []
 

