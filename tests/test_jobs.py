@@ -28,6 +28,7 @@ from dubmill.dubbing.consent import verify_ledger
 from dubmill.dubbing.project.project import locked
 from dubmill.errors import MissingConsentError, UnsupportedTextError
 from dubmill.serving.jobs import JobConflictError, JobLimits, JobStore
+from dubmill.serving.openapi import ResultView
 from dubmill.serving.runner import Runner
 
 SECRET = "secret of the tests"
@@ -156,6 +157,33 @@ def test_two_replicas_given_one_key_and_two_videos_at_once_keep_the_first_and_re
         two.submit(document, b"second", owner="ana", key="k-1")
     assert [path.read_bytes() for path in (tmp_path / "jobs" / first.id).iterdir()] == [b"first"]
     assert one.get(first.id, "ana").upload == first.upload
+
+
+def test_a_job_of_an_older_version_is_read_cancelled_and_does_not_stay_open(tmp_path):
+    """Its document has neither task nor name of an upload: the list of all jobs failed while it was there."""
+    limits = JobLimits(max_waiting=1, max_per_caller=1, result_hours=0.0)
+    store = JobStore(tmp_path / "jobs", f"sqlite:///{tmp_path}/jobs.sqlite", limits)
+    (tmp_path / "jobs").mkdir()
+    for job_id, is_clip in (("a" * 32, True), ("b" * 32, False), ("c" * 32, False)):
+        options = {"workflow_name": "dub", "queue_name": "dubs", "workflow_id": job_id, "app_version": "1"}
+        document = {"fields": {"language": "es", "text": "uno"}, "is_clip": is_clip}
+        store.client.enqueue({**options, "authenticated_user": "ana"}, document)
+    assert {job.id[0]: job.task["kind"] for job in store.list("ana", limit=5, offset=0)} == {
+        "a": "clip",
+        "b": "dub",
+        "c": "dub",
+    }
+    assert store.num_open() == 0  # no worker of this version takes them: they take no place in its queue
+    assert store.cancel("a" * 32, "ana").state == "cancelled"
+    store.delete_expired()
+    assert store.find("a" * 32, "ana") is None
+    store.delete_expired()
+    assert store.list("ana", limit=5, offset=0) == []
+
+
+def test_a_result_of_an_older_version_fits_the_document():
+    older = {"seconds": 1.0, "seed": 1, "source_sha256": "", "model_version": "1", "release": "", "language": "es"}
+    assert ResultView(**older, notes=[], machine_generated=True, expires="").size == ""
 
 
 def test_a_job_that_is_cancelled_between_two_steps_does_not_hold_up_a_stop(tmp_path):

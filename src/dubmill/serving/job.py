@@ -24,7 +24,7 @@ STATES: dict[str, State] = {
 class Job:
     """One job at one moment; times are seconds since 1970, `progress` is the share done, 0 to 1.
 
-    `fields` are what was submitted, without the media, which is in the file `upload`; `task` says what is
+    `fields` are what was submitted, without the media, which is in the file `upload` (empty for a job of an older version); `task` says what is
     done with it, see `TASKS`; `result` is empty until the state is done, and `problem` unless it is failed.
     """
 
@@ -56,7 +56,7 @@ def job_of(status: Any) -> Job:
     """A workflow as a job: a dub that was refused is a workflow that succeeded, with a problem as output."""
     output = status.output if isinstance(status.output, Mapping) else {}
     state, problem = STATES.get(status.status, "failed"), dict(output.get("problem", {}))
-    document = status.input["args"][0] if status.input else {"fields": {}, "upload": "", "task": {}}
+    document: Mapping[str, Any] = status.input["args"][0] if status.input else {"fields": {}}
     if state == "failed" or problem:
         state = "failed"
         problem = problem or {
@@ -70,11 +70,11 @@ def job_of(status: Any) -> Job:
         owner=status.authenticated_user or "",
         state=state,
         fields=document["fields"],
-        upload=document["upload"],
+        upload=document.get("upload", ""),
         created=status.created_at / 1000,
         started=status.dequeued_at / 1000 if status.dequeued_at else None,
         finished=status.completed_at / 1000 if status.completed_at else None,
-        task=document["task"],
+        task=document.get("task") or {"kind": "clip" if document.get("is_clip") else "dub"},  # older jobs have no task
         attributes=status.attributes or {},
         result={} if state != "done" else output,
         problem=problem,

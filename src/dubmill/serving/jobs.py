@@ -26,7 +26,7 @@ from dubmill.serving.database import open_queue
 from dubmill.serving.job import Job, job_of
 
 WORKFLOW, QUEUE = "dub", "dubs"
-QUEUE_VERSION = "1"  # of the workflow's steps: a job that was begun under another one is not continued
+QUEUE_VERSION = "2"  # of the workflow's document and steps: a worker takes only the jobs of its own version
 RESULT = "result.mp4"  # a job's dub, beside its upload
 ENDING = "saving"  # last stage of a job
 SNAPSHOT_SECONDS = 0.2  # age of the list of open jobs by which places and waits are counted
@@ -168,7 +168,8 @@ class JobStore:
             raise JobConflictError(f"the job is {job.state}", where=job_id, cure="only a job that is open is cancelled")
         self.client.cancel_workflow(job_id)
         self._forget(job_id)
-        self._delete_upload(job_id, job.upload)
+        if job.upload:
+            self._delete_upload(job_id, job.upload)
         return self.get(job_id, owner)
 
     def discard(self, job_id: str, owner: str) -> None:
@@ -202,8 +203,14 @@ class JobStore:
         return self.folder / job_id / RESULT
 
     def delete_expired(self) -> int:
-        """Delete jobs whose results have expired, and folders that no job has; returns how many folders were deleted."""
+        """Delete jobs whose results have expired, and folders that no job has; returns how many folders were deleted.
+
+        Open jobs of another `QUEUE_VERSION` are cancelled when they are that old: no worker may be left that takes them.
+        """
         horizon = time.time() - self.limits.result_hours * 3600.0
+        for one in self.client.list_workflows(name=WORKFLOW, status=OPEN, load_input=False):
+            if one.app_version != QUEUE_VERSION and (one.created_at or 0) / 1000 < horizon:
+                self.client.cancel_workflow(one.workflow_id)
         for one in self.client.list_workflows(
             name=WORKFLOW, status=["SUCCESS", "ERROR", "CANCELLED"], load_input=False
         ):
@@ -241,7 +248,9 @@ class JobStore:
 
     def _count_open(self) -> None:
         begun = time.time()
-        found = self.client.list_workflows(name=WORKFLOW, status=OPEN, load_input=False, load_output=False)
+        found = self.client.list_workflows(
+            name=WORKFLOW, app_version=QUEUE_VERSION, status=OPEN, load_input=False, load_output=False
+        )
         counted = {
             one.workflow_id: OpenJob(one.authenticated_user or "", (one.created_at or 0) / 1000) for one in found
         }

@@ -178,6 +178,7 @@ class DubModel(Model):
         served.fields.check(self.sources)
         if "segment" in task:
             await asyncio.to_thread(served.check_segment, task["segment"])
+        await asyncio.to_thread(served.touch)  # it does not expire while the job waits
         return await self._store(served.fields, b"", {**task, "project": project_id}, key)
 
     async def _store(self, fields: DubFields, video: bytes, task: Mapping[str, Any], key: str) -> Job:

@@ -28,7 +28,7 @@ class ResultView(BaseModel):
     """What a job that is done made; the fields of a file are empty where its task makes none."""
 
     seconds: float
-    size: str
+    size: str = ""  # a default: older results have none
     seed: int
     num_bytes: int = 0
     sha256: str = ""

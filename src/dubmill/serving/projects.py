@@ -7,7 +7,7 @@ import os
 import shutil
 import time
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from dubmill.dubbing.longform import Film
 from dubmill.dubbing.open import line_fitter
 from dubmill.dubbing.project import FilmProject, ProjectSettings, Row, Target
 from dubmill.dubbing.project.fitting import fit_rows
-from dubmill.dubbing.project.project import SETTINGS, locked
+from dubmill.dubbing.project.project import SETTINGS, BusyProjectError, locked
 from dubmill.dubbing.project.table import rows_of
 from dubmill.dubbing.project.work import ProjectWork
 from dubmill.dubbing.service import DubbingService
@@ -78,11 +78,13 @@ class ServedProject:
             project = FilmProject.open(self.folder / DUB)
             self.check_segment(segment, project)
             row = project.row(segment)
+            if "speaker" in values:
+                values["speaker"] = " ".join(values["speaker"].split())
             if "text" in values:
                 row = replace(row, targets={self.language: Target(" ".join(values.pop("text").split()))})
             project = project.edited(replace(row, **values), line_fitter(backbone))
             project.save()
-        self.touch()
+            self.touch()
         return project.row(segment)
 
     def check_segment(self, segment: str, project: FilmProject | None = None) -> None:
@@ -98,8 +100,15 @@ class ServedProject:
             )
 
     def touch(self) -> None:
-        """Note that it was used: its time until it expires begins again."""
-        os.utime(self.folder / REQUEST)
+        """Note that it was used: its time until it expires begins again.
+
+        Raises:
+            UnknownProjectError: it has been deleted.
+        """
+        try:
+            os.utime(self.folder / REQUEST)
+        except FileNotFoundError as error:
+            raise _unknown(self.folder.name) from error
 
 
 @dataclass(frozen=True)
@@ -124,7 +133,7 @@ class Projects:
             UnknownProjectError: there is none, or it is not open yet.
         """
         if (found := self.find(project_id, owner)) is None:
-            raise UnknownProjectError("there is no such project", where=project_id, cure="see whether its job is done")
+            raise _unknown(project_id)
         return found
 
     def create(
@@ -170,10 +179,18 @@ class Projects:
             shutil.rmtree(served.folder)
 
     def delete_expired(self) -> None:
-        """Delete what was not used for too long, and what a failed opening left."""
-        horizon = time.time() - self.hours * 3600.0
+        """Delete what was not used for too long, and what a killed opening left; a project that a job has stays."""
         for folder in self.folder.iterdir() if self.folder.is_dir() else ():
-            with suppress(FileNotFoundError):  # it is being deleted
-                path = folder / REQUEST
-                if (path if path.is_file() else folder).stat().st_mtime < horizon:
-                    shutil.rmtree(folder, ignore_errors=True)
+            with suppress(FileNotFoundError, BusyProjectError):  # it is being deleted, or used
+                if self._has_expired(folder):
+                    with locked(folder / DUB) if (folder / DUB).is_dir() else nullcontext():
+                        if self._has_expired(folder):  # still, now that no job can begin
+                            shutil.rmtree(folder, ignore_errors=True)
+
+    def _has_expired(self, folder: Path) -> bool:
+        path = folder / REQUEST
+        return (path if path.is_file() else folder).stat().st_mtime < time.time() - self.hours * 3600.0
+
+
+def _unknown(project_id: str) -> UnknownProjectError:
+    return UnknownProjectError("there is no such project", where=project_id, cure="see whether its job is done")

@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,7 +18,7 @@ from dubmill.dubbing.consent import ConsentLedger, DubRecord
 from dubmill.dubbing.credentials import ContentCredentials
 from dubmill.dubbing.longform import Film
 from dubmill.dubbing.open import clip_as_film
-from dubmill.dubbing.project.project import locked
+from dubmill.dubbing.project.project import BusyProjectError, locked
 from dubmill.dubbing.requests import FileDubRequest
 from dubmill.dubbing.service import DubbingService
 from dubmill.errors import DubmillError, MediaTooLongError
@@ -26,12 +26,13 @@ from dubmill.serving.adapters import LoadedReleases
 from dubmill.serving.fields import DubFields
 from dubmill.serving.job import FILE_TASKS
 from dubmill.serving.jobs import ENDING, RESULT, problem_of
-from dubmill.serving.projects import DUB, Projects
+from dubmill.serving.projects import DUB, Projects, ServedProject
 from dubmill.text.languages import base_tag
 
 log = logging.getLogger("dubmill.serving")
 
 WRITE_SECONDS = 0.25  # between two writes of a job's progress
+LOCK_SECONDS = 0.2  # between two tries to lock a project
 Report = Callable[[Mapping[str, Any]], None]
 
 
@@ -165,8 +166,10 @@ class Runner:
         self, service: DubbingService, job_id: str, owner: str, task: Mapping[str, Any]
     ) -> dict[str, Any]:
         """Dub a segment of a project again, or join its film; returns its length, notes and seed."""
-        started, served = time.monotonic(), self.projects.get(task["project"], owner)
-        with self._in_slot(job_id, started) as progress, locked(served.folder / DUB):
+        with (
+            self._locked_project(job_id, task["project"], owner) as served,
+            self._in_slot(job_id, time.monotonic()) as progress,
+        ):
             work = served.work(service)
             result = _facts_of(work.film)
             if task["kind"] == "redo":
@@ -178,8 +181,24 @@ class Runner:
                 out = self.folder / job_id / RESULT
                 dubbed = service.render_film(work.film, request, out, progress, before_handover=lambda _: None)
                 result |= {"notes": list(dubbed.notes)}
-        served.touch()
+            served.touch()
         return result
+
+    @contextmanager
+    def _locked_project(self, job_id: str, project_id: str, owner: str) -> Iterator[ServedProject]:
+        """The project, locked, once no other job or edit has it; the model's slot is not held while this waits."""
+        self._enter(job_id, "waiting", 0.0)
+        with ExitStack() as held:
+            while True:
+                served = self.projects.get(project_id, owner)
+                try:
+                    held.enter_context(locked(served.folder / DUB))
+                    break
+                except BusyProjectError:
+                    self._stop_if_cancelled(job_id)
+                    time.sleep(LOCK_SECONDS)
+            self.projects.get(project_id, owner).touch()  # it may have been deleted meanwhile
+            yield served
 
     def _render(
         self, service: DubbingService, job_id: str, request: FileDubRequest, *, is_clip: bool

@@ -123,13 +123,13 @@ def video_view(model: DubModel, job: Job) -> dict[str, Any]:
         problem = {"code": "cancelled", "detail": "the job was cancelled"}
     return {
         "id": job.id,
-        "model": job.fields["adapter"] or model.name,
+        "model": job.fields.get("adapter") or model.name,
         "status": STATUS.get(job.state, "failed"),
         "progress": int(100 * job.progress),
         "created_at": int(job.created),
         "completed_at": int(job.finished) if job.finished and job.state == "done" else None,
         "expires_at": int(datetime.fromisoformat(result["expires"]).timestamp()) if result else None,
-        "prompt": job.fields["text"],
+        "prompt": job.fields.get("text", ""),
         "size": result.get("size", ""),
         "seconds": f"{result['seconds']:g}" if result else "",
         "error": {"code": problem["code"], "message": problem["detail"]} if problem else None,

@@ -95,7 +95,7 @@ class FilmProject:
         project = cls(folder, settings, tuple(rows))
         project.store.folder.mkdir(parents=True, exist_ok=True)
         with locked(folder):
-            check_rows(rows, str(settings.film))
+            check_rows([check_row(row, str(settings.film)) for row in rows], str(settings.film))
             project.store.analysis(film)
             _write_facts(project.store.folder / FACTS, film)
             project.save()

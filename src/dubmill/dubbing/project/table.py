@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -124,7 +125,7 @@ def read_script(path: Path) -> list[Cue]:
 def _read_lines(path: Path, columns: Sequence[str]) -> tuple[list[str], list[tuple[int, list[str]]]]:
     """The head of a CSV file, and its other lines with their numbers, without empty ones."""
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        text = path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
         lines = list(csv.reader(io.StringIO(text), strict=True))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UsageError(f"the table cannot be read ({error})", where=str(path), cure="give a CSV in UTF-8") from error
@@ -180,7 +181,7 @@ def _shown(seconds: float | None) -> str:
 
 
 def check_row(row: Row, where: str) -> Row:
-    """Refuse a segment that does not last, or whose choice of face is none.
+    """Refuse a segment that does not last, has control characters, or whose choice of face is none.
 
     Raises:
         UsageError: with the reason.
@@ -188,6 +189,9 @@ def check_row(row: Row, where: str) -> Row:
     ends = [words.end_seconds for words in row.targets.values() if words.end_seconds is not None]
     if min([row.end_seconds, *ends]) <= row.start_seconds:
         raise UsageError(f"segment {row.id} ends before it starts", where=where, cure="correct its times")
+    texts = [row.id, row.speaker, row.text, *(part for one in row.targets.values() for part in (one.text, one.note))]
+    if any(unicodedata.category(character) == "Cc" and character not in "\n\t" for character in "".join(texts)):
+        raise UsageError(f"segment {row.id!r} has control characters", where=where, cure="remove them")
     try:
         check_face_choice(row.face)
     except DubmillError as error:

@@ -1,0 +1,133 @@
+"""Film projects as a worker serves them, without a server: who has the lock, what expires, and what a failure leaves."""
+
+import os
+import threading
+import time
+
+import pytest
+from doubles.dubbers import ToneDubber
+from doubles.releases import CONSENT, small_clip, tiny_backbone, tiny_release
+
+from dubmill import media
+from dubmill.dubbing.consent import ConsentLedger
+from dubmill.dubbing.longform import Film
+from dubmill.dubbing.model_source import ModelSource
+from dubmill.dubbing.project import FilmProject
+from dubmill.dubbing.project.project import locked
+from dubmill.dubbing.service import DubbingService
+from dubmill.errors import UsageError
+from dubmill.faces import NO_DETECTION
+from dubmill.media import Limits
+from dubmill.serving.fields import DubFields
+from dubmill.serving.projects import DUB, REQUEST, Projects, SegmentChanges, UnknownProjectError
+from dubmill.serving.runner import CancelledJobError, Runner
+
+SCRIPT = "1\n00:00:00,400 --> 00:00:01,200\nuno\n\n2\n00:00:02,000 --> 00:00:02,800\ndos\n"
+ID = "a" * 32
+
+
+class Table:
+    """Attributes of jobs, and those that are cancelled."""
+
+    def __init__(self):
+        self.stages, self.cancelled = [], set()
+
+    def set_attributes(self, job_id, attributes):
+        self.stages.append(attributes["stage"])
+
+    def is_cancelled(self, job_id):
+        return job_id in self.cancelled
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A service with a stand-in for the model, the folders of its model, and the file of a film."""
+    folder = tmp_path_factory.mktemp("model")
+    backbone = tiny_backbone(folder / "backbone")
+    release = tiny_release(folder / "release", backbone)
+    (folder / "in.mp4").write_bytes(media.mp4_bytes(small_clip(num_frames=40)))
+    ledger = ConsentLedger(folder / "consent.jsonl")
+    source = ModelSource.of_release(release)
+    service = DubbingService(source, ToneDubber(), NO_DETECTION, ledger, Limits(max_seconds=60.0))
+    film = Film.open(folder / "in.mp4", source.size, limits=service.limits, tone_map=False)
+    return service, {"backbone": folder / "backbone", "release": folder / "release"}, film
+
+
+@pytest.fixture
+def projects(tmp_path):
+    return Projects(tmp_path / "projects", hours=1.0)
+
+
+def create(projects, model, *, project_id=ID, **fields):
+    """A project of the model's film."""
+    _, folders, film = model
+    upload = projects.folder.parent / "upload"
+    upload.write_bytes(film.path.read_bytes())
+    fields = DubFields(**{"language": "es", "script": SCRIPT, "consent": CONSENT} | fields)
+    projects.create(project_id, "ana", fields, upload, film, model=folders)
+    return projects.get(project_id, "ana")
+
+
+def runner_of(projects, table, slot):
+    return Runner(
+        None, None, projects.folder, projects, table, lambda event: None,
+        slot=slot, film_limits=None, fetch=print, credentials=None,
+    )  # fmt: skip
+
+
+def wait_for(stages, count):
+    until = time.monotonic() + 30
+    while len(stages) < count:
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+def test_a_job_waits_for_its_project_without_the_models_slot_and_can_be_cancelled(projects, model):
+    """It failed with `busy_project` when an edit or another job had the project, and held the slot meanwhile."""
+    served, table, slot, results = create(projects, model), Table(), threading.Lock(), []
+    runner = runner_of(projects, table, slot)
+    task = {"kind": "redo", "project": ID, "segment": "s1", "seed": 3}
+    with locked(served.folder / DUB):
+        job = threading.Thread(target=lambda: results.append(runner._work_on_project(model[0], "j", "ana", task)))
+        job.start()
+        wait_for(table.stages, 1)
+        assert slot.acquire(blocking=False)
+        slot.release()
+        table.cancelled.add("k")
+        with pytest.raises(CancelledJobError):
+            runner._work_on_project(model[0], "k", "ana", task)
+        assert not results
+    job.join(timeout=60)
+    assert [result["seed"] for result in results] == [3]
+
+
+def test_a_project_does_not_expire_while_a_job_has_it_and_a_job_begins_its_time_again(projects, model):
+    served = create(projects, model)
+    os.utime(served.folder / REQUEST, (0, 0))
+    with locked(served.folder / DUB):
+        projects.delete_expired()
+    assert projects.get(ID, "ana") == served
+    with runner_of(projects, Table(), threading.Lock())._locked_project("j", ID, "ana"):
+        assert (served.folder / REQUEST).stat().st_mtime > 0
+    projects.delete_expired()
+    assert projects.get(ID, "ana") == served
+    os.utime(served.folder / REQUEST, (0, 0))
+    projects.delete_expired()
+    assert not served.folder.exists()
+    with pytest.raises(UnknownProjectError):
+        served.touch()
+
+
+@pytest.mark.parametrize("speaker", ["a\rb", "a\n b", " a\tb "])
+def test_a_speaker_with_line_breaks_leaves_the_project_readable(projects, model, speaker):
+    """The table's writer does not quote a carriage return, and its reader then refused the whole project."""
+    served = create(projects, model)
+    assert served.edit("s1", SegmentChanges(speaker=speaker), model[1]["backbone"]).speaker == "a b"
+    assert FilmProject.open(served.folder / DUB).row("s1").speaker == "a b"
+
+
+def test_a_row_with_control_characters_is_refused(projects, model):
+    served = create(projects, model)
+    project = FilmProject.open(served.folder / DUB)
+    with pytest.raises(UsageError, match="control characters"):
+        project.with_rows([type(row)(**{**vars(row), "speaker": "a\rb"}) for row in project.rows[:1]])
