@@ -12,7 +12,7 @@ from doubles.cluster_jobs import DISRUPTED, ClusterJobs
 
 from dubmill.cluster import jobs, kubernetes
 from dubmill.cluster.jobs import FailedJobError, JobSpec
-from dubmill.errors import InterruptedStepError, UsageError
+from dubmill.errors import InterruptedStepError, ServiceUnavailableError, UsageError
 
 SPEC = JobSpec(3, "dubmill/gpu:1", 4, 64, 1, "work", "/work", queue="gpus", priority="dubmill-batch", code="c0de")
 NAME, COMMAND = "dubmill-synthesize-1", ["python3", "-m", "dubmill.cli.main", "step", "synthesize"]
@@ -99,6 +99,7 @@ def test_a_job_that_failed_before_is_made_anew(start):
         jobs.run_shards(NAME, COMMAND, SPEC)
     jobs.run_shards(NAME, COMMAND, SPEC)
     assert len(api.created) == 2
+    assert not api.num_overlaps
 
 
 def test_a_task_that_is_told_to_end_deletes_its_job_and_frees_the_gpus(start, monkeypatch):
@@ -108,8 +109,31 @@ def test_a_task_that_is_told_to_end_deletes_its_job_and_frees_the_gpus(start, mo
     with pytest.raises(InterruptedStepError):
         jobs.run_shards(NAME, COMMAND, SPEC)
     assert [Path(path).name for path in api.deleted] == [NAME]
-    assert not api.jobs
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_after_a_task_that_was_told_to_end_no_pods_of_two_generations_run_at_once(start, monkeypatch):
+    api = start()
+    with monkeypatch.context() as patch:
+        patch.setattr(jobs.time, "sleep", lambda seconds: signal.raise_signal(signal.SIGTERM))
+        with pytest.raises(InterruptedStepError):
+            jobs.run_shards(NAME, COMMAND, SPEC)
+    jobs.run_shards(NAME, COMMAND, SPEC)
+    assert (len(api.created), api.num_overlaps) == (2, 0)
+
+
+def test_a_job_that_somebody_deletes_ends_its_task_with_a_sentence(start, monkeypatch):
+    api = start()
+    monkeypatch.setattr(jobs.time, "sleep", lambda seconds: api.jobs.clear())
+    with pytest.raises(FailedJobError, match="the job was deleted"):
+        jobs.run_shards(NAME, COMMAND, SPEC)
+
+
+@pytest.mark.parametrize("name", ["dubmill-train_on_all_gpus-1", "dubmill-train-" + "a" * 35])
+def test_names_that_a_cluster_refuses_are_refused_here(start, name):
+    start()
+    with pytest.raises(ServiceUnavailableError, match="HTTP 422"):
+        jobs.run_training(name, [], SPEC)
 
 
 def test_training_on_several_nodes_is_a_trainjob_that_runs_torchrun(start):

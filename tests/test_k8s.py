@@ -387,6 +387,7 @@ def test_alerts_dashboard_and_autoscaling_use_metrics_that_the_endpoint_exposes(
             family.type, ()
         )
     }
+    exposed |= {"kube_cronjob_created", "kube_cronjob_status_last_successful_time"}  # of kube-state-metrics
     used = {name for text in expressions() for name in metric_names(text)}
     assert used <= exposed
     assert {"dub_queue_age_seconds", "dubs_total", "dub_rejections_total"} <= used
@@ -426,6 +427,58 @@ def test_mlflow_answers_to_its_service_name_in_every_spelling(overlay):
     for suffix in ("", ".dubmill", ".dubmill.svc", ".dubmill.svc.cluster.local"):
         assert {f"mlflow{suffix}", f"mlflow{suffix}:*"} <= set(allowed)
     assert service["spec"]["selector"].items() <= pod["metadata"]["labels"].items()
+
+
+def test_the_endpoint_reaches_the_database_that_autoscaling_gives_it():
+    """The URL of the secret is postgresql://, whose port is 5432; everything else is denied by default."""
+    (container,) = named("platform", "InferenceService", "dubmill")["spec"]["predictor"]["containers"]
+    assert "--database=$(JOBS_DATABASE)" in container["args"]
+    pods_of_the_endpoint = {"matchLabels": {"serving.kserve.io/inferenceservice": "dubmill"}}
+    policies = [one["spec"] for one in manifests("platform", "NetworkPolicy")]
+    ways = [way for one in policies if one["podSelector"] == pods_of_the_endpoint for way in one.get("egress", [])]
+    assert [way["ports"] for way in ways] == [[{"protocol": "TCP", "port": 5432}]]
+
+
+def test_the_autoscaler_has_the_one_field_that_kserve_reads_of_an_external_metric():
+    """KServe's KEDA reconciler calls `metric.External.Target.Value.AsApproximateFloat64()` without a check for nil."""
+    scaling = named("platform", "InferenceService", "dubmill")["spec"]["predictor"]["autoScaling"]
+    assert [one["external"]["target"] for one in scaling["metrics"]] == [{"type": "Value", "value": "4"}]
+
+
+def test_the_quota_of_gpus_holds_the_queues_the_endpoint_and_its_canary():
+    quota = int(named("platform", "ResourceQuota", "gpus")["spec"]["hard"]["requests.nvidia.com/gpu"])
+    flavors = [
+        flavor
+        for group in named("platform", "ClusterQueue", "dubmill")["spec"]["resourceGroups"]
+        for flavor in group["flavors"]
+    ]
+    queued = sum(
+        one["nominalQuota"] for flavor in flavors for one in flavor["resources"] if one["name"] == "nvidia.com/gpu"
+    )
+    predictor = named("platform", "InferenceService", "dubmill")["spec"]["predictor"]
+    of_each_pod = int(predictor["containers"][0]["resources"]["requests"]["nvidia.com/gpu"])
+    assert quota >= queued + of_each_pod * (predictor["maxReplicas"] + 1)
+
+
+@every_overlay
+def test_the_backup_can_mount_its_claims_wherever_the_other_pods_are(overlay):
+    """A ReadWriteOnce claim is on one node: that of the pod which the backup has to join."""
+    modes = {one["metadata"]["name"]: one["spec"]["accessModes"] for one in manifests(overlay, "PersistentVolumeClaim")}
+    found = dict(pods(overlay))
+    backup = found.pop("CronJob/backup")
+    (term,) = backup["affinity"]["podAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+    labels = named(overlay, "Deployment", "mlflow")["spec"]["template"]["metadata"]["labels"]
+    assert term["labelSelector"]["matchLabels"].items() <= labels.items()
+    assert term["topologyKey"] == "kubernetes.io/hostname"
+    single = {name for name in claims_of(backup) if modes[name] == ["ReadWriteOnce"]}
+    elsewhere = {
+        claim for name, pod in found.items() if name != "Deployment/mlflow" for claim in claims_of(pod) & single
+    }
+    assert elsewhere == ({"ledger"} if overlay == "kind" else set())  # kind has one node
+
+
+def claims_of(pod):
+    return {one["persistentVolumeClaim"]["claimName"] for one in pod["volumes"] if "persistentVolumeClaim" in one}
 
 
 def test_only_ltx2_asks_for_a_gpu_and_tolerates_its_taint():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 import threading
@@ -12,13 +13,16 @@ import time
 from pathlib import Path
 
 import pytest
+from doubles.cluster_jobs import ClusterJobs
 from doubles.gated_pairs import make_pairs
+from doubles.noise_pairs import PARAMS
 
 from dubmill.artifacts.manifest import Lineage
 from dubmill.artifacts.references import REFERENCE
 from dubmill.artifacts.store import Adapter, PairSet, open_any
+from dubmill.cluster import jobs, kubernetes
 from dubmill.errors import ChangedArtifactError, UnsealedArtifactError
-from dubmill.launching import run_task
+from dubmill.launching import SHARDED, _job_name, run_task, train_on_all_gpus
 
 
 @pytest.fixture
@@ -105,3 +109,29 @@ def test_the_lock_of_a_killed_task_is_free(work, tmp_path):
     process.join()
     assert process.exitcode == -9
     assert run_task(lambda seed, out: make_pairs(out, seed=seed), [1], tmp_path / "b").info["gated"]
+
+
+def test_a_task_trains_on_several_nodes_under_a_name_that_the_cluster_accepts(work, tmp_path, monkeypatch):
+    (tmp_path / "namespace").write_text("dubmill")
+    monkeypatch.setattr(kubernetes, "ACCOUNT", tmp_path)
+    monkeypatch.setattr(jobs, "POLL_SECONDS", 0.0)
+    monkeypatch.setenv("DUBMILL_TRAINING", jobs.JobSpec(2, "image", 1, 1, 0, "work", "/work").to_json())
+    inputs = [make_pairs(tmp_path / str(seed), seed=seed) for seed in (1, 2)]  # only their digests and paths are read
+
+    def run_pod(command, index):
+        adapter_step(1, Path(command[-1]))
+        return 0
+
+    with ClusterJobs(run_pod) as api:
+        monkeypatch.setenv("DUBMILL_KUBERNETES", api.address)
+        adapter = run_task(train_on_all_gpus, [*inputs, PARAMS], tmp_path / "out")
+    (job,) = api.created
+    assert re.fullmatch("dubmill-train-[0-9a-f]{32}", job["metadata"]["name"])
+    assert adapter.path == tmp_path / "out"
+
+
+@pytest.mark.parametrize("word", [*SHARDED, "train"])
+def test_the_name_of_a_job_leaves_room_for_its_pods(word):
+    name = _job_name(word, Path(f"/work/drafts/{word}-{'a' * 32}"))
+    assert len(name) <= (48 if word == "train" else 52)
+    assert re.fullmatch("[a-z0-9-]+", name)

@@ -83,7 +83,7 @@ def _make_shards(word: str, inputs: Sequence[Any], draft: Path) -> None:
     values = read_yaml(SHIPPED_PARAMS) | {word: section.model_dump(mode="json")}  # the command wants every section
     write_atomically(params, json.dumps(values).encode())
     command += ["--params", str(params), "--out", str(draft)]
-    jobs.run_shards(_job_name(draft), command, jobs.JobSpec.from_json(os.environ[SHARDS]))
+    jobs.run_shards(_job_name(word, draft), command, jobs.JobSpec.from_json(os.environ[SHARDS]))
     shutil.rmtree(folder)
 
 
@@ -93,8 +93,9 @@ def _inputs_folder(draft: Path) -> Path:
     return folder
 
 
-def _job_name(draft: Path) -> str:
-    return f"dubmill-{draft.name}"[:52]  # with a pod's suffix at most 63 characters
+def _job_name(word: str, draft: Path) -> str:
+    """Returns a DNS label with the draft's digest; JobSet refuses more than 48 characters (63 with `-node-0-0-abcde`)."""
+    return f"dubmill-{word}-{draft.name.rpartition('-')[2]}"
 
 
 def _shared(name: str, artifact: Artifact, folder: Path) -> Path:
@@ -155,7 +156,7 @@ def _train_on_nodes(backbone: Backbone, latents: LatentSet, params: TrainParams,
     section = folder / "train.json"
     write_atomically(section, params.model_dump_json().encode())
     arguments = ["-m", "dubmill.launching", str(backbone.path), str(latents.path), str(section), str(out)]
-    jobs.run_training(_job_name(out), arguments, jobs.JobSpec.from_json(os.environ[TRAINING]))
+    jobs.run_training(_job_name("train", out), arguments, jobs.JobSpec.from_json(os.environ[TRAINING]))
     shutil.rmtree(folder)
     return Adapter.open(out)
 

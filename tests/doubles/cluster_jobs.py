@@ -4,17 +4,24 @@ Rules (kubernetes.io, "Jobs", "Pod failure policy", "Backoff limit per index"): 
 away counts as nothing; FailIndex ends an index by exit code; an index is tried backoffLimitPerIndex + 1 times; the Job ends as Complete when
 all indexes succeeded, and as Failed, with `failedIndexes`, when all indexes ended and some failed. A suspended Job starts nothing until
 Kueue, which the API server asks, clears `suspend`. A custom resource of a group that is not installed is 404.
+
+A DELETE with propagationPolicy Foreground keeps the object, with a deletionTimestamp, until its pods are gone, and what is applied
+meanwhile is lost; with Background the object is gone at once and its pods go on for a while (kubernetes.io, "Garbage Collection"). A name
+that is no DNS label is invalid (422), and JobSet's webhook refuses names whose pods `<name>-node-0-0-abcde` would exceed 63 characters.
 """
 
 from __future__ import annotations
 
 import http.server
 import json
+import re
 import threading
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
+DNS_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+NUM_POLLS_TO_END = 3  # GETs until the pods of a deleted object are gone
 DISRUPTED = -1  # in place of an exit code: the cluster took the pod away
 
 
@@ -26,6 +33,8 @@ class ClusterJobs:
         self.jobs: dict[str, dict[str, Any]] = {}
         self.created: list[dict[str, Any]] = []
         self.deleted: list[str] = []
+        self.ending: dict[str, int] = {}  # GETs until the pods of a deleted object are gone, by path
+        self.num_overlaps = 0  # objects that were created while the pods of the one before ran
         self.num_failures: dict[int, int] = {}
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self.address = f"http://127.0.0.1:{self.server.server_port}"
@@ -38,21 +47,41 @@ class ClusterJobs:
         self.server.shutdown()
         self.server.server_close()
 
-    def answer(self, method: str, path: str, body: dict[str, Any]) -> dict[str, Any] | None:
+    def answer(self, method: str, path: str, body: dict[str, Any], query: str = "") -> dict[str, Any] | None:
         if "trainer.kubeflow.org" in path and not self.has_trainer:
             return None
         if path.endswith("/v1alpha1"):
             return {"kind": "APIResourceList"}
         if method == "DELETE":
-            self.deleted.append(path)
-            return self.jobs.pop(path, None)
-        if method == "PATCH":
+            return self.delete(path, is_foreground=query == "propagationPolicy=Foreground")
+        if method == "GET" and path in self.ending:
+            self.end(path)
+        elif method == "PATCH" and path in self.ending and path in self.jobs:
+            return self.jobs[path]  # what is applied to an object that goes away is lost
+        elif method == "PATCH":
+            self.num_overlaps += path in self.ending
             self.num_failures = {}
             self.jobs[path] = {**body, "status": {"done": []}}
             self.created.append(body)
         elif path in self.jobs:
             self.advance(self.jobs[path])
         return self.jobs.get(path)
+
+    def delete(self, path: str, *, is_foreground: bool) -> dict[str, Any] | None:
+        found = self.jobs.get(path)
+        if found is not None:
+            self.deleted.append(path)
+            self.ending.setdefault(path, NUM_POLLS_TO_END)
+            found["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+            if not is_foreground:
+                del self.jobs[path]
+        return found
+
+    def end(self, path: str) -> None:
+        self.ending[path] -= 1
+        if not self.ending[path]:
+            del self.ending[path]
+            self.jobs.pop(path, None)
 
     def advance(self, job: dict[str, Any]) -> None:
         spec, status = job["spec"], job["status"]
@@ -91,6 +120,12 @@ def command_of(job: dict[str, Any], index: int) -> list[str]:
     return [part.replace("$(JOB_COMPLETION_INDEX)", str(index)) for part in container["command"]]
 
 
+def is_valid_name(body: dict[str, Any]) -> bool:
+    """Whether the API takes the name of an object, and JobSet that of a TrainJob."""
+    name = body["metadata"]["name"]
+    return DNS_LABEL.fullmatch(name) is not None and (body["kind"] != "TrainJob" or len(name) <= 48)
+
+
 def _handler(api: ClusterJobs) -> type[http.server.BaseHTTPRequestHandler]:
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -103,7 +138,11 @@ def _handler(api: ClusterJobs) -> type[http.server.BaseHTTPRequestHandler]:
             self._run(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
 
         def _run(self, body: dict[str, Any]) -> None:
-            answer = api.answer(self.command, urlsplit(self.path).path, body)
+            url = urlsplit(self.path)
+            if body and not is_valid_name(body):
+                self.send_error(422)
+                return
+            answer = api.answer(self.command, url.path, body, url.query)
             self.send_response(404 if answer is None else 200)
             self.end_headers()
             self.wfile.write(json.dumps(answer or {}).encode())

@@ -5,7 +5,7 @@ manager applied before and now leaves out are removed; `generation` grows when t
 lags behind; it is rolled when updatedReplicas, replicas and availableReplicas are all as wanted (kubectl's rollout status); pods that never
 become ready end as ProgressDeadlineExceeded while the old ones go on serving. KServe copies the predictor's annotations to the
 pod template of the Deployment `<name>-predictor`. An object with a finalizer, as KServe gives it, is still there for a while after a
-DELETE, and what is applied meanwhile is lost. Created objects need the fields that the CRD requires.
+DELETE, and what is applied meanwhile is lost. Created objects need the fields that the CRD requires, and a DNS label as their name.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import json
 import threading
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
+
+from doubles.cluster_jobs import DNS_LABEL
 
 NAME = "dubmill"
 
@@ -133,6 +135,7 @@ def _handler(api: KubernetesApi) -> type[http.server.BaseHTTPRequestHandler]:
                 self.path.split("?")[0].split("/")[-1],
             )
             assert body["apiVersion"] == "serving.kserve.io/v1beta1"
+            assert DNS_LABEL.fullmatch(body["metadata"]["name"])
             self._run(body)
 
         def _run(self, body: dict[str, Any]) -> None:

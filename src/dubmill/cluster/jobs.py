@@ -1,7 +1,8 @@
 """Runs the work of one task in pods of its own: shards as an Indexed Job, training on several nodes as a TrainJob.
 
 A job is named after its work, so a task that was killed and started again finds its job and waits for it. A task that is told to end
-(SIGTERM) deletes its job: what the pods finished stays on the shared volume.
+(SIGTERM) deletes its job: what the pods finished stays on the shared volume. A job is made anew only when the pods of the one before
+are gone, since both would write to the same folder.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ KEPT_SECONDS = 24 * 3600  # of a finished job, for its logs
 POLL_SECONDS = 15.0
 USER = 10001  # of the project's images
 USER_ERROR = 2  # exit code of a fault that another attempt does not mend
-TRAINING_RUNTIME = "dubmill-train"  # k8s/overlays/ltx2/trainer.yaml
+TRAINING_RUNTIME = "dubmill-train"  # k8s/components/trainer/runtime.yaml
 TRAINER_GROUP = "trainer.kubeflow.org"
 QUEUE_LABEL, PRIORITY_LABEL = "kueue.x-k8s.io/queue-name", "kueue.x-k8s.io/priority-class"
 
@@ -199,13 +200,14 @@ def _run(path: str, body: dict[str, Any], *, completed: str) -> None:
     """Creates an object, or finds the one that is there, and waits until a condition says that it ended."""
     with _deleted_on_sigterm(path):
         found = kubernetes.find(path)
-        if found is not None and _condition(found, "Failed", completed):  # of an earlier attempt
+        is_going = found is not None and "deletionTimestamp" in found.get("metadata", {})
+        if found is not None and (is_going or _condition(found, "Failed", completed)):  # of an earlier attempt
             _delete(path)
             found = None
         if found is None:
             kubernetes.apply(path, body)
         seen = ""
-        while not (ended := _condition(found := kubernetes.find(path) or {}, "Failed", completed)):
+        while not (ended := _condition(found := _still_there(path), "Failed", completed)):
             if (progress := _progress(found)) != seen:
                 logger.info("%s: %s", body["metadata"]["name"], progress)
                 seen = progress
@@ -217,6 +219,13 @@ def _run(path: str, body: dict[str, Any], *, completed: str) -> None:
             where=path,
             cure="see the logs of its pods, then run the task again: finished work is kept",
         )
+
+
+def _still_there(path: str) -> dict[str, Any]:
+    found = kubernetes.find(path)
+    if found is None:
+        raise FailedJobError("the job was deleted", where=path, cure="run the task again: finished work is kept")
+    return found
 
 
 def _condition(found: dict[str, Any], *types: str) -> dict[str, Any] | None:
@@ -235,6 +244,7 @@ def _progress(found: dict[str, Any]) -> str:
 
 
 def _delete(path: str) -> None:
+    """Returns when the object and its pods are gone."""
     while kubernetes.find(path):
         kubernetes.delete(path)
         time.sleep(POLL_SECONDS)

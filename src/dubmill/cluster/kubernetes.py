@@ -69,9 +69,9 @@ def apply(path: str, body: dict[str, Any]) -> dict[str, Any]:
 
 
 def delete(path: str) -> None:
-    """Deletes an object with all that belongs to it, if it is there."""
+    """Begins to delete an object, if it is there; `find` returns it until all that belongs to it, such as its pods, is gone."""
     try:
-        call("DELETE", f"{path}?propagationPolicy=Background")
+        call("DELETE", f"{path}?propagationPolicy=Foreground")
     except MissingObjectError:
         return
 
