@@ -12,6 +12,7 @@ from contextlib import suppress
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import psutil
@@ -19,6 +20,8 @@ import pytest
 from doubles import dubbing_server
 from doubles.dubbers import tone_hz
 from doubles.releases import CONSENT, small_clip, tiny_release
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
 
 from dubmill import media
 from dubmill.artifacts.store import Backbone
@@ -26,10 +29,11 @@ from dubmill.cli import main as cli
 from dubmill.client import AsyncDubClient, DubClient, is_webhook_genuine
 from dubmill.dubbing.consent import verify_ledger
 from dubmill.dubbing.project.project import locked
-from dubmill.errors import MissingConsentError, UnsupportedTextError
-from dubmill.serving.jobs import JobConflictError, JobLimits, JobStore
+from dubmill.errors import DubmillError, MissingConsentError, UnsupportedTextError
+from dubmill.serving.jobs import JobConflictError, JobLimits, JobStore, UnknownJobError
 from dubmill.serving.openapi import ResultView
 from dubmill.serving.runner import Runner
+from dubmill.serving.videos import video_routes
 
 SECRET = "secret of the tests"
 
@@ -327,6 +331,52 @@ def test_a_url_that_this_server_does_not_call_is_a_403(served, name):
     assert (answer.status_code, answer.json()["code"]) == (403, "forbidden_source")
 
 
+def test_both_clients_have_the_same_methods():
+    assert set(vars(DubClient)) == set(vars(AsyncDubClient))
+
+
+def test_the_asynchronous_client_waits_for_a_server_describes_it_and_dubs_by_v1(served):
+    client = AsyncDubClient(served.url)
+    video = served.folder / "v1.mp4"
+    video.write_bytes(served.clip)
+
+    async def run():
+        await client.wait_until_ready(seconds=10)
+        return await client.describe(), await client.predict(video, to="es", text="uno", consent=CONSENT, seed=3)
+
+    facts, dubbed = asyncio.run(run())
+    assert (facts["ready"], dubbed["seed"]) == (True, 3)
+
+
+def test_a_consent_record_is_sent_with_a_file(served):
+    """It was sent as Python writes a dict, which is not JSON."""
+    video = served.folder / "record.mp4"
+    video.write_bytes(served.clip)
+    consent = {"statement": CONSENT, "scope": "the trailer", "until": "2099-12-31"}
+    client = DubClient(served.url)
+    client.wait(client.submit(video, language="es", text="uno", consent=consent)["id"])
+    assert (served.ledger()[-1]["scope"], served.ledger()[-1]["until"]) == ("the trailer", "2099-12-31")
+
+
+@pytest.mark.parametrize("call", ["describe", "submit", "status", "wait"])
+@pytest.mark.parametrize("status", [200, 404])
+def test_an_answer_that_is_not_json_is_an_error_of_the_client(monkeypatch, tmp_path, call, status):
+    video = tmp_path / "in.mp4"
+    video.write_bytes(b"")
+    arguments = {"describe": (), "submit": (video,), "status": ("a",), "wait": ("a",)}[call]
+
+    async def request(*_, **__):
+        return httpx.Response(status, content=b"<html>", headers={"content-type": "application/json"})
+
+    monkeypatch.setattr("httpx.AsyncClient.request", request)
+    monkeypatch.setattr("httpx.request", lambda **_: asyncio.run(request()))
+    sentence = "not JSON" if status == 200 else "HTTP 404"
+    with pytest.raises(DubmillError, match=sentence):
+        getattr(DubClient("http://there"), call)(*arguments)
+    with pytest.raises(DubmillError, match=sentence):
+        asyncio.run(getattr(AsyncDubClient("http://there"), call)(*arguments))
+
+
 def test_both_clients_dub_over_jobs_and_report_progress(served):
     path = served.folder / "in.mp4"
     path.write_bytes(served.clip)
@@ -462,6 +512,37 @@ def test_a_client_of_openais_videos_api_gets_its_dub(served):
     failed = post(data={**form, "prompt": "indecible"}, timeout=30).json()["id"]
     served.wait(failed, "failed")
     assert served.get(f"/v1/videos/{failed}").json()["error"]["code"] == "unsupported_text"
+
+
+def test_videos_are_listed_in_pages_without_the_jobs_of_projects(tmp_path):
+    """`after` was ignored, so that OpenAI's client asked for the first page for ever; a project's jobs were videos."""
+    store = JobStore(
+        tmp_path / "jobs",
+        f"sqlite:///{tmp_path}/jobs.sqlite",
+        JobLimits(max_waiting=9, max_per_caller=9, result_hours=1.0),
+    )
+    app = FastAPI()
+    app.include_router(video_routes(SimpleNamespace(jobs=store, name="dubmill")))
+    client, ids = TestClient(app), {}
+    for kind in ("dub", "open", "clip", "redo", "dub", "render"):
+        document = {"fields": {"adapter": "", "text": ""}, "task": {"kind": kind}}
+        ids.setdefault(kind, []).append(store.submit(document, b"", owner="anonymous").id)
+        time.sleep(0.002)  # their order is by time in milliseconds
+    newest_first = [ids["dub"][1], ids["clip"][0], ids["dub"][0]]
+    for order, expected in (("desc", newest_first), ("asc", newest_first[::-1])):
+        found, page = [], {"has_more": True, "last_id": ""}
+        while page["has_more"]:
+            query = {"limit": 2, "after": page["last_id"], "order": order}
+            page = client.get("/v1/videos", params=query).json()
+            found += [video["id"] for video in page["data"]]
+        assert found == expected
+    for kind in ("open", "redo", "render"):
+        for method in ("GET", "DELETE"):
+            with pytest.raises(UnknownJobError):
+                client.request(method, f"/v1/videos/{ids[kind][0]}")
+        assert store.find(ids[kind][0], "anonymous") is not None
+    with pytest.raises(UnknownJobError):
+        client.get("/v1/videos", params={"after": "0" * 32})
 
 
 def test_jobs_are_listed_newest_first_in_pages(served):

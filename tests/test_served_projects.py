@@ -1,25 +1,36 @@
 """Film projects as a worker serves them, without a server: who has the lock, what expires, and what a failure leaves."""
 
+import errno
 import os
 import threading
 import time
+from datetime import date
 
 import pytest
 from doubles.dubbers import ToneDubber
 from doubles.releases import CONSENT, small_clip, tiny_backbone, tiny_release
 
 from dubmill import media
-from dubmill.dubbing.consent import ConsentLedger
+from dubmill.dubbing.consent import Consent, ConsentLedger
 from dubmill.dubbing.longform import Film
 from dubmill.dubbing.model_source import ModelSource
 from dubmill.dubbing.project import FilmProject
 from dubmill.dubbing.project.project import locked
 from dubmill.dubbing.service import DubbingService
-from dubmill.errors import UsageError
+from dubmill.errors import DiskFullError, UsageError
 from dubmill.faces import NO_DETECTION
 from dubmill.media import Limits
 from dubmill.serving.fields import DubFields
-from dubmill.serving.projects import DUB, REQUEST, Projects, SegmentChanges, UnknownProjectError
+from dubmill.serving.jobs import RESULT
+from dubmill.serving.projects import (
+    DUB,
+    FILM,
+    REQUEST,
+    Projects,
+    SegmentChanges,
+    TooManyProjectsError,
+    UnknownProjectError,
+)
 from dubmill.serving.runner import CancelledJobError, Runner
 
 SCRIPT = "1\n00:00:00,400 --> 00:00:01,200\nuno\n\n2\n00:00:02,000 --> 00:00:02,800\ndos\n"
@@ -55,13 +66,13 @@ def model(tmp_path_factory):
 
 @pytest.fixture
 def projects(tmp_path):
-    return Projects(tmp_path / "projects", hours=1.0)
+    return Projects(tmp_path / "projects", hours=1.0, max_per_caller=2)
 
 
 def create(projects, model, *, project_id=ID, **fields):
     """A project of the model's film."""
     _, folders, film = model
-    upload = projects.folder.parent / "upload"
+    upload = projects.folder.parent / f"upload-{project_id}"
     upload.write_bytes(film.path.read_bytes())
     fields = DubFields(**{"language": "es", "script": SCRIPT, "consent": CONSENT} | fields)
     projects.create(project_id, "ana", fields, upload, film, model=folders)
@@ -131,3 +142,66 @@ def test_a_row_with_control_characters_is_refused(projects, model):
     project = FilmProject.open(served.folder / DUB)
     with pytest.raises(UsageError, match="control characters"):
         project.with_rows([type(row)(**{**vars(row), "speaker": "a\rb"}) for row in project.rows[:1]])
+
+
+def test_consent_and_label_are_kept_whole_for_the_command_line(projects, model):
+    """`dubmill film` on the folder of a served project knew the statement alone, and burned in no label."""
+    consent = {"statement": CONSENT, "scope": "the trailer", "until": "2099-12-31", "evidence_sha256": "ab" * 32}
+    served = create(projects, model, consent=consent, label=True)
+    request = FilmProject.open(served.folder / DUB).settings
+    assert request.consent == Consent(CONSENT, "the trailer", date(2099, 12, 31), "ab" * 32)
+    request = served.work(model[0]).request("es")
+    assert (request.consent.scope, request.has_label) == ("the trailer", True)
+
+
+@pytest.mark.parametrize("has_links", [True, False])
+def test_the_film_of_a_project_takes_no_second_place_where_the_disk_has_links(projects, model, monkeypatch, has_links):
+    if not has_links:
+
+        def refuse(*_):
+            raise OSError(errno.EPERM, "no links here")
+
+        monkeypatch.setattr(os, "link", refuse)
+    served = create(projects, model)
+    film, upload = served.folder / FILM, projects.folder.parent / f"upload-{ID}"
+    assert film.read_bytes() == upload.read_bytes()
+    assert film.samefile(upload) == has_links
+
+
+@pytest.mark.parametrize("error", [DiskFullError("the disk is full"), OSError(errno.ENOSPC, "no room")])
+def test_a_project_that_cannot_be_made_leaves_nothing(projects, model, monkeypatch, error):
+    """Its film stayed, and its caller could not delete it."""
+
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(FilmProject, "create", fail)
+    with pytest.raises(type(error)):
+        create(projects, model)
+    assert list(projects.folder.iterdir()) == []
+
+
+def test_a_caller_has_only_so_many_projects(projects, model):
+    create(projects, model, project_id="b" * 32)
+    create(projects, model, project_id="c" * 32)
+    with pytest.raises(TooManyProjectsError, match="2 projects"):
+        create(projects, model)
+    projects.check_room("eve")
+    create(projects, model, project_id="c" * 32)  # again after a kill
+    projects.delete("b" * 32, "ana")
+    create(projects, model)
+
+
+def test_a_render_removes_dubs_that_nothing_uses(projects, model):
+    served = create(projects, model)
+    runner = runner_of(projects, Table(), threading.Lock())
+    takes = served.folder / DUB / "work" / "takes"
+    redo = {"kind": "redo", "project": ID, "segment": "s1"}
+    for seed in (3, 4):
+        runner._work_on_project(model[0], "j", "ana", {**redo, "seed": seed})
+    before = {path.stem for path in takes.iterdir()}
+    (projects.folder / "j").mkdir()
+    runner._work_on_project(model[0], "j", "ana", {"kind": "render", "project": ID})
+    assert (projects.folder / "j" / RESULT).is_file()
+    after = {path.stem for path in takes.iterdir()}
+    assert len(before & after) == 1 < len(before)

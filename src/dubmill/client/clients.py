@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import base64
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from dubmill.client.flows import Flow, Pause, Requests, Value, no_answer
 from dubmill.errors import ServiceUnavailableError
 
-if TYPE_CHECKING:
-    pass
-
-from dubmill.client.flows import Flow, Pause, Requests, Value, file_bytes, no_answer
+READY_POLL_SECONDS = 0.2
 
 
 class DubClient(Requests):
@@ -25,7 +22,7 @@ class DubClient(Requests):
         *,
         to: str,
         text: str = "",
-        consent: str,
+        consent: str | dict[str, Any],
         seed: int = 0,
         face: str = "",
         speaker: str = "",
@@ -96,15 +93,14 @@ class DubClient(Requests):
         """Delete the project with its film."""
         self._run(self._send("DELETE", f"/v1/projects/{project_id}"))
 
-    def predict(self, path: Path | str, *, to: str, text: str, consent: str, **more: Any) -> dict[str, Any]:
+    def predict(
+        self, path: Path | str, *, to: str, text: str, consent: str | dict[str, Any], **more: Any
+    ) -> dict[str, Any]:
         """Dubs a clip by KServe's V1 protocol; returns video (base64), seconds, seed, model_version, machine_generated, notes.
 
         `more` are seed, face and speaker.
         """
-        video = base64.b64encode(file_bytes(Path(path))).decode()
-        instance = {"video": video, "language": to, "text": text, "consent": consent, **more}
-        body = {"instances": [instance]}
-        return self._json("POST", f"/v1/models/{self.name}:predict", json=body)["predictions"][0]
+        return self._run(self._predict(path, {"language": to, "text": text, "consent": consent, **more}))
 
     def describe(self) -> dict[str, Any]:
         """What the server serves: name, version, languages, clip size, readiness."""
@@ -124,14 +120,10 @@ class DubClient(Requests):
             except ServiceUnavailableError:
                 if time.monotonic() > deadline:
                     raise
-                time.sleep(0.2)
+                time.sleep(READY_POLL_SECONDS)
 
     def _json(self, method: str, path: str, **options: Any) -> Any:
-        response = self._run(self._send(method, path, **options))
-        try:
-            return response.json()
-        except ValueError as error:
-            raise no_answer(self.url, "not JSON") from error
+        return self._run(self._get_json(method, path, **options))
 
     def _run(self, flow: Flow[Value]) -> Value:
         import httpx
@@ -161,7 +153,7 @@ class AsyncDubClient(Requests):
         path: Path | str,
         *,
         to: str,
-        consent: str,
+        consent: str | dict[str, Any],
         text: str = "",
         key: str = "",
         progress: Callable[[float], None] | None = None,
@@ -215,8 +207,32 @@ class AsyncDubClient(Requests):
         """As `DubClient.delete_project`."""
         await self._run(self._send("DELETE", f"/v1/projects/{project_id}"))
 
+    async def predict(
+        self, path: Path | str, *, to: str, text: str, consent: str | dict[str, Any], **more: Any
+    ) -> dict[str, Any]:
+        """As `DubClient.predict`."""
+        return await self._run(self._predict(path, {"language": to, "text": text, "consent": consent, **more}))
+
+    async def describe(self) -> dict[str, Any]:
+        """As `DubClient.describe`."""
+        return await self._json("GET", "/v1/dub")
+
+    async def wait_until_ready(self, *, seconds: float) -> None:
+        """As `DubClient.wait_until_ready`."""
+        import asyncio
+
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                await self._json("GET", f"/v1/models/{self.name}")
+                return
+            except ServiceUnavailableError:
+                if time.monotonic() > deadline:
+                    raise
+                await asyncio.sleep(READY_POLL_SECONDS)
+
     async def _json(self, method: str, path: str, **options: Any) -> Any:
-        return (await self._run(self._send(method, path, **options))).json()
+        return await self._run(self._get_json(method, path, **options))
 
     async def _run(self, flow: Flow[Value]) -> Value:
         import asyncio

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import random
 import time
 import uuid
@@ -66,6 +68,23 @@ class Requests:
                 raise _refusal(response, self.url) if response is not None else no_answer(self.url, "")
             yield Pause(wait_seconds)
 
+    def _get_json(self, method: str, path: str, **options: Any) -> Flow[Any]:
+        """The server's answer as JSON.
+
+        Raises:
+            ServiceUnavailableError: it is not JSON, so that it comes from another server.
+        """
+        response = yield from self._send(method, path, **options)
+        try:
+            return response.json()
+        except ValueError as error:
+            raise no_answer(self.url, "not JSON") from error
+
+    def _predict(self, path: Path | str, fields: Mapping[str, Any]) -> Flow[dict[str, Any]]:
+        """What KServe's V1 protocol gives for a clip."""
+        body = {"instances": [{"video": base64.b64encode(file_bytes(Path(path))).decode(), **fields}]}
+        return (yield from self._get_json("POST", f"/v1/models/{self.name}:predict", json=body))["predictions"][0]
+
     def _submit(
         self, video: Path | str, key: str, fields: Mapping[str, Any], path: str = "/v1/dubs"
     ) -> Flow[dict[str, Any]]:
@@ -74,14 +93,14 @@ class Requests:
         if str(video).startswith(("https://", "http://")):
             options: dict[str, Any] = {"json": {**sent, "video_url": str(video)}}
         else:
-            form = {name: str(value) for name, value in sent.items()}
+            form = {name: json.dumps(value) if isinstance(value, dict) else str(value) for name, value in sent.items()}
             options = {"data": form, "files": {"video": (Path(video).name, file_bytes(Path(video)))}}
-        return (yield from self._send("POST", path, headers=headers, **options)).json()
+        return (yield from self._get_json("POST", path, headers=headers, **options))
 
     def _wait(self, job_id: str, progress: Callable[[float], None] | None) -> Flow[dict[str, Any]]:
         deadline = time.monotonic() + self.timeout_seconds
         while True:
-            job = (yield from self._send("GET", f"/v1/dubs/{job_id}", is_patient=True)).json()
+            job = yield from self._get_json("GET", f"/v1/dubs/{job_id}", is_patient=True)
             if progress is not None:
                 progress(float(job["progress"]))
             if job["state"] == "failed":
@@ -126,8 +145,11 @@ def _retry_seconds(response: httpx.Response) -> float | None:
 
 
 def _refusal(response: httpx.Response, url: str) -> DubmillError:
-    is_json = "json" in response.headers.get("content-type", "")
-    return _error_of(response.status_code, response.json() if is_json else {}, url)
+    try:
+        content = response.json()
+    except ValueError:
+        content = {}
+    return _error_of(response.status_code, content, url)
 
 
 def _error_of(status: int, content: Any, url: str) -> DubmillError:

@@ -7,10 +7,6 @@ import hashlib
 import hmac
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
 
 
 def webhook_signature(secret: str, message_id: str, timestamp: str, body: bytes) -> str:

@@ -89,7 +89,7 @@ class JobStore:
             JobConflictError: the key belongs to another request.
             DiskFullError: the disk is full.
         """
-        job_id = uuid.uuid5(uuid.NAMESPACE_OID, f"{owner}\n{key}").hex if key else uuid.uuid4().hex
+        job_id = job_id_of(owner, key) if key else uuid.uuid4().hex
         digest = digest_of([dict(document), _sha256(media)])
         document = {
             **document,
@@ -151,9 +151,11 @@ class JobStore:
             )
         return job
 
-    def list(self, owner: str, *, limit: int, offset: int) -> list[Job]:
-        """A caller's jobs, newest first."""
-        found = self.client.list_workflows(name=WORKFLOW, user=owner, limit=limit, offset=offset, sort_desc=True)
+    def list(self, owner: str, *, limit: int, offset: int, newest_first: bool = True) -> list[Job]:
+        """A caller's jobs, newest or oldest first."""
+        found = self.client.list_workflows(
+            name=WORKFLOW, user=owner, limit=limit, offset=offset, sort_desc=newest_first
+        )
         return [job_of(one) for one in found]
 
     def cancel(self, job_id: str, owner: str) -> Job:
@@ -284,6 +286,11 @@ class JobStore:
             write_atomically(place, media)
         else:
             media.replace(place)
+
+
+def job_id_of(owner: str, key: str) -> str:
+    """The id of the job of an owner's idempotency key."""
+    return uuid.uuid5(uuid.NAMESPACE_OID, f"{owner}\n{key}").hex
 
 
 def problem_of(error: DubmillError) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from dubmill.serving import wire
 from dubmill.serving.adapters import RELEASE
 from dubmill.serving.fields import DubFields
 from dubmill.serving.job import FILE_TASKS, Job
-from dubmill.serving.jobs import ENDING, JobStore
+from dubmill.serving.jobs import ENDING, JobStore, job_id_of
 from dubmill.serving.outbound import Outbound
 from dubmill.serving.problems import NotReadyError, raise_problem
 from dubmill.serving.projects import Projects
@@ -151,7 +151,7 @@ class DubModel(Model):
         `kind` as in `job.TASKS`: of a clip, a script is refused, and later a video that is longer than one clip of the model.
 
         Raises:
-            DubmillError: the fields are not in order; `QueueFullError` if too many wait.
+            DubmillError: the fields are not in order, or the caller has too many projects; `QueueFullError` if too many wait.
         """
         fields, video = submission.fields, submission.video
         fields.check(self.sources)
@@ -166,6 +166,10 @@ class DubModel(Model):
             self.fetching.check(fields.video_url)
         if fields.webhook_url:
             self.calling.check(fields.webhook_url)
+        if kind == "open" and not (
+            key and await asyncio.to_thread(self.jobs.find, job_id_of(CALLER.get(), key), CALLER.get())
+        ):
+            await asyncio.to_thread(self.projects.check_room, CALLER.get())
         return await self._store(fields, video, {"kind": kind}, key)
 
     async def submit_task(self, project_id: str, task: Mapping[str, Any], *, key: str = "") -> Job:

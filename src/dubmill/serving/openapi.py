@@ -104,7 +104,7 @@ _TITLES = {
     401: "no valid API key",
     403: "a URL that this server does not call",
     404: "no such job, project or segment",
-    409: "the job's state, the idempotency key, or a job that has the project does not allow it",
+    409: "the job's state, the idempotency key, a job that has the project, or the number of projects does not allow it",
     413: "the video is too large or too long",
     415: "a body of another type",
     422: "a video, a language or words that cannot be dubbed",

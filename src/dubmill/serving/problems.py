@@ -29,7 +29,7 @@ from dubmill.errors import (
 from dubmill.serving.adapters import UnknownAdapterError
 from dubmill.serving.job import Job
 from dubmill.serving.jobs import JobConflictError, QueueFullError, UnknownJobError
-from dubmill.serving.projects import UnknownProjectError
+from dubmill.serving.projects import TooManyProjectsError, UnknownProjectError
 
 MAX_ERROR_CHARACTERS = 800  # the longest of our own; fields that are quoted have limits of their own
 MEDIA_TYPE = "application/problem+json"
@@ -63,6 +63,7 @@ STATUS: dict[type[DubmillError], HTTPStatus] = {  # the first that matches, so s
     UnknownJobError: HTTPStatus.NOT_FOUND,
     UnknownProjectError: HTTPStatus.NOT_FOUND,
     BusyProjectError: HTTPStatus.CONFLICT,
+    TooManyProjectsError: HTTPStatus.CONFLICT,
     JobConflictError: HTTPStatus.CONFLICT,
     MissingConsentError: HTTPStatus.BAD_REQUEST,
     UsageError: HTTPStatus.BAD_REQUEST,

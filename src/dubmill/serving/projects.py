@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -22,7 +23,7 @@ from dubmill.dubbing.project.project import SETTINGS, BusyProjectError, locked
 from dubmill.dubbing.project.table import rows_of
 from dubmill.dubbing.project.work import ProjectWork
 from dubmill.dubbing.service import DubbingService
-from dubmill.errors import UsageError
+from dubmill.errors import DubmillError, UsageError
 from dubmill.serving.fields import DubFields
 from dubmill.text.languages import base_tag
 from dubmill.text.subtitles import parse
@@ -32,6 +33,10 @@ REQUEST, FILM, DUB = "request.json", "film", "dub"
 
 class UnknownProjectError(UsageError):
     """There is no such project or segment, or it has expired, or it belongs to another caller."""
+
+
+class TooManyProjectsError(UsageError):
+    """A caller has as many projects as are allowed."""
 
 
 class SegmentChanges(BaseModel):
@@ -113,17 +118,19 @@ class ServedProject:
 
 @dataclass(frozen=True)
 class Projects:
-    """The served projects in `folder`; one that was not used for `hours` is deleted."""
+    """The served projects in `folder`, at most `max_per_caller` of one caller; one that was not used for `hours` is deleted."""
 
     folder: Path
     hours: float
+    max_per_caller: int
 
     def find(self, project_id: str, owner: str) -> ServedProject | None:
         """The caller's project of that id, where it is open already."""
         path = self.folder / project_id / REQUEST
-        if not path.is_file():
+        try:
+            stored = json.loads(path.read_text())
+        except FileNotFoundError:
             return None
-        stored = json.loads(path.read_text())
         return ServedProject(path.parent, DubFields(**stored["fields"])) if stored["owner"] == owner else None
 
     def get(self, project_id: str, owner: str) -> ServedProject:
@@ -139,33 +146,37 @@ class Projects:
     def create(
         self, project_id: str, owner: str, fields: DubFields, upload: Path, film: Film, *, model: Mapping[str, Path]
     ) -> None:
-        """Make a project of an uploaded film, which is moved; again after a kill it is continued. The request comes last.
+        """Make a project of an uploaded film; again after a kill it is continued. The request comes last; a failure leaves nothing.
 
-        `model` has the folders of `backbone` and `release`.
+        `model` has the folders of `backbone` and `release`. The film is a hard link to `upload` where the disk has those, else a copy.
 
         Raises:
-            DubmillError: the script does not suit the film.
+            TooManyProjectsError: the caller has as many as are allowed.
+            DubmillError: the script does not suit the film, or the disk is full.
         """
-        folder, tag = self.folder / project_id, base_tag(fields.language)
-        folder.mkdir(parents=True, exist_ok=True)
-        if not (folder / DUB / SETTINGS).is_file():
-            rows = [
-                replace(row, text="", targets={tag: Target(row.text)})
-                for row in rows_of(parse(fields.script, "script"))
-            ]
-            rows = fit_rows(rows, tag, film.info.seconds, line_fitter(model["backbone"]))
-            settings = ProjectSettings(
-                film=(folder / FILM).absolute(), source_language="und", languages=(tag,), params=Path(), overlay=(),
-                consent=fields.consent_record().statement, adapter=None, seed=fields.seed, tone_map=fields.tone_map,
-                track=fields.track, face=fields.face, picture="face", quality=None, container=".mp4", audio={},
-                **{name: path.absolute() for name, path in model.items()},
-            )  # fmt: skip
-            shutil.copyfile(upload, folder / FILM)
-            FilmProject.create(
-                folder / DUB, settings, rows, replace(film, path=folder / FILM, known_sha256=film.sha256)
-            )
-        stored = {"owner": owner, "fields": {**fields.model_dump(mode="json"), "script": "", "video_url": ""}}
-        write_atomically(folder / REQUEST, json.dumps(stored).encode())
+        folder = self.folder / project_id
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if not (folder / DUB / SETTINGS).is_file():
+                self.check_room(owner)
+                _link(upload, folder / FILM)
+                _create_dub(folder, fields, film, model)
+            stored = {"owner": owner, "fields": {**fields.model_dump(mode="json"), "script": "", "video_url": ""}}
+            write_atomically(folder / REQUEST, json.dumps(stored).encode())
+        except (DubmillError, OSError):
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+
+    def check_room(self, owner: str) -> None:
+        """Refuse one more project of a caller that has as many as are allowed.
+
+        Raises:
+            TooManyProjectsError: with the number.
+        """
+        folders = self.folder.iterdir() if self.folder.is_dir() else ()
+        num_own = sum(self.find(folder.name, owner) is not None for folder in folders)
+        if num_own >= self.max_per_caller:
+            raise TooManyProjectsError(f"you have {num_own} projects, which is the limit", cure="delete one of them")
 
     def delete(self, project_id: str, owner: str) -> None:
         """Delete a project with its film and dubs.
@@ -190,6 +201,34 @@ class Projects:
     def _has_expired(self, folder: Path) -> bool:
         path = folder / REQUEST
         return (path if path.is_file() else folder).stat().st_mtime < time.time() - self.hours * 3600.0
+
+
+def _create_dub(folder: Path, fields: DubFields, film: Film, model: Mapping[str, Path]) -> None:
+    """Make the project of `dubmill film` in a served project's folder, which has the film."""
+    tag, path = base_tag(fields.language), folder / FILM
+    rows = [replace(row, text="", targets={tag: Target(row.text)}) for row in rows_of(parse(fields.script, "script"))]
+    rows = fit_rows(rows, tag, film.info.seconds, line_fitter(model["backbone"]))
+    settings = ProjectSettings(
+        film=path.absolute(), source_language="und", languages=(tag,), params=Path(), overlay=(),
+        consent=fields.consent_record(), label=fields.label, adapter=None, seed=fields.seed, tone_map=fields.tone_map,
+        track=fields.track, face=fields.face, picture="face", quality=None, container=".mp4", audio={},
+        **{name: place.absolute() for name, place in model.items()},
+    )  # fmt: skip
+    FilmProject.create(folder / DUB, settings, rows, replace(film, path=path, known_sha256=film.sha256))
+
+
+def _link(source: Path, target: Path) -> None:
+    """Link a file, or copy it where the disk has no hard links.
+
+    Raises:
+        DiskFullError: the disk is full.
+    """
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        with source.open("rb") as stream:
+            write_atomically(target, iter(partial(stream.read, 1 << 20), b""))
 
 
 def _unknown(project_id: str) -> UnknownProjectError:

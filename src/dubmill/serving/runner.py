@@ -177,9 +177,9 @@ class Runner:
                 result |= {"seed": seed, "notes": [f"{count} chunk(s) were dubbed"]}
             else:
                 work.project.store.sweep()
-                request = dataclasses.replace(work.request(served.language), has_label=served.fields.label)
-                out = self.folder / job_id / RESULT
+                request, out = work.request(served.language), self.folder / job_id / RESULT
                 dubbed = service.render_film(work.film, request, out, progress, before_handover=lambda _: None)
+                work.clean(removes=True)
                 result |= {"notes": list(dubbed.notes)}
             served.touch()
         return result

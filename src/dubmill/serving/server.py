@@ -68,6 +68,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument(
         "--max_per_caller", type=int, default=50, help="number of open jobs of one caller; the next one gets status 429"
     )
+    parser.add_argument("--max_projects_per_caller", type=int, default=50, help="the next one gets status 409")
     parser.add_argument("--max_film_seconds", type=float, default=7200.0, help="longer films are refused")
     parser.add_argument(
         "--max_body_bytes", type=int, default=64 * 1024**2, help="larger requests are refused with status 413"
@@ -132,7 +133,7 @@ def _serve_api(options: argparse.Namespace, release: Release, source: ModelSourc
     jobs = JobStore(options.jobs, options.database, limits)
     calling = Outbound(options.webhook_hosts if options.webhook_secret else [], options.allow_private_hosts)
     fetching = Outbound(options.fetch_hosts, options.allow_private_hosts)
-    projects = Projects(options.jobs / PROJECTS, options.project_hours)
+    projects = Projects(options.jobs / PROJECTS, options.project_hours, options.max_projects_per_caller)
     model = DubModel(
         options.name,
         release,
@@ -160,7 +161,15 @@ def _serve_api(options: argparse.Namespace, release: Release, source: ModelSourc
 
 def _limits(options: argparse.Namespace) -> dict[str, Any]:
     """What `/v1/limits` says, beside the seconds of a clip."""
-    names = ("max_body_bytes", "max_film_seconds", "max_waiting", "max_per_caller", "result_hours", "project_hours")
+    names = (
+        "max_body_bytes",
+        "max_film_seconds",
+        "max_waiting",
+        "max_per_caller",
+        "max_projects_per_caller",
+        "result_hours",
+        "project_hours",
+    )
     return {name: getattr(options, name) for name in names}
 
 

@@ -7,8 +7,9 @@ adapter; `language`, `consent` and the other fields of `/v1/dubs` are sent besid
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime
+from itertools import dropwhile, islice
 from typing import Any, Literal
 
 from fastapi import APIRouter, Query, Request
@@ -17,11 +18,14 @@ from pydantic import BaseModel
 
 from dubmill.errors import UsageError
 from dubmill.serving.job import Job
+from dubmill.serving.jobs import JobStore, UnknownJobError
 from dubmill.serving.model import CALLER, DubModel
 from dubmill.serving.openapi import ERRORS, RESULT, form_schema
 from dubmill.serving.routes import JobId, read_submission, result_file, view
 
 RENAMED = {"prompt": "text", "model": "adapter"}
+VIDEO_TASKS = ("clip", "dub")  # the other jobs belong to projects
+PAGE_JOBS = 100  # that are read from the database at once
 FIXED = ("size", "seconds")  # of the input, always
 STATUS = {"queued": "queued", "running": "in_progress", "done": "completed"}
 OF_FORM = {**RENAMED, "input_reference": "video"}
@@ -58,7 +62,7 @@ class Video(BaseModel):
 
 
 class VideoPage(BaseModel):
-    """The caller's videos, newest first."""
+    """A page of the caller's videos."""
 
     object: Literal["list"] = "list"
     data: list[Video]
@@ -79,6 +83,12 @@ def video_routes(model: DubModel) -> APIRouter:
     """The routes of `/v1/videos`."""
     router, jobs = APIRouter(tags=["videos"], prefix="/v1/videos", responses=ERRORS), model.jobs
 
+    def find(video_id: str) -> Job:
+        job = jobs.get(video_id, CALLER.get())
+        if job.task["kind"] not in VIDEO_TASKS:
+            raise UnknownJobError("there is no such video", where=video_id, cure="/v1/dubs has the jobs of projects")
+        return job
+
     @router.post("", response_model=Video, openapi_extra=VIDEO_BODY)
     async def create(request: Request) -> dict[str, Any]:
         """Submit a video to be dubbed."""
@@ -88,9 +98,17 @@ def video_routes(model: DubModel) -> APIRouter:
         return await asyncio.to_thread(video_view, model, job)
 
     @router.get("", response_model=VideoPage)
-    def list_videos(limit: int = Query(20, ge=1, le=100)) -> dict[str, Any]:
-        """The caller's newest videos."""
-        found = jobs.list(CALLER.get(), limit=limit + 1, offset=0)
+    def list_videos(
+        limit: int = Query(20, ge=1, le=100),
+        after: str = Query("", pattern="^([0-9a-f]{32})?$", description="the last id of the page before"),
+        order: Literal["asc", "desc"] = Query("desc", description="by time of submission"),
+    ) -> dict[str, Any]:
+        """The caller's videos, newest first unless `order` is asc."""
+        videos = _all_videos(jobs, CALLER.get(), newest_first=order == "desc")
+        if after:
+            find(after)
+            videos = islice(dropwhile(lambda job: job.id != after, videos), 1, None)
+        found = list(islice(videos, limit + 1))
         data = [video_view(model, job) for job in found[:limit]]
         ends = [video["id"] for video in (*data[:1], *data[-1:])] or [None, None]
         return {"data": data, "first_id": ends[0], "last_id": ends[-1], "has_more": len(found) > limit}
@@ -98,21 +116,29 @@ def video_routes(model: DubModel) -> APIRouter:
     @router.get("/{video_id}", response_model=Video)
     def status(video_id: JobId) -> dict[str, Any]:
         """Status and progress."""
-        return video_view(model, jobs.get(video_id, CALLER.get()))
+        return video_view(model, find(video_id))
 
     @router.get("/{video_id}/content", response_class=FileResponse, responses=RESULT)
     def content(video_id: JobId) -> FileResponse:
         """The dubbed MP4; ranges are answered."""
-        return result_file(model, jobs.get(video_id, CALLER.get()))
+        return result_file(model, find(video_id))
 
     @router.delete("/{video_id}", response_model=DeletedVideo)
     def delete(video_id: JobId) -> dict[str, Any]:
         """Cancel the video where it is not done, and delete it."""
-        job = jobs.get(video_id, CALLER.get())
+        job = find(video_id)
         jobs.discard(job.id, job.owner)
         return {"id": job.id}
 
     return router
+
+
+def _all_videos(jobs: JobStore, owner: str, *, newest_first: bool) -> Iterator[Job]:
+    """A caller's jobs that are videos, read in pages."""
+    offset = 0
+    while page := jobs.list(owner, limit=PAGE_JOBS, offset=offset, newest_first=newest_first):
+        yield from (job for job in page if job.task["kind"] in VIDEO_TASKS)
+        offset += len(page)
 
 
 def video_view(model: DubModel, job: Job) -> dict[str, Any]:

@@ -89,7 +89,7 @@ def run_worker(options: argparse.Namespace, release: Release, source: ModelSourc
             releases,
             service.ledger,
             options.jobs,
-            Projects(options.jobs / PROJECTS, options.project_hours),
+            Projects(options.jobs / PROJECTS, options.project_hours, options.max_projects_per_caller),
             QueueTable(open_queue(options.database)),
             report,
             slot=slot,

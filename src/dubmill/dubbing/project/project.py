@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from dubmill import media
 from dubmill.artifacts.files import hash_file, write_atomically
 from dubmill.dubbing.clip_size import ClipSize
+from dubmill.dubbing.consent import Consent
 from dubmill.dubbing.longform import Film, FilmStore, Segment
 from dubmill.dubbing.output import check_writable
 from dubmill.dubbing.project.fitting import LineFitter, fit_rows
@@ -37,7 +38,7 @@ class BusyProjectError(UsageError):
 class ProjectSettings(BaseModel):
     """What `film new` was given: the film, the languages, who agreed, and the model.
 
-    `adapter` empty: the release. `audio`: the recorded voice of a language, where it has one. Other values as in `requests.FileDubRequest`.
+    `adapter` empty: the release. `audio`: the recorded voice of a language, where it has one. `label`: the visible label is burned in. Other values as in `requests.FileDubRequest`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -45,7 +46,7 @@ class ProjectSettings(BaseModel):
     film: Path
     source_language: str
     languages: tuple[str, ...]
-    consent: str
+    consent: str | Consent
     release: Path
     adapter: Path | None
     params: Path
@@ -59,6 +60,7 @@ class ProjectSettings(BaseModel):
     quality: int | None
     container: str
     audio: dict[str, Path] = {}  # a default: older projects have none
+    label: bool = False  # a default: older projects have none
 
     @property
     def overlay_files(self) -> list[Path]:

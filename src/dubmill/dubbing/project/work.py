@@ -144,6 +144,7 @@ class ProjectWork:
             consent=settings.consent,
             seed=settings.seed,
             tone_map=settings.tone_map,
+            has_label=settings.label,
             track=settings.track,
             face=settings.face,
             picture=settings.picture,
