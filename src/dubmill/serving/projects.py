@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from dubmill.artifacts.files import write_atomically
 from dubmill.dubbing.longform import Film
@@ -51,6 +51,11 @@ class SegmentChanges(BaseModel):
     start_seconds: float | None = Field(None, ge=0, le=1_000_000)
     end_seconds: float | None = Field(None, ge=0, le=1_000_000)
 
+    @field_validator("text", "speaker")
+    @classmethod
+    def _in_one_line(cls, value: str | None) -> str | None:
+        return None if value is None else " ".join(value.split())
+
 
 @dataclass(frozen=True)
 class ServedProject:
@@ -83,10 +88,8 @@ class ServedProject:
             project = FilmProject.open(self.folder / DUB)
             self.check_segment(segment, project)
             row = project.row(segment)
-            if "speaker" in values:
-                values["speaker"] = " ".join(values["speaker"].split())
             if "text" in values:
-                row = replace(row, targets={self.language: Target(" ".join(values.pop("text").split()))})
+                row = replace(row, targets={self.language: Target(values.pop("text"))})
             project = project.edited(replace(row, **values), line_fitter(backbone))
             project.save()
             self.touch()

@@ -181,7 +181,6 @@ class Runner:
                 dubbed = service.render_film(work.film, request, out, progress, before_handover=lambda _: None)
                 work.clean(removes=True)
                 result |= {"notes": list(dubbed.notes)}
-            served.touch()
         return result
 
     @contextmanager
@@ -199,6 +198,7 @@ class Runner:
                     time.sleep(LOCK_SECONDS)
             self.projects.get(project_id, owner).touch()  # it may have been deleted meanwhile
             yield served
+            served.touch()
 
     def _render(
         self, service: DubbingService, job_id: str, request: FileDubRequest, *, is_clip: bool
