@@ -191,12 +191,13 @@ def test_a_canary_that_is_not_good_enough_moves_nothing(api):
     assert (alias.place, served(api), api.canary) == (OLD, OLD, None)
 
 
-def test_a_canary_has_no_volume_to_write_no_queue_of_the_endpoint_and_no_route_from_outside(api):
+def test_a_canary_has_no_volume_to_write_no_queue_or_key_of_the_endpoint_and_no_route_from_outside(api):
     volumes = [
         {"name": "models", "persistentVolumeClaim": {"claimName": "models", "readOnly": True}},
         {"name": "ledger", "persistentVolumeClaim": {"claimName": "ledger"}},
     ]
-    container = {"name": "kserve-container", "args": ["--jobs=/ledger/jobs", "--database=postgresql://db"]}
+    dropped = ["--database=postgresql://db", "--api_keys", "/keys/hashes", "--identity_header=x-user"]
+    container = {"name": "kserve-container", "args": [*dropped, "--jobs=/ledger/jobs", "--name", "dubmill"]}
     api.service["spec"]["predictor"] |= {"volumes": volumes, "containers": [container], "maxReplicas": 4}
     api.service["metadata"]["annotations"] = {"serving.kserve.io/deploymentMode": "Standard", "other": "x"}
     seen = []
@@ -204,7 +205,7 @@ def test_a_canary_has_no_volume_to_write_no_queue_of_the_endpoint_and_no_route_f
     (canary,) = seen
     predictor = canary["spec"]["predictor"]
     assert predictor["volumes"] == [volumes[0], {"name": "ledger", "emptyDir": {}}]
-    assert predictor["containers"][0]["args"] == ["--jobs=/ledger/jobs"]
+    assert predictor["containers"][0]["args"] == ["--jobs=/ledger/jobs", "--name", "dubmill"]
     assert predictor["maxReplicas"] == 1
     assert canary["metadata"]["annotations"] == {"serving.kserve.io/deploymentMode": "Standard"}
     assert canary["metadata"]["labels"] == {"networking.kserve.io/visibility": "cluster-local"}

@@ -701,6 +701,11 @@ def test_a_canary_whose_dubs_are_worse_than_measured_moves_nothing(
     assert (number(tmp_path), served_release(tmp_path, api), api.canary) == (1, first.digest, None)
 
 
+def test_a_canary_that_no_held_out_clip_can_try_is_refused(pairs):
+    with pytest.raises(canary.CanaryError, match="no held-out pair"):
+        canary.check_dubs("http://canary", pairs=pairs, measured={}, scorers=PlainScorers(), params=RULES)
+
+
 def test_an_alias_that_cannot_move_takes_the_endpoint_back(tmp_path, store, backbone, pairs, api, monkeypatch):
     first = Candidate(tmp_path, backbone, pairs, seed=1).promote()
     with monkeypatch.context() as patch:

@@ -4,22 +4,26 @@
     python -m dubmill.tracking.backup restore BACKUP --database sqlite:////mlflow/mlflow.db --path artifacts=/mlflow/artifacts
 
 A backup is a folder with the time in its name. The database is saved first: artifacts that come later are not in it, and none that it
-names is missing. The list of digests is written last, so a backup that was interrupted cannot be restored. Servers may go on
-while a backup is made; they must be stopped for a restore.
+names is missing. A backup gets its name last, and what an interrupted one left is removed by the next. Servers may go on
+while a backup is made; they must be stopped for a restore, which can be run again after it was interrupted.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+import re
 import shutil
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import unquote
 
 import typer
 
@@ -27,7 +31,10 @@ from dubmill.artifacts.files import sha256_of, write_atomically
 from dubmill.errors import ChangedArtifactError, DubmillError, ServiceUnavailableError, UsageError
 
 SQLITE = "sqlite:///"
+# SQLAlchemy's URL may name a driver (postgresql+psycopg2), which PostgreSQL's own programs refuse
+POSTGRESQL = re.compile(r"postgres(?:ql)?(?:\+\w+)?://(?:([^:@/?]*)(?::([^@/?]*))?@)?(.*)")
 DATABASE, PATHS, DIGESTS = "database", "paths", "digests.json"  # in a backup
+TIME, PARTIAL = re.compile(r"\d{8}T\d{6}\.\d{6}"), ".partial"  # names of a backup, and of what is not finished
 NUM_KEPT = 14
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
@@ -38,52 +45,126 @@ Paths = Annotated[list[str], typer.Option("--path", help="NAME=PATH of a folder 
 def save(database: str, paths: Mapping[str, Path], out: Path, *, num_kept: int = NUM_KEPT) -> Path:
     """Saves a database, folders and files to a new folder in `out`, keeps the newest `num_kept` there, and returns the new one.
 
+    A path that does not exist yet is saved as empty (the endpoint makes its ledger at its first start), unless a backup in `out` has it.
+
     Raises:
         UsageError: a path or the database file is missing.
         ServiceUnavailableError: pg_dump failed.
+        DubmillError: a file cannot be read or written.
     """
-    for path in paths.values():
-        if not path.exists():
+    for name, path in paths.items():
+        if not path.exists() and (not path.parent.is_dir() or any(map(_is_filled, out.glob(f"*/{PATHS}/{name}")))):
             raise UsageError("there is nothing to save", where=str(path), cure="check --path")
     target = out / f"{datetime.now(UTC):%Y%m%dT%H%M%S.%f}"
-    (target / PATHS).mkdir(parents=True)
-    _dump(database, target / DATABASE)
-    for name, path in paths.items():
-        _copy(path, target / PATHS / name)
-    files = [path for path in sorted(target.rglob("*")) if path.is_file()]
-    digests = {path.relative_to(target).as_posix(): sha256_of(path) for path in files}
-    write_atomically(target / DIGESTS, json.dumps(digests, indent=1).encode())
-    whole = sorted(path.parent for path in out.glob(f"*/{DIGESTS}"))
-    for old in whole[:-num_kept]:
-        shutil.rmtree(old)
+    with _as_sentence(), _only_process(out):
+        for old in list(out.iterdir()):
+            if old.suffix == PARTIAL or (TIME.fullmatch(old.name) and not (old / DIGESTS).is_file()):
+                _remove(old)
+        partial = out / f".{target.name}{PARTIAL}"
+        try:
+            _fill(partial, database, paths)
+            partial.replace(target)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+        for old in sorted(path.parent for path in out.glob(f"*/{DIGESTS}"))[:-num_kept]:
+            shutil.rmtree(old)
     return target
 
 
+def _fill(folder: Path, database: str, paths: Mapping[str, Path]) -> None:
+    (folder / PATHS).mkdir(parents=True)
+    _dump(database, folder / DATABASE)
+    for name, path in paths.items():
+        _copy(path, folder / PATHS / name)
+    write_atomically(folder / DIGESTS, json.dumps(_digests(folder), indent=1).encode())
+
+
 def restore(backup: Path, database: str, paths: Mapping[str, Path]) -> None:
-    """Restores a backup, every byte checked, to a database and paths that are missing or empty.
+    """Restores a backup, every byte checked, to a database and paths that are missing or empty, or that this restored before.
+
+    The database comes last: PostgreSQL's is restored in one transaction, which cannot be repeated.
 
     Raises:
         ChangedArtifactError: the backup is incomplete or damaged.
         UsageError: a place is not empty, and nothing is overwritten; or the backup has no such path.
         ServiceUnavailableError: pg_restore failed.
+        DubmillError: a file cannot be read or written.
     """
     _check(backup)
-    for name, path in paths.items():
-        if not (backup / PATHS / name).exists():
-            raise UsageError(f"the backup has no {name!r}", where=str(backup), cure="check --path")
-        if path.is_file() or (path.is_dir() and any(path.iterdir())):
-            raise UsageError("there is something already", where=str(path), cure="move it away")
-    _load(backup / DATABASE, database)
-    for name, path in paths.items():
-        _copy(backup / PATHS / name, path)
+    sources = {path: backup / PATHS / name for name, path in paths.items()}
+    if database.startswith(SQLITE):
+        sources[Path(database.removeprefix(SQLITE))] = backup / DATABASE
+    for source in sources.values():
+        if not source.exists():
+            raise UsageError(f"the backup has no {source.name!r}", where=str(backup), cure="check --path")
+    with _as_sentence():
+        waiting = [path for path, source in sources.items() if not path.exists() or _digests(path) != _digests(source)]
+        for path in waiting:
+            if path.is_file() or _is_filled(path):
+                raise UsageError("there is something already", where=str(path), cure="move it away")
+        for path in waiting:
+            partial = path.with_name(f".{path.name}{PARTIAL}")
+            _remove(partial)  # of a restore that was interrupted
+            _copy(sources[path], partial)
+            partial.replace(path)
+    if not database.startswith(SQLITE):
+        options = ("--exit-on-error", "--single-transaction", "--no-owner", str(backup / DATABASE))
+        _run_on(database, "pg_restore", *options)
+
+
+@contextmanager
+def _as_sentence() -> Iterator[None]:
+    """Turns an error of a file into one that names file and reason."""
+    cure = "check the place, its rights and its free room, then run the same command again"
+    try:
+        yield
+    except shutil.Error as error:  # of a folder: (source, target, reason) of each file
+        source, _, reason = error.args[0][0]
+        raise DubmillError(
+            f"{len(error.args[0])} files cannot be copied ({reason})", where=source, cure=cure
+        ) from error
+    except OSError as error:
+        raise DubmillError(error.strerror or str(error), where=str(error.filename or ""), cure=cure) from error
+    except sqlite3.Error as error:
+        raise DubmillError(f"the database cannot be copied ({error})", cure=cure) from error
+
+
+@contextmanager
+def _only_process(out: Path) -> Iterator[None]:
+    """Waits until no other backup is being made in `out`."""
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / ".lock").open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
 
 
 def _copy(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     if source.is_dir():
-        shutil.copytree(source, target, dirs_exist_ok=True)
-    else:
+        shutil.copytree(source, target)
+    elif source.exists():
         shutil.copyfile(source, target)
+    elif source.suffix:  # a file that is not there yet
+        target.touch()
+    else:
+        target.mkdir()
+
+
+def _is_filled(path: Path) -> bool:
+    return any(path.iterdir()) if path.is_dir() else path.is_file() and path.stat().st_size > 0
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _digests(place: Path) -> dict[str, str]:
+    """Returns the digest of each file in a folder, by its path in it; of a file, under the name `.`."""
+    files = sorted(path for path in place.rglob("*") if path.is_file()) if place.is_dir() else [place]
+    return {path.relative_to(place).as_posix(): sha256_of(path) for path in files}
 
 
 def _check(backup: Path) -> None:
@@ -96,7 +177,7 @@ def _check(backup: Path) -> None:
 
 def _dump(database: str, target: Path) -> None:
     if not database.startswith(SQLITE):
-        _run("pg_dump", "--format=custom", f"--file={target}", f"--dbname={database}")
+        _run_on(database, "pg_dump", "--format=custom", f"--file={target}")
         return
     source = Path(database.removeprefix(SQLITE))
     if not source.is_file():
@@ -105,31 +186,38 @@ def _dump(database: str, target: Path) -> None:
         reading.backup(writing)  # a consistent copy while others write
 
 
-def _load(source: Path, database: str) -> None:
-    if not database.startswith(SQLITE):
-        _run("pg_restore", "--exit-on-error", "--single-transaction", "--no-owner", f"--dbname={database}", str(source))
-        return
-    target = Path(database.removeprefix(SQLITE))
-    if target.exists():
-        raise UsageError("there is a database already", where=str(target), cure="move it away")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(source, target)
-
-
-def _run(*command: str) -> None:
-    if shutil.which(command[0]) is None:
-        raise UsageError(f"{command[0]} is not installed", cure="install PostgreSQL's client programs")
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+def _run_on(database: str, program: str, *options: str) -> None:
+    """Runs a program of PostgreSQL; the password is in its environment, since everybody on the node can read its arguments."""
+    if shutil.which(program) is None:
+        raise UsageError(f"{program} is not installed", cure="install PostgreSQL's client programs")
+    url, password = _without_password(database)
+    environment = os.environ | ({"PGPASSWORD": password} if password else {})
+    command = [program, f"--dbname={url}", *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
         lines = done.stderr.strip().splitlines() or ["no reason given"]
-        raise ServiceUnavailableError(f"{command[0]} failed ({lines[-1][:200]})", cure="check the database's address")
+        raise ServiceUnavailableError(f"{program} failed ({lines[-1][:200]})", cure="check the database's address")
+
+
+def _without_password(database: str) -> tuple[str, str]:
+    """Returns the URL for PostgreSQL's own programs, and the password that it held."""
+    found = POSTGRESQL.fullmatch(database)
+    if found is None:
+        raise UsageError(
+            "neither SQLite nor PostgreSQL", where="--database", cure="write sqlite:///FILE or postgresql://…"
+        )
+    user, password, rest = found.groups(default="")
+    return f"postgresql://{user}{'@' if user else ''}{rest}", unquote(password)
 
 
 def _named(given: list[str]) -> dict[str, Path]:
     pairs = [one.partition("=") for one in given]
     if any(not name or not path for name, _, path in pairs):
         raise UsageError("a path has no name", where="--path", cure="write NAME=PATH")
-    return {name: Path(path) for name, _, path in pairs}
+    named = {name: Path(path) for name, _, path in pairs}
+    if len(named) < len(pairs):
+        raise UsageError("two paths have the same name", where="--path", cure="give each a name of its own")
+    return named
 
 
 @app.command("save")

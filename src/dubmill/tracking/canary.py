@@ -31,10 +31,13 @@ def check_dubs(address: str, *, pairs: PairSet, measured: Rows, scorers: Scorers
     A dub has another seed than the measured one, so the means may differ by `canary_max_regression`.
 
     Raises:
-        CanaryError: the mean of a metric is too far below that of the report for the same clips, or could not be measured.
+        CanaryError: the mean of a metric is too far below that of the report for the same clips, or could not be measured; or no
+            held-out pair is in the report.
         DubmillError: the canary refuses a clip, or does not answer.
     """
     rows = [row for row in pairs.split("heldout") if row.id in measured][: params.canary_clips]
+    if not rows:
+        raise CanaryError("no held-out pair is in the report", where=str(pairs.path), cure="evaluate these pairs again")
     client = DubClient(address, timeout_seconds=TIMEOUT_SECONDS)
     dubs = {row.id: _figures(client, row, pairs, scorers) for row in rows}
     names = list(params.canary_max_regression)

@@ -45,6 +45,11 @@ BACKBONE_FOLDER, RELEASE_FOLDER, UNDER_WAY = (
 READY_SECONDS = 3600.0  # LTX-2 is read from the volume in up to half an hour
 REMOVED_SECONDS = 3600.0  # a pod ends after its grace period, half an hour for LTX-2
 POLL_SECONDS = 5.0
+NOT_OF_CANARY = (
+    "--database",
+    "--api_keys",
+    "--identity_header",
+)  # it has a queue of its own; the task that calls it has no key
 
 logger = logging.getLogger(__name__)
 
@@ -187,7 +192,10 @@ def _state_in(service: dict[str, Any]) -> tuple[Folders, Folders | None]:
 
 
 def _canary_of(service: dict[str, Any], name: str, folders: Folders) -> dict[str, Any]:
-    """Returns a copy of an InferenceService for one pod that shares no state: volumes that it may write are empty folders."""
+    """Returns a copy of an InferenceService for one pod that shares no state and asks for no key, since it is reached from inside only.
+
+    Volumes that it may write are empty folders.
+    """
     predictor = copy.deepcopy(service["spec"]["predictor"]) | {"minReplicas": 1, "maxReplicas": 1}
     predictor["annotations"] = (predictor.get("annotations") or {}) | _annotations(folders)
     for volume in predictor.get("volumes", []):
@@ -195,8 +203,7 @@ def _canary_of(service: dict[str, Any], name: str, folders: Folders) -> dict[str
             del volume["persistentVolumeClaim"]
             volume["emptyDir"] = {}
     for container in predictor.get("containers", []):
-        kept = [argument for argument in container.get("args", []) if not argument.startswith("--database=")]
-        container["args"] = kept
+        container["args"] = _without(NOT_OF_CANARY, container.get("args", []))
     annotations = service["metadata"].get("annotations") or {}
     return {
         "apiVersion": "serving.kserve.io/v1beta1",
@@ -208,6 +215,13 @@ def _canary_of(service: dict[str, Any], name: str, folders: Folders) -> dict[str
         },
         "spec": {"predictor": predictor},
     }
+
+
+def _without(names: tuple[str, ...], arguments: list[str]) -> list[str]:
+    """Returns arguments of the server without some of its options, written as `--name=value` or as `--name`, `value`."""
+    after = ["", *arguments]  # the argument before each
+    pairs = zip(after, arguments, strict=False)
+    return [one for before, one in pairs if one.partition("=")[0] not in names and before not in names]
 
 
 def _conditions(deployment: dict[str, Any] | None) -> list[dict[str, Any]]:
