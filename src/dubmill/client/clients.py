@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -219,8 +220,6 @@ class AsyncDubClient(Requests):
 
     async def wait_until_ready(self, *, seconds: float) -> None:
         """As `DubClient.wait_until_ready`."""
-        import asyncio
-
         deadline = time.monotonic() + seconds
         while True:
             try:
@@ -235,8 +234,6 @@ class AsyncDubClient(Requests):
         return await self._run(self._get_json(method, path, **options))
 
     async def _run(self, flow: Flow[Value]) -> Value:
-        import asyncio
-
         import httpx
 
         answer = None

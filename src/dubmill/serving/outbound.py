@@ -71,9 +71,8 @@ class Outbound:
                             return
                         url = urljoin(url, _header(response, b"location"))
                 except (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError) as error:
-                    raise UnreadableMediaError(
-                        f"the host does not answer ({type(error).__name__})", where=url[:200], cure="upload the video"
-                    ) from error
+                    what = f"the host does not answer ({type(error).__name__})"
+                    raise UnreadableMediaError(what, where=url[:200], cure="upload the video") from error
         raise UnreadableMediaError("too many redirects", where=url[:200], cure="send the URL of the video itself")
 
     def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> None:

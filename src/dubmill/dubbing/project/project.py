@@ -151,9 +151,8 @@ class FilmProject:
             what = f"the film is not there ({error.strerror})"
             raise UsageError(what, where=str(path), cure=f"put it back, or correct {SETTINGS}") from error
         facts = _read_facts(self.store.folder / FACTS)
-        if (state.st_size, state.st_mtime_ns) != (facts.size_bytes, facts.changed_ns) and hash_file(
-            path
-        ) != facts.sha256:
+        is_unchanged = (state.st_size, state.st_mtime_ns) == (facts.size_bytes, facts.changed_ns)
+        if not is_unchanged and hash_file(path) != facts.sha256:
             raise ChangedArtifactError(
                 "the film is another one than the project was made for", where=str(path), cure="make a new project"
             )
