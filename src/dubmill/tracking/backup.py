@@ -103,13 +103,18 @@ def restore(backup: Path, database: str, paths: Mapping[str, Path]) -> None:
             if path.is_file() or _is_filled(path):
                 raise UsageError("there is something already", where=str(path), cure="move it away")
         for path in waiting:
-            partial = path.with_name(f".{path.name}{PARTIAL}")
-            _remove(partial)  # of a restore that was interrupted
-            _copy(sources[path], partial)
-            partial.replace(path)
+            _place(sources[path], path)
     if not database.startswith(SQLITE):
         options = ("--exit-on-error", "--single-transaction", "--no-owner", str(backup / DATABASE))
         _run_on(database, "pg_restore", *options)
+
+
+def _place(source: Path, target: Path) -> None:
+    """Copies a file or a folder, which is there as a whole or not at all."""
+    partial = target.with_name(f".{target.name}{PARTIAL}")
+    _remove(partial)  # of a restore that was interrupted
+    _copy(source, partial)
+    partial.replace(target)
 
 
 @contextmanager
