@@ -260,13 +260,13 @@ def test_a_long_task_may_be_retried_until_its_last_attempt_has_timed_out(compile
         assert window_seconds > (task["retryPolicy"]["maxRetryCount"] + 1) * timeout_seconds
 
 
-STAND_IN = """
-import signal, sys, time
+STAND_IN = r"""
+import os, signal, sys, time
 def stop(number, frame):
-    print("stopped by", signal.Signals(number).name, flush=True)
+    os.write(1, f"stopped by {signal.Signals(number).name}\n".encode())
     sys.exit(75)
 signal.signal(signal.SIGTERM, stop)
-print("started", flush=True)
+os.write(1, b"started\n")
 time.sleep(60)
 """
 

@@ -372,8 +372,10 @@ def test_a_task_whose_shards_are_made_by_pods_that_die_or_run_twice_seals_what_o
 
     whole = synthesize_module.synthesize(mini_backbone, asked, SYNTHESIZE, tmp_path / "whole")
     attempts: list[int] = []
+    num_threads = torch.get_num_threads()
 
     def run_pod(command, index):
+        torch.set_num_threads(num_threads)  # each Python thread has its own number, and sums depend on it
         attempts.append(index)
         if attempts == [0]:
             return DISRUPTED
