@@ -1,8 +1,8 @@
-"""The endpoint: latency of the job API, kills with queued jobs, mutated uploads, and exchanged adapters.
+"""The endpoint: latency of the job API, kills with queued jobs, mutated uploads, exchanged adapters, and batches.
 
-Run with `PYTHONPATH=tests python benchmarks/endpoint.py [--kills 20] [--uploads 1000] [--seconds 10] [--swaps 5]`; a part with 0
-is left out. A tone stands in for the model (`doubles.dubbers`), so that what is measured is the server: API, queue, worker,
-media. Only adapters are exchanged on nano itself, with random LoRA weights of the size that params.yaml trains.
+Run with `PYTHONPATH=tests python benchmarks/endpoint.py [--kills 20] [--uploads 1000] [--seconds 10] [--swaps 5] [--batches 3]`; a
+part with 0 is left out. A tone stands in for the model (`doubles.dubbers`), so that what is measured is the server: API, queue, worker,
+media. Adapters are exchanged, and batches dubbed, on nano itself, with random LoRA weights of the size that params.yaml trains.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from doubles.releases import CONSENT, small_clip
 
 from dubmill import adapters, media
 from dubmill.artifacts.manifest import Lineage
+from dubmill.artifacts.rows import Line
 from dubmill.artifacts.store import Adapter
 from dubmill.client import DubClient
 from dubmill.config import params
@@ -139,12 +140,12 @@ def mutated_uploads(server: Server, num_uploads: int) -> dict[str, Any]:
         name = job["state"] if job["state"] == "done" else f"{job['state']} {job['problem']['status']}"
         counts[name] = counts.get(name, 0) + 1
     children = [child.name() for child in psutil.Process(server.process.pid).children(recursive=True)]
-    sources = list((server.folder / "jobs").glob("*/source"))
+    sources = list((server.folder / "jobs").glob("*/upload-*"))
     return {**counts, "ffmpeg_left": sum("ffmpeg" in name for name in children), "uploads_left": len(sources)}
 
 
-def swaps(folder: Path, num_swaps: int) -> dict[str, float]:
-    """Seconds to load another adapter onto nano in memory, to switch between two that are loaded, and to unload one; medians."""
+def nano_source(folder: Path) -> tuple[Path, ModelSource]:
+    """The folder of nano, and an adapter on it of the size that params.yaml trains."""
     values = params.load(Path(__file__).parents[1] / "params.yaml")
     backbone = materialize(values.backbone, folder / "nano")
     transformer = load(backbone).transformer
@@ -154,8 +155,12 @@ def swaps(folder: Path, num_swaps: int) -> dict[str, float]:
     draft.write(adapters.WEIGHTS, adapters.lora_bytes(transformer, {}))
     mode = values.train.model_dump(include={"reference_positions", "reference_attention", "isolate_modalities"})
     adapter = draft.seal({**lora, **mode})
-    source = ModelSource.of_adapter(adapter, values, backbone)
-    base = opening.open_dubber(backbone.path, source)
+    return backbone.path, ModelSource.of_adapter(adapter, values, backbone)
+
+
+def swaps(backbone: Path, source: ModelSource, num_swaps: int) -> dict[str, float]:
+    """Seconds to load another adapter onto nano in memory, to switch between two that are loaded, and to unload one; medians."""
+    base = opening.open_dubber(backbone, source)
     figures: dict[str, list[float]] = {}
 
     def timed(name: str, work: Callable[[], Any]) -> Any:
@@ -166,10 +171,24 @@ def swaps(folder: Path, num_swaps: int) -> dict[str, float]:
         return result
 
     for _ in range(num_swaps):
-        other = timed("load", lambda: opening.open_dubber(backbone.path, source, beside=base))
+        other = timed("load", lambda: opening.open_dubber(backbone, source, beside=base))
         timed("switch", lambda: base._activate(base.active_adapters))
         timed("unload", other.detach)
     return {name: round(float(np.median(values)), 3) for name, values in figures.items()}
+
+
+def batches(backbone: Path, source: ModelSource, num_rounds: int) -> dict[str, float]:
+    """Seconds of processor time that nano takes for one clip, alone and in batches of 2 and 4, in turn; medians."""
+    dubber = opening.open_dubber(backbone, source)
+    size, line = source.size, Line(language="es", text="uno dos tres")
+    clip = small_clip(num_frames=size.num_frames, side=size.height, rate=size.frame_rate)
+    figures: dict[int, list[float]] = {1: [], 2: [], 4: []}
+    for _ in range(num_rounds):
+        for count, values in figures.items():
+            begin = time.process_time()
+            dubber.dub_batch([clip] * count, [line] * count, range(count))
+            values.append((time.process_time() - begin) / count)
+    return {f"clip_in_batch_of_{count}_cpu_s": round(float(np.median(values)), 2) for count, values in figures.items()}
 
 
 def _mutated(video: bytes, generator: random.Random) -> bytes:
@@ -195,10 +214,14 @@ def main() -> None:
     parser.add_argument("--uploads", type=int, default=1000)
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--swaps", type=int, default=5)
+    parser.add_argument("--batches", type=int, default=3)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        if options.swaps:
-            _print("swaps", swaps(Path(folder), options.swaps))
+        model = nano_source(Path(folder)) if options.swaps or options.batches else None
+        if model is not None and options.swaps:
+            _print("swaps", swaps(*model, options.swaps))
+        if model is not None and options.batches:
+            _print("batches", batches(*model, options.batches))
         if not (options.kills or options.uploads or options.seconds):
             return
         server = Server(Path(folder))

@@ -207,13 +207,13 @@ def test_a_job_that_is_cancelled_between_two_steps_does_not_hold_up_a_stop(tmp_p
         None,
         Table(),
         print,
-        slot=threading.Lock(),
+        places=threading.Semaphore(),
         film_limits=None,
         fetch=print,
         credentials=None,
     )
     with suppress(InterruptedError), runner.under_way("j"):
-        with runner._in_slot("j", time.monotonic()):
+        with runner._in_place("j", time.monotonic()):
             assert not runner.drain(0.0)
             runner._draining.clear()
         assert not runner.drain(0.0)  # its result is not recorded yet

@@ -33,7 +33,7 @@ class Served:
         service = DubbingService(source, dubber(source), NO_DETECTION, ledger, media.Limits())
         folders = ReleaseFolders(first.path, self.others)
         self.releases = LoadedReleases(
-            service, folders, backbone=backbone.path, slot=threading.Lock(), report=self.events.append
+            service, folders, backbone=backbone.path, model=threading.Lock(), batch_size=2, report=self.events.append
         )
 
 
@@ -79,7 +79,7 @@ def test_a_removed_release_is_gone_but_stays_while_a_job_has_it(tones):
     tones.releases.refresh()
     detached = []
     with tones.releases.lease("es-2", "es") as service:
-        service.dubber.detach = lambda: detached.append(service.source.version)
+        service.dubber.dubber.detach = lambda: detached.append(service.source.version)
         shutil.rmtree(tones.others / "es-2")
         tones.releases.refresh()
         assert detached == []
@@ -138,4 +138,4 @@ def test_adapters_on_one_backbone_dub_as_each_does_alone(mini_backbone, tmp_path
     served.releases.refresh()
     with served.releases.lease("release", "es") as service:
         assert np.array_equal(service.dubber.dub(clip, line=LINE, seed=3).audio_CN, alone["release"].audio_CN)
-        assert list(service.dubber.modules.transformer.peft_config) == ["dub"]
+        assert list(service.dubber.dubber.modules.transformer.peft_config) == ["dub"]

@@ -79,10 +79,10 @@ def create(projects, model, *, project_id=ID, **fields):
     return projects.get(project_id, "ana")
 
 
-def runner_of(projects, table, slot):
+def runner_of(projects, table, places):
     return Runner(
         None, None, projects.folder, projects, table, lambda event: None,
-        slot=slot, film_limits=None, fetch=print, credentials=None,
+        places=places, film_limits=None, fetch=print, credentials=None,
     )  # fmt: skip
 
 
@@ -93,17 +93,17 @@ def wait_for(stages, count):
         time.sleep(0.01)
 
 
-def test_a_job_waits_for_its_project_without_the_models_slot_and_can_be_cancelled(projects, model):
-    """It failed with `busy_project` when an edit or another job had the project, and held the slot meanwhile."""
-    served, table, slot, results = create(projects, model), Table(), threading.Lock(), []
-    runner = runner_of(projects, table, slot)
+def test_a_job_waits_for_its_project_without_a_place_at_the_model_and_can_be_cancelled(projects, model):
+    """It failed with `busy_project` when an edit or another job had the project, and held the model meanwhile."""
+    served, table, places, results = create(projects, model), Table(), threading.Semaphore(), []
+    runner = runner_of(projects, table, places)
     task = {"kind": "redo", "project": ID, "segment": "s1", "seed": 3}
     with locked(served.folder / DUB):
         job = threading.Thread(target=lambda: results.append(runner._work_on_project(model[0], "j", "ana", task)))
         job.start()
         wait_for(table.stages, 1)
-        assert slot.acquire(blocking=False)
-        slot.release()
+        assert places.acquire(blocking=False)
+        places.release()
         table.cancelled.add("k")
         with pytest.raises(CancelledJobError):
             runner._work_on_project(model[0], "k", "ana", task)
@@ -118,7 +118,7 @@ def test_a_project_does_not_expire_while_a_job_has_it_and_a_job_begins_its_time_
     with locked(served.folder / DUB):
         projects.delete_expired()
     assert projects.get(ID, "ana") == served
-    with runner_of(projects, Table(), threading.Lock())._locked_project("j", ID, "ana"):
+    with runner_of(projects, Table(), threading.Semaphore())._locked_project("j", ID, "ana"):
         assert (served.folder / REQUEST).stat().st_mtime > 0
     projects.delete_expired()
     assert projects.get(ID, "ana") == served
@@ -194,7 +194,7 @@ def test_a_caller_has_only_so_many_projects(projects, model):
 
 def test_a_render_removes_dubs_that_nothing_uses(projects, model):
     served = create(projects, model)
-    runner = runner_of(projects, Table(), threading.Lock())
+    runner = runner_of(projects, Table(), threading.Semaphore())
     takes = served.folder / DUB / "work" / "takes"
     redo = {"kind": "redo", "project": ID, "segment": "s1"}
     for seed in (3, 4):

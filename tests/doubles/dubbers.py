@@ -26,6 +26,12 @@ class ToneDubber:
         times = np.arange(clip.audio_CN.shape[1]) / clip.sample_rate_hz
         return clip.with_audio(0.3 * np.sin(2 * np.pi * (300 + 100 * seed) * times)[None].astype(np.float32))
 
+    def dub_batch(self, clips, lines, seeds, progress=None, *, speakers=()):
+        return [
+            self.dub(clip, line=line, seed=seed, progress=progress)
+            for clip, line, seed in zip(clips, lines, seeds, strict=True)
+        ]
+
     def quick_dub(self, clip, **how):
         return self.dub(clip, **how), 0.5
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -27,6 +27,18 @@ class ClipDubber(Protocol):
 
         `speaker` describes who speaks, such as `a woman`; empty: anybody.
         """
+        ...
+
+    def dub_batch(
+        self,
+        clips: Sequence[Clip],
+        lines: Sequence[Line],
+        seeds: Sequence[int],
+        progress: Callable[[float], None] | None = None,
+        *,
+        speakers: Sequence[str] = (),
+    ) -> list[Clip]:
+        """Dubs of clips of one size in one sampler call, each as `dub` alone makes it."""
         ...
 
     def quick_dub(self, clip: Clip, *, line: Line, seed: int) -> tuple[Clip, float]:

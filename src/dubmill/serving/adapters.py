@@ -19,6 +19,7 @@ from dubmill.dubbing import open as opening
 from dubmill.dubbing.model_source import ModelSource
 from dubmill.dubbing.service import DubbingService
 from dubmill.errors import DubmillError, UnsupportedTextError, UsageError
+from dubmill.serving.batching import BatchingDubber
 
 log = logging.getLogger("dubmill.serving")
 
@@ -69,12 +70,12 @@ class ReleaseFolders:
 class LoadedRelease:
     """A release on the backbone; `num_uses` jobs have it, and it is not unloaded before they end."""
 
-    service: DubbingService
+    service: DubbingService  # for many threads
     num_uses: int = 0
 
 
 class LoadedReleases:
-    """The releases in `folders` on one backbone; `slot` is held while the transformer changes or dubs."""
+    """The releases in `folders` on one backbone; the lock `model` is held while the transformer changes or dubs."""
 
     def __init__(
         self,
@@ -82,13 +83,15 @@ class LoadedReleases:
         folders: ReleaseFolders,
         *,
         backbone: Path,
-        slot: threading.Lock,
+        model: threading.Lock,
+        batch_size: int,
         report: Callable[[Mapping[str, Any]], None],
     ) -> None:
-        """`first` is the default one, loaded and tested."""
-        self._folders, self.backbone, self._slot, self._report = folders, backbone, slot, report
+        """`first` is the default one, loaded and tested; up to `batch_size` clips are dubbed in one sampler call."""
+        self._folders, self.backbone, self._model, self._report = folders, backbone, model, report
+        self._batch_size = batch_size
         self._base = first  # its dubber has the modules, ledger and masker that all share
-        self._loaded = {RELEASE: LoadedRelease(first)}
+        self._loaded = {RELEASE: self._served(first)}
         self._seen = {RELEASE: _signature(folders.release)}  # of each folder, when it was last loaded or refused
         self._retired: list[LoadedRelease] = []
         self._lock, self._refreshing = threading.Lock(), threading.Lock()
@@ -144,20 +147,24 @@ class LoadedReleases:
             return
         event, started = {"event": "adapter", "adapter": name, "path": str(path)}, time.monotonic()
         try:
-            service = self._load(path)
+            loaded = self._load(path)
         except DubmillError as error:
             self._seen[name] = signature
             log.error("the adapter %s cannot be served: %s", name, error.sentence)
             self._report({**event, "problem": error.sentence[:MAX_PROBLEM_CHARACTERS]})
             return
         self._seen[name] = signature
-        self._replace(name, LoadedRelease(service))
-        log.info("%s %s is served after %.2f s", name, service.source.version, time.monotonic() - started)
+        self._replace(name, loaded)
+        log.info("%s %s is served after %.2f s", name, loaded.service.source.version, time.monotonic() - started)
         self._report(event)
 
-    def _load(self, path: Path) -> DubbingService:
+    def _served(self, service: DubbingService) -> LoadedRelease:
+        dubber = BatchingDubber(service.dubber, model=self._model, max_clips=self._batch_size)
+        return LoadedRelease(replace(service, dubber=dubber))
+
+    def _load(self, path: Path) -> LoadedRelease:
         release, source = opening.open_release(self.backbone, path)
-        with self._slot:
+        with self._model:
             dubber = opening.open_dubber(self.backbone, source, beside=self._base.dubber)
             service = replace(self._base, source=source, dubber=dubber)
             try:
@@ -165,7 +172,7 @@ class LoadedReleases:
             except DubmillError:
                 dubber.detach()
                 raise
-        return service
+        return self._served(service)
 
     def _replace(self, name: str, loaded: LoadedRelease | None) -> None:
         with self._lock:
@@ -181,8 +188,7 @@ class LoadedReleases:
             unused = [loaded for loaded in self._retired if loaded.num_uses == 0]
             self._retired = [loaded for loaded in self._retired if loaded.num_uses > 0]
         for loaded in unused:
-            with self._slot:
-                loaded.service.dubber.detach()
+            loaded.service.dubber.detach()
 
 
 def _signature(folder: Path) -> Signature:

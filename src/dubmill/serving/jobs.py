@@ -73,7 +73,7 @@ class JobStore:
     def __init__(self, folder: Path, database: str, limits: JobLimits) -> None:
         self.folder, self.limits = folder, limits
         self.client = open_queue(database)
-        self.mean_seconds = 1.0  # of one dub, as measured lately
+        self.mean_seconds = 1.0  # between the ends of two dubs, as measured lately
         self._lock, self._counting = threading.RLock(), threading.Lock()
         self._key_locks = [threading.Lock() for _ in range(NUM_KEY_LOCKS)]
         self._snapshot: dict[str, OpenJob] = {}

@@ -97,7 +97,7 @@ class DubModel(Model):
         elif kind in ("adapter", "adapter_removed"):
             self._on_adapter(event)
         elif kind == "stages":
-            self._observe(event["seconds"])
+            self._observe(event["seconds"], event["num_together"])
         elif kind == "finished" and event["task"] in FILE_TASKS:
             language = event["language"] if event["language"] in LANGUAGES else "other"  # bounds the labels
             DUBS.labels(self.name, language, event["outcome"]).inc()
@@ -119,11 +119,12 @@ class DubModel(Model):
                 self.release = release
         self.sources, self.refused = sources, refused  # new mappings: readers may be iterating over the old ones
 
-    def _observe(self, seconds: Mapping[str, float]) -> None:
+    def _observe(self, seconds: Mapping[str, float], num_together: int) -> None:
+        """Take in the stages of a job that shared the model with others: `num_together` jobs were at it."""
         for stage, value in seconds.items():
             STAGE_SECONDS.labels(self.name, stage).observe(value)
         DUB_SECONDS.labels(self.name).observe(seconds["dub"])
-        self.jobs.mean_seconds += 0.3 * (seconds["dub"] - self.jobs.mean_seconds)
+        self.jobs.mean_seconds += 0.3 * (seconds["dub"] / max(1, num_together) - self.jobs.mean_seconds)
 
     def _wake(self, job_id: str) -> None:
         for change in self._waiting.get(job_id, ()):

@@ -1,4 +1,4 @@
-"""Dubs one job: decodes before the model's slot is taken, reports stage and progress, and stops when it is cancelled."""
+"""Dubs one job: decodes before it takes a place at the model, reports stage and progress, and stops when it is cancelled."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class CancelledJobError(Exception):
 
 
 class Runner:
-    """Dubs jobs with one model, whose slot only one of them has; `drain` lets that one finish and no other begin."""
+    """Dubs jobs with one model, as many at once as there are places; `drain` lets those finish and no other begin."""
 
     def __init__(
         self,
@@ -64,18 +64,18 @@ class Runner:
         table: JobTable,
         report: Report,
         *,
-        slot: threading.Lock,
+        places: threading.Semaphore,
         film_limits: media.Limits,
         fetch: Callable[[str, Path], None],
         credentials: ContentCredentials | None,
     ) -> None:
-        """`slot` is held while the model dubs; `fetch` writes what is at a URL to a file; without `credentials`, dubs have no C2PA manifest."""
+        """A job has one of `places` from its first dub until its film is joined; `fetch` writes what is at a URL to a file; without `credentials`, dubs have no C2PA manifest."""
         self._fetch, self._credentials = fetch, credentials
         self.releases, self.ledger = releases, ledger
         self.folder, self.projects, self.table, self.report = folder, projects, table, report
         self._film_limits = film_limits
-        self._slot, self._draining = slot, threading.Event()
-        self._begun: set[str] = set()  # jobs that had the slot and are not over
+        self._places, self._draining = places, threading.Event()
+        self._begun: set[str] = set()  # jobs that had a place and are not over
         self._changed = threading.Condition()
 
     def dub(self, job_id: str, document: Mapping[str, Any]) -> dict[str, Any]:
@@ -115,7 +115,7 @@ class Runner:
 
     @contextmanager
     def under_way(self, job_id: str) -> Iterator[None]:
-        """Within it `drain` waits for the job, from when it has the slot; however the job ends, `drain` does not wait after it."""
+        """Within it `drain` waits for the job, from when it has a place; however the job ends, `drain` does not wait after it."""
         try:
             yield
         finally:
@@ -168,7 +168,7 @@ class Runner:
         """Dub a segment of a project again, or join its film; returns its length, notes and seed."""
         with (
             self._locked_project(job_id, task["project"], owner) as served,
-            self._in_slot(job_id, time.monotonic()) as progress,
+            self._in_place(job_id, time.monotonic()) as progress,
         ):
             work = served.work(service)
             result = _facts_of(work.film)
@@ -185,7 +185,7 @@ class Runner:
 
     @contextmanager
     def _locked_project(self, job_id: str, project_id: str, owner: str) -> Iterator[ServedProject]:
-        """The project, locked, once no other job or edit has it; the model's slot is not held while this waits."""
+        """The project, locked, once no other job or edit has it; no place at the model is held while this waits."""
         self._enter(job_id, "waiting", 0.0)
         with ExitStack() as held:
             while True:
@@ -219,7 +219,7 @@ class Runner:
             raise MediaTooLongError(error.what, where=error.where, cure=cure) from error
         if isinstance(request.words, str) and film.info.seconds <= longest_seconds:
             request = clip_as_film(request, film.info.seconds)
-        with self._in_slot(job_id, started) as progress:
+        with self._in_place(job_id, started) as progress:
             dubbed = service.render_film(film, request, out, progress, before_handover=lambda _: None)  # see `record`
         return {**_facts_of(film), "notes": list(dubbed.notes)}
 
@@ -231,11 +231,11 @@ class Runner:
         return {"credentials": name, "sha256": hash_file(out), "num_bytes": out.stat().st_size}
 
     @contextmanager
-    def _in_slot(self, job_id: str, started: float) -> Iterator[Callable[[float], None]]:
-        """Hold the model's slot; gives the callback that takes the share done."""
+    def _in_place(self, job_id: str, started: float) -> Iterator[Callable[[float], None]]:
+        """Hold a place at the model; gives the callback that takes the share done."""
         decoded = time.monotonic()
         self._enter(job_id, "waiting", 0.0)
-        while not self._slot.acquire(timeout=0.2):
+        while not self._places.acquire(timeout=0.2):
             self._stop_if_cancelled(job_id)
         try:
             while self._draining.is_set():  # the process ends here: this job has not begun, and is queued again
@@ -247,9 +247,9 @@ class Runner:
             yield self._progress_of(job_id)
             self._enter(job_id, ENDING, 1.0)
         finally:
-            self._slot.release()
+            self._places.release()
         seconds = {"decode": decoded - started, "wait": began - decoded, "dub": time.monotonic() - began}
-        self.report({"event": "stages", "job": job_id, "seconds": seconds})
+        self.report({"event": "stages", "job": job_id, "seconds": seconds, "num_together": len(self._begun)})
 
     def _progress_of(self, job_id: str) -> Callable[[float], None]:
         last_write = [0.0]

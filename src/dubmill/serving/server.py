@@ -68,6 +68,12 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument(
         "--max_per_caller", type=int, default=50, help="number of open jobs of one caller; the next one gets status 429"
     )
+    parser.add_argument(
+        "--batch_size",
+        type=_positive,
+        default=2,
+        help="number of clips that are dubbed in one sampler call where as many wait; `dubmill plan` says what fits",
+    )
     parser.add_argument("--max_projects_per_caller", type=int, default=50, help="the next one gets status 409")
     parser.add_argument("--max_film_seconds", type=float, default=7200.0, help="longer films are refused")
     parser.add_argument(
@@ -102,6 +108,12 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--c2pa_certificates", type=Path, help="PEM file of the key's certificates, the signer's first")
     parser.add_argument("--status_fd", type=int, default=-1, help=argparse.SUPPRESS)  # the worker's pipe to the API
     return parser
+
+
+def _positive(text: str) -> int:
+    if (value := int(text)) < 1:
+        raise argparse.ArgumentTypeError("it is at least 1")
+    return value
 
 
 def serve(options: argparse.Namespace, release: Release, source: ModelSource, worker_command: Sequence[str]) -> None:

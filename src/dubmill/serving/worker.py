@@ -40,7 +40,7 @@ from dubmill.serving.worker_process import WRONG_MODEL
 log = logging.getLogger("dubmill.serving")
 
 WEBHOOKS = "webhooks"  # the queue of their deliveries
-NUM_AHEAD = 2  # jobs taken from the queue: one is dubbed while the media of the next are decoded
+PLACES = 2  # for each clip of a batch: while some are dubbed, the films of others are joined
 POLL_SECONDS = 0.05  # of the queue
 MAX_ATTEMPTS = 20  # starts of one job, after which it has failed: it kills the worker each time
 
@@ -77,9 +77,15 @@ def run_worker(options: argparse.Namespace, release: Release, source: ModelSourc
         log.error("%s is not ready: %s", options.name, error.sentence)
         report({"event": "unready", "reason": error.sentence})
         return WRONG_MODEL
-    slot = threading.Lock()
     folders = ReleaseFolders(options.release, options.adapters)
-    releases = LoadedReleases(service, folders, backbone=options.backbone, slot=slot, report=report)
+    releases = LoadedReleases(
+        service,
+        folders,
+        backbone=options.backbone,
+        model=threading.Lock(),
+        batch_size=options.batch_size,
+        report=report,
+    )
     releases.refresh()
     report({"event": "ready", "seconds": seconds})
     threading.Thread(target=releases.watch, name="adapters", daemon=True).start()
@@ -92,7 +98,7 @@ def run_worker(options: argparse.Namespace, release: Release, source: ModelSourc
             Projects(options.jobs / PROJECTS, options.project_hours, options.max_projects_per_caller),
             QueueTable(open_queue(options.database)),
             report,
-            slot=slot,
+            places=threading.Semaphore(PLACES * options.batch_size),
             film_limits=Limits(max_seconds=options.max_film_seconds),
             fetch=lambda url, out: fetching.fetch(url, out, max_bytes=options.max_body_bytes),
             credentials=credentials,
@@ -182,7 +188,7 @@ def _start_queue(runner: Runner, options: argparse.Namespace) -> None:
 
     DBOS.launch()
     DBOS.register_queue(WEBHOOKS, worker_concurrency=8, polling_interval_sec=1.0)
-    DBOS.register_queue(QUEUE, worker_concurrency=NUM_AHEAD, polling_interval_sec=POLL_SECONDS)
+    DBOS.register_queue(QUEUE, worker_concurrency=PLACES * options.batch_size + 1, polling_interval_sec=POLL_SECONDS)
 
 
 def _webhooks(options: argparse.Namespace) -> Webhooks | None:

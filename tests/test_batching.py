@@ -1,0 +1,136 @@
+"""Several jobs' clips in one sampler call: the same dubs as alone, and no clip suffers for another."""
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from doubles.dubbers import ToneDubber
+from doubles.releases import small_clip
+
+from dubmill.artifacts.rows import Line
+from dubmill.config import params
+from dubmill.dubbing.dubber import Dubber
+from dubmill.errors import GpuMemoryError, UnsupportedTextError
+from dubmill.serving.batching import BatchingDubber
+from dubmill.worlds.materialize import materialize
+
+LINE = Line(language="es", text="uno dos")
+
+
+class Recorder(ToneDubber):
+    """Remembers the size of each batch, and how many were not stopped; `limit` clips fit the memory."""
+
+    def __init__(self, limit=100):
+        self.sizes, self.limit, self.num_finished = [], limit, 0
+
+    def dub_batch(self, clips, lines, seeds, progress=None, *, speakers=()):
+        self.sizes.append(len(clips))
+        if len(clips) > self.limit:
+            raise GpuMemoryError("too many clips")
+        progress(0.5)
+        self.num_finished += 1
+        return super().dub_batch(clips, lines, seeds, progress, speakers=speakers)
+
+
+class Cancelled(Exception):
+    """As a job's callback raises it."""
+
+
+def cancel(share):
+    raise Cancelled
+
+
+def dub_together(dubber, requests, *, model, is_ready):
+    """What each of `requests` (arguments of `dub`) gives, a clip or an exception; all wait for the model before it is free."""
+    results = [None] * len(requests)
+
+    def run(index, clip, how):
+        try:
+            results[index] = dubber.dub(clip, **how)
+        except Exception as error:  # noqa: BLE001 (compared below)
+            results[index] = error
+
+    with model:
+        threads = [threading.Thread(target=run, args=(index, *one)) for index, one in enumerate(requests)]
+        for thread in threads:
+            thread.start()
+        while not is_ready():
+            pass
+    for thread in threads:
+        thread.join(timeout=60)
+    return results
+
+
+def batch_of(inner, requests, max_clips=4):
+    """The results of requests that wait for a model together."""
+    model = threading.Lock()
+    dubber = BatchingDubber(inner, model=model, max_clips=max_clips)
+    return dub_together(dubber, requests, model=model, is_ready=lambda: len(dubber._waiting) == len(requests))
+
+
+def request(seed, text="uno", progress=None):
+    return small_clip(), {"line": Line(language="es", text=text), "seed": seed, "progress": progress}
+
+
+def test_clips_that_wait_together_are_dubbed_in_one_call_as_many_as_allowed():
+    inner = Recorder()
+    results = batch_of(inner, [request(seed) for seed in range(5)], max_clips=3)
+    alone = [ToneDubber().dub(small_clip(), line=LINE, seed=seed) for seed in range(5)]
+    assert inner.sizes == [3, 2]
+    assert all(np.array_equal(one.audio_CN, other.audio_CN) for one, other in zip(results, alone, strict=True))
+
+
+def test_a_clip_that_fails_or_is_cancelled_does_not_touch_the_others_of_its_batch():
+    inner, shares = Recorder(), []
+    results = batch_of(
+        inner, [request(1, progress=shares.append), request(2, "indecible"), request(3, progress=cancel)]
+    )
+    assert isinstance(results[1], UnsupportedTextError)
+    assert isinstance(results[2], Cancelled)
+    assert np.array_equal(results[0].audio_CN, ToneDubber().dub(small_clip(), line=LINE, seed=1).audio_CN)
+    assert 0.5 in shares
+    assert sorted(inner.sizes) in ([1, 1, 2], [1, 1, 3])  # the cancelled one may see it before it is taken
+
+
+def test_the_sampler_stops_once_every_job_of_the_batch_is_cancelled():
+    inner = Recorder()
+    results = batch_of(inner, [request(seed, progress=cancel) for seed in range(2)])
+    assert [type(result) for result in results] == [Cancelled] * 2
+    assert inner.num_finished == 0
+
+
+def test_a_batch_that_does_not_fit_the_memory_is_dubbed_in_smaller_ones():
+    inner = Recorder(limit=2)
+    model = threading.Lock()
+    dubber = BatchingDubber(inner, model=model, max_clips=4)
+    for sizes in ([4, 1, 1, 1, 1], [2, 2]):
+        inner.sizes.clear()
+        requests = [request(seed) for seed in range(4)]
+        results = dub_together(dubber, requests, model=model, is_ready=lambda: len(dubber._waiting) == 4)
+        assert inner.sizes == sizes
+        assert all(result.frames_FHWC.shape == small_clip().frames_FHWC.shape for result in results)
+
+
+@pytest.fixture(scope="module")
+def nano(tmp_path_factory):
+    """A dubber of nano without an adapter, of two sampling steps."""
+    values = params.load(Path(__file__).parents[1] / "params.yaml")
+    backbone = materialize(values.backbone, tmp_path_factory.mktemp("nano") / "backbone")
+    return Dubber.load(backbone, None, sampling=values.dub.sampling.model_copy(update={"num_steps": 2}))
+
+
+def test_nano_dubs_a_clip_in_a_batch_as_it_does_alone(nano):
+    """Within the tolerance of float sums in another order: at most one step of 255 in a pixel."""
+    rng = np.random.default_rng(0)
+    requests = []
+    for seed, (language, text) in enumerate([("es", "uno dos seis"), ("fr", "six six un"), ("en", "one two six")]):
+        clip = small_clip(num_frames=17)
+        frames = rng.integers(0, 255, (17, 8, 8, 3)).repeat(8, axis=1).repeat(8, axis=2).astype(np.uint8)
+        clip = type(clip)(frames, clip.frame_rate, clip.audio_CN * (seed + 1) / 3, clip.sample_rate_hz)
+        requests.append((clip, {"line": Line(language=language, text=text), "seed": seed, "speaker": "a woman"}))
+    for (clip, how), together in zip(requests, batch_of(nano, requests), strict=True):
+        alone = nano.dub(clip, **how)
+        assert np.abs(together.frames_FHWC.astype(int) - alone.frames_FHWC).max() <= 1
+        assert np.allclose(together.audio_CN, alone.audio_CN, atol=1e-3)
+        assert np.abs(alone.audio_CN).max() > 0.01
