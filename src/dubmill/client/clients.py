@@ -8,10 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from dubmill.client.flows import Flow, Pause, Requests, Value, no_answer
-from dubmill.errors import ServiceUnavailableError
-
-READY_POLL_SECONDS = 0.2
+from dubmill.client.flows import Flow, Pause, Requests, Value
 
 
 class DubClient(Requests):
@@ -113,15 +110,7 @@ class DubClient(Requests):
         Raises:
             ServiceUnavailableError: it has not within `seconds`; with the server's reason.
         """
-        deadline = time.monotonic() + seconds
-        while True:
-            try:
-                self._json("GET", f"/v1/models/{self.name}")
-                return
-            except ServiceUnavailableError:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(READY_POLL_SECONDS)
+        self._run(self._wait_until_ready(seconds))
 
     def _json(self, method: str, path: str, **options: Any) -> Any:
         return self._run(self._get_json(method, path, **options))
@@ -135,15 +124,13 @@ class DubClient(Requests):
                 step = flow.send(answer)
             except StopIteration as end:
                 return end.value
-            answer = None
             if isinstance(step, Pause):
-                time.sleep(step.seconds)
+                answer = time.sleep(step.seconds)
                 continue
             try:
                 answer = httpx.request(**self._options(step))
             except (httpx.HTTPError, httpx.InvalidURL) as error:
-                if not step.is_patient:
-                    raise no_answer(self.url, str(error) or type(error).__name__) from error
+                answer = error
 
 
 class AsyncDubClient(Requests):
@@ -220,15 +207,7 @@ class AsyncDubClient(Requests):
 
     async def wait_until_ready(self, *, seconds: float) -> None:
         """As `DubClient.wait_until_ready`."""
-        deadline = time.monotonic() + seconds
-        while True:
-            try:
-                await self._json("GET", f"/v1/models/{self.name}")
-                return
-            except ServiceUnavailableError:
-                if time.monotonic() > deadline:
-                    raise
-                await asyncio.sleep(READY_POLL_SECONDS)
+        await self._run(self._wait_until_ready(seconds))
 
     async def _json(self, method: str, path: str, **options: Any) -> Any:
         return await self._run(self._get_json(method, path, **options))
@@ -243,12 +222,10 @@ class AsyncDubClient(Requests):
                     step = flow.send(answer)
                 except StopIteration as end:
                     return end.value
-                answer = None
                 if isinstance(step, Pause):
-                    await asyncio.sleep(step.seconds)
+                    answer = await asyncio.sleep(step.seconds)
                     continue
                 try:
                     answer = await client.request(**self._options(step))
                 except (httpx.HTTPError, httpx.InvalidURL) as error:
-                    if not step.is_patient:
-                        raise no_answer(self.url, str(error) or type(error).__name__) from error
+                    answer = error

@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 
 Value = TypeVar("Value")
 POLL_SECONDS, FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 0.5, 0.5, 10.0
+READY_POLL_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
 class Call:
-    """One HTTP request of a flow; `is_patient` ones are repeated while the server does not answer."""
+    """One HTTP request of a flow."""
 
     method: str
     path: str
     options: Mapping[str, Any]
-    is_patient: bool = False
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Pause:
     seconds: float
 
 
-# What a method does, without knowing how bytes are sent: it yields calls and pauses, and is given responses.
+# What a method does, without knowing how bytes are sent: it yields calls and pauses, and is given responses, or the error of a call.
 Flow = Generator[Call | Pause, Any, Value]
 
 
@@ -53,19 +53,25 @@ class Requests:
     api_key: str = ""
 
     def _send(self, method: str, path: str, *, is_patient: bool = False, **options: Any) -> Flow[Any]:
-        """The server's answer; while it is busy, the request is repeated when it says, within the timeout."""
+        """The server's answer; while it is busy, the request is repeated when it says, within the timeout.
+
+        An `is_patient` one is repeated too while the server does not answer.
+        """
         deadline, pause_seconds = time.monotonic() + self.timeout_seconds, FIRST_PAUSE_SECONDS
         while True:
-            response = yield Call(method, path, options, is_patient)
-            if response is not None and (wait_seconds := _retry_seconds(response)) is None:
+            response = yield Call(method, path, options)
+            has_answer = not isinstance(response, Exception)
+            if not (has_answer or is_patient):
+                raise _no_answer(self.url, str(response) or type(response).__name__) from response
+            if has_answer and (wait_seconds := _retry_seconds(response)) is None:
                 if response.is_error:
                     raise _refusal(response, self.url)
                 return response
-            if response is None:  # no answer to a patient request
+            if not has_answer:
                 wait_seconds = pause_seconds * random.uniform(0.5, 1.5)  # noqa: S311 (no secret)
                 pause_seconds = min(2 * pause_seconds, MAX_PAUSE_SECONDS)
             if time.monotonic() + wait_seconds > deadline:
-                raise _refusal(response, self.url) if response is not None else no_answer(self.url, "")
+                raise _refusal(response, self.url) if has_answer else _no_answer(self.url, "")
             yield Pause(wait_seconds)
 
     def _get_json(self, method: str, path: str, **options: Any) -> Flow[Any]:
@@ -78,7 +84,7 @@ class Requests:
         try:
             return response.json()
         except ValueError as error:
-            raise no_answer(self.url, "not JSON") from error
+            raise _no_answer(self.url, "not JSON") from error
 
     def _predict(self, path: Path | str, fields: Mapping[str, Any]) -> Flow[dict[str, Any]]:
         """What KServe's V1 protocol gives for a clip."""
@@ -111,6 +117,17 @@ class Requests:
                 what = f"job {job_id} is not done after {self.timeout_seconds:g} s"
                 raise ServiceUnavailableError(what, where=self.url, cure="wait for it again")
             yield Pause(min(max(POLL_SECONDS, float(job["seconds_left"]) / 10), 5.0))
+
+    def _wait_until_ready(self, seconds: float) -> Flow[None]:
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                yield from self._get_json("GET", f"/v1/models/{self.name}")
+                return
+            except ServiceUnavailableError:
+                if time.monotonic() > deadline:
+                    raise
+            yield Pause(READY_POLL_SECONDS)
 
     def _dub(
         self, video: Path | str, key: str, progress: Callable[[float], None] | None, fields: Mapping[str, Any]
@@ -162,7 +179,7 @@ def _error_of(status: int, content: Any, url: str) -> DubmillError:
     return kind(str(fields.get("error", f"HTTP {status}")), where=url)
 
 
-def no_answer(url: str, why: str) -> ServiceUnavailableError:
+def _no_answer(url: str, why: str) -> ServiceUnavailableError:
     return ServiceUnavailableError(f"no answer ({why or 'timeout'})", where=url, cure="start it with `dubmill serve`")
 
 
