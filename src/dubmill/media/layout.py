@@ -55,7 +55,7 @@ class Layout:
     @property
     def dtype(self) -> np.dtype:
         """Type of one value."""
-        return np.dtype(np.uint8 if self.bits == 8 else "<u2")
+        return np.dtype("u1" if self.bits == 8 else "<u2")
 
     @property
     def steps(self) -> tuple[int, int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import accumulate
 
 import numpy as np
 
@@ -73,8 +72,7 @@ def language_right(languages: Sequence[str], recognised: Sequence[tuple[str, str
         return 0.0
     counts = [0] * len(languages)  # right words so far, where the current word belongs to this line
     for tag, _ in recognised:
-        best = list(accumulate(counts, max))
-        counts = [best[at] + (primary(tag) == primary(language)) for at, language in enumerate(languages)]
+        counts = [max(counts[: at + 1]) + (primary(tag) == primary(line)) for at, line in enumerate(languages)]
     return max(counts) / len(recognised)
 
 

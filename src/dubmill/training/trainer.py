@@ -19,8 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import InitProcessGroupKwargs
+from accelerate import Accelerator, InitProcessGroupKwargs
 from safetensors import safe_open
 from safetensors.torch import load_file, save
 
@@ -210,8 +209,7 @@ class Trainer:
         """Returns whether `flag` is set in any process: all must leave the loop at the same step, or the others would hang."""
         if self.accelerator.num_processes == 1:
             return flag
-        flags: Any = self.accelerator.reduce(torch.tensor(float(flag), device=self.accelerator.device))
-        return bool(flags)
+        return bool(self.accelerator.reduce(torch.tensor(float(flag), device=self.accelerator.device)))
 
     def step(self, step: int) -> dict[str, Any]:
         """Takes one optimizer step; returns its losses, its learning rate and the sigmas of the video."""
@@ -235,8 +233,7 @@ class Trainer:
         self.accelerator.clip_grad_norm_(self.lora.values(), self.params.max_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        all_sums: Any = self.accelerator.reduce(sums)
-        video_sum, audio_sum = all_sums.tolist()
+        video_sum, audio_sum = self.accelerator.reduce(sums).tolist()
         return {
             "step": step + 1,
             "video": video_sum,
