@@ -118,6 +118,9 @@ def test_nothing_is_overwritten(made, paths, tmp_path):
         restore(made, f"sqlite:///{tmp_path}/new.db", paths)
     with pytest.raises(UsageError, match="already"):
         restore(made, f"sqlite:///{tmp_path}/mlflow.db", places(tmp_path / "new"))
+    (tmp_path / "new.db-wal").write_bytes(b"of the database that was here")
+    with pytest.raises(UsageError, match=r"new\.db-wal: there is something already"):
+        restore(made, f"sqlite:///{tmp_path}/new.db", places(tmp_path / "new"))
     assert not (tmp_path / "new").exists()
 
 
@@ -192,6 +195,8 @@ def test_two_paths_of_one_name_are_refused():
     ("database", "url", "password"),
     [
         ("postgresql+psycopg2://ana:p%40ss@db:5432/m?sslmode=require", "ana@db:5432/m?sslmode=require", "p@ss"),
+        ("postgresql://ana@db/m?password=p%40ss&sslmode=require", "ana@db/m?sslmode=require", "p@ss"),
+        ("postgresql://ana:old@db/m?password=p@ss", "ana@db/m", "p@ss"),
         ("postgres://db/m", "db/m", None),
         ("postgresql:///m", "/m", None),
     ],

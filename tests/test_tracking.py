@@ -27,6 +27,8 @@ from dubmill.cluster import kubernetes
 from dubmill.config.params import PromoteParams, RegisterParams, load
 from dubmill.errors import (
     BackboneMismatchError,
+    DubmillError,
+    InterruptedStepError,
     InvalidArtifactError,
     InvalidParamsError,
     PromotionRefusedError,
@@ -220,9 +222,16 @@ def test_a_registration_killed_before_the_version_was_made_goes_on_in_its_run(
         with pytest.raises(KeyboardInterrupt):
             line.register()
     assert not (line.folder / "register" / "model_version.json").exists()
+    assert run_states(store, tmp_path.name) == ["KILLED"]
     told = json.loads(line.register().read_bytes())
     assert len(store.search_runs([store.get_experiment_by_name(tmp_path.name).experiment_id])) == 1
     assert len(store.get_metric_history(told["run_id"], "loss.total")) == 3
+    assert run_states(store, tmp_path.name) == ["FINISHED"]
+
+
+def run_states(store, experiment):
+    found = store.get_experiment_by_name(experiment)
+    return [run.info.status for run in store.search_runs([found.experiment_id])] if found else []
 
 
 def _killed(*_args, **_kwargs):
@@ -750,6 +759,33 @@ def test_losses_are_in_mlflow_while_the_training_runs_and_the_version_is_registe
     (run,) = store.search_runs([store.get_experiment_by_name(tmp_path.name).experiment_id])
     assert (version.run_id, run.info.status) == (run.info.run_id, "FINISHED")
     assert live_points(store, tmp_path.name) == [1.0, 0.5, 1 / 3]
+
+
+@pytest.mark.parametrize(
+    ("error", "state"),
+    [
+        (DubmillError("no memory"), "FAILED"),
+        (RuntimeError("cuBLAS"), "FAILED"),
+        (InterruptedStepError("SIGTERM"), "KILLED"),
+    ],
+)
+def test_a_training_that_gives_up_ends_its_run_which_is_opened_again_if_it_continues(
+    tmp_path, store, monkeypatch, error, state
+):
+    monkeypatch.setenv("DUBMILL_EXPERIMENT", tmp_path.name)
+    for _ in range(2):
+        with pytest.raises(type(error)):
+            give_up(tmp_path, store, error)
+        assert run_states(store, tmp_path.name) == [state]
+
+
+def give_up(folder, store, error):
+    """A training that fails with `error` once its run is open."""
+    with live_losses(folder / "losses.jsonl", name="train-1", poll_seconds=0.01):
+        for _ in range(1000):
+            if run_states(store, folder.name) == ["RUNNING"]:
+                raise error
+            time.sleep(0.01)
 
 
 def live_points(store, experiment):

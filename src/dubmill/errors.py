@@ -23,16 +23,26 @@ DubmillError                     what happened, where, and what to do about it; 
 
 from __future__ import annotations
 
+import re
 from typing import Any
+
+# An SSH login (ssh://git@host) is no secret, and needed
+LOGIN = re.compile(r"(?<!ssh://)(?<=://)[^/\s?#]*@")
+SECRET = re.compile(r"([?&][^=&\s]*(?:pass|token|secret|signature|credential|key)[^=&\s]*=)[^&\s;)'\"]*", re.IGNORECASE)
+
+
+def without_secrets(text: str) -> str:
+    """Returns `text` without the logins of URLs in it; passwords, tokens, keys and signatures in their queries become `***`."""
+    return SECRET.sub(r"\1***", LOGIN.sub("", text))
 
 
 class DubmillError(Exception):
-    """An error that a person can act on: what is wrong, where, and the cure, in one sentence."""
+    """An error that a person can act on: what is wrong, where, and the cure, in one sentence without secrets of URLs."""
 
     exit_code = 2
 
     def __init__(self, what: str, *, where: str = "", cure: str = "") -> None:
-        self.what, self.where, self.cure = what, where, cure
+        self.what, self.where, self.cure = (without_secrets(text) for text in (what, where, cure))
         super().__init__(self.sentence)
 
     @property

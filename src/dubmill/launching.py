@@ -55,8 +55,7 @@ def run_task(step: Callable[..., Kind | Draft[Kind]], inputs: Sequence[Any], out
     home = os.environ.get(WORK, "")
     if not home:
         return _sealed(step(*inputs, out))
-    work = [step.__name__, os.environ.get("DUBMILL_CODE", ""), [_identity(one) for one in inputs]]
-    draft = Path(home) / "drafts" / f"{step.__name__}-{digest_of(work)[:32]}"
+    draft = Path(home) / "drafts" / _work_name(step, inputs)
     with _only_task(draft):
         if os.environ.get(SHARDS) and step.__name__ in SHARDED and not (draft / MANIFEST).is_file():
             _make_shards(step.__name__, inputs, draft)
@@ -106,6 +105,12 @@ def _shared(name: str, artifact: Artifact, folder: Path) -> Path:
     return folder / name
 
 
+def _work_name(step: Callable[..., Any], inputs: Sequence[Any]) -> str:
+    """Returns the name of a step's work, equal for equal inputs, parameters and code."""
+    work = [step.__name__, os.environ.get("DUBMILL_CODE", ""), [_identity(one) for one in inputs]]
+    return f"{step.__name__}-{digest_of(work)[:32]}"
+
+
 def _identity(value: Any) -> Any:  # noqa: ANN401 (an artifact, a section, or a plain value)
     if isinstance(value, Artifact):
         return value.digest
@@ -132,7 +137,8 @@ def train_on_all_gpus(backbone: Backbone, latents: LatentSet, params: TrainParam
     Raises:
         DubmillError: see `train_together`, and the step.
     """
-    with live_losses(out / LOSSES_FILE, name=out.name) as tag_run:
+    name = _work_name(train_on_all_gpus, [backbone, latents, params])
+    with live_losses(out / LOSSES_FILE, name=name) as tag_run:
         adapter = _train(backbone, latents, params, out)
         tag_run(adapter.digest)
     return adapter

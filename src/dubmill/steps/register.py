@@ -68,7 +68,6 @@ def _new_version(
     adapter: Adapter, report: Report, params: RegisterParams, data: tuple[str, str], all_params: Params | None
 ) -> tracking.Version:
     name = f"{params.model}-{adapter.digest[:8]}"
-    run, is_ours = tracking.open_run(params.experiment, name=name, tags={"adapter_digest": adapter.digest})
     card = model_card.model_card(
         adapter.lineage,
         adapter.info,
@@ -77,24 +76,21 @@ def _new_version(
         digest=adapter.digest,
         report=report,
     )
-    for artifact in (adapter, report):
-        tracking.log_params(run, artifact.lineage.params, prefix=artifact.lineage.step)
     others = all_params.model_dump(exclude={adapter.lineage.step, report.lineage.step}) if all_params else {}
-    for word, values in others.items():
-        tracking.log_params(run, values, prefix=word)
+    sections = {artifact.lineage.step: artifact.lineage.params for artifact in (adapter, report)} | others
     digests = {**adapter.lineage.inputs, **report.lineage.inputs}
-    tracking.log_datasets(run, digests, source="@".join(filter(None, data)))
-    if adapter.has_file(LOSSES_FILE):
-        tracking.log_losses(run, adapter.file(LOSSES_FILE))
-    tracking.log_report(run, report)
-    tracking.log_figures(run, report)
-    source = tracking.log_adapter(run, adapter, card)
-    version = tracking.create_version(
-        params.model, source=source, run_id=run.info.run_id, tags=lineage_tags(adapter, report), description=card
-    )
-    if is_ours:
-        tracking.close_run(run)
-    return version
+    with tracking.logged_run(params.experiment, name=name, tags={"adapter_digest": adapter.digest}) as run:
+        for word, values in sections.items():
+            tracking.log_params(run, values, prefix=word)
+        tracking.log_datasets(run, digests, source="@".join(filter(None, data)))
+        if adapter.has_file(LOSSES_FILE):
+            tracking.log_losses(run, adapter.file(LOSSES_FILE))
+        tracking.log_report(run, report)
+        tracking.log_figures(run, report)
+        source = tracking.log_adapter(run, adapter, card)
+        return tracking.create_version(
+            params.model, source=source, run_id=run.info.run_id, tags=lineage_tags(adapter, report), description=card
+        )
 
 
 def lineage_tags(adapter: Adapter, report: Report) -> dict[str, str]:

@@ -43,14 +43,13 @@ from dubmill.tracking.registry import (
     tag_version,
 )
 from dubmill.tracking.runs import (
-    close_run,
     log_adapter,
     log_datasets,
     log_figures,
     log_losses,
     log_params,
     log_report,
-    open_run,
+    logged_run,
 )
 from dubmill.tracking.server import answering, client, public_uri, tracking_uri
 
@@ -65,7 +64,6 @@ __all__ = [
     "aliased",
     "answering",
     "client",
-    "close_run",
     "create_version",
     "data_tags",
     "find_version",
@@ -78,7 +76,7 @@ __all__ = [
     "log_params",
     "log_report",
     "move_alias",
-    "open_run",
+    "logged_run",
     "promote_alias",
     "promotion_lock",
     "public_uri",

@@ -38,7 +38,10 @@ TIME, PARTIAL = re.compile(r"\d{8}T\d{6}\.\d{6}"), ".partial"  # names of a back
 NUM_KEPT = 14
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
-Database = Annotated[str, typer.Option(help="MLflow's backend store: sqlite:///FILE or postgresql://…")]
+Database = Annotated[
+    str,
+    typer.Option(envvar="MLFLOW_BACKEND_STORE_URI", help="MLflow's backend store: sqlite:///FILE or postgresql://…"),
+]
 Paths = Annotated[list[str], typer.Option("--path", help="NAME=PATH of a folder or a file; may be repeated")]
 
 
@@ -100,13 +103,19 @@ def restore(backup: Path, database: str, paths: Mapping[str, Path]) -> None:
     with _as_sentence():
         waiting = [path for path, source in sources.items() if not path.exists() or _digests(path) != _digests(source)]
         for path in waiting:
-            if path.is_file() or _is_filled(path):
-                raise UsageError("there is something already", where=str(path), cure="move it away")
+            for there in (path, *_journals(path)):
+                if there.is_file() or _is_filled(there):
+                    raise UsageError("there is something already", where=str(there), cure="move it away")
         for path in waiting:
             _place(sources[path], path)
     if not database.startswith(SQLITE):
         options = ("--exit-on-error", "--single-transaction", "--no-owner", str(backup / DATABASE))
         _run_on(database, "pg_restore", *options)
+
+
+def _journals(database: Path) -> list[Path]:
+    """Returns the files that SQLite keeps beside a database, and would play into a restored one."""
+    return [database.with_name(database.name + end) for end in ("-wal", "-shm", "-journal")]
 
 
 def _place(source: Path, target: Path) -> None:
@@ -212,7 +221,13 @@ def _without_password(database: str) -> tuple[str, str]:
             "neither SQLite nor PostgreSQL", where="--database", cure="write sqlite:///FILE or postgresql://…"
         )
     user, password, rest = found.groups(default="")
-    return f"postgresql://{user}{'@' if user else ''}{rest}", unquote(password)
+    place, mark, query = rest.partition("?")
+    options = [one.partition("=") for one in query.split("&")]
+    password = next((value for name, _, value in reversed(options) if name == "password"), password)
+    if any(name == "sslpassword" for name, _, _ in options):
+        raise UsageError("sslpassword would be seen in arguments", where="--database", cure="use a key without one")
+    query = "&".join("".join(one) for one in options if one[0] != "password")
+    return f"postgresql://{user}{'@' if user else ''}{place}{mark if query else ''}{query}", unquote(password)
 
 
 def _named(given: list[str]) -> dict[str, Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dubmill.errors import without_secrets
 from dubmill.tracking.registry import CHAMPION, Version, aliased, versions_with
 
 REVISION, REPOSITORY, COMPARED = "data_revision", "data_repository", "compared_with"  # tags of a version
@@ -10,7 +11,11 @@ REVISION, REPOSITORY, COMPARED = "data_revision", "data_repository", "compared_w
 def data_tags(model: str, repository: str, revision: str) -> dict[str, str]:
     """Returns the tags of a version that was trained on this revision and is to be compared with the present champion."""
     champion = aliased(model, CHAMPION)
-    return {REPOSITORY: repository, REVISION: revision, COMPARED: str(champion.number) if champion else "none"}
+    return {
+        REPOSITORY: without_secrets(repository),
+        REVISION: revision,
+        COMPARED: str(champion.number) if champion else "none",
+    }
 
 
 def reason_to_train(model: str, revision: str) -> str:

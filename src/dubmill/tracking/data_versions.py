@@ -16,7 +16,7 @@ from pathlib import Path
 
 from dubmill.artifacts.manifest import MANIFEST
 from dubmill.artifacts.store import PairSet
-from dubmill.errors import InvalidArtifactError, ServiceUnavailableError, UsageError
+from dubmill.errors import InvalidArtifactError, ServiceUnavailableError, UsageError, without_secrets
 from dubmill.tracking.git import IDENTITY, NUM_ATTEMPTS, address, clone, is_pushed, remote_ref, run, tagged
 
 DATA = "pairs"  # folder of the repository; DVC tracks it as pairs.dvc
@@ -36,10 +36,9 @@ class DataVersion:
     @property
     def markdown(self) -> str:
         """The version as a page that says how to fetch it."""
-        command = f"dvc get --rev {self.tag} {self.repository} {DATA}"
-        return (
-            f"# {self.tag}\n\nCommit `{self.revision}` of {self.repository}; digest `{self.digest}`.\n\n    {command}\n"
-        )
+        place = without_secrets(self.repository)
+        command = f"dvc get --rev {self.tag} {place} {DATA}"
+        return f"# {self.tag}\n\nCommit `{self.revision}` of {place}; digest `{self.digest}`.\n\n    {command}\n"
 
 
 def add_version(pairs: PairSet, repository: str, branch: str) -> DataVersion:

@@ -8,10 +8,14 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dubmill.errors import InvalidArtifactError, ServiceUnavailableError, UsageError
-from dubmill.tracking.runs import log_losses, open_run
+from dubmill.tracking.runs import close_run, log_losses, open_run
 from dubmill.tracking.server import answering, client
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
 
 EXPERIMENT = "DUBMILL_EXPERIMENT"  # of MLflow; empty: nothing is logged while a training runs
 POLL_SECONDS = 15.0
@@ -23,36 +27,60 @@ logger = logging.getLogger(__name__)
 def live_losses(path: Path, *, name: str, poll_seconds: float = POLL_SECONDS) -> Iterator[Callable[[str], None]]:
     """Logs the lines of the file `path` to an MLflow run as they come; yields a function that tags the run with its adapter's digest.
 
-    The run stays open: a training that continues after a kill (the same `name`) finds it, and so does `register`, by the adapter's
-    digest. Points that are logged twice are stored once. A server that fails never fails the training.
+    The run ends as the block does: finished, failed, or killed by SIGTERM. A training that continues (the same `name`) opens it again, and
+    so does `register`, by the adapter's digest. Points that are logged twice are stored once. A server that fails never fails the training.
     """
-    experiment, is_done, digests = os.environ.get(EXPERIMENT, ""), threading.Event(), list[str]()
+    experiment = os.environ.get(EXPERIMENT, "")
+    follower = _Follower(experiment, path, name, poll_seconds)
     if not experiment:
-        yield digests.append
+        yield follower.digests.append
         return
-    follower = threading.Thread(
-        target=_follow, args=(experiment, path, name, poll_seconds, is_done, digests), daemon=True
-    )
     follower.start()
     try:
-        yield digests.append
+        yield follower.digests.append
+    except BaseException as error:
+        follower.error = error
+        raise
     finally:
-        is_done.set()
+        follower.is_done.set()
         follower.join()
 
 
-def _follow(
-    experiment: str, path: Path, name: str, poll_seconds: float, is_done: threading.Event, digests: list[str]
-) -> None:
-    run, num_logged, is_last = None, 0, False
-    while not is_last:
-        is_last = is_done.wait(poll_seconds)  # then once more, for the last lines
+class _Follower(threading.Thread):
+    def __init__(self, experiment: str, path: Path, name: str, poll_seconds: float) -> None:
+        super().__init__(daemon=True)
+        self.experiment, self.path, self.training, self.poll_seconds = experiment, path, name, poll_seconds
+        self.is_done, self.digests = threading.Event(), list[str]()
+        self.error: BaseException | None = None  # that ended the training
+        self.opened: tuple[Run, bool] | None = None
+        self.num_logged = 0
+
+    def run(self) -> None:
+        is_last = False
+        while not is_last:
+            is_last = self.is_done.wait(self.poll_seconds)  # then once more, for the last lines
+            try:
+                self._log()
+            except (ServiceUnavailableError, UsageError, InvalidArtifactError) as error:
+                logger.warning("the losses were not logged to MLflow: %s", error.sentence)
+            finally:
+                if is_last:
+                    self._close()
+
+    def _log(self) -> None:
+        self.opened = self.opened or open_run(self.experiment, name=self.training, tags={"training": self.training})
+        run, _ = self.opened
+        if self.path.is_file():
+            self.num_logged = log_losses(run, self.path, first=self.num_logged)
+        if self.digests:
+            with answering():
+                client().set_tag(run.info.run_id, "adapter_digest", self.digests[-1])
+
+    def _close(self) -> None:
+        run, is_ours = self.opened or (None, False)
+        if run is None or not is_ours:
+            return
         try:
-            run = run or open_run(experiment, name=name, tags={"training": name})[0]
-            if path.is_file():
-                num_logged = log_losses(run, path, first=num_logged)
-            if digests:
-                with answering():
-                    client().set_tag(run.info.run_id, "adapter_digest", digests[-1])
-        except (ServiceUnavailableError, UsageError, InvalidArtifactError) as error:
-            logger.warning("the losses were not logged to MLflow: %s", error.sentence)
+            close_run(run, self.error)
+        except ServiceUnavailableError as error:
+            logger.warning("the run of the training stays open in MLflow: %s", error.sentence)

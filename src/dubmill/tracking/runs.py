@@ -9,13 +9,20 @@ import re
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dubmill.artifacts.files import METRICS_FILE, sha256_of
 from dubmill.artifacts.manifest import MANIFEST
 from dubmill.artifacts.store import Adapter, Artifact, Report
-from dubmill.errors import InvalidArtifactError, UsageError
+from dubmill.errors import (
+    InterruptedStepError,
+    InvalidArtifactError,
+    ServiceUnavailableError,
+    UsageError,
+    without_secrets,
+)
 from dubmill.tracking.server import answering, artifact_root, client, is_missing, public_uri
 
 if TYPE_CHECKING:
@@ -28,8 +35,8 @@ PARAM_NAME = re.compile(r"[\w\-./ :]+")
 def open_run(experiment: str, *, name: str, tags: Mapping[str, str]) -> tuple[Run, bool]:
     """Returns the run to log into, and whether the caller closes it.
 
-    It is the run of MLFLOW_RUN_ID, which stays open; else the run of an interrupted call with the same tags; else a new
-    run.
+    It is the run of MLFLOW_RUN_ID, which stays open; else the run of an earlier call with the same tags, which is opened again;
+    else a new run.
 
     Raises:
         UsageError: MLFLOW_RUN_ID names no run.
@@ -41,9 +48,8 @@ def open_run(experiment: str, *, name: str, tags: Mapping[str, str]) -> tuple[Ru
             return _given_run(os.environ["MLFLOW_RUN_ID"], tags), False
         experiment_id = _experiment_id(experiment)
         tag_filter = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
-        for run in mlflow.search_runs(
-            [experiment_id], f"{tag_filter} and attributes.status = 'RUNNING'", max_results=1
-        ):
+        for run in mlflow.search_runs([experiment_id], tag_filter, max_results=1):
+            mlflow.update_run(run.info.run_id, status="RUNNING")
             return run, True
         return mlflow.create_run(experiment_id, run_name=name, tags=dict(tags)), True
 
@@ -106,7 +112,7 @@ def log_params(run: Run, params: Mapping[str, Any], *, prefix: str) -> None:
         raise UsageError(
             f"the run already holds other values of {', '.join(other)}",
             where=f"MLflow run {run.info.run_id}",
-            cure="unset MLFLOW_RUN_ID, so that a new run is started",
+            cure="unset MLFLOW_RUN_ID, or delete this run, so that a new one is started",
         )
     new = [Param(name, text) for name, text in new_params.items() if name not in run.data.params]
     with answering():
@@ -122,7 +128,10 @@ def log_datasets(run: Run, digests: Mapping[str, str], *, source: str) -> None:
     from mlflow.entities import Dataset, DatasetInput
 
     kind = "dvc" if source else "dubmill"
-    found = [Dataset(name, digest[:36], kind, json.dumps({"uri": source})) for name, digest in digests.items()]
+    found = [
+        Dataset(name, digest[:36], kind, json.dumps({"uri": without_secrets(source)}))
+        for name, digest in digests.items()
+    ]
     with answering():
         client().log_inputs(run.info.run_id, [DatasetInput(dataset) for dataset in found])
 
@@ -214,7 +223,28 @@ def _log_files(run: Run, artifact: Artifact, folder: str, names: tuple[str, ...]
         client().log_artifact(run.info.run_id, str(artifact.file(name)), parent)
 
 
-def close_run(run: Run) -> None:
-    """Marks a run as finished."""
+def close_run(run: Run, error: BaseException | None = None) -> None:
+    """Marks a run as finished; as killed or failed, if `error` ended it."""
+    is_stopped = isinstance(error, InterruptedStepError | KeyboardInterrupt | SystemExit)
+    status = "FINISHED" if error is None else "KILLED" if is_stopped else "FAILED"
     with answering():
-        client().set_terminated(run.info.run_id)
+        client().set_terminated(run.info.run_id, status)
+
+
+@contextmanager
+def logged_run(experiment: str, *, name: str, tags: Mapping[str, str]) -> Iterator[Run]:
+    """Yields the run of `open_run` and closes it at the end of the block, with its outcome.
+
+    Raises:
+        UsageError, ServiceUnavailableError: see `open_run`.
+    """
+    run, is_ours = open_run(experiment, name=name, tags=tags)
+    try:
+        yield run
+    except BaseException as error:
+        if is_ours:
+            with suppress(ServiceUnavailableError):  # often the very reason, and the caller's error says more
+                close_run(run, error)
+        raise
+    if is_ours:
+        close_run(run)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from dubmill.errors import ServiceUnavailableError
+from dubmill.errors import ServiceUnavailableError, without_secrets
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -33,9 +33,8 @@ def tracking_uri() -> str:
 
 
 def public_uri() -> str:
-    """Returns the tracking URI without user name and password, for files and messages."""
-    parts = urlsplit(tracking_uri())
-    return tracking_uri() if "@" not in parts.netloc else parts._replace(netloc=parts.netloc.split("@")[-1]).geturl()
+    """Returns the tracking URI without its secrets, for files and messages."""
+    return without_secrets(tracking_uri())
 
 
 def client() -> MlflowClient:
