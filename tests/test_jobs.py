@@ -460,6 +460,21 @@ def test_a_film_is_a_project_whose_segments_are_read_edited_dubbed_again_and_ren
     assert done["links"]["project"] == f"/v1/projects/{made['id']}"
     assert media.probe(client.result(done["id"])).num_frames == 40
     assert client.project(made["id"])["num_to_dub"] == 0
+    english = client.put_language(made["id"], "en", script=SCRIPT.replace("uno", "one").replace("dos", "two"))
+    assert (english["language"], english["languages"], english["num_to_dub"]) == ("en", ["es", "en"], 2)
+    assert client.edit_segment(made["id"], "s2", language="en", text="six")["text"] == "six"
+    rendered = client.wait(client.render_project(made["id"], language="en")["id"])
+    assert (rendered["language"], rendered["result"]["language"]) == ("en", "en")
+    segments = [client.project(made["id"], language=tag)["segments"] for tag in ("es", "en")]
+    assert [(one["text"], one["state"]) for one in (*segments[0], *segments[1])] == [
+        ("uno", "dubbed"),
+        ("tres", "dubbed"),
+        ("one", "dubbed"),
+        ("six", "dubbed"),
+    ]
+    listed = client.projects(limit=1)["projects"][0]
+    assert (listed["id"], listed["languages"], listed["reference"]) == (made["id"], ["es", "en"], "reel 1")
+    assert served.get(f"/v1/projects/{made['id']}/film").content == film.read_bytes()
     entries = [entry["job"] for entry in served.ledger()]
     assert [entries.count(job_id) for job_id in (made["id"], redone["id"], done["id"])] == [0, 0, 1]
     client.delete_project(made["id"])
@@ -482,8 +497,12 @@ def test_a_wrong_request_on_a_project_is_a_problem_with_a_code(served):
         httpx.patch(f"{place}/segments/s1", json={"end_seconds": 3.0}, timeout=30),
         httpx.post(f"{place}/segments/s9/redo", json={}, timeout=30),
         httpx.get(f"{served.url}/v1/projects/{'0' * 32}", timeout=30),
+        httpx.post(f"{place}/render", params={"language": "en"}, timeout=30),
+        httpx.put(f"{place}/languages/fr", json={"script": SCRIPT}, timeout=30),
+        httpx.put(f"{place}/languages/en", json={"script": "1\nno times"}, timeout=30),
     ]
     codes = ["usage", "unknown_project", "invalid_parameter", "usage", "unknown_project", "unknown_project"]
+    codes += ["unknown_project", "unsupported_text", "usage"]
     assert [answer.json()["code"] for answer in answers] == codes
     with locked(served.folder / "jobs" / "projects" / project_id / "dub"):  # a job has it
         busy = httpx.patch(f"{place}/segments/s1", json={"text": "tres"}, timeout=30)

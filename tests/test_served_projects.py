@@ -5,6 +5,7 @@ import os
 import threading
 import time
 from datetime import date
+from types import SimpleNamespace
 
 import pytest
 from doubles.dubbers import ToneDubber
@@ -79,9 +80,9 @@ def create(projects, model, *, project_id=ID, **fields):
     return projects.get(project_id, "ana")
 
 
-def runner_of(projects, table, places):
+def runner_of(projects, table, places, releases=None):
     return Runner(
-        None, None, projects.folder, projects, table, lambda event: None,
+        releases, None, projects.folder, projects, table, lambda event: None,
         places=places, film_limits=None, fetch=print, credentials=None,
     )  # fmt: skip
 
@@ -97,7 +98,7 @@ def test_a_job_waits_for_its_project_without_a_place_at_the_model_and_can_be_can
     """It failed with `busy_project` when an edit or another job had the project, and held the model meanwhile."""
     served, table, places, results = create(projects, model), Table(), threading.Semaphore(), []
     runner = runner_of(projects, table, places)
-    task = {"kind": "redo", "project": ID, "segment": "s1", "seed": 3}
+    task = {"kind": "redo", "project": ID, "segment": "s1", "seed": 3, "language": "es"}
     with locked(served.folder / DUB):
         job = threading.Thread(target=lambda: results.append(runner._work_on_project(model[0], "j", "ana", task)))
         job.start()
@@ -133,7 +134,7 @@ def test_a_project_does_not_expire_while_a_job_has_it_and_a_job_begins_its_time_
 def test_a_speaker_with_line_breaks_leaves_the_project_readable(projects, model, speaker):
     """The table's writer does not quote a carriage return, and its reader then refused the whole project."""
     served = create(projects, model)
-    assert served.edit("s1", SegmentChanges(speaker=speaker), model[1]["backbone"]).speaker == "a b"
+    assert served.edit("s1", SegmentChanges(speaker=speaker), "es", model[1]["backbone"]).speaker == "a b"
     assert FilmProject.open(served.folder / DUB).row("s1").speaker == "a b"
 
 
@@ -150,7 +151,7 @@ def test_consent_and_label_are_kept_whole_for_the_command_line(projects, model):
     served = create(projects, model, consent=consent, label=True)
     request = FilmProject.open(served.folder / DUB).settings
     assert request.consent == Consent(CONSENT, "the trailer", date(2099, 12, 31), "ab" * 32)
-    request = served.work(model[0]).request("es")
+    request = served.work(model[0], "es").request("es")
     assert (request.consent.scope, request.has_label) == ("the trailer", True)
 
 
@@ -192,16 +193,52 @@ def test_a_caller_has_only_so_many_projects(projects, model):
     create(projects, model)
 
 
-def test_a_render_removes_dubs_that_nothing_uses(projects, model):
+def test_a_project_gets_another_language_and_each_keeps_its_own_words(projects, model):
+    served, backbone = create(projects, model), model[1]["backbone"]
+    served.put_script("en", SCRIPT.replace("uno", "one").replace("dos", "two\nthree"), backbone)
+    served.edit("s1", SegmentChanges(text="tres", speaker="Ana"), "es", backbone)
+    words = {row.id: {tag: target.text for tag, target in row.targets.items()} for row in served.open().rows}
+    assert words == {"s1": {"es": "tres", "en": "one"}, "s2": {"es": "dos", "en": "two three"}}
+    assert [row.speaker for row in served.open().rows] == ["Ana", ""]
+    served.put_script("en", SCRIPT[: SCRIPT.index("2\n00")], backbone)
+    assert [row.targets["en"].text for row in served.open().rows] == ["uno", ""]
+    assert served.open().settings.languages == ("es", "en")
+    assert (served.language_of(""), served.language_of("EN")) == ("es", "en")
+    with pytest.raises(UnknownProjectError, match="use es, en"):
+        served.language_of("fr")
+
+
+def test_a_language_whose_writing_was_interrupted_leaves_the_project_as_it_was(projects, model, monkeypatch):
     served = create(projects, model)
-    runner = runner_of(projects, Table(), threading.Semaphore())
+    before = served.open()
+    monkeypatch.setattr(FilmProject, "save_with_settings", FilmProject.save)  # killed between the two files
+    served.put_script("en", SCRIPT, model[1]["backbone"])
+    assert served.open() == before
+
+
+def test_projects_are_listed_by_their_last_use_and_only_to_their_caller(projects, model):
+    for name, seconds in (("b", 100), ("c", 300)):
+        served = create(projects, model, project_id=name * 32)
+        os.utime(served.folder / REQUEST, (seconds, seconds))
+    assert [one.folder.name[0] for one in projects.list("ana", limit=5, offset=0)] == ["c", "b"]
+    assert [one.folder.name[0] for one in projects.list("ana", limit=5, offset=1)] == ["b"]
+    assert projects.list("eve", limit=5, offset=0) == []
+
+
+def test_a_render_removes_dubs_that_nothing_uses_and_keeps_those_of_other_languages(projects, model, monkeypatch):
+    monkeypatch.setattr("dubmill.dubbing.open.open_face_masker", lambda _: NO_DETECTION)
+    served = create(projects, model)
+    served.put_script("en", SCRIPT, model[1]["backbone"])
+    releases = SimpleNamespace(sources={"release": model[0].source}, backbone=model[1]["backbone"])
+    runner = runner_of(projects, Table(), threading.Semaphore(), releases)
     takes = served.folder / DUB / "work" / "takes"
-    redo = {"kind": "redo", "project": ID, "segment": "s1"}
+    redo = {"kind": "redo", "project": ID, "segment": "s1", "language": "es"}
     for seed in (3, 4):
         runner._work_on_project(model[0], "j", "ana", {**redo, "seed": seed})
+    runner._work_on_project(model[0], "j", "ana", {**redo, "seed": 4, "language": "en"})
     before = {path.stem for path in takes.iterdir()}
     (projects.folder / "j").mkdir()
-    runner._work_on_project(model[0], "j", "ana", {"kind": "render", "project": ID})
+    runner._work_on_project(model[0], "j", "ana", {"kind": "render", "project": ID, "language": "es"})
     assert (projects.folder / "j" / RESULT).is_file()
     after = {path.stem for path in takes.iterdir()}
-    assert len(before & after) == 1 < len(before)
+    assert (len(before), len(before & after)) == (3, 2)  # the dub of the older seed is gone

@@ -223,7 +223,8 @@ def _open(folder: Path) -> ProjectWork:
 
     project = FilmProject.open(folder)
     model = model_of(project.settings)
-    return ProjectWork(project, project.film(model.size), film_service(project.settings.backbone, model))
+    service, languages = film_service(project.settings.backbone, model), project.settings.languages
+    return ProjectWork(project, project.film(model.size), service, languages)
 
 
 def _languages(project: FilmProject, language: str) -> list[str]:

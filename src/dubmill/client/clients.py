@@ -71,21 +71,33 @@ class DubClient(Requests):
         """A film project, which `wait` of its id opens; `fields`: language, script (SRT or WebVTT), consent and others of a dub."""
         return self._run(self._submit(path, key, fields, "/v1/projects"))
 
-    def project(self, project_id: str) -> dict[str, Any]:
-        """The project with its segments."""
-        return self._json("GET", f"/v1/projects/{project_id}")
+    def projects(self, *, limit: int = 20, offset: int = 0) -> dict[str, Any]:
+        """A page of the caller's `projects`, the last used one first, and the `next_offset`."""
+        return self._json("GET", "/v1/projects", params={"limit": limit, "offset": offset})
 
-    def edit_segment(self, project_id: str, segment: str, **changes: Any) -> dict[str, Any]:
+    def project(self, project_id: str, *, language: str = "") -> dict[str, Any]:
+        """The project with its segments in one of its languages; empty, here and below: its first."""
+        return self._json("GET", f"/v1/projects/{project_id}", params={"language": language})
+
+    def put_language(self, project_id: str, language: str, *, script: str) -> dict[str, Any]:
+        """The project in a language that is added with the words of `script` (SRT or WebVTT), or has them instead of its own."""
+        return self._json("PUT", f"/v1/projects/{project_id}/languages/{language}", json={"script": script})
+
+    def edit_segment(self, project_id: str, segment: str, *, language: str = "", **changes: Any) -> dict[str, Any]:
         """The segment with other text, speaker, face, start_seconds or end_seconds; nothing is dubbed."""
-        return self._json("PATCH", f"/v1/projects/{project_id}/segments/{segment}", json=changes)
+        path = f"/v1/projects/{project_id}/segments/{segment}"
+        return self._json("PATCH", path, params={"language": language}, json=changes)
 
-    def redo_segment(self, project_id: str, segment: str, seed: int | None = None) -> dict[str, Any]:
+    def redo_segment(
+        self, project_id: str, segment: str, seed: int | None = None, *, language: str = ""
+    ) -> dict[str, Any]:
         """The job that dubs a segment again; without `seed` with one more than the last."""
-        return self._json("POST", f"/v1/projects/{project_id}/segments/{segment}/redo", json={"seed": seed})
+        path = f"/v1/projects/{project_id}/segments/{segment}/redo"
+        return self._json("POST", path, params={"language": language}, json={"seed": seed})
 
-    def render_project(self, project_id: str) -> dict[str, Any]:
-        """The job whose result is the film with all dubs."""
-        return self._json("POST", f"/v1/projects/{project_id}/render")
+    def render_project(self, project_id: str, *, language: str = "") -> dict[str, Any]:
+        """The job whose result is the film with all dubs of a language."""
+        return self._json("POST", f"/v1/projects/{project_id}/render", params={"language": language})
 
     def delete_project(self, project_id: str) -> None:
         """Delete the project with its film."""
@@ -175,21 +187,35 @@ class AsyncDubClient(Requests):
         """As `DubClient.create_project`."""
         return await self._run(self._submit(path, key, fields, "/v1/projects"))
 
-    async def project(self, project_id: str) -> dict[str, Any]:
+    async def projects(self, *, limit: int = 20, offset: int = 0) -> dict[str, Any]:
+        """As `DubClient.projects`."""
+        return await self._json("GET", "/v1/projects", params={"limit": limit, "offset": offset})
+
+    async def project(self, project_id: str, *, language: str = "") -> dict[str, Any]:
         """As `DubClient.project`."""
-        return await self._json("GET", f"/v1/projects/{project_id}")
+        return await self._json("GET", f"/v1/projects/{project_id}", params={"language": language})
 
-    async def edit_segment(self, project_id: str, segment: str, **changes: Any) -> dict[str, Any]:
+    async def put_language(self, project_id: str, language: str, *, script: str) -> dict[str, Any]:
+        """As `DubClient.put_language`."""
+        return await self._json("PUT", f"/v1/projects/{project_id}/languages/{language}", json={"script": script})
+
+    async def edit_segment(
+        self, project_id: str, segment: str, *, language: str = "", **changes: Any
+    ) -> dict[str, Any]:
         """As `DubClient.edit_segment`."""
-        return await self._json("PATCH", f"/v1/projects/{project_id}/segments/{segment}", json=changes)
+        path = f"/v1/projects/{project_id}/segments/{segment}"
+        return await self._json("PATCH", path, params={"language": language}, json=changes)
 
-    async def redo_segment(self, project_id: str, segment: str, seed: int | None = None) -> dict[str, Any]:
+    async def redo_segment(
+        self, project_id: str, segment: str, seed: int | None = None, *, language: str = ""
+    ) -> dict[str, Any]:
         """As `DubClient.redo_segment`."""
-        return await self._json("POST", f"/v1/projects/{project_id}/segments/{segment}/redo", json={"seed": seed})
+        path = f"/v1/projects/{project_id}/segments/{segment}/redo"
+        return await self._json("POST", path, params={"language": language}, json={"seed": seed})
 
-    async def render_project(self, project_id: str) -> dict[str, Any]:
+    async def render_project(self, project_id: str, *, language: str = "") -> dict[str, Any]:
         """As `DubClient.render_project`."""
-        return await self._json("POST", f"/v1/projects/{project_id}/render")
+        return await self._json("POST", f"/v1/projects/{project_id}/render", params={"language": language})
 
     async def delete_project(self, project_id: str) -> None:
         """As `DubClient.delete_project`."""

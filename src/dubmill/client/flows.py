@@ -53,10 +53,7 @@ class Requests:
     api_key: str = ""
 
     def _send(self, method: str, path: str, *, is_patient: bool = False, **options: Any) -> Flow[Any]:
-        """The server's answer; while it is busy, the request is repeated when it says, within the timeout.
-
-        An `is_patient` one is repeated too while the server does not answer.
-        """
+        """The server's answer; repeated within the timeout while it is busy, and with `is_patient` while it does not answer."""
         deadline, pause_seconds = time.monotonic() + self.timeout_seconds, FIRST_PAUSE_SECONDS
         while True:
             response = yield Call(method, path, options)

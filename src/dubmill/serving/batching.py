@@ -64,13 +64,7 @@ class BatchingDubber:
         self._waiting: deque[WaitingClip] = deque()
 
     def dub(
-        self,
-        clip: Clip,
-        *,
-        line: Line,
-        seed: int,
-        progress: Callable[[float], None] | None = None,
-        speaker: str = "",
+        self, clip: Clip, *, line: Line, seed: int, progress: Callable[[float], None] | None = None, speaker: str = ""
     ) -> Clip:
         """See `ClipDubber.dub`; the thread that gets the model dubs for all that wait."""
         own = WaitingClip(clip, line, seed, speaker, progress)
@@ -133,14 +127,10 @@ class BatchingDubber:
             if all(one.is_over for one in batch):
                 raise NobodyWaitsError
 
+        values = ((one.clip, one.line, one.seed, one.speaker) for one in batch)
+        clips, lines, seeds, speakers = (list(column) for column in zip(*values, strict=True))
         try:
-            dubs = self.dubber.dub_batch(
-                [one.clip for one in batch],
-                [one.line for one in batch],
-                [one.seed for one in batch],
-                report,
-                speakers=[one.speaker for one in batch],
-            )
+            dubs = self.dubber.dub_batch(clips, lines, seeds, report, speakers=speakers)
         except NobodyWaitsError:
             return
         except Exception as error:  # noqa: BLE001 (raised again in the thread of its job)

@@ -173,18 +173,20 @@ class DubModel(Model):
             await asyncio.to_thread(self.projects.check_room, CALLER.get())
         return await self._store(fields, video, {"kind": kind}, key)
 
-    async def submit_task(self, project_id: str, task: Mapping[str, Any], *, key: str = "") -> Job:
-        """A job on the caller's project, stored.
+    async def submit_task(self, project_id: str, task: Mapping[str, Any], language: str, *, key: str = "") -> Job:
+        """A job on one language of the caller's project, or without one its first, stored.
 
         Raises:
             DubmillError: there is no such project, or its consent has ended; `QueueFullError` if too many wait.
         """
         served = await asyncio.to_thread(self.projects.get, project_id, CALLER.get())
-        served.fields.check(self.sources)
+        language = await asyncio.to_thread(served.language_of, language)
+        fields = served.fields.model_copy(update={"language": language})
+        fields.check(self.sources)
         if "segment" in task:
             await asyncio.to_thread(served.check_segment, task["segment"])
         await asyncio.to_thread(served.touch)  # it does not expire while the job waits
-        return await self._store(served.fields, b"", {**task, "project": project_id}, key)
+        return await self._store(fields, b"", {**task, "project": project_id}, key)
 
     async def _store(self, fields: DubFields, video: bytes, task: Mapping[str, Any], key: str) -> Job:
         document = {"fields": fields.model_dump(mode="json"), "task": dict(task)}

@@ -77,11 +77,12 @@ class SegmentView(BaseModel):
 
 
 class ProjectView(BaseModel):
-    """A film project; without segments while it is opened, and where that failed."""
+    """A film project in one of its languages; without segments while it is opened, and where that failed."""
 
     id: str
     state: Literal["opening", "ready", "failed"]
     language: str
+    languages: list[str] = []
     reference: str
     film_seconds: float | None = None
     num_to_dub: int | None = None
@@ -89,6 +90,24 @@ class ProjectView(BaseModel):
     segments: list[SegmentView] = []
     problem: Problem | None = None
     links: dict[str, str]
+
+
+class ProjectEntry(BaseModel):
+    """A project in the list of projects."""
+
+    id: str
+    languages: list[str]
+    reference: str
+    used: str
+    expires: str
+    links: dict[str, str]
+
+
+class ProjectPage(BaseModel):
+    """A page of projects, and where the next one begins."""
+
+    projects: list[ProjectEntry]
+    next_offset: int | None
 
 
 class JobPage(BaseModel):

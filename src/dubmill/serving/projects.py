@@ -16,7 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from dubmill.artifacts.files import write_atomically
 from dubmill.dubbing.longform import Film
-from dubmill.dubbing.open import line_fitter
+from dubmill.dubbing.model_source import ModelSource
+from dubmill.dubbing.open import film_service, line_fitter
 from dubmill.dubbing.project import FilmProject, ProjectSettings, Row, Target
 from dubmill.dubbing.project.fitting import fit_rows
 from dubmill.dubbing.project.project import SETTINGS, BusyProjectError, locked
@@ -24,6 +25,7 @@ from dubmill.dubbing.project.table import rows_of
 from dubmill.dubbing.project.work import ProjectWork
 from dubmill.dubbing.service import DubbingService
 from dubmill.errors import DubmillError, UsageError
+from dubmill.serving.adapters import choose
 from dubmill.serving.fields import DubFields
 from dubmill.text.languages import base_tag
 from dubmill.text.subtitles import parse
@@ -64,18 +66,61 @@ class ServedProject:
     folder: Path
     fields: DubFields
 
-    @property
-    def language(self) -> str:
-        """The language that it is dubbed into."""
-        return base_tag(self.fields.language)
+    def open(self) -> FilmProject:
+        """The project of `dubmill film` in it."""
+        return FilmProject.open(self.folder / DUB)
 
-    def work(self, service: DubbingService) -> ProjectWork:
-        """What can be done with it by the model of `service`."""
-        project = FilmProject.open(self.folder / DUB)
-        return ProjectWork(project, project.film(service.source.size), service)
+    def language_of(self, tag: str) -> str:
+        """The language that `tag` names, or without one the project's first.
 
-    def edit(self, segment: str, changes: SegmentChanges, backbone: Path) -> Row:
+        Raises:
+            UnknownProjectError: the project is not dubbed into it.
+        """
+        known = self.open().settings.languages
+        language = base_tag(tag or self.fields.language)
+        if language not in known:
+            cure = f"use {', '.join(known)}, or PUT the script of another language"
+            raise UnknownProjectError("the project has no such language", where=tag[:35], cure=cure)
+        return language
+
+    def work(self, service: DubbingService, language: str) -> ProjectWork:
+        """What can be done with one of its languages by the model of `service`."""
+        project = self.open()
+        return ProjectWork(project, project.film(service.source.size), service, (language,))
+
+    def work_without_weights(self, sources: Mapping[str, ModelSource], backbone: Path, language: str) -> ProjectWork:
+        """What can be done with one of its languages without dubbing; `sources` as in `choose`.
+
+        Raises:
+            DubmillError: no adapter has the language.
+        """
+        source = sources[choose(sources, self.fields.adapter, language)]
+        return self.work(film_service(backbone, source), language)
+
+    def clean(self, sources: Mapping[str, ModelSource], backbone: Path) -> None:
+        """Remove the stored dubs that neither the table nor the last render of a language uses.
+
+        Raises:
+            DubmillError: no adapter has one of the languages, so that nobody knows which of its dubs are used.
+        """
+        project = self.open()
+        works = [self.work_without_weights(sources, backbone, tag) for tag in project.settings.languages]
+        project.store.clean([path for work in works for path in work.used_files()], removes=True)
+
+    def put_script(self, language: str, script: str, backbone: Path) -> None:
+        """Give the segments the words of `script` (SRT or WebVTT) in a language, which is added where it is new.
+
+        Raises:
+            UsageError: the script cannot be read, or does not suit the segments, or a job has the project.
+        """
+        with locked(self.folder / DUB):
+            self.open().with_script(parse(script, "script"), language, line_fitter(backbone)).save_with_settings()
+            self.touch()
+
+    def edit(self, segment: str, changes: SegmentChanges, language: str, backbone: Path) -> Row:
         """Change a segment in the table, and fit its words anew; returns it as it is then. Nothing is dubbed.
+
+        Text is that of `language`; all else is the same in every language of the project.
 
         Raises:
             UnknownProjectError: there is no such segment.
@@ -85,11 +130,11 @@ class ServedProject:
         if not values:
             raise UsageError("nothing is changed", where="body", cure="send text, speaker, face or a time")
         with locked(self.folder / DUB):
-            project = FilmProject.open(self.folder / DUB)
+            project = self.open()
             self.check_segment(segment, project)
             row = project.row(segment)
             if "text" in values:
-                row = replace(row, targets={self.language: Target(values.pop("text"))})
+                row = replace(row, targets={**row.targets, language: Target(values.pop("text"))})
             project = project.edited(replace(row, **values), line_fitter(backbone))
             project.save()
             self.touch()
@@ -101,11 +146,19 @@ class ServedProject:
         Raises:
             UnknownProjectError: it is not.
         """
-        rows = (project or FilmProject.open(self.folder / DUB)).rows
+        rows = (project or self.open()).rows
         if all(row.id != segment for row in rows):
             raise UnknownProjectError(
                 "there is no such segment", where=segment[:80], cure="read the project's segments"
             )
+
+    @property
+    def used(self) -> float:
+        """When it was last used, in seconds since 1970; 0 where it has been deleted."""
+        try:
+            return (self.folder / REQUEST).stat().st_mtime
+        except FileNotFoundError:
+            return 0.0
 
     def touch(self) -> None:
         """Note that it was used: its time until it expires begins again.
@@ -135,6 +188,13 @@ class Projects:
         except FileNotFoundError:
             return None
         return ServedProject(path.parent, DubFields(**stored["fields"])) if stored["owner"] == owner else None
+
+    def list(self, owner: str, *, limit: int, offset: int) -> list[ServedProject]:
+        """A caller's projects, the last used one first."""
+        folders = self.folder.iterdir() if self.folder.is_dir() else ()
+        found = [project for folder in folders if (project := self.find(folder.name, owner)) is not None]
+        found.sort(key=lambda project: project.used, reverse=True)
+        return found[offset : offset + limit]
 
     def get(self, project_id: str, owner: str) -> ServedProject:
         """The caller's project of that id.
@@ -176,8 +236,7 @@ class Projects:
         Raises:
             TooManyProjectsError: with the number.
         """
-        folders = self.folder.iterdir() if self.folder.is_dir() else ()
-        num_own = sum(self.find(folder.name, owner) is not None for folder in folders)
+        num_own = len(self.list(owner, limit=self.max_per_caller, offset=0))
         if num_own >= self.max_per_caller:
             raise TooManyProjectsError(f"you have {num_own} projects, which is the limit", cure="delete one of them")
 

@@ -188,9 +188,9 @@ def view(model: DubModel, job: Job) -> dict[str, Any]:
         "stage": job.state if job.is_over or job.state == "queued" else job.attributes.get("stage", "decoding"),
         "progress": job.progress,
         "seconds_left": round(seconds_left, 1),
-        "created": _iso(job.created),
-        "started": _iso(job.started),
-        "finished": _iso(job.finished),
+        "created": iso(job.created),
+        "started": iso(job.started),
+        "finished": iso(job.finished),
         "reference": job.fields.get("reference", ""),
         "language": job.fields.get("language", ""),
         "task": job.task["kind"],
@@ -199,7 +199,7 @@ def view(model: DubModel, job: Job) -> dict[str, Any]:
     if job.task["kind"] not in ("clip", "dub"):
         fields["links"]["project"] = f"/v1/projects/{job.task.get('project', job.id)}"
     if job.state == "done":
-        fields["result"] = {**job.result, "machine_generated": True, "expires": _iso(_expiry(model, job))}
+        fields["result"] = {**job.result, "machine_generated": True, "expires": iso(_expiry(model, job))}
         if job.task["kind"] in FILE_TASKS:
             fields["links"]["result"] = f"/v1/dubs/{job.id}/result"
     if job.state == "failed":
@@ -227,7 +227,8 @@ def _expiry(model: DubModel, job: Job) -> float:
     return (job.finished or job.created) + 3600.0 * model.jobs.limits.result_hours
 
 
-def _iso(seconds: float | None) -> str | None:
+def iso(seconds: float | None) -> str | None:
+    """A time in seconds since 1970 in ISO 8601, or None."""
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds") if seconds else None
 
 

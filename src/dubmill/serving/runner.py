@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -139,7 +139,8 @@ class Runner:
             self._fetch(fields.video_url, upload)
         with self.releases.lease(fields.adapter, base_tag(fields.language)) as service:
             if task["kind"] in ("redo", "render"):
-                result = self._work_on_project(service, job_id, document["owner"], task)
+                tag = base_tag(fields.language)
+                result = self._work_on_project(service, job_id, document["owner"], {**task, "language": tag})
             elif task["kind"] == "open":
                 result = self._open_project(service, job_id, document["owner"], fields, upload)
             else:
@@ -170,16 +171,17 @@ class Runner:
             self._locked_project(job_id, task["project"], owner) as served,
             self._in_place(job_id, time.monotonic()) as progress,
         ):
-            work = served.work(service)
+            work, out = served.work(service, task["language"]), self.folder / job_id / RESULT
             result = _facts_of(work.film)
             if task["kind"] == "redo":
                 _, seed, count = work.redo(task["segment"], task["seed"], progress)
                 result |= {"seed": seed, "notes": [f"{count} chunk(s) were dubbed"]}
             else:
                 work.project.store.sweep()
-                request, out = work.request(served.language), self.folder / job_id / RESULT
+                request = work.request(task["language"])
                 dubbed = service.render_film(work.film, request, out, progress, before_handover=lambda _: None)
-                work.clean(removes=True)
+                with suppress(DubmillError):  # the adapter of another language is gone: its dubs stay
+                    served.clean(self.releases.sources, self.releases.backbone)
                 result |= {"notes": list(dubbed.notes)}
         return result
 

@@ -24,7 +24,7 @@ from dubmill.dubbing.consent import Consent
 from dubmill.dubbing.longform import Film, FilmStore, Segment
 from dubmill.dubbing.output import check_writable
 from dubmill.dubbing.project.fitting import LineFitter, fit_rows
-from dubmill.dubbing.project.table import Row, check_row, check_rows, read_table, without_fitting, write_table
+from dubmill.dubbing.project.table import Row, Target, check_row, check_rows, read_table, without_fitting, write_table
 from dubmill.errors import ChangedArtifactError, InvalidArtifactError, UsageError
 from dubmill.text.subtitles import Cue
 
@@ -100,8 +100,7 @@ class FilmProject:
             check_rows([check_row(row, str(settings.film)) for row in rows], str(settings.film))
             project.store.analysis(film)
             _write_facts(project.store.folder / FACTS, film)
-            project.save()
-            write_atomically(folder / SETTINGS, settings.model_dump_json(indent=1).encode() + b"\n")
+            project.save_with_settings()
         return project
 
     @classmethod
@@ -132,6 +131,26 @@ class FilmProject:
     def save(self) -> None:
         """Write the table."""
         write_table(self.folder / TABLE, self.rows, self.settings.languages)
+
+    def save_with_settings(self) -> None:
+        """Write the table, and then the settings: columns of a language that they do not name yet are not read."""
+        self.save()
+        write_atomically(self.folder / SETTINGS, self.settings.model_dump_json(indent=1).encode() + b"\n")
+
+    def with_script(self, cues: Sequence[Cue], language: str, fit: LineFitter) -> FilmProject:
+        """The project with the words of a translated script in `language`, which is added where it is new; not saved yet.
+
+        Raises:
+            UsageError: the cues do not suit the segments.
+        """
+        words = match_targets(self.rows, cues, language, "script")
+        rows = [
+            replace(row, targets={**row.targets, language: Target(" ".join(words.get(row.id, "").split()))})
+            for row in self.rows
+        ]
+        languages = tuple(dict.fromkeys([*self.settings.languages, language]))
+        settings = self.settings.model_copy(update={"languages": languages})
+        return replace(self, settings=settings).with_rows(fit_rows(rows, language, self.film_seconds, fit))
 
     def segments(self, language: str) -> list[Segment]:
         """The segments that have words in `language`."""

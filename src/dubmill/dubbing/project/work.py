@@ -41,18 +41,19 @@ class ProjectState:
 
 @dataclass(frozen=True)
 class ProjectWork:
-    """A project with its film and the service of its model."""
+    """A project with its film and the service of the model that dubs it into `languages`, all of them or some."""
 
     project: FilmProject
     film: Film
     service: DubbingService
+    languages: tuple[str, ...]
 
     def state(self) -> ProjectState:
-        """The state of every segment, without decoding the film or loading the model."""
+        """The state of every segment in the languages, without decoding the film or loading the model."""
         states: list[SegmentState] = []
         num_to_dub = 0
         shots = self.project.store.analysis(self.film).shots
-        for language in self.project.settings.languages:
+        for language in self.languages:
             job = self.service.film_job(self.request(language))
             by_id = {}
             for chunk in self._chunks(language):
@@ -69,7 +70,7 @@ class ProjectWork:
     def redo(self, name: str, seed: int | None, progress: Progress) -> tuple[FilmProject, int, int]:
         """Dub a segment again with another seed; returns the changed project, the seed, and the number of new dubs.
 
-        Segments that share a chunk with it get the same seed. Without `seed` it is one more than the last.
+        The seed is that of all languages of the project. Segments that share a chunk with it get the same seed. Without `seed` it is one more than the last.
 
         Raises:
             UsageError: there is no such segment.
@@ -80,7 +81,7 @@ class ProjectWork:
             seed = (project.settings.seed if row.seed is None else row.seed) + 1
         together = {
             other
-            for language in project.settings.languages
+            for language in self.languages
             for chunk in self._chunks(language)
             if name in chunk.ids
             for other in chunk.ids
@@ -89,7 +90,7 @@ class ProjectWork:
         project = project.with_rows(rows)
         project.save()
         changed = replace(self, project=project)
-        return project, seed, changed.dub(project.settings.languages, progress, lambda _, chunk: name in chunk.ids)
+        return project, seed, changed.dub(self.languages, progress, lambda _, chunk: name in chunk.ids)
 
     def dub(
         self, languages: Sequence[str], progress: Progress, is_wanted: Callable[[int, Chunk], bool] = lambda *_: True
@@ -120,11 +121,15 @@ class ProjectWork:
     def clean(self, *, removes: bool) -> list[int]:
         """Remove what neither the present table nor the last render of a language uses; returns the files' sizes in bytes.
 
-        Without `removes` the files stay. No other process may work on the project.
+        Without `removes` the files stay. No other process may work on the project, which has no other languages.
         """
+        return self.project.store.clean(self.used_files(), removes=removes)
+
+    def used_files(self) -> list[Path]:
+        """The stored files that the present table uses in the languages; some may not be there yet."""
         store, film = self.project.store, self.film
         shots, needed = store.analysis(film).shots, [store.analysis_path(film)]
-        for language in self.project.settings.languages:
+        for language in self.languages:
             job = self.service.film_job(self.request(language))
             for chunk in self._chunks(language):
                 needed.append(store.faces_path(film, chunk, job.masker))
@@ -132,7 +137,7 @@ class ProjectWork:
                     if place := self._place(chunk, job, shots):
                         key, crop = place
                         needed += [store.take(key), store.clip_path(film, chunk, crop)]
-        return store.clean(needed, removes=removes)
+        return needed
 
     def request(self, language: str) -> FileDubRequest:
         """The request for the film in one language."""
