@@ -1,4 +1,4 @@
-"""The studio page, clicked in headless Chromium: `DUBMILL_CHROMIUM=/usr/bin/chromium pytest tests/test_studio.py`."""
+"""The studio's pages, clicked in headless Chromium: `DUBMILL_CHROMIUM=/usr/bin/chromium pytest tests/test_studio.py`."""
 
 import base64
 import itertools
@@ -11,9 +11,10 @@ import time
 import httpx
 import pytest
 from doubles import dubbing_server
-from doubles.releases import tiny_release
+from doubles.releases import small_clip, tiny_release
 from websockets.sync.client import connect
 
+from dubmill import media
 from dubmill.artifacts.store import Backbone
 from dubmill.client import DubClient
 
@@ -52,6 +53,18 @@ class Page:
         x, y = self.value(box)
         for kind in ("mousePressed", "mouseReleased"):
             self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+
+    def choose_file(self, name, path):
+        """Choose a file in the input with that id, as its dialog does."""
+        root = self.call("DOM.getDocument")["root"]["nodeId"]
+        node = self.call("DOM.querySelector", nodeId=root, selector=f"#{name}")["nodeId"]
+        self.call("DOM.setFileInputFiles", nodeId=node, files=[str(path)])
+
+    def type_into(self, selector, text):
+        """Replace the text of an input by keys, and leave it."""
+        self.value(f"document.querySelector('{selector}').select()")
+        self.call("Input.insertText", text=text)
+        self.value("document.activeElement.blur()")
 
     def shot(self, name, width, height):
         """A screenshot, named in the test's folder."""
@@ -120,3 +133,59 @@ def test_a_clip_is_dubbed_by_clicks_with_the_adapter_that_was_chosen(page):
     assert page.shot("desk", 1200, 1000), "nothing is wider than the window"
     assert page.shot("tablet", 800, 1100), "nothing is wider than the window"
     assert page.shot("phone", 390, 1500), "nothing is wider than the window"
+
+
+SCRIPT = "1\n00:00:00,400 --> 00:00:01,200\nuno\n\n2\n00:00:02,000 --> 00:00:02,800\ndos\n"
+
+
+def test_a_film_is_opened_corrected_dubbed_again_and_rendered_in_two_languages_by_clicks(page, tmp_path):
+    (tmp_path / "film.mp4").write_bytes(media.mp4_bytes(small_clip(num_frames=40)))
+    (tmp_path / "es.srt").write_text(SCRIPT)
+    (tmp_path / "en.srt").write_text(SCRIPT.replace("uno", "one").replace("dos", "two"))
+    page.call("Page.navigate", url=f"{page.url}/films")
+    page.wait_for("document.getElementById('state')?.className === 'ready'")
+    page.wait_for("!document.getElementById('none').hidden")
+    page.value("document.getElementById('language').value = 'es'")
+    page.choose_file("film", tmp_path / "film.mp4")
+    page.choose_file("script-file", tmp_path / "es.srt")
+    page.wait_for("document.getElementById('script').value.includes('dos')")
+    page.type_into("#reference", "Reel 1")
+    page.click("create")
+    page.wait_for("document.getElementById('message').textContent.startsWith('Say who is shown')")
+    assert page.shot("films-new", 1200, 1000), "nothing is wider than the window"
+    page.type_into("#who", "Ana Ruiz")
+    page.click("agreed")
+    page.click("create")
+    page.wait_for("document.querySelectorAll('.segments li').length === 2")
+    page.type_into(".segments li:nth-child(2) .words", "tres")
+    states = "[...document.querySelectorAll('.chip')].map(chip => chip.textContent).join()"
+    page.wait_for("document.querySelector('.segments li:nth-child(2) .words').value === 'tres' && !busy")
+    page.value("document.querySelector('.redo').click()")
+    page.wait_for(f"{states} === 'dubbed,to dub' && !busy")
+    page.click("render")
+    page.wait_for(f"!document.getElementById('download').hidden && {states} === 'dubbed,dubbed' && !busy")
+    assert page.wait_for("document.getElementById('dub').videoWidth") == 64
+    page.click("play")
+    page.wait_for(
+        "document.getElementById('dub').currentTime > 0.2 && document.getElementById('source').currentTime > 0.2"
+    )
+    for name, width, height in (("films-desk", 1200, 1150), ("films-tablet", 800, 1200), ("films-phone", 390, 1700)):
+        assert page.shot(name, width, height), "nothing is wider than the window"
+    page.value("document.getElementById('other').value = 'en'")
+    page.choose_file("other-file", tmp_path / "en.srt")
+    page.click("put")
+    page.wait_for("document.querySelector('.segments li:nth-child(2) .words').value === 'two' && !busy")
+    assert page.value("document.getElementById('download').hidden")
+    page.click("render")
+    page.wait_for(f"!document.getElementById('download').hidden && {states} === 'dubbed,dubbed' && !busy")
+    jobs = httpx.get(f"{page.url}/v1/dubs", timeout=30).json()["dubs"]
+    assert [(job["task"], job["language"]) for job in jobs] == [
+        ("render", "en"),
+        ("render", "es"),
+        ("redo", "es"),
+        ("open", "es"),
+    ]
+    page.click("back")
+    page.wait_for("document.querySelectorAll('#projects li').length === 1")
+    assert "Reel 1" in page.value("document.getElementById('projects').textContent")
+    assert page.shot("films-list", 1200, 1000), "nothing is wider than the window"

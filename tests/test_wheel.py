@@ -75,6 +75,8 @@ def test_weights_pages_and_licence_ship(installed):
         "nano/weights/transformer/config.json",
         "report/templates/report.html.j2",
         "serving/pages/studio.html",
+        "serving/pages/films.js",
+        "serving/pages/studio.css",
     ):
         assert (installed / "dubmill" / name).is_file(), name
     (info,) = installed.glob("dubmill-*.dist-info")

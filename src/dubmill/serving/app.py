@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 import signal
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, Response
+from fastapi.responses import FileResponse, Response
 from kserve import InferRequest, ModelServer
 from kserve.model_server import app as kserve_app
 from kserve.protocol.dataplane import DataPlane
@@ -33,7 +33,12 @@ from dubmill.serving.routes import facts_routes, job_routes, languages_of
 from dubmill.serving.videos import video_routes
 from dubmill.serving.wire import refuse_unreadable_v2
 
-PAGES = Path(__file__).parent / "pages"
+FOLDER = Path(__file__).parent / "pages"
+PAGES = {
+    "/": "studio.html",
+    "/films": "films.html",
+    **{f"/{name}": name for name in ("studio.css", "studio.js", "films.js")},
+}
 
 
 class ReadinessDataPlane(DataPlane):
@@ -139,12 +144,9 @@ def mount_model(
 
 
 def add_pages(app: FastAPI, model: DubModel) -> None:
-    """Add the studio page and its routes."""
-    page = (PAGES / "studio.html").read_text()
-
-    @app.get("/", include_in_schema=False)
-    async def studio() -> HTMLResponse:
-        return HTMLResponse(page)
+    """Add the studio's pages and what they ask for."""
+    for path, name in PAGES.items():
+        app.add_api_route(path, _page(FOLDER / name), include_in_schema=False)
 
     @app.get("/v1/dub", tags=["facts"])
     def about() -> dict[str, Any]:
@@ -156,6 +158,13 @@ def add_pages(app: FastAPI, model: DubModel) -> None:
         """A clip that the release dubs."""
         clip, _ = selftest_clip(model.release)
         return Response(media.mp4_bytes(clip), media_type="video/mp4")
+
+
+def _page(path: Path) -> Callable[[], Awaitable[FileResponse]]:
+    async def page() -> FileResponse:
+        return FileResponse(path, headers={"Cache-Control": "no-cache"})  # asked for again after an upgrade
+
+    return page
 
 
 def describe(model: DubModel) -> dict[str, Any]:

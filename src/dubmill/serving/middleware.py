@@ -21,7 +21,13 @@ from dubmill.serving.problems import error_response
 
 log = logging.getLogger("dubmill.requests")
 
-OPEN_PATHS = ("/v2/health/", "/metrics", "/openapi.json")  # for probes and scrapers, which have no key
+OPEN_PATHS = (
+    "/v2/health/",
+    "/metrics",
+    "/openapi.json",
+    "/films",
+    "/studio.",
+)  # for probes, scrapers and pages, without a key
 QUIET_PATHS = ("/v2/health/", "/metrics")  # not logged while all is well
 
 
