@@ -10,8 +10,8 @@ import pytest
 from dubmill.client import is_webhook_genuine
 from dubmill.errors import MediaTooLargeError, ServiceUnavailableError, UnreadableMediaError, UsageError
 from dubmill.serving.keys import Callers
-from dubmill.serving.outbound import Outbound, is_public
-from dubmill.serving.problems import ForbiddenSourceError, UnauthorizedError
+from dubmill.serving.outbound import ForbiddenSourceError, Outbound, is_public
+from dubmill.serving.problems import UnauthorizedError
 from dubmill.serving.webhooks import Webhooks
 
 SECRET = "whsec_c2VjcmV0LW9mLXRoZS10ZXN0cw=="

@@ -16,12 +16,15 @@ from urllib.parse import urljoin, urlsplit
 
 import httpcore
 
-from dubmill.errors import MediaTooLargeError, ServiceUnavailableError, UnreadableMediaError
-from dubmill.serving.problems import ForbiddenSourceError
+from dubmill.errors import MediaTooLargeError, ServiceUnavailableError, UnreadableMediaError, UsageError
 
 MAX_REDIRECTS = 3
 TIMEOUTS = {"connect": 10.0, "read": 30.0, "write": 30.0, "pool": 10.0}
 REDIRECTS = (301, 302, 303, 307, 308)
+
+
+class ForbiddenSourceError(UsageError):
+    """A URL that this server does not fetch or call."""
 
 
 @dataclass(frozen=True)

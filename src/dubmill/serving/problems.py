@@ -29,6 +29,7 @@ from dubmill.errors import (
 from dubmill.serving.adapters import UnknownAdapterError
 from dubmill.serving.job import Job
 from dubmill.serving.jobs import JobConflictError, QueueFullError, UnknownJobError
+from dubmill.serving.outbound import ForbiddenSourceError
 from dubmill.serving.projects import TooManyProjectsError, UnknownProjectError
 
 MAX_ERROR_CHARACTERS = 800  # the longest of our own; fields that are quoted have limits of their own
@@ -42,10 +43,6 @@ class NotReadyError(ServiceUnavailableError):
 
 class UnauthorizedError(UsageError):
     """The request has no valid API key."""
-
-
-class ForbiddenSourceError(UsageError):
-    """A URL that this server does not fetch or call."""
 
 
 class UnsupportedBodyError(UsageError):
