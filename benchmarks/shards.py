@@ -16,6 +16,7 @@ import collections
 import contextlib
 import hashlib
 import json
+import logging
 import math
 import os
 import random
@@ -57,15 +58,6 @@ class S3Draft(Draft[DubSet]):
         self.client.put_object(Bucket="work", Key=f"{self.prefix}/{name}", Body=body)
         return Path(name)
 
-    def names(self) -> list[str]:
-        """Lists all objects."""
-        pages = self.client.get_paginator("list_objects_v2").paginate(Bucket="work", Prefix=f"{self.prefix}/")
-        return [one["Key"].removeprefix(f"{self.prefix}/") for page in pages for one in page.get("Contents", [])]
-
-    def missing(self, num_shards: int, shards: ShardSlice) -> list[int]:
-        """Asks for each shard of the pod alone: a list of all would make the work grow with the square of the size."""
-        return [index for index in range(shards.index, num_shards, shards.num_tasks) if not self.has_shard(index)]
-
     def has_file(self, name: str) -> bool:
         """Asks for one object."""
         try:
@@ -74,10 +66,13 @@ class S3Draft(Draft[DubSet]):
             return False
         return True
 
-    def read_rows(self) -> list[dict[str, Any]]:
-        """Returns the rows of all shards, as sealing does."""
-        names = sorted(name for name in self.names() if name.endswith(".json") and name.startswith("shard-"))
-        bodies = (self.client.get_object(Bucket="work", Key=f"{self.prefix}/{name}")["Body"].read() for name in names)
+    def read_rows(self, num_shards: int) -> list[dict[str, Any]]:
+        """Returns the rows of all shards that are there, by one GET for each: moto sorts all keys again for each page of a list."""
+        names = (f"{self.prefix}/shard-{index:05d}.json" for index in range(num_shards))
+        bodies = []
+        for name in names:
+            with contextlib.suppress(self.client.exceptions.NoSuchKey):  # lost
+                bodies.append(self.client.get_object(Bucket="work", Key=name)["Body"].read())
         return [row for body in bodies for row in json.loads(body)]
 
 
@@ -177,9 +172,18 @@ def digest_of_one_process(num_shards: int, folder: Path) -> str:
 
 def on_s3(num_shards: int, client: Any) -> tuple[collections.Counter[str], Sequence[Mapping[str, Any]]]:
     """Runs over objects."""
-    prefix = f"drafts/{num_shards}"
+    prefix, requests = f"drafts/{num_shards}", collections.Counter[str]()
+
+    def count(model: Any, **_: Any) -> None:
+        requests[model.name] += 1
+
+    client.meta.events.register("before-call.s3", count)
     counts = run_pods(lambda: S3Draft(client, prefix), num_shards, seed=num_shards)
-    return counts, S3Draft(client, prefix).read_rows()
+    rows = S3Draft(client, prefix).read_rows(num_shards)
+    client.meta.events.unregister("before-call.s3", count)
+    each = ", ".join(f"{number / num_shards:.3f} {name}" for name, number in sorted(requests.items()))
+    sys.stdout.write(f"requests for a shard: {each}\n")
+    return counts, rows
 
 
 @contextlib.contextmanager
@@ -188,6 +192,7 @@ def s3_client() -> Iterator[Any]:
     import boto3
     from moto.server import ThreadedMotoServer
 
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # it has a line for each request
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     os.environ |= {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}

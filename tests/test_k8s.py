@@ -447,17 +447,71 @@ def test_the_autoscaler_has_the_one_field_that_kserve_reads_of_an_external_metri
 
 def test_the_quota_of_gpus_holds_the_queues_the_endpoint_and_its_canary():
     quota = int(named("platform", "ResourceQuota", "gpus")["spec"]["hard"]["requests.nvidia.com/gpu"])
-    flavors = [
-        flavor
-        for group in named("platform", "ClusterQueue", "dubmill")["spec"]["resourceGroups"]
-        for flavor in group["flavors"]
-    ]
+    groups = [group for one in manifests("platform", "ClusterQueue") for group in one["spec"]["resourceGroups"]]
+    flavors = [flavor for group in groups for flavor in group["flavors"]]
     queued = sum(
         one["nominalQuota"] for flavor in flavors for one in flavor["resources"] if one["name"] == "nvidia.com/gpu"
     )
     predictor = named("platform", "InferenceService", "dubmill")["spec"]["predictor"]
     of_each_pod = int(predictor["containers"][0]["resources"]["requests"]["nvidia.com/gpu"])
     assert quota >= queued + of_each_pod * (predictor["maxReplicas"] + 1)
+
+
+def test_each_queue_leads_to_nodes_that_a_flavor_names():
+    """Kueue keeps a queue inactive, and admits nothing, where a ClusterQueue or a ResourceFlavor that it names is missing."""
+    queues = {one["metadata"]["name"]: one["spec"]["resourceGroups"] for one in manifests("platform", "ClusterQueue")}
+    local = {one["metadata"]["name"]: one["spec"]["clusterQueue"] for one in manifests("platform", "LocalQueue")}
+    assert local == {"gpus": "dubmill", "slices": "dubmill-slices"}
+    assert set(local.values()) == set(queues)
+    flavors = {one["metadata"]["name"]: one["spec"]["nodeLabels"] for one in manifests("platform", "ResourceFlavor")}
+    used = [flavor["name"] for groups in queues.values() for group in groups for flavor in group["flavors"]]
+    assert sorted(used) == sorted(flavors)
+    assert len({labels["dubmill/pool"] for labels in flavors.values()}) == len(flavors)
+    requested = set(JobSpec(1, "dubmill/gpu:1", 4, 64, 1, "work", "/work").resources["requests"])
+    for groups in queues.values():
+        (group,) = groups
+        assert requested == set(group["coveredResources"])
+        assert all(
+            [one["name"] for one in flavor["resources"]] == group["coveredResources"] for flavor in group["flavors"]
+        )
+
+
+def test_mlflow_on_postgresql_and_s3_keeps_nothing_on_a_volume_and_no_password_in_arguments():
+    assert "mlflow" not in {one["metadata"]["name"] for one in manifests("platform", "PersistentVolumeClaim")}
+    found = dict(pods("platform"))
+    server, backup = (found[name]["containers"][0] for name in ("Deployment/mlflow", "CronJob/backup"))
+    assert not [one for one in server["args"] if "store-uri" in one or "destination" in one]
+    assert not [one for one in backup["command"] if "database" in one or "artifacts" in one]
+    secret = {"secretKeyRef": {"name": "mlflow-database", "key": "url"}}
+    for container in (server, backup):
+        assert {"name": "MLFLOW_BACKEND_STORE_URI", "valueFrom": secret} in container["env"]
+    (store,) = server["envFrom"]
+    destination = named("platform", "ConfigMap", store["configMapRef"]["name"])["data"]["MLFLOW_ARTIFACTS_DESTINATION"]
+    assert destination.startswith("s3://")
+    assert claims_of(found["CronJob/backup"]) == {"ledger", "backups"}
+
+
+def test_mlflow_reads_its_stores_from_the_variables_that_the_manifests_set():
+    from mlflow.cli import server
+
+    variables = {option.envvar for option in server.params}
+    assert {"MLFLOW_BACKEND_STORE_URI", "MLFLOW_ARTIFACTS_DESTINATION"} <= variables
+
+
+def test_mlflow_and_its_backup_reach_postgresql_and_only_mlflow_the_bucket():
+    ports = {}
+    for name in ("mlflow-database", "mlflow-bucket"):
+        (way,) = named("platform", "NetworkPolicy", name)["spec"]["egress"]
+        ports[name] = [one["port"] for one in way["ports"]]
+    assert ports == {"mlflow-database": [5432], "mlflow-bucket": [443, 9000]}
+    (rule,) = named("platform", "NetworkPolicy", "mlflow-database")["spec"]["podSelector"]["matchExpressions"]
+    labels = {
+        named("platform", "Deployment", "mlflow")["spec"]["template"]["metadata"]["labels"][rule["key"]],
+        named("platform", "CronJob", "backup")["spec"]["jobTemplate"]["spec"]["template"]["metadata"]["labels"][
+            rule["key"]
+        ],
+    }
+    assert labels == set(rule["values"])
 
 
 @every_overlay
