@@ -50,7 +50,7 @@ NO_LOGIN = Login()
 
 
 def submit(server: Kubeflow, package: Path, *, namespace: str = "", login: Login = NO_LOGIN, account: str = ""):
-    cluster = Cluster(server.host, namespace=namespace, login=login)
+    cluster = Cluster(server.address, namespace=namespace, login=login)
     return cluster.start(package, pipeline=NAME, experiment="dubmill", account=account)
 
 
@@ -58,7 +58,7 @@ def test_a_first_submission_uploads_the_pipeline_and_starts_a_run(package):
     with Kubeflow() as server:
         run = submit(server, package, account="runner")
     assert run.is_new_version
-    assert run.page == f"{server.host}/#/runs/details/r1"
+    assert run.page == f"{server.address}/#/runs/details/r1"
     assert [one["display_name"] for one in server.state.pipelines] == [NAME]
     (started,) = server.state.runs
     assert started["service_account"] == "runner"
@@ -129,7 +129,7 @@ def test_a_service_accounts_token_is_read_again_when_it_was_renewed(package, tmp
     file = tmp_path / "token"
     file.write_text("first\n")
     with Kubeflow(token="first", run_states=["RUNNING", "RUNNING", "SUCCEEDED"]) as server:
-        cluster = Cluster(server.host, namespace="", login=Login(token_file=file))
+        cluster = Cluster(server.address, namespace="", login=Login(token_file=file))
         run = cluster.start(package, pipeline=NAME, experiment="dubmill", account="")
         file.write_text("second\n")
         server.state.token = "second"
@@ -154,7 +154,7 @@ def test_a_missing_or_expired_login_is_named(login, is_gateway, package):
     ):
         submit(server, package, login=login)
     assert "--token" in raised.value.cure
-    assert raised.value.where == server.host
+    assert raised.value.where == server.address
 
 
 def test_a_kubeflow_for_many_users_needs_a_namespace_and_keeps_all_of_a_run_in_it(package):
@@ -185,7 +185,7 @@ def test_a_namespace_of_somebody_else_is_refused_with_the_servers_reason(package
 def test_waiting_tells_each_change_once_and_ends_with_the_run(package):
     lines: list[str] = []
     with Kubeflow(run_states=["PENDING", "RUNNING", "RUNNING", "SUCCEEDED"]) as server:
-        cluster = Cluster(server.host, namespace="", login=NO_LOGIN)
+        cluster = Cluster(server.address, namespace="", login=NO_LOGIN)
         run = cluster.start(package, pipeline=NAME, experiment="dubmill", account="")
         cluster.wait(run, tell=lines.append, poll_seconds=0)
     assert [line.split() for line in lines if "train" in line] == [
@@ -197,7 +197,7 @@ def test_waiting_tells_each_change_once_and_ends_with_the_run(package):
 
 def test_a_run_that_fails_names_the_failed_task(package):
     with Kubeflow(run_states=["RUNNING", "FAILED"], failed_tasks=("train",)) as server:
-        cluster = Cluster(server.host, namespace="", login=NO_LOGIN)
+        cluster = Cluster(server.address, namespace="", login=NO_LOGIN)
         run = cluster.start(package, pipeline=NAME, experiment="dubmill", account="")
         with pytest.raises(FailedRunError) as raised:
             cluster.wait(run, tell=lambda line: None, poll_seconds=0)
@@ -221,9 +221,9 @@ def call(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 def test_the_command_submits_waits_and_prints_the_page():
     with Kubeflow(token="secret") as server:
-        done = call("submit", "--host", server.host, "--token", "secret", "--wait")
+        done = call("submit", "--host", server.address, "--token", "secret", "--wait")
     assert done.returncode == 0, done.stderr
-    assert f"{server.host}/#/runs/details/r1" in done.stdout
+    assert f"{server.address}/#/runs/details/r1" in done.stdout
     assert "succeeded" in done.stdout
 
 
@@ -235,11 +235,11 @@ def test_an_unreachable_cluster_is_one_sentence():
 
 def test_a_recurring_run_starts_one_at_a_time_on_its_schedule(package):
     with Kubeflow() as server:
-        cluster = Cluster(server.host, namespace="", login=NO_LOGIN)
+        cluster = Cluster(server.address, namespace="", login=NO_LOGIN)
         made = cluster.start(
             package, pipeline="dubmill-recurring", experiment="dubmill", account="promoter", cron="0 0 2 * * *"
         )
-    assert made.page == f"{server.host}/#/recurringrun/details/s1"
+    assert made.page == f"{server.address}/#/recurringrun/details/s1"
     (schedule,) = server.state.recurring_runs
     assert schedule["trigger"]["cron_schedule"]["cron"] == "0 0 2 * * *"
     assert (int(schedule["max_concurrency"]), schedule["no_catchup"]) == (1, True)
@@ -249,7 +249,7 @@ def test_a_recurring_run_starts_one_at_a_time_on_its_schedule(package):
 
 
 def schedule(server: Kubeflow, package: Path, cron: str = "0 0 2 * * *", account: str = "promoter"):
-    cluster = Cluster(server.host, namespace="", login=NO_LOGIN)
+    cluster = Cluster(server.address, namespace="", login=NO_LOGIN)
     return cluster.start(package, pipeline=NAME, experiment="dubmill", account=account, cron=cron)
 
 
@@ -336,6 +336,6 @@ def test_an_experiment_that_somebody_else_creates_meanwhile_is_used(package, mon
 
 def test_a_schedule_that_kubeflow_cannot_read_is_refused_with_its_reason(package):
     with Kubeflow() as server:
-        cluster = Cluster(server.host, namespace="", login=NO_LOGIN)
+        cluster = Cluster(server.address, namespace="", login=NO_LOGIN)
         with pytest.raises(ServiceUnavailableError, match="6 fields"):
             cluster.start(package, pipeline=NAME, experiment="dubmill", account="", cron="0 2 * * *")

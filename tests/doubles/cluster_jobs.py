@@ -15,17 +15,18 @@ from __future__ import annotations
 import http.server
 import json
 import re
-import threading
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
+
+from doubles.loopback import Loopback
 
 DNS_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 NUM_POLLS_TO_END = 3  # GETs until the pods of a deleted object are gone
 DISRUPTED = -1  # in place of an exit code: the cluster took the pod away
 
 
-class ClusterJobs:
+class ClusterJobs(Loopback):
     """The server; `run_pod` gets the command and the index of a pod and returns its exit code, or DISRUPTED."""
 
     def __init__(self, run_pod: Callable[[list[str], int], int], *, has_trainer: bool = True) -> None:
@@ -36,16 +37,7 @@ class ClusterJobs:
         self.ending: dict[str, int] = {}  # GETs until the pods of a deleted object are gone, by path
         self.num_overlaps = 0  # objects that were created while the pods of the one before ran
         self.num_failures: dict[int, int] = {}
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
-        self.address = f"http://127.0.0.1:{self.server.server_port}"
-
-    def __enter__(self) -> ClusterJobs:
-        threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.server.shutdown()
-        self.server.server_close()
+        super().__init__(_handler(self))
 
     def answer(self, method: str, path: str, body: dict[str, Any], query: str = "") -> dict[str, Any] | None:
         if "trainer.kubeflow.org" in path and not self.has_trainer:

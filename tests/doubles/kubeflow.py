@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import http.server
 import json
-import threading
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
+
+from doubles.loopback import Loopback
 
 DEFAULT_PAGE_SIZE = 20
 API = "/apis/v2beta1"
@@ -64,21 +65,12 @@ class Refusal(Exception):
         self.status, self.message = status, message
 
 
-class Kubeflow:
+class Kubeflow(Loopback):
     """The server; use it as a context manager."""
 
     def __init__(self, **state: Any) -> None:
         self.state = State(**state)
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _handler(self.state))
-        self.host = f"http://127.0.0.1:{self.server.server_port}"
-
-    def __enter__(self) -> Kubeflow:
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.server.shutdown()
-        self.server.server_close()
+        super().__init__(_handler(self.state))
 
 
 def _handler(state: State) -> type[http.server.BaseHTTPRequestHandler]:

@@ -12,16 +12,16 @@ from __future__ import annotations
 
 import http.server
 import json
-import threading
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from doubles.cluster_jobs import DNS_LABEL
+from doubles.loopback import Loopback
 
 NAME = "dubmill"
 
 
-class KubernetesApi:
+class KubernetesApi(Loopback):
     """The server; use it as a context manager. `fault` says for the number of a call: "", "refused" or "lost"."""
 
     def __init__(self) -> None:
@@ -40,16 +40,7 @@ class KubernetesApi:
         self.canary_polls = 0
         self.num_canaries = 0
         self.is_canary_deleted = False
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
-        self.address = f"http://127.0.0.1:{self.server.server_port}"
-
-    def __enter__(self) -> KubernetesApi:
-        threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.server.shutdown()
-        self.server.server_close()
+        super().__init__(_handler(self))
 
     @property
     def pods(self) -> dict[str, str]:
