@@ -527,7 +527,9 @@ def test_a_client_of_openais_videos_api_gets_its_dub(served):
     deleted = httpx.delete(f"{served.url}/v1/videos/{video['id']}", timeout=30).json()
     assert deleted == {"id": video["id"], "object": "video.deleted", "deleted": True}
     assert served.get(f"/v1/videos/{video['id']}").status_code == 404
-    assert post(data={**form, "size": "720x1280"}, timeout=30).json()["detail"].startswith("size: a dub has the size")
+    refused = post(data={**form, "size": "720x1280"}, timeout=30).json()
+    assert refused["error"] == {"code": "usage", "message": refused["detail"]}  # its client shows that message alone
+    assert refused["detail"].startswith("size: a dub has the size")
     failed = post(data={**form, "prompt": "indecible"}, timeout=30).json()["id"]
     served.wait(failed, "failed")
     assert served.get(f"/v1/videos/{failed}").json()["error"]["code"] == "unsupported_text"

@@ -66,7 +66,9 @@ class DubFields(BaseModel):
 
     # without consent the error is of a class of its own, and not pydantic's
     model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra={"required": ["language", "consent"]})
-    language: str = Field(max_length=35, description="BCP-47 tag to dub into")  # RFC 5646, section 4.4.1
+    language: str = Field(  # RFC 5646, section 4.4.1
+        max_length=35, description="BCP-47 tag to dub into", json_schema_extra={"minLength": 2}
+    )
     text: str = Field("", max_length=20_000, description="the words to say; in a film they are spread over its speech")
     script: str = Field("", max_length=1_000_000, description="SRT or WebVTT of the words to say, for a film")
     consent: Annotated[str, Field(max_length=1000, json_schema_extra={"pattern": STATEMENT})] | ConsentFields = ""

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from urllib.parse import parse_qsl
 
+from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dubmill.dubbing.clip_size import FILM_HINT
@@ -54,7 +55,7 @@ class BodyLimit:
 
         content_length = _headers(scope).get(b"content-length", b"0")
         if content_length.isdigit() and int(content_length) > self.max_bytes:
-            await (await error_response(None, error))(scope, receive, send)
+            await (await error_response(Request(scope), error))(scope, receive, send)
             return
         await self.app(scope, counted, send)
 
@@ -76,7 +77,7 @@ class CallerCheck:
             if not _is_open(scope["path"]):
                 CALLER.set(self.callers.identify(_headers(scope)))
         except DubmillError as error:
-            await (await error_response(None, error))(scope, receive, send)
+            await (await error_response(Request(scope), error))(scope, receive, send)
             return
         await _until_caller_leaves(self.app, scope, receive, send)
 

@@ -12,15 +12,22 @@ from dubmill.serving.fields import DubFields
 from dubmill.serving.problems import MEDIA_TYPE
 
 
+class VideoError(BaseModel):
+    """Why there is no video, as OpenAI's clients read it."""
+
+    code: str
+    message: str
+
+
 class Problem(BaseModel):
-    """Problem details (RFC 9457)."""
+    """Problem details (RFC 9457); `error` is an object in the answers of `/v1/videos`, else the detail."""
 
     type: str
     title: str
     status: int
     code: str
     detail: str
-    error: str
+    error: str | VideoError
     kind: str | None = None
 
 

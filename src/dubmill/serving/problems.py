@@ -34,6 +34,7 @@ from dubmill.serving.projects import TooManyProjectsError, UnknownProjectError
 
 MAX_ERROR_CHARACTERS = 800  # the longest of our own; fields that are quoted have limits of their own
 MEDIA_TYPE = "application/problem+json"
+VIDEOS = "/v1/videos"  # the routes in the dialect of OpenAI
 REJECTIONS = Counter("dub_rejections", "requests that were refused, by status and code", ["status", "code"])
 
 
@@ -102,7 +103,7 @@ def shortened(sentence: str) -> str:
     return sentence if len(sentence) <= MAX_ERROR_CHARACTERS else f"{sentence[:half]} … {sentence[-half:]}"
 
 
-async def error_response(_: Request | None, error: Exception) -> JSONResponse:
+async def error_response(request: Request, error: Exception) -> JSONResponse:
     """A DubmillError as problem details."""
     assert isinstance(error, DubmillError)
     content = problem(error)
@@ -111,7 +112,7 @@ async def error_response(_: Request | None, error: Exception) -> JSONResponse:
         headers["Retry-After"] = str(error.retry_after_seconds)
     if content["status"] == HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = "Bearer"
-    return _response(content, headers)
+    return _response(request, content, headers)
 
 
 async def http_error_response(request: Request, error: Exception) -> JSONResponse:
@@ -122,7 +123,7 @@ async def http_error_response(request: Request, error: Exception) -> JSONRespons
         methods := allowed_methods(request.app.openapi(), request.url.path)
     ):
         headers["Allow"] = ", ".join(methods)
-    return _response(_problem(status, status.name.lower(), str(error.detail)), headers)
+    return _response(request, _problem(status, status.name.lower(), str(error.detail)), headers)
 
 
 def allowed_methods(document: Mapping[str, Any], path: str) -> list[str]:
@@ -135,18 +136,19 @@ def allowed_methods(document: Mapping[str, Any], path: str) -> list[str]:
     return sorted(names)
 
 
-async def invalid_request_response(_: Request, error: Exception) -> JSONResponse:
+async def invalid_request_response(request: Request, error: Exception) -> JSONResponse:
     """Parameters of another type than the OpenAPI document says, as problem details."""
     assert isinstance(error, RequestValidationError)
     fault = error.errors()[0]
     name = ".".join(str(part) for part in fault["loc"])[:80]
-    return _response(
-        _problem(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid_parameter", f"{name}: {fault['msg'][:300]}"), {}
-    )
+    detail = f"{name}: {fault['msg'][:300]}"
+    return _response(request, _problem(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid_parameter", detail), {})
 
 
-def _response(content: dict[str, Any], headers: dict[str, str]) -> JSONResponse:
+def _response(request: Request, content: dict[str, Any], headers: dict[str, str]) -> JSONResponse:
     REJECTIONS.labels(content["status"], content["code"]).inc()
+    if request.url.path.startswith(VIDEOS):  # OpenAI's client shows nothing but `error.message`, and `error.code`
+        content = {**content, "error": {"code": content["code"], "message": content["detail"]}}
     return JSONResponse(content, status_code=content["status"], headers=headers, media_type=MEDIA_TYPE)
 
 

@@ -20,7 +20,8 @@ from dubmill.errors import UsageError
 from dubmill.serving.job import Job
 from dubmill.serving.jobs import JobStore, UnknownJobError
 from dubmill.serving.model import CALLER, DubModel
-from dubmill.serving.openapi import ERRORS, RESULT, form_schema
+from dubmill.serving.openapi import ERRORS, RESULT, VideoError, form_schema
+from dubmill.serving.problems import VIDEOS
 from dubmill.serving.routes import JobId, read_submission, result_file, view
 
 RENAMED = {"prompt": "text", "model": "adapter"}
@@ -35,13 +36,6 @@ VIDEO_BODY: dict[str, Any] = {
         "content": {"multipart/form-data": {"schema": form_schema("VideoForm", OF_FORM, required=["prompt"])}},
     }
 }
-
-
-class VideoError(BaseModel):
-    """Why there is no video."""
-
-    code: str
-    message: str
 
 
 class Video(BaseModel):
@@ -81,7 +75,7 @@ class DeletedVideo(BaseModel):
 
 def video_routes(model: DubModel) -> APIRouter:
     """The routes of `/v1/videos`."""
-    router, jobs = APIRouter(tags=["videos"], prefix="/v1/videos", responses=ERRORS), model.jobs
+    router, jobs = APIRouter(tags=["videos"], prefix=VIDEOS, responses=ERRORS), model.jobs
 
     def find(video_id: str) -> Job:
         job = jobs.get(video_id, CALLER.get())
