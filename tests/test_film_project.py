@@ -18,6 +18,7 @@ from dubmill.cli import main as cli
 from dubmill.dubbing import open as opening
 from dubmill.dubbing.longform import Film
 from dubmill.dubbing.project import FilmProject, speakers
+from dubmill.errors import UsageError
 from dubmill.faces import NO_DETECTION
 from dubmill.worlds.nano import NanoWorld
 
@@ -107,13 +108,14 @@ def test_what_neither_the_table_nor_the_last_render_uses_is_removed(film, source
         film("edit", "p", "s2", "--to", "es", "--text", words)
         assert film(command, "p")[0] == 0
     work, film_bytes = Path("p/work"), Path("p/renders/in.es.mp4").read_bytes()
+    (work / "frames" / "of-another-layout.txt").write_text("digests of frames that no film is made from")
     before = {path: path.stat().st_size for path in work.rglob("*") if path.is_file()}
     dry = film("clean", "p", "--dry-run")[1]
     assert all(path.is_file() for path in before)
     assert film("clean", "p")[1] == dry.replace("could be removed", "removed")
     removed = [path for path in before if not path.is_file()]
-    assert sorted(path.suffix for path in removed) == [".json", ".mov", ".nut"]
-    assert dry.startswith(f"film: 3 file(s), {sum(before[path] for path in removed) / 1e6:.1f} MB")
+    assert sorted(path.suffix for path in removed) == [".json", ".mov", ".nut", ".txt"]
+    assert dry.startswith(f"film: 4 file(s), {sum(before[path] for path in removed) / 1e6:.1f} MB")
     stand_in.texts.clear()
     film("edit", "p", "s2", "--to", "es", "--text", "siete")
     film("render", "p")
@@ -212,6 +214,10 @@ def test_shards_in_any_order_give_the_bytes_of_one_run(film, source, stand_in):
 def test_the_table_is_edited_by_hand_and_the_status_says_what_that_costs(film, source, stand_in):
     new(film, source)
     film("dub", "p")
+    Path("p/work/takes/of-another-table.json").write_text('{"words": "", "seconds": 1e6}')
+    for note in Path("p/work/takes").glob("*.json"):
+        if note.stem != "of-another-table":
+            note.write_text('{"words": "", "seconds": 40}')
     path = Path("p/segments.csv")
     path.write_text(path.read_text().replace("tres", "siete").replace("cinco", ""))
     code, out, _ = film("status", "p", "--price", "3600")
@@ -219,7 +225,7 @@ def test_the_table_is_edited_by_hand_and_the_status_says_what_that_costs(film, s
     assert [line.split()[1:3] for line in out.splitlines() if line.startswith("    es")] == [
         ["dubbed", "uno"], ["to", "dub"], ["dubbed", "cuatro"], ["no", "words"],
     ]  # fmt: skip
-    assert re.match(r"1 chunks are to be dubbed: about \d+ s and [\d.]+ US dollars", out.splitlines()[-1])
+    assert re.match(r"1 chunks are to be dubbed: about 40 s and [\d.]+ US dollars", out.splitlines()[-1])
     assert film("edit", "p", "s1", "--start", "0:00:00.5", "--speaker", "Ana", "--face", "none")[0] == 0
     row = FilmProject.open(Path("p")).rows[0]
     assert (row.start_seconds, row.speaker, row.face, row.text) == (0.5, "Ana", "none", "un deux")
@@ -262,6 +268,9 @@ def test_a_wrong_table_is_refused_in_one_sentence_with_its_line(film, source, fi
         (("edit", "p", "s1", "--end", "9"), "segment s2 begins before s1 ends"),
         (("dub", "p", "--shard", "4/3"), "'4/3' is no shard"),
         (("render", "p", "--language", "fr"), "'fr' is no language of this project"),
+        (("fit", "p", "--model", "m", "--url", "http://x"), "--model and --url without --with"),
+        (("new", "f.mp4", "--to", "es", "--script", "a.srt", "--with", "whisper"), "--with beside --script"),
+        (("new", "f.mp4", "--to", "es", "--script", "a.srt", "--url", "http://x"), "--url beside --script"),
     ],
 )
 def test_a_wrong_command_is_refused_in_one_sentence(film, source, arguments, sentence):
@@ -359,3 +368,8 @@ def test_scripts_of_other_times_are_refused(film, source, stand_in):
     code, _, err = film("new", source / "in.mov", "--to", "es", "--project", "p", *scripts, *models)
     assert (code, "the cue at 3.00 s is where the first script has no words" in err) == (2, True)
     assert not Path("p").exists()
+
+
+def test_an_overlay_that_a_release_would_ignore_is_refused():
+    with pytest.raises(UsageError, match="without an adapter"):
+        opening.open_model(Path("release"), None, Path("backbone"), Path("params.yaml"), [Path("other.yaml")])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -81,6 +82,16 @@ class DubOptions:
     params: Path
     overlay: list[Path]
     backbone: Path
+
+
+def refuse_unused(where: str, reason: str, options: Mapping[str, object]) -> None:
+    """Refuse options that would be ignored because of `reason`.
+
+    Raises:
+        UsageError: some of `options` (by name) have a value.
+    """
+    if given := [name for name, value in options.items() if value]:
+        raise UsageError(f"{' and '.join(given)} {reason}", where=where, cure="leave one of them out")
 
 
 def dub(
@@ -202,13 +213,12 @@ def _dub_on_endpoint(options: DubOptions) -> FileDubResult:
     local = {
         "--captions": options.captions,
         "--adapter": options.adapter,
-        "--quality": options.quality,
+        "--overlay": options.overlay,
+        "--quality": options.quality is not None,
         "--audio": options.audio,
+        "--picture": options.picture != "face",
     }
-    given = [name for name, value in local.items() if value is not None]
-    if given or options.picture != "face":
-        what = f"{given[0] if given else '--picture'} beside --endpoint"
-        raise UsageError(what, where="dubmill dub", cure="dub here, or leave it out")
+    refuse_unused("dubmill dub", "beside --endpoint", local)
     client = DubClient(options.endpoint, timeout_seconds=24 * 3600.0, api_key=os.environ.get("DUBMILL_API_KEY", ""))
     job = client.submit(
         options.video,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from dubmill.cli.dub import refuse_unused
 from dubmill.cli.film_new import model_of, new
 from dubmill.errors import UsageError
 
@@ -114,6 +115,8 @@ def fit(
     from dubmill.dubbing.project.fitting import DOES_NOT_FIT, fit_rows, shorten_rows
     from dubmill.dubbing.project.project import locked
 
+    if not by:
+        refuse_unused("dubmill film fit", "without --with", {"--model": model, "--url": url})
     with locked(project):
         opened = FilmProject.open(project)
         rows, settings, seconds = list(opened.rows), opened.settings, opened.film_seconds

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dubmill.cli.dub import NO_OVERLAYS, PARAMS, Face, Picture, Quality, Track
+from dubmill.cli.dub import NO_OVERLAYS, PARAMS, Face, Picture, Quality, Track, refuse_unused
 from dubmill.errors import UsageError
 
 if TYPE_CHECKING:
@@ -64,6 +64,9 @@ def new(
     from dubmill.dubbing.project import ProjectSettings
     from dubmill.text.languages import base_tag
 
+    transcription = {"--with": by, "--model": recogniser, "--url": url}
+    if script:
+        refuse_unused("dubmill film new", "beside --script", transcription)
     languages = tuple(dict.fromkeys(base_tag(tag.strip()) for tag in to.split(",") if tag.strip()))
     settings = ProjectSettings(
         film=film.absolute(),

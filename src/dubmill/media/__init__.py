@@ -21,6 +21,7 @@ from dubmill.media.reading import (
     frames,
     metadata,
     read,
+    read_lossless,
     sound,
     stored_frames,
 )  # fmt: skip
@@ -30,5 +31,5 @@ __all__ = [
     "BT709", "CONTAINERS", "METADATA_KEYS", "OUTPUT_CONTAINERS", "SILENCE", "SILENCE_LUFS", "CarriedStreams", "Coding", "Colour",
     "EncodedPiece", "Layout", "Limits", "MediaInfo", "PictureFormat", "SoundTrack", "Source", "carried_streams", "check_quality", "coding_like", "converted_frames",
     "executable", "film_frames", "frames", "loudness", "lossless_bytes", "metadata", "mp4_bytes", "name_of", "probe",
-    "read", "sound", "stored_frames", "version", "wav_bytes", "write_film", "write_piece", "write_sound",
+    "read", "read_lossless", "sound", "stored_frames", "version", "wav_bytes", "write_film", "write_piece", "write_sound",
 ]  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import resource
@@ -9,7 +10,7 @@ import select
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -32,6 +33,7 @@ FAST_SCALING = (
 )
 SCALING = "bicubic+accurate_rnd+full_chroma_int+full_chroma_inp+bitexact"
 STALL_SECONDS = 600.0  # without any output
+_PIPE_BYTES = 1 << 20  # what Linux allows everybody; its default of 64 KiB wakes both ends 50 times a frame
 TOO_MANY_PIXELS = "exceeds specified max pixel count"
 _TRUNCATED = ("partial file", "File ended prematurely")  # messages after which FFmpeg exits with success
 
@@ -50,6 +52,22 @@ def read_output(graph: Any, *, name: str, fds: Sequence[int]) -> bytes:
     return b"".join(stream_output(graph, name=name, fds=fds))
 
 
+def stream_blocks(graph: Any, size: int, *, name: str, fds: Sequence[int]) -> Iterator[np.ndarray]:
+    """FFmpeg's output in blocks of `size` bytes, each an array of its own; what remains at the end is dropped.
+
+    Raises:
+        UnreadableMediaError, MediaTooLargeError: as `stream_output`.
+    """
+    block_N = np.empty(size, np.uint8)
+    rest = [memoryview(block_N)]
+    for count in _stream(lambda pipe: os.readv(pipe, rest), graph, name, fds):
+        rest[0] = rest[0][count:]
+        if not rest[0]:
+            yield block_N
+            block_N = np.empty(size, np.uint8)
+            rest[0] = memoryview(block_N)
+
+
 def stream_output(
     graph: Any, *, name: str, fds: Sequence[int], max_cpu_seconds: int = MAX_CPU_SECONDS
 ) -> Iterator[bytes]:
@@ -59,6 +77,13 @@ def stream_output(
         UnreadableMediaError: it failed, or wrote nothing for `STALL_SECONDS`.
         MediaTooLargeError: it needs more processor time, memory or pixels than it is given.
     """
+    return _stream(lambda pipe: os.read(pipe, _PIPE_BYTES), graph, name, fds, max_cpu_seconds)
+
+
+def _stream(
+    read: Callable[[int], Any], graph: Any, name: str, fds: Sequence[int], max_cpu_seconds: int = MAX_CPU_SECONDS
+) -> Iterator[Any]:
+    """What `read` returns of FFmpeg's standard output, until that is nothing."""
     with running(graph, fds=fds, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as (process, log):
         assert process.stdout is not None
         limit_resources(process, max_cpu_seconds=max_cpu_seconds)
@@ -66,10 +91,10 @@ def stream_output(
         while True:
             if not select.select([pipe], [], [], STALL_SECONDS)[0]:
                 raise UnreadableMediaError("FFmpeg stalled", where=name, cure="export it again")
-            data = os.read(pipe, 1 << 20)
-            if not data:
+            part = read(pipe)
+            if not part:
                 break
-            yield data
+            yield part
         has_failed, messages = bool(process.wait()), content(log).decode("utf-8", "replace")
         if process.returncode == -signal.SIGKILL:  # at the hard limit, or by the kernel where memory ran out
             what = f"it takes more than {max_cpu_seconds} s, or all memory, to decode"
@@ -91,6 +116,9 @@ def running(
         command += ["-v", "error"]
     with anonymous_file() as log:  # a file and not a pipe, which would fill up if nobody read it
         process = subprocess.Popen(command, stderr=log, pass_fds=tuple(fds), stdin=stdin, stdout=stdout)
+        for pipe in filter(None, (process.stdin, process.stdout)):
+            with suppress(OSError, AttributeError):  # a user has too many pipes already; not Linux
+                fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         try:
             yield process, log
         finally:

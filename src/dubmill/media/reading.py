@@ -28,6 +28,7 @@ from dubmill.media.process import (
     name_of,
     read_output,
     seekable,
+    stream_blocks,
     stream_output,
     url,
 )
@@ -76,13 +77,8 @@ def read(
     check_decoded_size(limits, info, rate, height, width, name)
     sides = _sides(info, height, width)
     with seekable(source) as (place, fds), anonymous_file() as samples_file:
-        graph = _clip_graph(
-            place,
-            samples_file,
-            info,
-            _picture_graph(place, info, rate, sides, tone_map, name),
-            (sample_rate_hz, channels),
-        )
+        picture = _picture_graph(place, info, rate, sides, tone_map, name)
+        graph = _clip_graph(place, samples_file, info, picture, (sample_rate_hz, channels))
         pictures = bytearray()
         for data in stream_output(graph, name=name, fds=[*fds, samples_file.fileno()]):
             pictures += data
@@ -95,6 +91,26 @@ def read(
     return Clip(frames_FHWC, rate, np.ascontiguousarray(audio_CN), sample_rate_hz)
 
 
+def read_lossless(
+    path: Path, *, sides: tuple[int, int], frame_rate: Fraction, sample_rate_hz: int, channels: int
+) -> Clip:
+    """The clip that `lossless_bytes` wrote to a file, given its properties, so that it is decoded once.
+
+    Raises:
+        UnreadableMediaError: it cannot be decoded.
+    """
+    import ffmpeg
+
+    with seekable(path) as (place, fds), anonymous_file() as samples_file:
+        stored, options = ffmpeg.input(place, **ALLOWED), {"format": "f32le", "ac": channels, "ar": sample_rate_hz}
+        graph = ffmpeg.merge_outputs(_raw(stored["V:0"]), stored["a:0"].output(url(samples_file), **options))
+        graph = graph.global_args("-xerror").overwrite_output()
+        pictures = read_output(graph, name=name_of(path), fds=[*fds, samples_file.fileno()])
+        samples_NC = np.frombuffer(content(samples_file), dtype="<f4").reshape(-1, channels)
+    pictures_FHWC = np.frombuffer(pictures, dtype=np.uint8).reshape(-1, *sides, 3)
+    return Clip(pictures_FHWC, frame_rate, np.ascontiguousarray(samples_NC.T), sample_rate_hz)
+
+
 def frames(
     source: Source, info: MediaInfo, *, frame_rate: Fraction, height: int, width: int, tone_map: bool = False
 ) -> Iterator[np.ndarray]:
@@ -104,9 +120,10 @@ def frames(
         UnreadableMediaError: it cannot be decoded, or is HDR without `tone_map`.
     """
     with seekable(source) as (place, fds):
-        graph = _picture_graph(place, info, frame_rate, (height, width), tone_map, name_of(source))
-        for data in _blocks(_with_clock(_raw(graph), place, info), height * width * 3, name=name_of(source), fds=fds):
-            yield np.frombuffer(data, dtype=np.uint8).reshape(height, width, 3)
+        picture = _picture_graph(place, info, frame_rate, (height, width), tone_map, name_of(source))
+        raw = _with_clock(_raw(picture), place, info)
+        for block_N in stream_blocks(raw, height * width * 3, name=name_of(source), fds=fds):
+            yield block_N.reshape(height, width, 3)
 
 
 def stored_frames(
@@ -121,7 +138,9 @@ def stored_frames(
     with seekable(source) as (place, fds):
         picture = _source_picture(place, info, frame_rate, tone_map, name_of(source))
         picture = picture.filter("scale", flags=FAST_SCALING, **_input_matrix(info))
-        for data in _blocks(_with_clock(_raw(picture), place, info), height * width * 3, name=name_of(source), fds=fds):
+        for data in stream_blocks(
+            _with_clock(_raw(picture), place, info), height * width * 3, name=name_of(source), fds=fds
+        ):
             yield np.frombuffer(data, dtype=np.uint8).reshape(height, width, 3)
 
 
@@ -153,8 +172,8 @@ def film_frames(
             picture = picture.filter("scale", flags=SCALING, **_input_matrix(info), **colour)
         raw = _planar(picture, layout, info.colour(is_tone_mapped=bool(info.hdr)))
         graph = _with_clock(raw, place, info) if seek_seconds is None else raw.global_args(*_ABSOLUTE_TIME, "-xerror")
-        for data in _blocks(graph, layout.num_bytes, name=name_of(source), fds=fds):
-            yield np.frombuffer(data, dtype=layout.dtype)
+        for block_N in stream_blocks(graph, layout.num_bytes, name=name_of(source), fds=fds):
+            yield block_N.view(layout.dtype)
 
 
 def converted_frames(path: Path, layout: Layout, colour: Colour) -> Iterator[np.ndarray]:
@@ -170,8 +189,8 @@ def converted_frames(path: Path, layout: Layout, colour: Colour) -> Iterator[np.
             "scale", w=layout.width, h=layout.height, flags=FAST_SCALING, **colour.conversion
         )
         raw = _planar(picture, layout, colour).global_args("-xerror")
-        for data in _blocks(raw, layout.num_bytes, name=name_of(path), fds=fds):
-            yield np.frombuffer(data, dtype=layout.dtype)
+        for block_N in stream_blocks(raw, layout.num_bytes, name=name_of(path), fds=fds):
+            yield block_N.view(layout.dtype)
 
 
 def sound(
@@ -294,16 +313,6 @@ def _with_clock(output: Any, place: str, info: MediaInfo) -> Any:
 
     outputs = [output, _beside(place, "a:0")] if info.has_audio else [output]
     return ffmpeg.merge_outputs(*outputs).global_args("-xerror")
-
-
-def _blocks(graph: Any, size: int, *, name: str, fds: list[int]) -> Iterator[bytearray]:
-    """FFmpeg's output in blocks of `size` bytes."""
-    pending = bytearray()
-    for data in stream_output(graph, name=name, fds=fds):
-        pending += data
-        while len(pending) >= size:
-            block, pending = pending[:size], pending[size:]
-            yield block
 
 
 def _raw(picture: Any) -> Any:

@@ -46,12 +46,12 @@ def mp4_bytes(clip: Clip, metadata: Mapping[str, str] | None = None, *, language
 
 
 def lossless_bytes(clip: Clip) -> bytes:
-    """`clip` as a lossless NUT file (H.264 in RGB, PCM), smaller than the raw numbers; `read` gives the same numbers back.
+    """`clip` as a lossless NUT file (H.264 in RGB, PCM); `read_lossless` gives the same numbers back where its sides are even.
 
     Raises:
         UsageError: no frames.
     """
-    codecs = {"vcodec": "libx264rgb", "preset": "veryfast", "qp": 0, "pix_fmt": "rgb24", "acodec": "pcm_f32le"}
+    codecs = {"vcodec": "libx264rgb", "preset": "ultrafast", "qp": 0, "pix_fmt": "rgb24", "acodec": "pcm_f32le"}
     return _file_bytes(clip, {"format": "nut", **codecs})
 
 

@@ -23,7 +23,7 @@ from dubmill.dubbing.longform.chunk_dubs import (
 from dubmill.dubbing.longform.chunks import Chunk, cues_over_speech, plan_chunks
 from dubmill.dubbing.longform.crops import Crop
 from dubmill.dubbing.longform.film import Film
-from dubmill.dubbing.longform.pieces import encode_pieces
+from dubmill.dubbing.longform.pieces import encode_pieces, plan_pieces
 from dubmill.dubbing.longform.store import FilmStore
 from dubmill.errors import DubmillError
 from dubmill.faces import BlendMask, timed_sentences
@@ -107,9 +107,11 @@ def dub_film(
         takes = dub_chunks(film, plan.chunks, plan.crops, job, store, _between(progress, _ANALYZED, _DUBBED))
         dubs = chunk_dubs(film, plan.chunks, plan.masks, plan.crops, takes, job)
         share = _between(progress, _DUBBED, 1.0)
-        pieces = encode_pieces(film, dubs, coding, store, share, has_label=has_label)
-        _write_film(film, dubs, pieces, joined, coding, carried, metadata, job.language)
-        store.record_render(job.language, [*takes, *(path for path, _ in pieces)])
+        pieces = plan_pieces(film, dubs, coding, has_label=has_label)
+        encoded = encode_pieces(film, dubs, pieces, coding, store, share, has_label=has_label)
+        _write_film(film, dubs, encoded, joined, coding, carried, metadata, job.language)
+        ends = (store.source_ends_path(piece.source_key) for piece in pieces)
+        store.record_render(job.language, [*takes, *(path for path, _ in encoded), *ends])
         before_handover(joined)
     joined.replace(out)
     shutil.rmtree(work)

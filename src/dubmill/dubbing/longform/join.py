@@ -14,6 +14,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 
@@ -140,7 +141,7 @@ def _layer(dub: ChunkDub, reader: _FrameReader, position: float, layout: media.L
     if not weight:
         return None
     top, left = dub.crop.at(mask_frame)
-    edge_HW = _crop_weights(dub, top, left, layout)
+    edge_HW = _crop_weights(dub.crop.height, dub.crop.width, top, left, layout)
     rows, columns = slice(top, top + dub.crop.height), slice(left, left + dub.crop.width)
     if len(dub.mask.face_boxes_F4):
         window, mask_HW = dub.mask.window(position - dub.chunk.first, layout.height, layout.width)
@@ -149,11 +150,13 @@ def _layer(dub: ChunkDub, reader: _FrameReader, position: float, layout: media.L
             return None
         weight_HW = weight * mask_HW * edge_HW[_shifted(rows, top), _shifted(columns, left)]
     else:
-        weight_HW = weight * edge_HW
+        weight_HW = edge_HW if weight == 1 else weight * edge_HW
     luma, *chroma = reader.layout.planes(reader.at(position))
     fine = _shifted(rows, top), _shifted(columns, left)
     of_chroma = tuple(coarse(span, step) for span, step in zip(fine, layout.steps, strict=True))
-    return Layer(rows, columns, weight_HW.astype(np.float32), (luma[fine], *(plane[of_chroma] for plane in chroma)))
+    return Layer(
+        rows, columns, weight_HW.astype(np.float32, copy=False), (luma[fine], *(plane[of_chroma] for plane in chroma))
+    )
 
 
 def composite(frame_N: np.ndarray, layers: Sequence[Layer], layout: media.Layout) -> np.ndarray:
@@ -161,22 +164,42 @@ def composite(frame_N: np.ndarray, layers: Sequence[Layer], layout: media.Layout
     if not layers:
         return frame_N
     result_N = frame_N.copy()
-    maximum = 2**layout.bits - 1
     step_y, step_x = layout.steps
     for layer in layers:
-        windows = [(layer.rows, layer.columns, layer.weight_HW)]
         coarse_HW = _coarse_weights(layer.weight_HW, step_y, step_x)
-        is_opaque = len(layers) == 1 and layer.weight_HW.min() == 1
-        windows += [(coarse(layer.rows, step_y), coarse(layer.columns, step_x), coarse_HW)] * 2
+        coarse_window = coarse(layer.rows, step_y), coarse(layer.columns, step_x), coarse_HW
+        windows = [(layer.rows, layer.columns, layer.weight_HW), coarse_window, coarse_window]
         planes = zip(layout.planes(frame_N), layout.planes(result_N), layer.planes, windows, strict=True)
-        for source, result, dub, (rows, columns, weight_HW) in planes:
-            if is_opaque:
-                result[rows, columns] = dub
-                continue
-            was = source[rows, columns].astype(np.float32)
-            change = np.rint(weight_HW * (dub - was))
-            result[rows, columns] = np.clip(result[rows, columns] + change, 0, maximum).astype(layout.dtype)
+        for source_HW, result_HW, dub_HW, (*window, weight_HW) in planes:
+            values = source_HW[*window], result_HW[*window], dub_HW, weight_HW
+            for rows, is_opaque in _row_spans(weight_HW, len(layers) == 1):
+                _blend(*(value[rows] for value in values), 2**layout.bits - 1, is_opaque)
     return result_N
+
+
+def _row_spans(weight_HW: np.ndarray, is_only: bool) -> list[tuple[slice, bool]]:
+    """Rows of a weight, and whether the only layer covers them wholly, so that they need no arithmetic."""
+    opaque = np.flatnonzero(weight_HW.min(axis=1) == 1) if is_only else ()
+    if not len(opaque) or len(opaque) != opaque[-1] - opaque[0] + 1:
+        return [(slice(None), False)]
+    first, stop = int(opaque[0]), int(opaque[-1]) + 1
+    return [(slice(first), False), (slice(first, stop), True), (slice(stop, None), False)]
+
+
+def _blend(
+    source_HW: np.ndarray,
+    result_HW: np.ndarray,
+    dub_HW: np.ndarray,
+    weight_HW: np.ndarray,
+    maximum: int,
+    is_opaque: bool,
+) -> None:
+    """Composite values of a dub over `result_HW`, in place."""
+    if is_opaque:
+        result_HW[:] = dub_HW
+        return
+    change_HW = np.rint(weight_HW * (dub_HW - source_HW.astype(np.float32)))
+    result_HW[:] = np.clip(result_HW + change_HW, 0, maximum)
 
 
 def _intersection(
@@ -200,11 +223,12 @@ def _intersection(
     return rows, columns, whole_HW
 
 
-def _crop_weights(dub: ChunkDub, top: int, left: int, layout: media.Layout) -> np.ndarray:
+@lru_cache(maxsize=2)  # a crop stands still within a shot
+def _crop_weights(height: int, width: int, top: int, left: int, layout: media.Layout) -> np.ndarray:
     """The dub's weight (H, W) in its crop: soft at edges beyond which the film goes on."""
-    edge_pixels = max(1.0, _EDGE_SHARE * min(dub.crop.height, dub.crop.width))
-    weight_H = _edge_weights(dub.crop.height, edge_pixels, top > 0, top + dub.crop.height < layout.height)
-    weight_W = _edge_weights(dub.crop.width, edge_pixels, left > 0, left + dub.crop.width < layout.width)
+    edge_pixels = max(1.0, _EDGE_SHARE * min(height, width))
+    weight_H = _edge_weights(height, edge_pixels, top > 0, top + height < layout.height)
+    weight_W = _edge_weights(width, edge_pixels, left > 0, left + width < layout.width)
     return weight_H[:, None] * weight_W
 
 
@@ -222,7 +246,8 @@ def coarse(span: slice, step: int) -> slice:
 def _coarse_weights(weight_HW: np.ndarray, step_y: int, step_x: int) -> np.ndarray:
     """The mean weight of the pixels that share a value of colour."""
     height, width = weight_HW.shape
-    padded = np.pad(weight_HW, ((0, -height % step_y), (0, -width % step_x)), mode="edge")
+    margins = (0, -height % step_y), (0, -width % step_x)
+    padded = np.pad(weight_HW, margins, mode="edge") if any(map(any, margins)) else weight_HW
     parts = [padded[row::step_y, column::step_x] for row in range(step_y) for column in range(step_x)]
     return np.sum(parts, axis=0) / np.float32(len(parts))
 

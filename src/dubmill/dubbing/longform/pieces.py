@@ -39,13 +39,14 @@ class Piece:
 def encode_pieces(
     film: Film,
     dubs: Sequence[ChunkDub],
+    pieces: Sequence[Piece],
     coding: media.Coding,
     store: FilmStore,
     progress: Callable[[float], None],
     *,
     has_label: bool = False,
 ) -> list[media.EncodedPiece]:
-    """The encoded pieces of a film's dubbed picture; those that are in the store already are not made again.
+    """The encoded `pieces` of a film's dubbed picture, planned by `plan_pieces`; those that are in the store already are not made again.
 
     With `has_label` each frame has the visible label.
 
@@ -54,7 +55,6 @@ def encode_pieces(
         UnreadableMediaError: the film cannot be decoded.
     """
     writer = _PieceWriter(film, dubs, coding, store, progress, has_label)
-    pieces = plan_pieces(film, dubs, coding, has_label=has_label)
     for folder in (store.pieces, store.source_ends_path("").parent):
         folder.mkdir(parents=True, exist_ok=True)
     if film.info.can_seek:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
@@ -89,13 +89,19 @@ class FilmStore:
         """What the model sees of a chunk; `read` reads it from the film on first use."""
         if not self.keeps_source:
             return read()
-        path = self.clip_path(film, chunk, crop)
+        path, size = self.clip_path(film, chunk, crop), film.size
         if not path.is_file():
+            clip = read()
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, media.lossless_bytes(read()))
-        rate = film.size.sample_rate_hz
-        clip = media.read(path, frame_rate=None, sample_rate_hz=rate, channels=film.channels, needs_sound=False)
-        return replace(clip, frame_rate=film.size.frame_rate)
+            write_atomically(path, media.lossless_bytes(clip))
+            return clip
+        return media.read_lossless(
+            path,
+            sides=(size.height, size.width),
+            frame_rate=size.frame_rate,
+            sample_rate_hz=size.sample_rate_hz,
+            channels=film.channels,
+        )
 
     def has_clip(self, film: Film, chunk: Chunk, crop: Crop) -> bool:
         """Whether `clip` needs no reading of the film."""
@@ -135,7 +141,7 @@ class FilmStore:
         return path.read_text() if path.is_file() else ""
 
     def record_render(self, language: str, paths: Sequence[Path]) -> None:
-        """Write down which takes and pieces the film in `language` was joined from."""
+        """Write down which files of the store the film in `language` was joined from, or is found by."""
         names = sorted(path.relative_to(self.folder).as_posix() for path in paths)
         write_atomically(self.folder / f"render-{language}.json", json.dumps(names, indent=0).encode())
 
@@ -147,7 +153,7 @@ class FilmStore:
         records = list(self.folder.glob("render-*.json"))
         rendered = [self.folder / name for record in records for name in json.loads(record.read_text())]
         kept = {path.with_suffix("") for path in (*needed, *rendered)}
-        folders = (self.takes, self.pieces, self.folder / "clips", self.folder / "faces")
+        folders = (self.folder / name for name in ("takes", "pieces", "clips", "faces", "frames"))
         files = [*self.folder.glob("analysis-*.npz"), *(path for folder in folders for path in folder.glob("*.*"))]
         surplus = [path for path in files if path.with_suffix("") not in kept]
         sizes = [path.stat().st_size for path in surplus]
@@ -155,9 +161,10 @@ class FilmStore:
             path.unlink()
         return sizes
 
-    def take_seconds(self) -> float | None:
-        """The median of the seconds that a dub of a chunk took; None before the first."""
-        known = [json.loads(path.read_text())["seconds"] for path in self.takes.glob("*.json")]
+    def take_seconds(self, keys: Iterable[str]) -> float | None:
+        """The median of the seconds that the dubs `keys` took; of all that are stored where none of these is."""
+        notes = [path for key in keys if (path := self.take(key).with_suffix(".json")).is_file()]
+        known = [json.loads(path.read_text())["seconds"] for path in notes or self.takes.glob("*.json")]
         return median(known) if known else None
 
     def faces_path(self, film: Film, chunk: Chunk, masker: FaceMasker) -> Path:

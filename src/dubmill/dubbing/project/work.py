@@ -51,20 +51,21 @@ class ProjectWork:
     def state(self) -> ProjectState:
         """The state of every segment in the languages, without decoding the film or loading the model."""
         states: list[SegmentState] = []
-        num_to_dub = 0
+        num_to_dub, keys = 0, set()
         shots = self.project.store.analysis(self.film).shots
         for language in self.languages:
             job = self.service.film_job(self.request(language))
             by_id = {}
             for chunk in self._chunks(language):
-                state, note = self._chunk_state(chunk, job, shots)
+                state, note, key = self._chunk_state(chunk, job, shots)
                 num_to_dub += state == TO_DUB
+                keys.add(key)
                 by_id |= dict.fromkeys(chunk.ids, (state, note))
             for row in self.project.rows:
                 state, note = by_id.get(row.id, (NO_WORDS, ""))
                 notes = [part for part in (note, row.targets[language].note) if part]
                 states.append(SegmentState(row.id, language, state, "; ".join(notes)))
-        seconds = self.project.store.take_seconds()
+        seconds = self.project.store.take_seconds(keys)
         return ProjectState(tuple(states), num_to_dub, None if seconds is None else seconds * num_to_dub)
 
     def redo(self, name: str, seed: int | None, progress: Progress) -> tuple[FilmProject, int, int]:
@@ -165,14 +166,16 @@ class ProjectWork:
             return []
         return plan_chunks(segments, self.project.store.analysis(self.film), self.film.size)
 
-    def _chunk_state(self, chunk: Chunk, job: FilmJob, shots: Sequence[int]) -> tuple[str, str]:
+    def _chunk_state(self, chunk: Chunk, job: FilmJob, shots: Sequence[int]) -> tuple[str, str, str]:
+        """The state of a chunk, what a person should know of its words, and the key of its dub, empty while unknown."""
         store, film = self.project.store, self.film
         try:
             note = job.dubber.check(job.line(chunk), film.seconds_at(chunk.last - chunk.first))
             place = self._place(chunk, job, shots)
         except DubmillError as error:
-            return REFUSED, error.sentence
-        return (DUBBED if place and store.take(place[0]).is_file() else TO_DUB), note
+            return REFUSED, error.sentence, ""
+        key = place[0] if place else ""
+        return (DUBBED if key and store.take(key).is_file() else TO_DUB), note, key
 
     def _place(self, chunk: Chunk, job: FilmJob, shots: Sequence[int]) -> tuple[str, Crop] | None:
         """The key of a chunk's dub and its crop; None before its faces were detected.
