@@ -59,13 +59,13 @@ def stream_blocks(graph: Any, size: int, *, name: str, fds: Sequence[int]) -> It
         UnreadableMediaError, MediaTooLargeError: as `stream_output`.
     """
     block_N = np.empty(size, np.uint8)
-    rest = [memoryview(block_N)]
+    rest: list[Any] = [block_N.data]
     for count in _stream(lambda pipe: os.readv(pipe, rest), graph, name, fds):
         rest[0] = rest[0][count:]
         if not rest[0]:
             yield block_N
             block_N = np.empty(size, np.uint8)
-            rest[0] = memoryview(block_N)
+            rest[0] = block_N.data
 
 
 def stream_output(

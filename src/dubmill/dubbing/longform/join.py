@@ -173,13 +173,14 @@ def composite(frame_N: np.ndarray, layers: Sequence[Layer], layout: media.Layout
         for source_HW, result_HW, dub_HW, (*window, weight_HW) in planes:
             values = source_HW[*window], result_HW[*window], dub_HW, weight_HW
             for rows, is_opaque in _row_spans(weight_HW, len(layers) == 1):
-                _blend(*(value[rows] for value in values), 2**layout.bits - 1, is_opaque)
+                source, result, dub, weight = (value[rows] for value in values)
+                _blend(source, result, dub, weight, 2**layout.bits - 1, is_opaque)
     return result_N
 
 
 def _row_spans(weight_HW: np.ndarray, is_only: bool) -> list[tuple[slice, bool]]:
     """Rows of a weight, and whether the only layer covers them wholly, so that they need no arithmetic."""
-    opaque = np.flatnonzero(weight_HW.min(axis=1) == 1) if is_only else ()
+    opaque = np.flatnonzero(weight_HW.min(axis=1) == 1) if is_only else np.empty(0, int)
     if not len(opaque) or len(opaque) != opaque[-1] - opaque[0] + 1:
         return [(slice(None), False)]
     first, stop = int(opaque[0]), int(opaque[-1]) + 1
