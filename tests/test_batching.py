@@ -1,18 +1,22 @@
 """Several jobs' clips in one sampler call: the same dubs as alone, and no clip suffers for another."""
 
 import threading
+import time
+import weakref
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from doubles.dubbers import ToneDubber
 from doubles.releases import small_clip
 
 from dubmill.artifacts.rows import Line
 from dubmill.config import params
 from dubmill.dubbing.dubber import Dubber
-from dubmill.errors import GpuMemoryError, UnsupportedTextError
-from dubmill.serving.batching import BatchingDubber
+from dubmill.errors import UnsupportedTextError
+from dubmill.model.memory import explained_out_of_memory
+from dubmill.serving.batching import BatchingDubber, WaitingClip
 from dubmill.worlds.materialize import materialize
 
 LINE = Line(language="es", text="uno dos")
@@ -23,12 +27,21 @@ class Recorder(ToneDubber):
 
     def __init__(self, limit=100):
         self.sizes, self.limit, self.num_finished = [], limit, 0
+        self.latents, self.were_alive = (
+            None,
+            [],
+        )  # of the batch that did not fit: whether they were alive in later calls
 
+    @explained_out_of_memory("dubbing", "lower batch_size")  # as `Dubber.dub_batch`
     def dub_batch(self, clips, lines, seeds, progress=None, *, speakers=()):
         self.sizes.append(len(clips))
-        if len(clips) > self.limit:
-            raise GpuMemoryError("too many clips")
+        if self.latents is not None:
+            self.were_alive.append(self.latents() is not None)
         progress(0.5)
+        if len(clips) > self.limit:
+            latents = np.zeros(len(clips))
+            self.latents = weakref.ref(latents)
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate too much")
         self.num_finished += 1
         return super().dub_batch(clips, lines, seeds, progress, speakers=speakers)
 
@@ -52,13 +65,16 @@ def dub_together(dubber, requests, *, model, is_ready):
             results[index] = error
 
     with model:
-        threads = [threading.Thread(target=run, args=(index, *one)) for index, one in enumerate(requests)]
+        threads = [threading.Thread(target=run, args=(index, *one), daemon=True) for index, one in enumerate(requests)]
         for thread in threads:
             thread.start()
+        until = time.monotonic() + 60
         while not is_ready():
-            pass
+            assert time.monotonic() < until, "the requests do not wait for the model"
+            time.sleep(0.005)
     for thread in threads:
         thread.join(timeout=60)
+        assert not thread.is_alive()
     return results
 
 
@@ -110,6 +126,39 @@ def test_a_batch_that_does_not_fit_the_memory_is_dubbed_in_smaller_ones():
         results = dub_together(dubber, requests, model=model, is_ready=lambda: len(dubber._waiting) == 4)
         assert inner.sizes == sizes
         assert all(result.frames_FHWC.shape == small_clip().frames_FHWC.shape for result in results)
+    assert len(inner.were_alive) == 6
+    assert not any(inner.were_alive), "the memory of the failed batch is free before its clips are dubbed alone"
+
+
+def test_progress_does_not_go_back_when_the_clips_of_a_failed_batch_are_dubbed_alone():
+    shares = []
+    batch_of(Recorder(limit=1), [request(1, progress=shares.append), request(2)])
+    assert len(shares) >= 2
+    assert set(shares) <= {0.0, 0.5}  # 0 while it waited
+    assert shares == sorted(shares)
+
+
+def test_a_job_gets_one_report_at_a_time_and_none_below_the_last():
+    """The job's own thread wrote 0 after the thread that dubbed its clip had written 0.5."""
+    shares, is_inside, may_leave = [], threading.Event(), threading.Event()
+
+    def progress(share):
+        is_inside.set()
+        assert may_leave.wait(30)
+        shares.append(share)
+
+    clip = WaitingClip(small_clip(), LINE, 1, "", progress)
+    threads = [threading.Thread(target=clip.report, args=(0.5,), daemon=True)]
+    threads[0].start()
+    assert is_inside.wait(30)
+    is_inside.clear()
+    threads.append(threading.Thread(target=clip.report, args=(0.0,), daemon=True))
+    threads[1].start()
+    assert not is_inside.wait(0.1)
+    may_leave.set()
+    for thread in threads:
+        thread.join(timeout=30)
+    assert shares == [0.5, 0.5]
 
 
 @pytest.fixture(scope="module")
@@ -134,3 +183,28 @@ def test_nano_dubs_a_clip_in_a_batch_as_it_does_alone(nano):
         assert np.abs(together.frames_FHWC.astype(int) - alone.frames_FHWC).max() <= 1
         assert np.allclose(together.audio_CN, alone.audio_CN, atol=1e-3)
         assert np.abs(alone.audio_CN).max() > 0.01
+
+
+@pytest.mark.parametrize("part", ["audio_vae", "vae"])
+def test_clips_that_do_not_fit_the_memory_of_a_decoder_are_sampled_in_smaller_batches(nano, part, monkeypatch):
+    """Only the sampler's lack of memory halved the batch: later ones were sampled in full, and all in vain."""
+    module, sizes = getattr(nano.modules, part), []
+    decode = module.decode
+
+    def decode_one(latents, *args, **how):
+        sizes.append(len(latents))
+        if len(latents) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate too much")
+        return decode(latents, *args, **how)
+
+    monkeypatch.setattr(module, "decode", decode_one)
+    requests, model = (
+        [(small_clip(num_frames=17), request(seed, "uno dos tres")[1]) for seed in range(2)],
+        threading.Lock(),
+    )
+    dubber = BatchingDubber(nano, model=model, max_clips=2)
+    for expected in ([2, 1, 1], [1, 1]):
+        sizes.clear()
+        results = dub_together(dubber, requests, model=model, is_ready=lambda: len(dubber._waiting) == 2)
+        assert sizes == expected
+        assert not any(isinstance(result, Exception) for result in results)

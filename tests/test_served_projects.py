@@ -1,7 +1,9 @@
 """Film projects as a worker serves them, without a server: who has the lock, what expires, and what a failure leaves."""
 
 import errno
+import json
 import os
+import shutil
 import threading
 import time
 from datetime import date
@@ -16,13 +18,14 @@ from dubmill.dubbing.consent import Consent, ConsentLedger
 from dubmill.dubbing.longform import Film
 from dubmill.dubbing.model_source import ModelSource
 from dubmill.dubbing.project import FilmProject
-from dubmill.dubbing.project.project import locked
+from dubmill.dubbing.project.project import SETTINGS, BusyProjectError, locked
 from dubmill.dubbing.service import DubbingService
 from dubmill.errors import DiskFullError, UsageError
 from dubmill.faces import NO_DETECTION
 from dubmill.media import Limits
 from dubmill.serving.fields import DubFields
 from dubmill.serving.jobs import RESULT
+from dubmill.serving.project_routes import _entry
 from dubmill.serving.projects import (
     DUB,
     FILM,
@@ -242,3 +245,70 @@ def test_a_render_removes_dubs_that_nothing_uses_and_keeps_those_of_other_langua
     assert (projects.folder / "j" / RESULT).is_file()
     after = {path.stem for path in takes.iterdir()}
     assert (len(before), len(before & after)) == (3, 2)  # the dub of the older seed is gone
+
+
+def _damage_settings(served):
+    (served.folder / DUB / SETTINGS).write_text("{")
+
+
+def _lose_half(served):
+    """As a delete that was interrupted before the request was deleted first."""
+    shutil.rmtree(served.folder / DUB)
+
+
+@pytest.mark.parametrize("damage", [_damage_settings, _lose_half])
+def test_a_damaged_project_is_left_out_of_the_list_and_can_be_deleted(projects, model, caplog, damage):
+    """One broke its caller's whole list, with the server's path in the sentence."""
+    create(projects, model)
+    damaged = create(projects, model, project_id="b" * 32)
+    damage(damaged)
+    with pytest.raises(UnknownProjectError) as caught:
+        damaged.edit("s1", SegmentChanges(text="tres"), "es", model[1]["backbone"])
+    assert str(projects.folder) not in caught.value.sentence
+    assert str(projects.folder) in caplog.text
+    api = SimpleNamespace(projects=projects)
+    entries = [_entry(api, served) for served in projects.list("ana", limit=5, offset=0)]
+    assert [entry["id"] for entry in entries if entry is not None] == [ID]
+    assert len(entries) == 2
+    projects.delete(damaged.folder.name, "ana")
+    assert not damaged.folder.exists()
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", json.dumps({"owner": "ana", "fields": {}}), "\x00"])
+def test_a_request_that_cannot_be_read_is_nobodys_project(projects, model, caplog, text):
+    served = create(projects, model)
+    damaged = create(projects, model, project_id="b" * 32)
+    (damaged.folder / REQUEST).write_text(text)
+    (projects.folder / "a file").touch()
+    assert projects.list("ana", limit=5, offset=0) == [served]
+    assert REQUEST in caplog.text
+
+
+def test_a_project_that_was_deleted_after_it_was_listed_has_no_entry(projects, model):
+    """Its time of use was null, which the list's document excludes: status 500."""
+    served = create(projects, model)
+    (served.folder / REQUEST).unlink()
+    assert _entry(SimpleNamespace(projects=projects), served) is None
+
+
+def test_a_delete_that_is_interrupted_leaves_what_is_nobodys_and_expires(projects, model, monkeypatch):
+    served = create(projects, model)
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "rmtree", lambda *_, **__: None)
+        projects.delete(ID, "ana")
+    assert served.folder.exists()
+    assert projects.list("ana", limit=5, offset=0) == []
+    os.utime(served.folder, (0, 0))
+    projects.delete_expired()
+    assert not served.folder.exists()
+
+
+def test_a_busy_project_is_named_without_the_servers_path(projects, model):
+    served = create(projects, model)
+    with locked(served.folder / DUB):
+        with pytest.raises(BusyProjectError) as edited:
+            served.edit("s1", SegmentChanges(text="tres"), "es", model[1]["backbone"])
+        with pytest.raises(BusyProjectError) as deleted:
+            projects.delete(ID, "ana")
+    assert {caught.value.where for caught in (edited, deleted)} == {ID}
+    assert projects.get(ID, "ana") == served

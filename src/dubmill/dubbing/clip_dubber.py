@@ -29,18 +29,6 @@ class ClipDubber(Protocol):
         """
         ...
 
-    def dub_batch(
-        self,
-        clips: Sequence[Clip],
-        lines: Sequence[Line],
-        seeds: Sequence[int],
-        progress: Callable[[float], None] | None = None,
-        *,
-        speakers: Sequence[str] = (),
-    ) -> list[Clip]:
-        """Dubs of clips of one size in one sampler call, each as `dub` alone makes it."""
-        ...
-
     def quick_dub(self, clip: Clip, *, line: Line, seed: int) -> tuple[Clip, float]:
         """A rough dub of few sampling steps, which uses all of the model, and the seconds that a whole one is estimated to take."""
         ...
@@ -67,5 +55,25 @@ class ClipDubber(Protocol):
 
         Raises:
             UnsupportedTextError: the model cannot say the words, or not in that time.
+        """
+        ...
+
+
+class BatchDubber(ClipDubber, Protocol):
+    """A `ClipDubber` with the model in memory, which dubs several clips at once."""
+
+    def dub_batch(
+        self,
+        clips: Sequence[Clip],
+        lines: Sequence[Line],
+        seeds: Sequence[int],
+        progress: Callable[[float], None] | None = None,
+        *,
+        speakers: Sequence[str] = (),
+    ) -> list[Clip]:
+        """Dubs of clips of one size in one sampler call, each as `dub` alone makes it.
+
+        Raises:
+            GpuMemoryError: the GPU has too little memory for so many.
         """
         ...

@@ -22,6 +22,7 @@ from dubmill.config.sampling import DubSamplingParams
 from dubmill.errors import InvalidArtifactError, UsageError
 from dubmill.generation.codec import decode_clips, encode_audio, encode_clips, shape_of
 from dubmill.generation.sampling import (
+    CURE,
     Progress,
     PromptFeatures,
     build_pipeline,
@@ -34,6 +35,7 @@ from dubmill.media.clips import Clip
 from dubmill.model.conditioning import ReferenceMode
 from dubmill.model.latents import Latents
 from dubmill.model.load import Modules, load, load_upsampler
+from dubmill.model.memory import explained_out_of_memory
 from dubmill.model.pipeline import StepCallback
 from dubmill.model.shapes import LatentShape, pixel_frames
 from dubmill.prompting import dub_caption
@@ -172,6 +174,7 @@ class Dubber:
         """
         return fit_line(self.world, line, room_seconds).check()
 
+    @explained_out_of_memory("dubbing", CURE)  # all of it: audio, vocoder and upsampler take memory too
     def dub_batch(
         self,
         clips: Sequence[Clip],
@@ -191,6 +194,7 @@ class Dubber:
             UnsupportedTextError: the backbone cannot say the words, or not in the clip's time.
             UsageError: the clips have different sizes.
             InvalidParamsError: the clips' size does not fit the backbone.
+            GpuMemoryError: the GPU has too little memory for so many.
         """
         lines = [self.world.check_line(line) for line in lines]
         for clip, line in zip(clips, lines, strict=True):

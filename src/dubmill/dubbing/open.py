@@ -118,10 +118,6 @@ class DeferredDubber:
         """See `ClipDubber.dub`."""
         return self._dubber.dub(clip, **how)
 
-    def dub_batch(self, clips: Sequence[Clip], *args: Any, **how: Any) -> list[Clip]:
-        """See `ClipDubber.dub_batch`."""
-        return self._dubber.dub_batch(clips, *args, **how)
-
     def quick_dub(self, clip: Clip, **how: Any) -> tuple[Clip, float]:
         """See `ClipDubber.quick_dub`."""
         return self._dubber.quick_dub(clip, **how)

@@ -99,6 +99,7 @@ def encode_pixels(pixels_BCFHW: torch.Tensor, vae: AutoencoderKLLTX2Video) -> to
         return pack_video(vae.encode(pixels_BCFHW.to(vae.dtype), return_dict=False)[0].mode(), vae)
 
 
+@explained_out_of_memory("encoding audio", CURE)
 def encode_wave(wave_BCN: torch.Tensor, num_latents: int, audio_vae: AutoencoderKLLTX2Audio) -> torch.Tensor:
     """Returns the first `num_latents` audio tokens (B, L, D) of waveforms at the audio VAE's sample rate."""
     mel_BCTM = log_mel(wave_BCN, settings_of(audio_vae.config))
@@ -115,6 +116,7 @@ def decode_pixels(latents_BCFHW: torch.Tensor, vae: AutoencoderKLLTX2Video) -> t
         return vae.decode(latents_BCFHW.to(vae.dtype), return_dict=False)[0].float()
 
 
+@explained_out_of_memory("decoding audio", CURE)
 def decode_wave(
     latents_BCLM: torch.Tensor, audio_vae: AutoencoderKLLTX2Audio, vocoder: LTX2Vocoder | LTX2VocoderWithBWE
 ) -> torch.Tensor:

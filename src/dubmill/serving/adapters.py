@@ -13,9 +13,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from dubmill.dubbing import open as opening
+from dubmill.dubbing.clip_dubber import BatchDubber
 from dubmill.dubbing.model_source import ModelSource
 from dubmill.dubbing.service import DubbingService
 from dubmill.errors import DubmillError, UnsupportedTextError, UsageError
@@ -159,7 +160,8 @@ class LoadedReleases:
         self._report(event)
 
     def _served(self, service: DubbingService) -> LoadedRelease:
-        dubber = BatchingDubber(service.dubber, model=self._model, max_clips=self._batch_size)
+        loaded = cast(BatchDubber, service.dubber)  # of `open_dubber`, never one that loads its weights later
+        dubber = BatchingDubber(loaded, model=self._model, max_clips=self._batch_size)
         return LoadedRelease(replace(service, dubber=dubber))
 
     def _load(self, path: Path) -> LoadedRelease:

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import logging
 import threading
+import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from dubmill.artifacts.rows import Line
-from dubmill.dubbing.clip_dubber import ClipDubber
+from dubmill.dubbing.clip_dubber import BatchDubber
 from dubmill.errors import GpuMemoryError
 from dubmill.media.clips import Clip
 
@@ -38,6 +39,8 @@ class WaitingClip:
     speaker: str
     progress: Callable[[float], None] | None
     is_taken: bool = False  # into a batch
+    share: float = 0.0  # the largest one reported: a clip whose batch failed is dubbed from the start
+    _reporting: threading.Lock = field(default_factory=threading.Lock)
     dub: Clip | None = None
     error: Exception | None = None
 
@@ -47,19 +50,21 @@ class WaitingClip:
         return self.dub is not None or self.error is not None
 
     def report(self, share: float) -> None:
-        """Report the share done to the job; where it was cancelled, its error is kept for its own thread."""
-        if self.progress is None or self.is_over:
-            return
-        try:
-            self.progress(share)
-        except Exception as error:  # noqa: BLE001 (raised again in the thread of its job)
-            self.error = error
+        """Report the share done to the job, never less than before; where it was cancelled, its error is kept for its own thread."""
+        with self._reporting:  # its own thread, while it waits, and the one that dubs it
+            if self.progress is None or self.is_over:
+                return
+            self.share = max(self.share, share)
+            try:
+                self.progress(self.share)
+            except Exception as error:  # noqa: BLE001 (raised again in the thread of its job)
+                self.error = error
 
 
 class BatchingDubber:
     """A `ClipDubber` for many threads: up to `max_clips` clips that wait for `model`, the lock of the transformer, are one batch."""
 
-    def __init__(self, dubber: ClipDubber, *, model: threading.Lock, max_clips: int) -> None:
+    def __init__(self, dubber: BatchDubber, *, model: threading.Lock, max_clips: int) -> None:
         self.dubber, self._model, self._max_clips = dubber, model, max_clips
         self._waiting: deque[WaitingClip] = deque()
 
@@ -83,11 +88,6 @@ class BatchingDubber:
             raise own.error
         assert own.dub is not None, "it is over"
         return own.dub
-
-    def dub_batch(self, clips: Sequence[Clip], *args: Any, **how: Any) -> list[Clip]:
-        """See `ClipDubber.dub_batch`."""
-        with self._model:
-            return self.dubber.dub_batch(clips, *args, **how)
 
     def quick_dub(self, clip: Clip, **how: Any) -> tuple[Clip, float]:
         """See `ClipDubber.quick_dub`."""
@@ -134,10 +134,13 @@ class BatchingDubber:
         except NobodyWaitsError:
             return
         except Exception as error:  # noqa: BLE001 (raised again in the thread of its job)
-            self._dub_alone(batch, error)
+            failure = error
+        else:
+            for one, dub in zip(batch, dubs, strict=True):
+                one.dub = dub
             return
-        for one, dub in zip(batch, dubs, strict=True):
-            one.dub = dub
+        _clear_frames(failure)
+        self._dub_alone(batch, failure)
 
     def _dub_alone(self, batch: Sequence[WaitingClip], error: Exception) -> None:
         """Dub each clip of a batch that failed with `error`; without memory for so many, later batches have half as many clips."""
@@ -150,3 +153,13 @@ class BatchingDubber:
         for one in batch:
             if not one.is_over:
                 self._dub_batch([one])
+
+
+def _clear_frames(error: BaseException | None) -> None:
+    """Clear the local variables of the calls that an error and its causes passed through: they hold the failed batch's tensors.
+
+    The lines of its traceback stay, for the log. PyTorch gives its cached memory back by itself before it runs out of memory.
+    """
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__

@@ -32,7 +32,12 @@ log = logging.getLogger("dubmill.serving")
 
 SECONDS = (0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000)
 DUBS = Counter("dubs", "number of dubs, by outcome", ["model", "language", "outcome"])
-DUB_SECONDS = Histogram("dub_seconds", "seconds one dub took, without waiting", ["model"], buckets=SECONDS)
+DUB_SECONDS = Histogram(
+    "dub_seconds",
+    "seconds a job had its place at the model, also while others were dubbed there",
+    ["model"],
+    buckets=SECONDS,
+)
 STAGE_SECONDS = Histogram("dub_stage_seconds", "seconds of each stage of a job", ["model", "stage"], buckets=SECONDS)
 QUEUE_DEPTH = Gauge("dub_queue_depth", "jobs queued or running", ["model"])
 QUEUE_AGE = Gauge("dub_queue_age_seconds", "age of the oldest job queued or running", ["model"])

@@ -55,7 +55,8 @@ def project_routes(model: DubModel) -> APIRouter:
         """The caller's projects that are open, the last used one first."""
         found = model.projects.list(CALLER.get(), limit=limit + 1, offset=offset)
         following = offset + limit if len(found) > limit else None
-        return {"projects": [_entry(model, served) for served in found[:limit]], "next_offset": following}
+        entries = [entry for served in found[:limit] if (entry := _entry(model, served)) is not None]
+        return {"projects": entries, "next_offset": following}
 
     @router.get("/{project_id}", response_model=ProjectView)
     def read(project_id: JobId, language: Language = "") -> dict[str, Any]:
@@ -128,15 +129,21 @@ def _editing_routes(model: DubModel) -> APIRouter:
     return router
 
 
-def _entry(model: DubModel, served: ServedProject) -> dict[str, Any]:
-    """A project as the list shows it."""
-    project_id, hours = served.folder.name, model.projects.hours
+def _entry(model: DubModel, served: ServedProject) -> dict[str, Any] | None:
+    """A project as the list shows it; None where it cannot be opened, or has been deleted meanwhile."""
+    project_id, used = served.folder.name, served.used
+    try:
+        languages = served.open().settings.languages
+    except UnknownProjectError:
+        return None
+    if not used:
+        return None
     return {
         "id": project_id,
-        "languages": served.open().settings.languages,
+        "languages": languages,
         "reference": served.fields.reference,
-        "used": iso(served.used),
-        "expires": iso(served.used + 3600.0 * hours),
+        "used": iso(used),
+        "expires": iso(used + 3600.0 * model.projects.hours),
         "links": {"self": f"/v1/projects/{project_id}"},
     }
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import time
-from collections.abc import Mapping
-from contextlib import nullcontext, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -29,6 +30,8 @@ from dubmill.serving.adapters import choose
 from dubmill.serving.fields import DubFields
 from dubmill.text.languages import base_tag
 from dubmill.text.subtitles import parse
+
+log = logging.getLogger("dubmill.serving")
 
 REQUEST, FILM, DUB = "request.json", "film", "dub"
 
@@ -67,8 +70,18 @@ class ServedProject:
     fields: DubFields
 
     def open(self) -> FilmProject:
-        """The project of `dubmill film` in it."""
-        return FilmProject.open(self.folder / DUB)
+        """The project of `dubmill film` in it.
+
+        Raises:
+            UnknownProjectError: it is damaged, or being deleted; the log says how, with the server's path.
+        """
+        try:
+            return FilmProject.open(self.folder / DUB)
+        except (DubmillError, OSError) as error:
+            log.error("project %s cannot be opened: %s", self.folder.name, error)
+            raise UnknownProjectError(
+                "the project cannot be opened", where=self.folder.name, cure="delete it, and make it again"
+            ) from error
 
     def language_of(self, tag: str) -> str:
         """The language that `tag` names, or without one the project's first.
@@ -113,7 +126,7 @@ class ServedProject:
         Raises:
             UsageError: the script cannot be read, or does not suit the segments, or a job has the project.
         """
-        with locked(self.folder / DUB):
+        with lock_project(self.folder):
             self.open().with_script(parse(script, "script"), language, line_fitter(backbone)).save_with_settings()
             self.touch()
 
@@ -129,7 +142,7 @@ class ServedProject:
         values = changes.model_dump(exclude_none=True)
         if not values:
             raise UsageError("nothing is changed", where="body", cure="send text, speaker, face or a time")
-        with locked(self.folder / DUB):
+        with lock_project(self.folder):
             project = self.open()
             self.check_segment(segment, project)
             row = project.row(segment)
@@ -181,13 +194,17 @@ class Projects:
     max_per_caller: int
 
     def find(self, project_id: str, owner: str) -> ServedProject | None:
-        """The caller's project of that id, where it is open already."""
+        """The caller's project of that id, where it is open already; nobody's, where what was sent cannot be read."""
         path = self.folder / project_id / REQUEST
         try:
             stored = json.loads(path.read_text())
-        except FileNotFoundError:
+            served = ServedProject(path.parent, DubFields(**stored["fields"]))
+            return served if stored["owner"] == owner else None
+        except (FileNotFoundError, NotADirectoryError):
             return None
-        return ServedProject(path.parent, DubFields(**stored["fields"])) if stored["owner"] == owner else None
+        except (ValueError, TypeError, KeyError) as error:
+            log.error("%s cannot be read: %s", path, error)
+            return None
 
     def list(self, owner: str, *, limit: int, offset: int) -> list[ServedProject]:
         """A caller's projects, the last used one first."""
@@ -247,22 +264,46 @@ class Projects:
             UnknownProjectError: there is none.
             UsageError: a job has it.
         """
-        served = self.get(project_id, owner)
-        with locked(served.folder / DUB):
-            shutil.rmtree(served.folder)
+        folder = self.get(project_id, owner).folder
+        with lock_project(folder):
+            _remove(folder)
 
     def delete_expired(self) -> None:
         """Delete what was not used for too long, and what a killed opening left; a project that a job has stays."""
         for folder in self.folder.iterdir() if self.folder.is_dir() else ():
             with suppress(FileNotFoundError, BusyProjectError):  # it is being deleted, or used
                 if self._has_expired(folder):
-                    with locked(folder / DUB) if (folder / DUB).is_dir() else nullcontext():
+                    with lock_project(folder):
                         if self._has_expired(folder):  # still, now that no job can begin
-                            shutil.rmtree(folder, ignore_errors=True)
+                            _remove(folder)
 
     def _has_expired(self, folder: Path) -> bool:
         path = folder / REQUEST
         return (path if path.is_file() else folder).stat().st_mtime < time.time() - self.hours * 3600.0
+
+
+@contextmanager
+def lock_project(folder: Path) -> Iterator[None]:
+    """Holds the lock of the project of `dubmill film` in `folder`, where there is one.
+
+    Raises:
+        BusyProjectError: a job or an edit holds it.
+    """
+    with ExitStack() as held:
+        if (folder / DUB).is_dir():
+            try:
+                held.enter_context(locked(folder / DUB))
+            except BusyProjectError as error:  # without the server's path
+                raise BusyProjectError(
+                    "a job or an edit has the project", where=folder.name, cure="wait until it has ended"
+                ) from error
+        yield
+
+
+def _remove(folder: Path) -> None:
+    """Delete a project, its request first: what is half deleted is nobody's, and goes when it has expired."""
+    (folder / REQUEST).unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _create_dub(folder: Path, fields: DubFields, film: Film, model: Mapping[str, Path]) -> None:

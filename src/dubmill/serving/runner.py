@@ -18,7 +18,7 @@ from dubmill.dubbing.consent import ConsentLedger, DubRecord
 from dubmill.dubbing.credentials import ContentCredentials
 from dubmill.dubbing.longform import Film
 from dubmill.dubbing.open import clip_as_film
-from dubmill.dubbing.project.project import BusyProjectError, locked
+from dubmill.dubbing.project.project import BusyProjectError
 from dubmill.dubbing.requests import FileDubRequest
 from dubmill.dubbing.service import DubbingService
 from dubmill.errors import DubmillError, MediaTooLongError
@@ -26,7 +26,7 @@ from dubmill.serving.adapters import LoadedReleases
 from dubmill.serving.fields import DubFields
 from dubmill.serving.job import FILE_TASKS
 from dubmill.serving.jobs import ENDING, RESULT, problem_of
-from dubmill.serving.projects import DUB, Projects, ServedProject
+from dubmill.serving.projects import Projects, ServedProject, lock_project
 from dubmill.text.languages import base_tag
 
 log = logging.getLogger("dubmill.serving")
@@ -53,7 +53,7 @@ class CancelledJobError(Exception):
 
 
 class Runner:
-    """Dubs jobs with one model, as many at once as there are places; `drain` lets those finish and no other begin."""
+    """Dubs jobs with one model, as many at once as there are places; `drain` lets those finish, and gives no other job a place."""
 
     def __init__(
         self,
@@ -124,7 +124,7 @@ class Runner:
                 self._changed.notify_all()
 
     def drain(self, grace_seconds: float) -> bool:
-        """Let the dub under way finish, and no other begin; False if it did not in time."""
+        """Let the jobs that have a place finish, also those that wait there for the model, and give no other one; False if they did not in time."""
         self._draining.set()
         with self._changed:
             return self._changed.wait_for(lambda: not self._begun, grace_seconds)
@@ -193,7 +193,7 @@ class Runner:
             while True:
                 served = self.projects.get(project_id, owner)
                 try:
-                    held.enter_context(locked(served.folder / DUB))
+                    held.enter_context(lock_project(served.folder))
                     break
                 except BusyProjectError:
                     self._stop_if_cancelled(job_id)

@@ -89,7 +89,10 @@ def arguments() -> argparse.ArgumentParser:
         "--project_hours", type=float, default=720.0, help="how long a film project is kept after its last use"
     )
     parser.add_argument(
-        "--grace_seconds", type=float, default=110.0, help="how long a stop waits for the dub under way"
+        "--grace_seconds",
+        type=float,
+        default=110.0,
+        help="how long a stop waits for the jobs that have a place at the model: two for each clip of a batch",
     )
     parser.add_argument("--api_keys", type=Path, help="file with a line `OWNER SHA256-OF-KEY` for each key")
     parser.add_argument("--identity_header", default="", help="header in which a gateway names the caller")
@@ -129,7 +132,7 @@ def serve(options: argparse.Namespace, release: Release, source: ModelSource, wo
 
 
 def _serve_api(options: argparse.Namespace, release: Release, source: ModelSource, worker: WorkerProcess) -> None:
-    """Serve the API until a signal ends it, after `worker` has finished the dub under way."""
+    """Serve the API until a signal ends it, after `worker` has finished the jobs that have a place at the model."""
     with _hidden_arguments():
         from dubmill.serving.app import DubServer, mount_model
         from dubmill.serving.model import DubModel

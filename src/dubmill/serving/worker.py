@@ -107,10 +107,10 @@ def run_worker(options: argparse.Namespace, release: Release, source: ModelSourc
         stopped.wait()
         has_finished = runner.drain(options.grace_seconds)
         log.info(
-            "the worker stops; %s", "no dub is under way" if has_finished else "its dub continues at the next start"
+            "the worker stops; %s", "no job is at the model" if has_finished else "its jobs continue at the next start"
         )
         time.sleep(0.5)  # the last workflow writes its outcome
-    os._exit(0)  # threads of jobs that wait for the slot would never end; the next start takes these jobs up again
+    os._exit(0)  # threads of jobs that wait for a place would never end; the next start takes these jobs up again
 
 
 def load_service(options: argparse.Namespace, release: Release, source: ModelSource) -> tuple[DubbingService, float]:

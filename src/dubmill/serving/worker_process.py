@@ -51,7 +51,7 @@ class WorkerProcess:
                 self._listener(event)
 
     def stop(self, grace_seconds: float) -> None:
-        """Let the worker finish the dub under way, and end it after `grace_seconds`."""
+        """Let the worker finish the jobs that have a place at the model, and end it after `grace_seconds`."""
         self._stopping.set()
         process = self._process
         if process is not None and process.poll() is None:
@@ -59,7 +59,7 @@ class WorkerProcess:
             try:
                 process.wait(grace_seconds)
             except subprocess.TimeoutExpired:
-                log.warning("the worker did not finish in %.0f s; its job continues at the next start", grace_seconds)
+                log.warning("the worker did not finish in %.0f s; its jobs continue at the next start", grace_seconds)
                 process.kill()
         self._thread.join(timeout=5.0)
 

@@ -71,7 +71,13 @@ async function route() {
   try {
     if (!id) { project = null; return await list(0); }
     const isOther = !project || project.id !== id;
-    showProject(await json(`v1/projects/${id}?language=${language || ""}`));
+    const found = await json(`v1/projects/${id}?language=${language || ""}`);
+    if (found.state !== "ready") {  // it has no film and no segments yet, or never
+      project = null; $("one").hidden = true; $("all").hidden = false;
+      await list(0);
+      return showMessage(found.problem ? found.problem.detail : "The film is being read; open the project again in a moment.", Boolean(found.problem));
+    }
+    showProject(found);
     if (isOther) openFilm();
     await showLastRender();
   } catch (error) { showMessage(error.message, true); }
