@@ -1,5 +1,7 @@
 """Tests of what errors show."""
 
+import time
+
 import pytest
 
 from dubmill.errors import ServiceUnavailableError, without_secrets
@@ -27,9 +29,62 @@ from dubmill.errors import ServiceUnavailableError, without_secrets
         ("git@host:data.git", "git@host:data.git"),
         ("sqlite:////mlflow/mlflow.db", "sqlite:////mlflow/mlflow.db"),
         ("https://host/a@b?page=2", "https://host/a@b?page=2"),
+        ("https://host:8080/a@b", "https://host:8080/a@b"),
+        ("ssh://git@host:22/data.git@v1", "ssh://git@host:22/data.git@v1"),
+        ("ssh://git:SECRET@host/data.git", "ssh://host/data.git"),
+        ("https://ana@mill.org:SECRET@host/x", "https://host/x"),
+        ("https://blob/a?sv=1&sig=SECRET%3D&se=2", "https://blob/a?sv=1&sig=***&se=2"),
+        ("https://host/#access_token=SECRET&state=1", "https://host/#access_token=***&state=1"),
+        ("https://host/?auth=SECRET", "https://host/?auth=***"),
+        ("https://host/?pwd=SECRET", "https://host/?pwd=***"),
+        ("https://host/?code=SECRET", "https://host/?code=***"),
+        ("mssql://db/m?a=1;password=SECRET", "mssql://db/m?a=1;password=***"),
+        ("Server=db;UID=ana;PWD=SECRET", "Server=db;UID=ana;PWD=***"),
+        ("postgresql://ana:SE/CRET@db/m", "postgresql://db/m"),
+        ("postgresql://ana:SE?CRET@db/m", "postgresql://db/m"),
+        ("postgresql://ana:SE#CRET@db/m", "postgresql://db/m"),
+        ("postgresql://ana:S@E/CR@ET@db/m", "postgresql://db/m"),
+        ("postgresql://ana:SE/CRET@db/m?password=p@ss", "postgresql://db/m?password=***"),
+        ("postgresql://db/m?password=SE;CRET&a=1", "postgresql://db/m?password=***&a=1"),
+        ("postgresql://db/m?password=SE'CRET", "postgresql://db/m?password=***"),
+        ("password=SECRET host=db", "password=*** host=db"),
+        ("host=db password='SE CR\\'ET' user=ana", "host=db password=*** user=ana"),
+        ("('https://host/?key=SECRET').", "('https://host/?key=***')."),
+        ("https://host/?" + 99 * "x" + "token=SECRET", "https://host/?" + 99 * "x" + "token=***"),
     ],
 )
 def test_a_url_is_shown_without_its_secrets(url, shown):
     assert without_secrets(url) == shown
     error = ServiceUnavailableError(f"no answer from {url}", where=url, cure=f"start {url}")
     assert error.sentence == f"{shown}: no answer from {shown}; start {shown}"
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        "?key",
+        "&" + 5 * "key",
+        "#key",
+        ";key",
+        "key",
+        "://a:",
+        "://a@",
+        "://a:@?",
+        "a@",
+        "=",
+        "pass",
+        "password='",
+        "?key='",
+    ],
+)
+def test_the_time_for_a_text_grows_with_its_length(part):
+    def seconds(num_characters):
+        text = "&" + part * (num_characters // len(part))
+        times = []
+        for _ in range(5):
+            start = time.process_time()
+            without_secrets(text)
+            times.append(time.process_time() - start)
+        return min(times)
+
+    assert seconds(16_000) < 8 * seconds(4_000)  # 4 where it is linear, 16 where it is quadratic

@@ -229,6 +229,28 @@ def test_a_registration_killed_before_the_version_was_made_goes_on_in_its_run(
     assert run_states(store, tmp_path.name) == ["FINISHED"]
 
 
+def test_an_adapter_registered_under_another_name_leaves_the_first_versions_run_alone(
+    tmp_path, store, backbone, pairs, monkeypatch
+):
+    line, values, other = Candidate(tmp_path, backbone, pairs), load(ROOT / "params.yaml"), f"{tmp_path.name}-other"
+    register(line.adapter, line.report, line.names, line.folder / "register", ("", ""), values)
+    first = store.get_run(tracking.aliased(tmp_path.name, "challenger").run_id)
+    renamed = line.names.model_copy(update={"model": other})
+    prompts = values.prompts.model_copy(update={"num_train": values.prompts.num_train + 1})
+    values = values.model_copy(update={"prompts": prompts})
+    with monkeypatch.context() as patch:
+        patch.setattr(tracking, "create_version", _killed)
+        with pytest.raises(KeyboardInterrupt):
+            register(line.adapter, line.report, renamed, tmp_path / "second", ("", ""), values)
+    register(line.adapter, line.report, renamed, tmp_path / "second", ("", ""), values)
+    second = tracking.aliased(other, "challenger")
+    assert sorted(run_states(store, tmp_path.name)) == ["FINISHED", "FINISHED"]
+    unchanged = store.get_run(first.info.run_id)
+    assert unchanged.info.end_time == first.info.end_time
+    assert unchanged.data.to_dictionary() == first.data.to_dictionary()
+    assert second.run_id != first.info.run_id
+
+
 def run_states(store, experiment):
     found = store.get_experiment_by_name(experiment)
     return [run.info.status for run in store.search_runs([found.experiment_id])] if found else []

@@ -26,14 +26,27 @@ from __future__ import annotations
 import re
 from typing import Any
 
-# An SSH login (ssh://git@host) is no secret, and needed
-LOGIN = re.compile(r"(?<!ssh://)(?<=://)[^/\s?#]*@")
-SECRET = re.compile(r"([?&][^=&\s]*(?:pass|token|secret|signature|credential|key)[^=&\s]*=)[^&\s;)'\"]*", re.IGNORECASE)
+# Each pattern passes a character a bounded number of times, whatever the text: atomic groups, and one start in a word
+_UP_TO_AT = re.compile(r"(?<!\S)\S*@")
+# user:password@, where the password may hold an unencoded / ? # (a port is none); or the user alone, which SSH needs (ssh://git@host)
+_LOGIN = re.compile(r"(?<=://)(?:[^\s/?#:]*:(?!\d{0,5}[/?#])[^\s@]*@(?:[^\s?#]*@)?|(?<!ssh://)[^\s/?#]*@)")
+_NAMES = "pass|pwd|token|secret|sig|credential|key|auth|code"
+# A value ends at & or a space; marks at its end belong to the sentence around it
+_QUERY = re.compile(rf"([?&#;](?>[^=&?#;\s]*?(?:{_NAMES}))[^=&?#;\s]*+=)[^&\s]*(?<![;:)'\",.\]])", re.IGNORECASE)
+# libpq's form: password=SECRET host=db
+_WORD = re.compile(
+    r"((?<!\S)(?>[^=&?#;\s]*?(?:pass|pwd|token|secret))[^=&?#;\s]*+=)(?:'(?:[^'\\]|\\.)*'|[^\s]*(?<![;:)'\",.\]]))",
+    re.IGNORECASE | re.DOTALL,
+)
 
 
 def without_secrets(text: str) -> str:
-    """Returns `text` without the logins of URLs in it; passwords, tokens, keys and signatures in their queries become `***`."""
-    return SECRET.sub(r"\1***", LOGIN.sub("", text))
+    """Returns `text` without the logins of URLs in it; passwords, tokens, keys, codes and signatures in their queries, and in `password=...`, become `***`.
+
+    Whoever calls joins nothing with an `@` to a URL before: with a login in it, what stands before the `@` is taken for the password.
+    """
+    text = _UP_TO_AT.sub(lambda match: _LOGIN.sub("", match[0]), text)
+    return _WORD.sub(r"\1***", _QUERY.sub(r"\1***", text))
 
 
 class DubmillError(Exception):

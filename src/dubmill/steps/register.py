@@ -12,7 +12,7 @@ from dubmill.artifacts.code import code_digest
 from dubmill.artifacts.files import LOSSES_FILE, digest_of, sha256_of, write_atomically
 from dubmill.artifacts.store import Adapter, Report
 from dubmill.config.params import Params, RegisterParams
-from dubmill.errors import UsageError
+from dubmill.errors import UsageError, without_secrets
 from dubmill.report import model_card
 
 MODEL_VERSION = "model_version.json"
@@ -79,10 +79,11 @@ def _new_version(
     others = all_params.model_dump(exclude={adapter.lineage.step, report.lineage.step}) if all_params else {}
     sections = {artifact.lineage.step: artifact.lineage.params for artifact in (adapter, report)} | others
     digests = {**adapter.lineage.inputs, **report.lineage.inputs}
-    with tracking.logged_run(params.experiment, name=name, tags={"adapter_digest": adapter.digest}) as run:
+    tags = {"adapter_digest": adapter.digest, tracking.MODEL_TAG: params.model}
+    with tracking.logged_run(params.experiment, name=name, tags=tags) as run:
         for word, values in sections.items():
             tracking.log_params(run, values, prefix=word)
-        tracking.log_datasets(run, digests, source="@".join(filter(None, data)))
+        tracking.log_datasets(run, digests, source="@".join(filter(None, map(without_secrets, data))))
         if adapter.has_file(LOSSES_FILE):
             tracking.log_losses(run, adapter.file(LOSSES_FILE))
         tracking.log_report(run, report)

@@ -43,6 +43,7 @@ from dubmill.tracking.registry import (
     tag_version,
 )
 from dubmill.tracking.runs import (
+    MODEL_TAG,
     log_adapter,
     log_datasets,
     log_figures,
@@ -54,6 +55,7 @@ from dubmill.tracking.runs import (
 from dubmill.tracking.server import answering, client, public_uri, tracking_uri
 
 __all__ = [
+    "MODEL_TAG",
     "CHALLENGER",
     "CHAMPION",
     "PREVIOUS",

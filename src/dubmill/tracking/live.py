@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dubmill.errors import InvalidArtifactError, ServiceUnavailableError, UsageError
-from dubmill.tracking.runs import close_run, log_losses, open_run
+from dubmill.tracking.runs import TRAINING_TAG, close_run, log_losses, open_run
 from dubmill.tracking.server import answering, client
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class _Follower(threading.Thread):
                     self._close()
 
     def _log(self) -> None:
-        self.opened = self.opened or open_run(self.experiment, name=self.training, tags={"training": self.training})
+        self.opened = self.opened or open_run(self.experiment, name=self.training, tags={TRAINING_TAG: self.training})
         run, _ = self.opened
         if self.path.is_file():
             self.num_logged = log_losses(run, self.path, first=self.num_logged)

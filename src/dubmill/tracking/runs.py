@@ -21,7 +21,6 @@ from dubmill.errors import (
     InvalidArtifactError,
     ServiceUnavailableError,
     UsageError,
-    without_secrets,
 )
 from dubmill.tracking.server import answering, artifact_root, client, is_missing, public_uri
 
@@ -29,14 +28,16 @@ if TYPE_CHECKING:
     from mlflow.entities import Metric, Run
 
 MAX_BATCH = 1000  # metrics per call, MLflow's limit; params: 100
+TRAINING_TAG = "training"  # of a run: the name of the training whose losses it shows
+MODEL_TAG = "model"  # of a run: the registered model that its version is of
 PARAM_NAME = re.compile(r"[\w\-./ :]+")
 
 
 def open_run(experiment: str, *, name: str, tags: Mapping[str, str]) -> tuple[Run, bool]:
     """Returns the run to log into, and whether the caller closes it.
 
-    It is the run of MLFLOW_RUN_ID, which stays open; else the run of an earlier call with the same tags, which is opened again;
-    else a new run.
+    It is the run of MLFLOW_RUN_ID, which stays open; else the run of an earlier call with the same tags, which is opened again, where
+    it is not that of a finished registration, or of another model's; else a new run. All `tags` are set.
 
     Raises:
         UsageError: MLFLOW_RUN_ID names no run.
@@ -47,11 +48,26 @@ def open_run(experiment: str, *, name: str, tags: Mapping[str, str]) -> tuple[Ru
         if os.environ.get("MLFLOW_RUN_ID"):
             return _given_run(os.environ["MLFLOW_RUN_ID"], tags), False
         experiment_id = _experiment_id(experiment)
-        tag_filter = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
-        for run in mlflow.search_runs([experiment_id], tag_filter, max_results=1):
-            mlflow.update_run(run.info.run_id, status="RUNNING")
-            return run, True
+        tag_filter = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items() if key != MODEL_TAG)
+        for run in mlflow.search_runs([experiment_id], tag_filter):
+            if _may_continue(run, tags.get(MODEL_TAG)):
+                mlflow.update_run(run.info.run_id, status="RUNNING")
+                _set_tags(run, tags)
+                return run, True
         return mlflow.create_run(experiment_id, run_name=name, tags=dict(tags)), True
+
+
+def _may_continue(run: Run, model: str | None) -> bool:
+    """Whether `run` is a training's, or a registration of `model` that did not finish: a version needs its run unchanged."""
+    registered = run.data.tags.get(MODEL_TAG)
+    if run.info.status == "FINISHED":
+        return registered is None and TRAINING_TAG in run.data.tags
+    return registered is None or model is None or registered == model
+
+
+def _set_tags(run: Run, tags: Mapping[str, str]) -> None:
+    for key, value in tags.items():
+        client().set_tag(run.info.run_id, key, value)
 
 
 def _given_run(run_id: str, tags: Mapping[str, str]) -> Run:
@@ -66,8 +82,7 @@ def _given_run(run_id: str, tags: Mapping[str, str]) -> Run:
         raise UsageError(
             f"there is no MLflow run {run_id} (MLFLOW_RUN_ID)", where=public_uri(), cure="unset or correct it"
         ) from error
-    for key, value in tags.items():
-        mlflow.set_tag(run_id, key, value)
+    _set_tags(run, tags)
     return run
 
 
@@ -101,7 +116,7 @@ def log_params(run: Run, params: Mapping[str, Any], *, prefix: str) -> None:
     """Logs `params` as `<prefix>.<name>`; those that the run already holds must be equal.
 
     Raises:
-        UsageError: the run holds other values (a run of MLFLOW_RUN_ID that belongs to other work).
+        UsageError: the run holds other values (MLFLOW_RUN_ID names other work's, or a registration that did not finish had others).
     """
     from mlflow.entities import Param
 
@@ -112,7 +127,7 @@ def log_params(run: Run, params: Mapping[str, Any], *, prefix: str) -> None:
         raise UsageError(
             f"the run already holds other values of {', '.join(other)}",
             where=f"MLflow run {run.info.run_id}",
-            cure="unset MLFLOW_RUN_ID, or delete this run, so that a new one is started",
+            cure="unset MLFLOW_RUN_ID, or register with those values or in another experiment",
         )
     new = [Param(name, text) for name, text in new_params.items() if name not in run.data.params]
     with answering():
@@ -123,15 +138,12 @@ def log_params(run: Run, params: Mapping[str, Any], *, prefix: str) -> None:
 def log_datasets(run: Run, digests: Mapping[str, str], *, source: str) -> None:
     """Logs artifacts as dataset inputs of the run, by kind and digest (of which MLflow keeps 36 characters).
 
-    `source` names the data version that they come from; an empty one stands for none.
+    `source` names the data version that they come from, without secrets; an empty one stands for none.
     """
     from mlflow.entities import Dataset, DatasetInput
 
     kind = "dvc" if source else "dubmill"
-    found = [
-        Dataset(name, digest[:36], kind, json.dumps({"uri": without_secrets(source)}))
-        for name, digest in digests.items()
-    ]
+    found = [Dataset(name, digest[:36], kind, json.dumps({"uri": source})) for name, digest in digests.items()]
     with answering():
         client().log_inputs(run.info.run_id, [DatasetInput(dataset) for dataset in found])
 
