@@ -69,7 +69,7 @@ def opened(folder: Path, dubber: StandIn) -> ProjectWork:
         strength=1.0, languages=(), is_released=False,
     )  # fmt: skip
     service = DubbingService(source, dubber, NO_DETECTION, ConsentLedger(folder.parent / "consent.jsonl"), LIMITS)
-    return ProjectWork(project, project.film(SIZE), service)
+    return ProjectWork(project, project.film(SIZE), service, ("es",))
 
 
 def make(folder: Path, minutes: float) -> float:
