@@ -189,3 +189,14 @@ def test_a_film_is_opened_corrected_dubbed_again_and_rendered_in_two_languages_b
     page.wait_for("document.querySelectorAll('#projects li').length === 1")
     assert "Reel 1" in page.value("document.getElementById('projects').textContent")
     assert page.shot("films-list", 1200, 1000), "nothing is wider than the window"
+
+
+def test_a_film_that_could_not_be_opened_says_why(page, tmp_path):
+    """The page said that it cannot read `slice` of undefined."""
+    (tmp_path / "film.mp4").write_bytes(b"no video")
+    client = DubClient(page.url)
+    project = client.create_project(tmp_path / "film.mp4", language="es", script=SCRIPT, consent="Ana Ruiz agrees")
+    wait_for(lambda: client.status(project["id"])["state"] == "failed")
+    page.call("Page.navigate", url=f"{page.url}/films#{project['id']}")
+    page.wait_for("document.getElementById('message')?.textContent.includes('not a media file')")
+    assert page.value("document.getElementById('one').hidden")
