@@ -18,7 +18,6 @@ from dubmill.cli import main as cli
 from dubmill.dubbing import open as opening
 from dubmill.dubbing.longform import Film
 from dubmill.dubbing.project import FilmProject, speakers
-from dubmill.errors import UsageError
 from dubmill.faces import NO_DETECTION
 from dubmill.worlds.nano import NanoWorld
 
@@ -268,8 +267,15 @@ def test_a_wrong_table_is_refused_in_one_sentence_with_its_line(film, source, fi
         (("edit", "p", "s1", "--end", "9"), "segment s2 begins before s1 ends"),
         (("dub", "p", "--shard", "4/3"), "'4/3' is no shard"),
         (("render", "p", "--language", "fr"), "'fr' is no language of this project"),
-        (("fit", "p", "--model", "m", "--url", "http://x"), "--model and --url without --with"),
-        (("new", "f.mp4", "--to", "es", "--script", "a.srt", "--with", "whisper"), "--with beside --script"),
+        (("fit", "p", "--model", "m", "--url", "http://x"), "--model and --url without --with; give --with, or"),
+        (
+            ("new", "f.mp4", "--to", "es", "--script", "a.srt", "--with", "whisper"),
+            "--with beside --script; leave --script out",
+        ),
+        (
+            ("new", "f.mp4", "--to", "es", "--script", "a.srt", "--overlay", "o"),
+            "leave --overlay out, or give --adapter",
+        ),
         (("new", "f.mp4", "--to", "es", "--script", "a.srt", "--url", "http://x"), "--url beside --script"),
     ],
 )
@@ -370,6 +376,8 @@ def test_scripts_of_other_times_are_refused(film, source, stand_in):
     assert not Path("p").exists()
 
 
-def test_an_overlay_that_a_release_would_ignore_is_refused():
-    with pytest.raises(UsageError, match="without an adapter"):
-        opening.open_model(Path("release"), None, Path("backbone"), Path("params.yaml"), [Path("other.yaml")])
+def test_a_project_that_was_made_with_an_overlay_beside_its_release_can_be_opened(film, source):
+    new(film, source)
+    settings = json.loads(Path("p/project.json").read_text())
+    Path("p/project.json").write_text(json.dumps(settings | {"overlay": ["other.yaml"]}))
+    assert film("status", "p")[0] == 0

@@ -596,7 +596,7 @@ def test_the_command_dubs_on_an_endpoint(served, monkeypatch, capsys):
     assert tone_hz(out.read_bytes()) == pytest.approx(600, abs=2)
 
 
-@pytest.mark.parametrize("option", ["--audio", "--quality", "--captions"])
+@pytest.mark.parametrize("option", ["--audio", "--quality", "--captions", "--release", "--backbone", "--params"])
 def test_an_option_that_an_endpoint_does_not_know_is_refused(option, monkeypatch, capsys, tmp_path):
     (tmp_path / "in.mp4").write_bytes(b"")
     (tmp_path / "voice.wav").write_bytes(b"")
@@ -620,7 +620,7 @@ def test_an_option_that_an_endpoint_does_not_know_is_refused(option, monkeypatch
     with pytest.raises(SystemExit) as end:
         cli.main()
     assert end.value.code == 2
-    assert f"{option} beside --endpoint" in capsys.readouterr().err
+    assert f"{option} beside --endpoint; leave --endpoint out" in capsys.readouterr().err
 
 
 def test_a_killed_server_loses_no_job_and_makes_none_twice(served):

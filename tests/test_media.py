@@ -379,6 +379,10 @@ def test_a_clip_survives_without_loss(tmp_path):
     back = media.read(media.lossless_bytes(clip), frame_rate=clip.frame_rate, sample_rate_hz=16000, channels=2)
     assert (back.frames_FHWC[:, :63] == clip.frames_FHWC).all()
     assert (back.audio_CN == clip.audio_CN).all()
+    (tmp_path / "odd.nut").write_bytes(media.lossless_bytes(clip))
+    how = {"frame_rate": clip.frame_rate, "sample_rate_hz": 16000, "channels": 2}
+    with pytest.raises(UnreadableMediaError, match="its frames are not"):
+        media.read_lossless(tmp_path / "odd.nut", sides=clip.frames_FHWC.shape[1:3], **how)
 
 
 def test_loudness_is_that_of_ebu_r128():

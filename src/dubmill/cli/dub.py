@@ -16,7 +16,7 @@ from dubmill.errors import UsageError
 if TYPE_CHECKING:
     from dubmill.dubbing.requests import FileDubResult
 
-PARAMS = Path("params.yaml")
+PARAMS, RELEASE, BACKBONE = Path("params.yaml"), Path("work/release"), Path("work/backbone")
 NO_OVERLAYS: list[Path] = []
 
 
@@ -84,14 +84,25 @@ class DubOptions:
     backbone: Path
 
 
-def refuse_unused(where: str, reason: str, options: Mapping[str, object]) -> None:
-    """Refuse options that would be ignored because of `reason`.
+def refuse_unused(where: str, reason: str, options: Mapping[str, object], cure: str) -> None:
+    """Refuse options that would be ignored because of `reason`; `cure` says what to do instead.
 
     Raises:
         UsageError: some of `options` (by name) have a value.
     """
     if given := [name for name, value in options.items() if value]:
-        raise UsageError(f"{' and '.join(given)} {reason}", where=where, cure="leave one of them out")
+        raise UsageError(f"{' and '.join(given)} {reason}", where=where, cure=cure)
+
+
+def refuse_overlay(where: str, adapter: Path | None, overlay: list[Path]) -> None:
+    """Refuse an overlay that would be ignored, since a release holds its own values.
+
+    Raises:
+        UsageError: there is one, and no adapter.
+    """
+    if adapter is None:
+        cure = "leave --overlay out, or give --adapter"
+        refuse_unused(where, "without --adapter", {"--overlay": overlay}, cure)
 
 
 def dub(
@@ -115,7 +126,7 @@ def dub(
     quality: Quality = None,
     label: Annotated[bool, typer.Option("--label", help="burn the visible label AI DUB into the picture")] = False,
     force: Annotated[bool, typer.Option("--force", help="overwrite existing output files")] = False,
-    release: Annotated[Path, typer.Option(help="the promoted release to dub with")] = Path("work/release"),
+    release: Annotated[Path, typer.Option(help="the promoted release to dub with")] = RELEASE,
     adapter: Annotated[
         Path | None,
         typer.Option(help="instead of a release: a sealed adapter, trained or imported", show_default=False),
@@ -127,7 +138,7 @@ def dub(
             help="with --adapter: preset name, or YAML file with values that replace those of --params; may be repeated"
         ),
     ] = NO_OVERLAYS,
-    backbone: Annotated[Path, typer.Option(help="sealed backbone")] = Path("work/backbone"),
+    backbone: Annotated[Path, typer.Option(help="sealed backbone")] = BACKBONE,
     seed: Annotated[int, typer.Option(help="seed of the dub")] = 0,
     endpoint: Endpoint = "",
 ) -> None:
@@ -169,6 +180,7 @@ def _dub(options: DubOptions) -> FileDubResult:
     _check(options)
     if options.endpoint:
         return _dub_on_endpoint(options)
+    refuse_overlay("dubmill dub", options.adapter, options.overlay)
     from dubmill.dubbing.open import dub_clip_file, dub_film_file, is_film, open_model
     from dubmill.dubbing.requests import FileDubRequest, check_file_request
     from dubmill.text.languages import base_tag
@@ -217,8 +229,11 @@ def _dub_on_endpoint(options: DubOptions) -> FileDubResult:
         "--quality": options.quality is not None,
         "--audio": options.audio,
         "--picture": options.picture != "face",
+        "--release": options.release != RELEASE,
+        "--backbone": options.backbone != BACKBONE,
+        "--params": options.params != PARAMS,
     }
-    refuse_unused("dubmill dub", "beside --endpoint", local)
+    refuse_unused("dubmill dub", "beside --endpoint", local, "leave --endpoint out, or the others")
     client = DubClient(options.endpoint, timeout_seconds=24 * 3600.0, api_key=os.environ.get("DUBMILL_API_KEY", ""))
     job = client.submit(
         options.video,

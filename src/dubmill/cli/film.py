@@ -116,7 +116,12 @@ def fit(
     from dubmill.dubbing.project.project import locked
 
     if not by:
-        refuse_unused("dubmill film fit", "without --with", {"--model": model, "--url": url})
+        refuse_unused(
+            "dubmill film fit",
+            "without --with",
+            {"--model": model, "--url": url},
+            "give --with, or leave out the others",
+        )
     with locked(project):
         opened = FilmProject.open(project)
         rows, settings, seconds = list(opened.rows), opened.settings, opened.film_seconds

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dubmill.cli.dub import NO_OVERLAYS, PARAMS, Face, Picture, Quality, Track, refuse_unused
+from dubmill.cli.dub import NO_OVERLAYS, PARAMS, Face, Picture, Quality, Track, refuse_overlay, refuse_unused
 from dubmill.errors import UsageError
 
 if TYPE_CHECKING:
@@ -66,7 +66,8 @@ def new(
 
     transcription = {"--with": by, "--model": recogniser, "--url": url}
     if script:
-        refuse_unused("dubmill film new", "beside --script", transcription)
+        refuse_unused("dubmill film new", "beside --script", transcription, "leave --script out, or the others")
+    refuse_overlay("dubmill film new", adapter, overlay)
     languages = tuple(dict.fromkeys(base_tag(tag.strip()) for tag in to.split(",") if tag.strip()))
     settings = ProjectSettings(
         film=film.absolute(),

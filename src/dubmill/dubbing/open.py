@@ -62,15 +62,12 @@ def open_adapter(backbone: Path, adapter: Path, params: Params) -> ModelSource:
 def open_model(
     release: Path, adapter: Path | None, backbone: Path, params: Path, overlay: Sequence[Path]
 ) -> ModelSource:
-    """The model of the release, or of the adapter where one is given.
+    """The model of the release, or of the adapter where one is given; a release holds its own values, whatever the overlays.
 
     Raises:
-        UsageError: an overlay without an adapter, which would be ignored.
         DubmillError: see `open_release`, `open_adapter` and `params.load`.
     """
     if adapter is None:
-        if overlay:
-            raise UsageError(f"overlay {overlay[0]} without an adapter", cure="a release holds its own values")
         return open_release(backbone, release)[1]
     return open_adapter(backbone, adapter, load(params, *overlay))
 

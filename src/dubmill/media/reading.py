@@ -97,7 +97,7 @@ def read_lossless(
     """The clip that `lossless_bytes` wrote to a file, given its properties, so that it is decoded once.
 
     Raises:
-        UnreadableMediaError: it cannot be decoded.
+        UnreadableMediaError: it cannot be decoded, or its frames have other sides, as after `lossless_bytes` with odd ones.
     """
     import ffmpeg
 
@@ -107,6 +107,10 @@ def read_lossless(
         graph = graph.global_args("-xerror").overwrite_output()
         pictures = read_output(graph, name=name_of(path), fds=[*fds, samples_file.fileno()])
         samples_NC = np.frombuffer(content(samples_file), dtype="<f4").reshape(-1, channels)
+    if len(pictures) % (sides[0] * sides[1] * 3):
+        raise UnreadableMediaError(
+            f"its frames are not {sides[1]}x{sides[0]}", where=name_of(path), cure="remove the file: it is made again"
+        )
     pictures_FHWC = np.frombuffer(pictures, dtype=np.uint8).reshape(-1, *sides, 3)
     return Clip(pictures_FHWC, frame_rate, np.ascontiguousarray(samples_NC.T), sample_rate_hz)
 
