@@ -168,6 +168,25 @@ def test_a_recorded_voice_is_the_sound_of_its_language_alone(film, source, stand
     assert "to dub" in film("status", "p")[1]
 
 
+def test_a_project_keeps_the_background_of_its_film_and_says_if_it_is_gone(film, source, stand_in):
+    heard = []
+    original = stand_in.dub
+    stand_in.dub = lambda clip, **how: heard.append(np.abs(clip.audio_CN).max()) or original(clip, **how)
+    sound_NC = np.concatenate(list(media.sound(source / "in.mov", sample_rate_hz=16000, channels=1)))
+    Path("music.wav").write_bytes(media.wav_bytes(0.75 * sound_NC.T, 16000))
+    script, models = srt(Path("es.srt"), WORDS), ("--release", source / "release", "--backbone", source / "backbone")
+    options = ("--to", "es", "--script", script, "--consent", CONSENT, "--background", "music.wav")
+    code, _, err = film("new", source / "in.mov", "--project", "p", *options, *models)
+    assert code == 0, err
+    assert film("render", "p")[0] == 0
+    assert 0 < max(heard) == pytest.approx(np.abs(sound_NC).max() / 4, rel=0.05)
+    Path("music.wav").rename("gone.wav")
+    code, _, err = film("status", "p")
+    assert code == 2
+    assert "background is not there" in err
+    assert "music.wav" in err
+
+
 def test_a_segment_is_dubbed_again_with_another_seed_and_nothing_else(film, source, stand_in):
     new(film, source)
     film("dub", "p")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from doubles import miniature
 from doubles.dubbers import EchoDubber
-from doubles.films import BEAT_FRAMES, NTSC, beat_film, open_film
+from doubles.films import BEAT_FRAMES, NTSC, beat_film, ffmpeg, open_film
 from doubles.films import FILM_SIZE as SIZE
 
 from dubmill import media
@@ -118,6 +118,71 @@ def test_speech_is_brought_to_the_loudness_of_the_film(tmp_path):
         for clip in (before, after)
     ]
     assert loudness[0] == pytest.approx(loudness[1], abs=0.5)
+
+
+@pytest.fixture(scope="module")
+def scored_film(tmp_path_factory):
+    """A film of speech (a low tone, 8 to 11 s) over stereo music at 48 kHz, and the music alone."""
+    folder, seconds_N = tmp_path_factory.mktemp("scored"), np.arange(20 * 48000) / 48000
+    speech_N = 0.3 * np.sin(2 * np.pi * 300 * seconds_N) * ((seconds_N > 8) & (seconds_N < 11))
+    music_CN = 0.2 * np.sin(2 * np.pi * np.array([[2000.0], [9000.0]]) * seconds_N)
+    for name, sound_CN in (("music", music_CN), ("mix", music_CN + speech_N)):
+        (folder / f"{name}.wav").write_bytes(media.wav_bytes(sound_CN.astype(np.float32), 48000))
+    silent = beat_film(folder / "silent.mov", seconds=20)
+    picture = (
+        "-i",
+        silent,
+        "-i",
+        folder / "mix.wav",
+        "-map",
+        "0:v",
+        "-map",
+        "1:a",
+        "-c:v",
+        "copy",
+        "-c:a",
+        "pcm_s16le",
+    )
+    ffmpeg(*picture, folder / "in.mov")
+    return folder
+
+
+def test_music_and_effects_stay_under_the_dub_and_the_model_hears_speech_alone(scored_film, tmp_path):
+    class Mute(EchoDubber):
+        def dub(self, clip, **how):
+            self.heard_N = clip.mono_N
+            return super().dub(clip, **how).with_audio(np.zeros_like(clip.audio_CN))
+
+    dubber = Mute()
+    film = open_film(scored_film / "in.mov", background=scored_film / "music.wav")
+    job = FilmJob(dubber, "es", 0, "release", NO_DETECTION, "")
+    longform.dub_film(
+        film, [Cue(7.5, 11.5, "hola")], job, tmp_path / "out.mov", metadata={}, progress=lambda share: None
+    )
+    spectrum = np.abs(np.fft.rfft(dubber.heard_N))
+    hertz = np.fft.rfftfreq(len(dubber.heard_N), 1 / 16000)
+    assert hertz[spectrum.argmax()] == pytest.approx(300, abs=5)
+    assert spectrum[np.abs(hertz - 2000) < 50].max() < 0.01 * spectrum.max()
+    music_NC, before_NC, after_NC = (
+        np.concatenate(list(media.sound(path, sample_rate_hz=48000, channels=2)))
+        for path in (scored_film / "music.wav", scored_film / "in.mov", tmp_path / "out.mov")
+    )
+    dub, rest = slice(8 * 48000, 11 * 48000), slice(0, 7 * 48000)
+    assert np.abs(after_NC[dub] - music_NC[dub]).max() < 1e-3
+    assert np.abs(after_NC[dub] - before_NC[dub]).max() > 0.25
+    assert np.abs(after_NC[rest] - before_NC[rest]).max() < 1e-3
+
+
+@pytest.mark.parametrize(("change", "sentence"), [("adelay=0.3:all=1", "not in the film"), ("volume=0", "is silent")])
+def test_a_background_that_is_not_the_films_is_refused(scored_film, tmp_path, change, sentence):
+    ffmpeg("-i", scored_film / "music.wav", "-af", change, tmp_path / "other.wav")
+    with pytest.raises(UnreadableMediaError, match=sentence):
+        open_film(scored_film / "in.mov", background=tmp_path / "other.wav")
+
+
+def test_another_background_is_another_film(scored_film):
+    with_music = open_film(scored_film / "in.mov", background=scored_film / "music.wav")
+    assert with_music.digest != dataclasses.replace(with_music, background=None).digest
 
 
 def test_a_killed_run_goes_on_with_the_chunks_it_has_and_leaves_nothing(tmp_path):

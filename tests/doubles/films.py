@@ -30,6 +30,6 @@ def beat_film(path, *, seconds, rate=NTSC, size="64x64", sample_rate_hz=16000, c
     return path
 
 
-def open_film(path, size=FILM_SIZE):
+def open_film(path, size=FILM_SIZE, background=None):
     """The film at `path`, read at `size`."""
-    return Film.open(path, size, limits=media.Limits(max_seconds=3600.0), tone_map=False)
+    return Film.open(path, size, limits=media.Limits(max_seconds=3600.0), tone_map=False, background=background)

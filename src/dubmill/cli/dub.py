@@ -54,6 +54,14 @@ Audio = Annotated[
     ),
 ]
 
+Background = Annotated[
+    Path | None,
+    typer.Option(
+        help="a film's music and effects without speech, on its clock and at its level: they stay under the dub's speech",
+        show_default=False,
+    ),
+]
+
 
 @dataclass(frozen=True, kw_only=True)
 class DubOptions:
@@ -65,6 +73,7 @@ class DubOptions:
     text: str
     script: Path | None
     audio: Path | None
+    background: Path | None
     tone_map: bool
     track: int | None
     consent: str
@@ -114,6 +123,7 @@ def dub(
         Path | None, typer.Option(help="SRT or WebVTT of the words to say, for any length", show_default=False)
     ] = None,
     audio: Audio = None,
+    background: Background = None,
     captions: Annotated[
         Path | None, typer.Option(help="write the dubbed words here, as SRT or WebVTT", show_default=False)
     ] = None,
@@ -170,7 +180,7 @@ def _check(options: DubOptions) -> None:
         out=options.out,
         captions=options.captions,
         script=options.script,
-        audio=options.audio,
+        sounds=[path for path in (options.audio, options.background) if path is not None],
         force=options.force,
     )
 
@@ -200,10 +210,14 @@ def _dub(options: DubOptions) -> FileDubResult:
         quality=options.quality,
         has_label=options.label,
         voice=options.audio,
+        background=options.background,
     )
     check_file_request(request)
     source = open_model(options.release, options.adapter, options.backbone, options.params, options.overlay)
     has_chunks = is_film(request, source.size)
+    if not has_chunks:
+        cure = "leave --background out, or give --script, which dubs the video as a film"
+        refuse_unused("dubmill dub", "beside a clip", {"--background": options.background}, cure)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     dub_file = dub_film_file if has_chunks else dub_clip_file
     with typer.progressbar(length=1000, label="dub", file=sys.stderr) as bar:
@@ -228,6 +242,7 @@ def _dub_on_endpoint(options: DubOptions) -> FileDubResult:
         "--overlay": options.overlay,
         "--quality": options.quality is not None,
         "--audio": options.audio,
+        "--background": options.background,
         "--picture": options.picture != "face",
         "--release": options.release != RELEASE,
         "--backbone": options.backbone != BACKBONE,

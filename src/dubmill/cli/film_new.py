@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dubmill.cli.dub import NO_OVERLAYS, PARAMS, Face, Picture, Quality, Track, refuse_overlay, refuse_unused
+from dubmill.cli.dub import (
+    NO_OVERLAYS,
+    PARAMS,
+    Background,
+    Face,
+    Picture,
+    Quality,
+    Track,
+    refuse_overlay,
+    refuse_unused,
+)
 from dubmill.errors import UsageError
 
 if TYPE_CHECKING:
@@ -40,6 +50,7 @@ def new(
     to: Annotated[str, typer.Option(help="languages to dub into, BCP-47 tags with commas between them")],
     script: Scripts = NO_FILES,
     audio: Recordings = NO_FILES,
+    background: Background = None,
     by: By = "",
     recogniser: Recogniser = "",
     url: Annotated[str, typer.Option(help="endpoint: base URL of its API; it receives the sound")] = "",
@@ -60,7 +71,6 @@ def new(
     seed: Annotated[int, typer.Option(min=0, help="seed of every segment that has none of its own")] = 0,
 ) -> None:
     """Make a project: read the film once, and write the table of its segments."""
-    from dubmill import providers
     from dubmill.dubbing.project import ProjectSettings
     from dubmill.text.languages import base_tag
 
@@ -86,16 +96,28 @@ def new(
         picture=picture,
         quality=quality,
         container=container,
+        background=background.absolute() if background else None,
         audio={tag: path.absolute() for tag, path in _by_language(audio, "--audio", languages).items()},
     )
     scripts = _by_language(script, "--script", languages, settings.source_language)
-    if not scripts and not by:
+    folder = project or film.with_name(f"{film.stem}.dub")
+    _create(settings, folder, scripts, None if scripts else _transcriber(by, recogniser, url))
+    what = "may be edited" if scripts else "holds words that a machine recognised: correct and translate them"
+    typer.echo(f"film: {folder}, whose segments.csv {what}")
+
+
+def _transcriber(by: str, model: str, url: str) -> Transcriber:
+    """The provider of a transcription, which a film without a script needs.
+
+    Raises:
+        UsageError: none is named, or it is none.
+    """
+    from dubmill import providers
+
+    if not by:
         cure = "give --script, or --with whisper or endpoint for a transcription"
         raise UsageError("there is no script", where="dubmill film new", cure=cure)
-    folder = project or film.with_name(f"{film.stem}.dub")
-    _create(settings, folder, scripts, None if scripts else providers.transcriber(by, model=recogniser, url=url))
-    next_step = "may be edited" if scripts else "holds words that a machine recognised: correct and translate them"
-    typer.echo(f"film: {folder}, whose segments.csv {next_step}")
+    return providers.transcriber(by, model=model, url=url)
 
 
 def _create(settings: ProjectSettings, folder: Path, scripts: dict[str, Path], writer: Transcriber | None) -> None:
@@ -117,7 +139,10 @@ def _create(settings: ProjectSettings, folder: Path, scripts: dict[str, Path], w
     model = model_of(settings)
     for tag in languages:
         model.check_language(tag)
-    film = Film.open(settings.film, model.size, limits=FILM_LIMITS, tone_map=settings.tone_map, track=settings.track)
+    film = Film.open(
+        settings.film, model.size, limits=FILM_LIMITS, tone_map=settings.tone_map, track=settings.track,
+        background=settings.background,
+    )  # fmt: skip
     fit = line_fitter(settings.backbone)
     if writer:
         heard = transcript(settings.film, film.info.track, writer, source)

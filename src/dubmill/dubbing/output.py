@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from dubmill import media
@@ -13,14 +14,16 @@ _RESERVED_BYTES = 24  # a hidden name beside the file: `.NAME.1a2b3c4d.partial` 
 
 
 def check_outputs(
-    *, source: Path, out: Path, captions: Path | None, script: Path | None, force: bool, audio: Path | None = None
+    *, source: Path, out: Path, captions: Path | None, script: Path | None, force: bool, sounds: Sequence[Path] = ()
 ) -> None:
     """Refuse output files that cannot be written, or that would overwrite an input or, without `force`, any file.
+
+    `sounds` are further inputs.
 
     Raises:
         UsageError: with the file and the reason.
     """
-    inputs = [path for path in (source, script, audio) if path is not None]
+    inputs = [path for path in (source, script, *sounds) if path is not None]
     _check_file(out, VIDEO_SUFFIXES, "no container has this ending", inputs, force)
     if captions is not None:
         _check_file(captions, CAPTION_SUFFIXES, "captions are SubRip or WebVTT", inputs, force)

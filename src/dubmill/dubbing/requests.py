@@ -21,7 +21,7 @@ class FileDubRequest:
     `speaker` describes who speaks (`a woman`), for the caption; empty: anybody. `words` are cues, or one text for a clip or to be distributed over the speech of a film.
     `picture` as in `faces.check_picture_choice`, `quality` as in `media.coding_like`,
     `has_label` as in `longform.dub_film`.
-    `voice` as in `longform.FilmJob`, `store` as in `longform.dub_film`; `film` is the opened file, where the caller has it.
+    `voice` as in `longform.FilmJob`, `store` as in `longform.dub_film`, `background` as in `longform.Film`; `film` is the opened file, where the caller has it.
     """
 
     path: Path
@@ -37,6 +37,7 @@ class FileDubRequest:
     quality: int | None = None
     has_label: bool = False
     voice: Path | None = None
+    background: Path | None = None
     store: FilmStore | None = None
     film: Film | None = None
 

@@ -160,8 +160,9 @@ class DubbingService:
         check_file_request(request)
         self.source.check_language(request.language)
         film = request.film or Film.open(
-            request.path, self.source.size, limits=self.limits, tone_map=request.tone_map, track=request.track
-        )
+            request.path, self.source.size, limits=self.limits, tone_map=request.tone_map, track=request.track,
+            background=request.background,
+        )  # fmt: skip
         self.ledger.check_writable()
         return film
 

@@ -9,7 +9,7 @@ Axes: F frames at the model's rate, H height, W width, N samples, C channels.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain, islice, pairwise, repeat
@@ -37,7 +37,8 @@ _BREATH_SECONDS = 0.2  # a shorter pause is part of the speech
 class Film:
     """A source video, its properties, and the clip size at which the model reads it.
 
-    `known_sha256` is the digest of its file where the caller has it already.
+    `known_sha256` is the digest of its file where the caller has it already. `background` is a recording of its music and effects
+    alone, on its clock and at its level: the speech is its sound less that.
     """
 
     path: Path
@@ -45,22 +46,33 @@ class Film:
     size: ClipSize
     tone_map: bool
     known_sha256: str = ""
+    background: Path | None = None
 
     @classmethod
     def open(
-        cls, path: Path, size: ClipSize, *, limits: media.Limits, tone_map: bool, track: int | None = None
+        cls,
+        path: Path,
+        size: ClipSize,
+        *,
+        limits: media.Limits,
+        tone_map: bool,
+        track: int | None = None,
+        background: Path | None = None,
     ) -> Film:
-        """The film at `path`, decoded once to count its frames; `track` as in `media.probe`.
+        """The film at `path`, decoded once to count its frames; `track` as in `media.probe`, `background` as in the class.
 
         Raises:
-            UnreadableMediaError: as `media.probe`, or it has no sound.
+            UnreadableMediaError: as `media.probe`, it has no sound, or the background is not its own.
         """
         info = media.probe(path, limits=limits, track=track)
         if not info.has_audio:
             raise UnreadableMediaError(
                 "there is no sound in it", where=str(path), cure="give a video in which somebody speaks"
             )
-        return cls(path, info, size, tone_map)
+        film = cls(path, info, size, tone_map, background=background)
+        if background is not None:
+            film._check_background(background)
+        return film
 
     @property
     def sha256(self) -> str:
@@ -71,7 +83,8 @@ class Film:
     def digest(self) -> str:
         """Identity of the picture and sound that the model sees: the file, and how it is read."""
         rate, *sides = str(self.size.frame_rate), self.size.height, self.size.width, self.size.sample_rate_hz
-        return digest_of([self.sha256, self.info.track, self.tone_map, rate, *sides])
+        background = [] if self.background is None else [sha256_of(self.background)]
+        return digest_of([self.sha256, self.info.track, self.tone_map, rate, *sides, *background])
 
     @property
     def num_frames(self) -> int:
@@ -135,8 +148,16 @@ class Film:
         return ClipReader(self, SlidingWindow(frame[None] for frame in frames), self.sound_window())
 
     def sound_window(self) -> SlidingWindow:
-        """A forward reader of its sound (N, C) at the model's sample rate."""
-        return SlidingWindow(self._sound(self.size.sample_rate_hz, self.channels))
+        """A forward reader of its speech (N, C) at the model's sample rate."""
+        return SlidingWindow(self._speech(self.size.sample_rate_hz, self.channels))
+
+    def sound_parts(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """`source_sound` in blocks, and the background (N, C) in the same blocks: zeros where there is none."""
+        background = self._background_window(self.info.sample_rate_hz, self.channels)
+        start = 0
+        for block in self.source_sound():
+            yield block, background(start, start + len(block))
+            start += len(block)
 
     def clip_of(self, frames_FHWC: np.ndarray, sound: SlidingWindow, first: int, last: int) -> Clip:
         """A clip of frames `first` up to `last`; beyond the film's end its last frame is held, with silence."""
@@ -148,13 +169,45 @@ class Film:
 
     def analyze(self) -> FilmAnalysis:
         """The loudness of each frame, and where shots change."""
-        levels_F = _levels(self, self._sound(_LEVEL_RATE_HZ, 1))
+        levels_F = _levels(self, self._speech(_LEVEL_RATE_HZ, 1))
         return FilmAnalysis(levels_F, _shot_starts(self._frames(self.size.frame_rate, _SHOT_SIDE, _SHOT_SIDE)))
 
     def _sound(self, sample_rate_hz: int, channels: int) -> Iterator[np.ndarray]:
         return media.sound(
             self.path, sample_rate_hz=sample_rate_hz, channels=channels, track=self.info.track, has_picture=True
         )
+
+    def _speech(self, sample_rate_hz: int, channels: int) -> Iterator[np.ndarray]:
+        """Its sound less the background, in blocks (N, C)."""
+        background, start = self._background_window(sample_rate_hz, channels), 0
+        for block in self._sound(sample_rate_hz, channels):
+            yield block - background(start, start + len(block))
+            start += len(block)
+
+    def _background_window(self, sample_rate_hz: int, channels: int) -> Callable[[int, int], np.ndarray]:
+        """The background's samples (N, C) from a first up to a last one; silence after its end, or where there is none."""
+        if self.background is None:
+            return lambda start, stop: np.zeros((stop - start, channels), np.float32)
+        window = SlidingWindow(media.sound(self.background, sample_rate_hz=sample_rate_hz, channels=channels))
+        return lambda start, stop: cut_or_pad(window.window(start, stop).reshape(-1, channels).T, stop - start).T
+
+    def _check_background(self, background: Path) -> None:
+        """Refuse a background that is silent, or that is not in the film's sound: then the difference is louder than the film.
+
+        Raises:
+            UnreadableMediaError: with the reason.
+        """
+        window, start, power, rest = self._background_window(_LEVEL_RATE_HZ, 1), 0, 0.0, 0.0
+        for block in self._sound(_LEVEL_RATE_HZ, 1):
+            part = window(start, start + len(block))
+            start += len(block)
+            if np.abs(part).max(initial=0.0) > media.SILENCE:
+                power += float(np.square(block).sum())
+                rest += float(np.square(block - part).sum())
+        if rest >= power:
+            what = "the background is not in the film's sound" if power else "the background is silent"
+            cure = "give the film's music and effects without speech, from the film's start and at the film's level"
+            raise UnreadableMediaError(what, where=str(background), cure=cure)
 
     def _frames(self, rate: Fraction, height: int, width: int) -> Iterator[np.ndarray]:
         return media.frames(self.path, self.info, frame_rate=rate, height=height, width=width, tone_map=self.tone_map)

@@ -48,10 +48,12 @@ def joined_sound(film: Film, dubs: Sequence[ChunkDub], gain: float) -> Iterator[
     rate = film.info.sample_rate_hz
     voices: dict[ChunkDub, np.ndarray] = {}
     active_dubs = _ActiveDubs(dubs, lambda dub: _samples(film, dub))
-    for start, block in _with_start(film.source_sound()):
+    start = 0
+    for block, background in film.sound_parts():
         active = active_dubs.between(start, start + len(block))
         voices = {dub: voices[dub] if dub in voices else dub.sound(film, rate) for dub in active}
-        yield _mix(film, block, start, voices, gain)
+        yield background + _mix(film, block - background, start, voices, gain) if voices else block
+        start += len(block)
 
 
 def gain_to_match(film: Film, dubs: Sequence[ChunkDub]) -> float:
@@ -258,9 +260,7 @@ def _shifted(span: slice, start: int) -> slice:
 
 
 def _mix(film: Film, block_NC: np.ndarray, start: int, voices: dict[ChunkDub, np.ndarray], gain: float) -> np.ndarray:
-    """A block of the film's sound crossfaded with the dubs' speech, at equal power."""
-    if not voices:
-        return block_NC
+    """A block of the film's speech crossfaded with the dubs' speech, at equal power."""
     seconds_N = (start + np.arange(len(block_NC))) / film.info.sample_rate_hz
     weights = {dub: _speech_weight(film, dub, seconds_N) for dub in voices}
     total_N = np.sum(list(weights.values()), axis=0)
@@ -290,13 +290,6 @@ def _samples(film: Film, dub: ChunkDub) -> tuple[int, int]:
     return film.sample_at(dub.chunk.first, rate), film.sample_at(dub.chunk.last, rate)
 
 
-def _with_start(blocks: Iterable[np.ndarray]) -> Iterator[tuple[int, np.ndarray]]:
-    start = 0
-    for block in blocks:
-        yield start, block
-        start += len(block)
-
-
 def _padded_slice(sound_NC: np.ndarray, start: int, length: int) -> np.ndarray:
     """`length` samples from `start`; silence where that is before or after the sound."""
     slice_NC = np.zeros((length, sound_NC.shape[1]), np.float32)
@@ -307,12 +300,14 @@ def _padded_slice(sound_NC: np.ndarray, start: int, length: int) -> np.ndarray:
 
 
 def _source_speech(film: Film, dubs: Sequence[ChunkDub]) -> Iterator[np.ndarray]:
-    """The film's own sound where the dubs speak."""
-    rate, active_dubs = film.info.sample_rate_hz, _ActiveDubs(dubs, lambda dub: _samples(film, dub))
-    for start, block in _with_start(film.source_sound()):
+    """The film's own speech where the dubs speak."""
+    rate, active_dubs, start = film.info.sample_rate_hz, _ActiveDubs(dubs, lambda dub: _samples(film, dub)), 0
+    for block, background in film.sound_parts():
         seconds_N = (start + np.arange(len(block))) / rate
         if active := active_dubs.between(start, start + len(block)):
-            yield block[np.max([_speech_weight(film, dub, seconds_N) for dub in active], axis=0) > 0.5]
+            speech = block - background
+            yield speech[np.max([_speech_weight(film, dub, seconds_N) for dub in active], axis=0) > 0.5]
+        start += len(block)
 
 
 def _dubbed_speech(film: Film, dubs: Sequence[ChunkDub]) -> Iterator[np.ndarray]:

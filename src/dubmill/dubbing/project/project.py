@@ -38,7 +38,7 @@ class BusyProjectError(UsageError):
 class ProjectSettings(BaseModel):
     """What `film new` was given: the film, the languages, who agreed, and the model.
 
-    `adapter` empty: the release. `audio`: the recorded voice of a language, where it has one. `label`: the visible label is burned in. Other values as in `requests.FileDubRequest`.
+    `adapter` empty: the release. `audio`: the recorded voice of a language, where it has one. `label`: the visible label is burned in. `background` as in `longform.Film`. Other values as in `requests.FileDubRequest`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -61,6 +61,7 @@ class ProjectSettings(BaseModel):
     container: str
     audio: dict[str, Path] = {}  # a default: older projects have none
     label: bool = False  # a default: older projects have none
+    background: Path | None = None  # a default: older projects have none
 
     @property
     def overlay_files(self) -> list[Path]:
@@ -166,16 +167,18 @@ class FilmProject:
         path, settings = self.settings.film, self.settings
         try:
             state = path.stat()
+            if settings.background is not None:
+                settings.background.stat()
         except OSError as error:
-            what = f"the film is not there ({error.strerror})"
-            raise UsageError(what, where=str(path), cure=f"put it back, or correct {SETTINGS}") from error
+            what = f"the project's {'film' if str(error.filename) == str(path) else 'background'} is not there ({error.strerror})"
+            raise UsageError(what, where=str(error.filename), cure=f"put it back, or correct {SETTINGS}") from error
         facts = _read_facts(self.store.folder / FACTS)
         is_unchanged = (state.st_size, state.st_mtime_ns) == (facts.size_bytes, facts.changed_ns)
         if not is_unchanged and hash_file(path) != facts.sha256:
             raise ChangedArtifactError(
                 "the film is another one than the project was made for", where=str(path), cure="make a new project"
             )
-        return Film(path, facts.info, size, settings.tone_map, facts.sha256)
+        return Film(path, facts.info, size, settings.tone_map, facts.sha256, settings.background)
 
     @property
     def film_seconds(self) -> float:
