@@ -102,8 +102,8 @@ def new(
     scripts = _by_language(script, "--script", languages, settings.source_language)
     folder = project or film.with_name(f"{film.stem}.dub")
     _create(settings, folder, scripts, None if scripts else _transcriber(by, recogniser, url))
-    what = "may be edited" if scripts else "holds words that a machine recognised: correct and translate them"
-    typer.echo(f"film: {folder}, whose segments.csv {what}")
+    next_step = "may be edited" if scripts else "holds words that a machine recognised: correct and translate them"
+    typer.echo(f"film: {folder}, whose segments.csv {next_step}")
 
 
 def _transcriber(by: str, model: str, url: str) -> Transcriber:

@@ -9,7 +9,7 @@ Axes: F frames at the model's rate, H height, W width, N samples, C channels.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain, islice, pairwise, repeat
@@ -151,13 +151,9 @@ class Film:
         """A forward reader of its speech (N, C) at the model's sample rate."""
         return SlidingWindow(self._speech(self.size.sample_rate_hz, self.channels))
 
-    def sound_parts(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """`source_sound` in blocks, and the background (N, C) in the same blocks: zeros where there is none."""
-        background = self._background_window(self.info.sample_rate_hz, self.channels)
-        start = 0
-        for block in self.source_sound():
-            yield block, background(start, start + len(block))
-            start += len(block)
+    def sound_parts(self) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        """`source_sound` in blocks, each with its first sample and the background (N, C) there: zeros where there is none."""
+        return self._with_background(self.source_sound(), self.info.sample_rate_hz, self.channels)
 
     def clip_of(self, frames_FHWC: np.ndarray, sound: SlidingWindow, first: int, last: int) -> Clip:
         """A clip of frames `first` up to `last`; beyond the film's end its last frame is held, with silence."""
@@ -179,17 +175,23 @@ class Film:
 
     def _speech(self, sample_rate_hz: int, channels: int) -> Iterator[np.ndarray]:
         """Its sound less the background, in blocks (N, C)."""
-        background, start = self._background_window(sample_rate_hz, channels), 0
-        for block in self._sound(sample_rate_hz, channels):
-            yield block - background(start, start + len(block))
-            start += len(block)
-
-    def _background_window(self, sample_rate_hz: int, channels: int) -> Callable[[int, int], np.ndarray]:
-        """The background's samples (N, C) from a first up to a last one; silence after its end, or where there is none."""
+        blocks = self._sound(sample_rate_hz, channels)
         if self.background is None:
-            return lambda start, stop: np.zeros((stop - start, channels), np.float32)
-        window = SlidingWindow(media.sound(self.background, sample_rate_hz=sample_rate_hz, channels=channels))
-        return lambda start, stop: cut_or_pad(window.window(start, stop).reshape(-1, channels).T, stop - start).T
+            return blocks
+        return (block - background for _, block, background in self._with_background(blocks, sample_rate_hz, channels))
+
+    def _with_background(
+        self, blocks: Iterator[np.ndarray], sample_rate_hz: int, channels: int
+    ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        """Blocks (N, C) of its sound, each with its first sample and the background there; silence after the background's end."""
+        source = self.background
+        quiet: Iterator[np.ndarray] = iter(())
+        sound = quiet if source is None else media.sound(source, sample_rate_hz=sample_rate_hz, channels=channels)
+        window, start = SlidingWindow(sound), 0
+        for block in blocks:
+            part_NC = window.window(start, start + len(block)).reshape(-1, channels)
+            yield start, block, cut_or_pad(part_NC.T, len(block)).T
+            start += len(block)
 
     def _check_background(self, background: Path) -> None:
         """Refuse a background that is silent, or that is not in the film's sound: then the difference is louder than the film.
@@ -197,15 +199,13 @@ class Film:
         Raises:
             UnreadableMediaError: with the reason.
         """
-        window, start, power, rest = self._background_window(_LEVEL_RATE_HZ, 1), 0, 0.0, 0.0
-        for block in self._sound(_LEVEL_RATE_HZ, 1):
-            part = window(start, start + len(block))
-            start += len(block)
+        power = rest = 0.0
+        for _, block, part in self._with_background(self._sound(_LEVEL_RATE_HZ, 1), _LEVEL_RATE_HZ, 1):
             if np.abs(part).max(initial=0.0) > media.SILENCE:
                 power += float(np.square(block).sum())
                 rest += float(np.square(block - part).sum())
         if rest >= power:
-            what = "the background is not in the film's sound" if power else "the background is silent"
+            what = "the background is not in the film's sound" if rest else "the background is silent"
             cure = "give the film's music and effects without speech, from the film's start and at the film's level"
             raise UnreadableMediaError(what, where=str(background), cure=cure)
 

@@ -48,12 +48,10 @@ def joined_sound(film: Film, dubs: Sequence[ChunkDub], gain: float) -> Iterator[
     rate = film.info.sample_rate_hz
     voices: dict[ChunkDub, np.ndarray] = {}
     active_dubs = _ActiveDubs(dubs, lambda dub: _samples(film, dub))
-    start = 0
-    for block, background in film.sound_parts():
+    for start, block, background in film.sound_parts():
         active = active_dubs.between(start, start + len(block))
         voices = {dub: voices[dub] if dub in voices else dub.sound(film, rate) for dub in active}
         yield background + _mix(film, block - background, start, voices, gain) if voices else block
-        start += len(block)
 
 
 def gain_to_match(film: Film, dubs: Sequence[ChunkDub]) -> float:
@@ -301,13 +299,12 @@ def _padded_slice(sound_NC: np.ndarray, start: int, length: int) -> np.ndarray:
 
 def _source_speech(film: Film, dubs: Sequence[ChunkDub]) -> Iterator[np.ndarray]:
     """The film's own speech where the dubs speak."""
-    rate, active_dubs, start = film.info.sample_rate_hz, _ActiveDubs(dubs, lambda dub: _samples(film, dub)), 0
-    for block, background in film.sound_parts():
+    rate, active_dubs = film.info.sample_rate_hz, _ActiveDubs(dubs, lambda dub: _samples(film, dub))
+    for start, block, background in film.sound_parts():
         seconds_N = (start + np.arange(len(block))) / rate
         if active := active_dubs.between(start, start + len(block)):
             speech = block - background
             yield speech[np.max([_speech_weight(film, dub, seconds_N) for dub in active], axis=0) > 0.5]
-        start += len(block)
 
 
 def _dubbed_speech(film: Film, dubs: Sequence[ChunkDub]) -> Iterator[np.ndarray]:
