@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import signal
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import kubernetes_validate
 import pytest
 from doubles.cluster_jobs import DISRUPTED, ClusterJobs
+from doubles.trainer_status import TrainerStatus
 
-from dubmill.cluster import jobs, kubernetes
+from dubmill.cluster import jobs, kubernetes, progress
 from dubmill.cluster.jobs import FailedJobError, JobSpec
+from dubmill.cluster.progress import reported_progress
 from dubmill.errors import InterruptedStepError, ServiceUnavailableError, UsageError
 
 SPEC = JobSpec(3, "dubmill/gpu:1", 4, 64, 1, "work", "/work", queue="gpus", priority="dubmill-batch", code="c0de")
@@ -151,3 +155,101 @@ def test_without_kubeflow_trainer_the_task_says_how_to_train_on_one_node(start):
     with pytest.raises(UsageError, match="not installed") as raised:
         jobs.run_training("dubmill-train-1", [], SPEC)
     assert "--train-nodes 1" in raised.value.cure
+
+
+@pytest.fixture
+def trainer(tmp_path, monkeypatch):
+    """Kubeflow Trainer's status server, and its variables as in the pod of rank 0."""
+    monkeypatch.setenv("RANK", "0")
+    with TrainerStatus(tmp_path) as server:
+        for name, value in server.variables.items():
+            monkeypatch.setenv(name, value)
+        yield server
+
+
+@contextmanager
+def training(folder, trainer, *, num_steps=8, poll_seconds=0.002):
+    """Yields a function that writes lines of losses up to a step, and returns when the server has taken or refused that step."""
+    path = folder / "losses.jsonl"
+
+    def reach(step, *, is_awaited=True):
+        rows = [{"step": done, "video": 0.5, "audio": 0.25, "total": 0.75, "lr": 2e-4} for done in range(1, step + 1)]
+        num_answers = len(trainer.statuses) + len(trainer.refusals)
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"step": ')  # the next line is being written
+        while is_awaited and len(trainer.statuses) + len(trainer.refusals) == num_answers:
+            pass
+
+    with reported_progress(path, num_steps=num_steps, poll_seconds=poll_seconds):
+        yield reach
+
+
+def test_a_training_shows_its_progress_in_the_status_of_its_trainjob(tmp_path, trainer):
+    with training(tmp_path, trainer) as reach:
+        for step in (2, 5, 8):
+            reach(step)
+    assert [status["progressPercentage"] for status in trainer.statuses] == [25, 62, 100]
+    first, *others = trainer.statuses
+    assert "estimatedRemainingSeconds" not in first  # nothing was trained since the first look, so no rate is known
+    assert [status["estimatedRemainingSeconds"] >= 0 for status in others] == [True, True]
+    values = {metric["name"]: metric["value"] for metric in others[-1]["metrics"]}
+    assert values == {"step": "8", "loss.video": "0.5", "loss.audio": "0.25", "loss.total": "0.75", "lr": "0.0002"}
+    assert not trainer.refusals
+
+
+def test_the_time_left_of_a_training_that_goes_on_is_measured_from_its_checkpoint(tmp_path, trainer, monkeypatch):
+    clock = iter(range(0, 1000, 10))  # seconds of each look that begins a measurement, and of each estimate
+    monkeypatch.setattr(progress.time, "monotonic", lambda: float(next(clock)))
+    report = progress._Report(tmp_path / "losses.jsonl", 8)
+    monkeypatch.setattr(progress, "_post", lambda status: trainer.statuses.append(status["trainerStatus"]))
+    for step in (6, 4, 5):  # the draft of a killed pod; cut back to its checkpoint; a step later
+        report.losses.write_text(json.dumps({"step": step, **dict.fromkeys(progress.METRICS, 1.0)}) + "\n")
+        report.send()
+    assert [status.get("estimatedRemainingSeconds") for status in trainer.statuses] == [None, None, 30]
+
+
+def test_a_pod_whose_token_and_certificate_are_renewed_goes_on_reporting(tmp_path, trainer):
+    with training(tmp_path, trainer) as reach:
+        reach(1)
+        trainer.tokens = {"token-2"}
+        (tmp_path / "token").write_text("token-2")
+        reach(2)
+    assert (len(trainer.statuses), trainer.refusals) == (2, [])
+
+
+def test_a_status_server_that_refuses_warns_once_and_the_training_goes_on(tmp_path, trainer, caplog):
+    trainer.tokens = {"of another job"}
+    with training(tmp_path, trainer) as reach:
+        reach(1)
+        reach(2)
+    assert len(trainer.refusals) >= 2
+    assert not trainer.statuses
+    assert [record.getMessage() for record in caplog.records] == [
+        "the TrainJob does not show the progress of the training: HTTP Error 403: Forbidden"
+    ]
+
+
+def test_a_certificate_that_does_not_fit_the_server_gets_no_token(tmp_path, trainer, caplog):
+    (tmp_path / "other").mkdir()
+    with TrainerStatus(tmp_path / "other"):
+        (tmp_path / "other/ca.crt").replace(tmp_path / "ca.crt")
+    with training(tmp_path, trainer, poll_seconds=60) as reach:
+        reach(1, is_awaited=False)
+    assert "certificate verify failed" in caplog.text
+    assert not trainer.refusals
+
+
+@pytest.mark.parametrize("variable", [("RANK", "1"), ("KUBEFLOW_TRAINER_SERVER_URL", "")])
+def test_other_ranks_and_pods_without_a_status_server_report_nothing(tmp_path, trainer, monkeypatch, variable):
+    monkeypatch.setenv(*variable)
+    with training(tmp_path, trainer, poll_seconds=60) as reach:
+        reach(8, is_awaited=False)
+    assert (trainer.statuses, trainer.refusals) == ([], [])
+
+
+def test_the_task_that_waits_for_a_training_says_how_far_it_is(start, caplog):
+    caplog.set_level("INFO")
+    api = start()
+    path = "/apis/trainer.kubeflow.org/v1alpha1/namespaces/dubmill/trainjobs/dubmill-train-1"
+    api.run_pod = lambda command, index: api.jobs[path]["status"].update(trainerStatus={"progressPercentage": 45}) or 0
+    jobs.run_training("dubmill-train-1", [], SPEC)
+    assert "dubmill-train-1: 0 active, 1 succeeded, 0 failed, 45 % trained" in caplog.messages

@@ -25,6 +25,7 @@ from dubmill.artifacts.publish import publish
 from dubmill.artifacts.references import write_reference
 from dubmill.artifacts.store import Adapter, Artifact, Backbone, ClipSet, DubSet, LatentSet, PairSet
 from dubmill.cluster import jobs
+from dubmill.cluster.progress import reported_progress
 from dubmill.config.overlays import SHIPPED_PARAMS, read_yaml
 from dubmill.config.params import Section
 from dubmill.config.training import TrainParams
@@ -205,7 +206,7 @@ def _wait_for(command: list[str]) -> tuple[int, bool]:
 
 
 def main(backbone: str, latents: str, section: str, out: str) -> None:
-    """The main function of each process of `train_together`."""
+    """The main function of each process of `train_together`, and of the nodes of a TrainJob."""
     import logging
 
     from dubmill.steps.train import train as step
@@ -213,7 +214,8 @@ def main(backbone: str, latents: str, section: str, out: str) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     params = TrainParams.model_validate_json(Path(section).read_text())
     try:
-        step(Backbone.open(backbone), LatentSet.open(latents), params, Path(out))
+        with reported_progress(Path(out) / LOSSES_FILE, num_steps=params.num_steps):
+            step(Backbone.open(backbone), LatentSet.open(latents), params, Path(out))
     except DubmillError as error:
         sys.stderr.write(f"{error.sentence}\n")
         sys.exit(error.exit_code)

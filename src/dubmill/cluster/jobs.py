@@ -238,9 +238,9 @@ def _progress(found: dict[str, Any]) -> str:
     if spec.get("suspend"):
         return "waits for quota"
     counts = [status, *(status.get("jobsStatus") or [])]
-    return ", ".join(
-        f"{sum(one.get(name) or 0 for one in counts)} {name}" for name in ("active", "succeeded", "failed")
-    )
+    texts = [f"{sum(one.get(name) or 0 for one in counts)} {name}" for name in ("active", "succeeded", "failed")]
+    percentage = (status.get("trainerStatus") or {}).get("progressPercentage")  # see cluster/progress.py
+    return ", ".join([*texts, *([] if percentage is None else [f"{percentage} % trained"])])
 
 
 def _delete(path: str) -> None:
