@@ -50,6 +50,20 @@ from dubmill.errors import ServiceUnavailableError, without_secrets
         ("password=SECRET host=db", "password=*** host=db"),
         ("host=db password='SE CR\\'ET' user=ana", "host=db password=*** user=ana"),
         ("('https://host/?key=SECRET').", "('https://host/?key=***')."),
+        ("https://host/?codec=h264&author=ana&timecode=1", "https://host/?codec=h264&author=ana&timecode=1"),
+        (
+            "https://host/?design=3&keyword=a&keyframes=2&bypassed=1",
+            "https://host/?design=3&keyword=a&keyframes=2&bypassed=1",
+        ),
+        ("passport=ES host=db", "passport=ES host=db"),
+        ("https://host/?auth_code=SECRET&x-code=SECRET", "https://host/?auth_code=***&x-code=***"),
+        (
+            "https://host/?apiKey=SECRET&authCode=SECRET&dbpass=SECRET",
+            "https://host/?apiKey=***&authCode=***&dbpass=***",
+        ),
+        ("https://host/?Authorization=SECRET&oauth=SECRET", "https://host/?Authorization=***&oauth=***"),
+        ("https://host/?AWSAccessKeyId=AK&sign=SECRET", "https://host/?AWSAccessKeyId=***&sign=***"),
+        ("DB_PASS=SECRET host=db", "DB_PASS=*** host=db"),
         ("https://host/?" + 99 * "x" + "token=SECRET", "https://host/?" + 99 * "x" + "token=***"),
     ],
 )

@@ -30,12 +30,17 @@ from typing import Any
 _UP_TO_AT = re.compile(r"(?<!\S)\S*@")
 # user:password@, where the password may hold an unencoded / ? # (a port is none); or the user alone, which SSH needs (ssh://git@host)
 _LOGIN = re.compile(r"(?<=://)(?:[^\s/?#:]*:(?!\d{0,5}[/?#])[^\s@]*@(?:[^\s?#]*@)?|(?<!ssh://)[^\s/?#]*@)")
-_NAMES = "pass|pwd|token|secret|sig|credential|key|auth|code"
+# Of names that hold secrets: these anywhere, words at the end of a part (dbpass, api-key), and whole parts (code, not codec or timecode)
+_ANYWHERE = "passw|passphrase|pwd|token|secret"
+_NAMES = (
+    rf"{_ANYWHERE}|credential|signature|accesskey|authori[sz]|authent|(?:access|auth|pass)code"
+    "|(?:pass|keys?|sig|auth)(?![a-z])|(?<![a-z])(?:code|sign)(?![a-z])"
+)
 # A value ends at & or a space; marks at its end belong to the sentence around it
 _QUERY = re.compile(rf"([?&#;](?>[^=&?#;\s]*?(?:{_NAMES}))[^=&?#;\s]*+=)[^&\s]*(?<![;:)'\",.\]])", re.IGNORECASE)
 # libpq's form: password=SECRET host=db
 _WORD = re.compile(
-    r"((?<!\S)(?>[^=&?#;\s]*?(?:pass|pwd|token|secret))[^=&?#;\s]*+=)(?:'(?:[^'\\]|\\.)*'|[^\s]*(?<![;:)'\",.\]]))",
+    rf"((?<!\S)(?>[^=&?#;\s]*?(?:{_ANYWHERE}|pass(?![a-z])))[^=&?#;\s]*+=)(?:'(?:[^'\\]|\\.)*'|[^\s]*(?<![;:)'\",.\]]))",
     re.IGNORECASE | re.DOTALL,
 )
 
