@@ -3,6 +3,7 @@
 import threading
 import time
 import weakref
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,13 @@ from doubles.releases import small_clip
 
 from dubmill.artifacts.rows import Line
 from dubmill.config import params
+from dubmill.dubbing.clip_size import ClipSize
 from dubmill.dubbing.dubber import Dubber
 from dubmill.errors import UnsupportedTextError
 from dubmill.model.memory import explained_out_of_memory
+from dubmill.serving import room
 from dubmill.serving.batching import BatchingDubber, WaitingClip
+from dubmill.serving.room import clip_bytes, container_bytes, room_for_clips
 from dubmill.worlds.materialize import materialize
 
 LINE = Line(language="es", text="uno dos")
@@ -78,10 +82,10 @@ def dub_together(dubber, requests, *, model, is_ready):
     return results
 
 
-def batch_of(inner, requests, max_clips=4):
+def batch_of(inner, requests, max_clips=4, num_fitting=100):
     """The results of requests that wait for a model together."""
     model = threading.Lock()
-    dubber = BatchingDubber(inner, model=model, max_clips=max_clips)
+    dubber = BatchingDubber(inner, model=model, max_clips=max_clips, num_fitting=lambda: num_fitting)
     return dub_together(dubber, requests, model=model, is_ready=lambda: len(dubber._waiting) == len(requests))
 
 
@@ -95,6 +99,23 @@ def test_clips_that_wait_together_are_dubbed_in_one_call_as_many_as_allowed():
     alone = [ToneDubber().dub(small_clip(), line=LINE, seed=seed) for seed in range(5)]
     assert inner.sizes == [3, 2]
     assert all(np.array_equal(one.audio_CN, other.audio_CN) for one, other in zip(results, alone, strict=True))
+
+
+def test_a_batch_never_has_more_clips_than_fit_the_free_memory():
+    inner = Recorder()
+    batch_of(inner, [request(seed) for seed in range(5)], num_fitting=2)
+    assert inner.sizes == [2, 2, 1]
+
+
+@pytest.mark.parametrize(
+    ("limit", "expected"), [("max", float("inf")), ("1000", 1000 - 900 + 300 + 50), ("not there", float("inf"))]
+)
+def test_a_containers_limit_counts_where_it_has_one_and_pages_of_files_are_free(tmp_path, limit, expected):
+    if limit != "not there":
+        (tmp_path / "memory.max").write_text(f"{limit}\n")
+    (tmp_path / "memory.current").write_text("900\n")
+    (tmp_path / "memory.stat").write_text("anon 550\ninactive_file 300\nactive_file 50\n")
+    assert container_bytes(tmp_path) == expected
 
 
 def test_a_clip_that_fails_or_is_cancelled_does_not_touch_the_others_of_its_batch():
@@ -119,7 +140,7 @@ def test_the_sampler_stops_once_every_job_of_the_batch_is_cancelled():
 def test_a_batch_that_does_not_fit_the_memory_is_dubbed_in_smaller_ones():
     inner = Recorder(limit=2)
     model = threading.Lock()
-    dubber = BatchingDubber(inner, model=model, max_clips=4)
+    dubber = BatchingDubber(inner, model=model, max_clips=4, num_fitting=lambda: 100)
     for sizes in ([4, 1, 1, 1, 1], [2, 2]):
         inner.sizes.clear()
         requests = [request(seed) for seed in range(4)]
@@ -185,6 +206,17 @@ def test_nano_dubs_a_clip_in_a_batch_as_it_does_alone(nano):
         assert np.abs(alone.audio_CN).max() > 0.01
 
 
+def test_as_many_clips_of_nano_fit_as_the_plan_counts_and_at_least_one(nano, monkeypatch):
+    size = ClipSize(33, 64, 64, Fraction(25), 16000)
+    free = [3.5 * clip_bytes(nano, size)]
+    monkeypatch.setattr(room, "free_bytes", lambda device: free[0])
+    num_fitting = room_for_clips(nano, size)
+    assert num_fitting() == 3
+    free[0] = 0.0
+    assert num_fitting() == 1
+    assert clip_bytes(nano, ClipSize(65, 64, 64, Fraction(25), 16000)) > 1.9 * clip_bytes(nano, size)
+
+
 @pytest.mark.parametrize("part", ["audio_vae", "vae"])
 def test_clips_that_do_not_fit_the_memory_of_a_decoder_are_sampled_in_smaller_batches(nano, part, monkeypatch):
     """Only the sampler's lack of memory halved the batch: later ones were sampled in full, and all in vain."""
@@ -202,7 +234,7 @@ def test_clips_that_do_not_fit_the_memory_of_a_decoder_are_sampled_in_smaller_ba
         [(small_clip(num_frames=17), request(seed, "uno dos tres")[1]) for seed in range(2)],
         threading.Lock(),
     )
-    dubber = BatchingDubber(nano, model=model, max_clips=2)
+    dubber = BatchingDubber(nano, model=model, max_clips=2, num_fitting=lambda: 100)
     for expected in ([2, 1, 1], [1, 1]):
         sizes.clear()
         results = dub_together(dubber, requests, model=model, is_ready=lambda: len(dubber._waiting) == 2)

@@ -406,7 +406,8 @@ def test_a_client_learns_languages_adapters_and_limits(served):
     assert [one["tag"] for one in served.get("/v1/languages").json()["languages"]][:2] == ["en", "es"]
     assert served.get("/v1/adapters").json()["adapters"][0]["version"] == "7"
     assert served.get("/v1/limits").json()["clip_seconds"] == pytest.approx(1.04)
-    assert served.get("/v1/limits").json()["max_waiting"] == 60
+    limits = served.get("/v1/limits").json()
+    assert (limits["max_waiting"], limits["batch_size"]) == (60, 2)
 
 
 def test_an_adapter_is_added_chosen_and_removed_while_the_server_runs(served):

@@ -20,8 +20,9 @@ from dubmill.plan.architecture import load_architecture
 from dubmill.plan.disk import caption_feature_bytes, disk_of, num_checkpoints, pair_latent_bytes
 from dubmill.plan.gpus import all_gpus, gpu_named, load_assumptions
 from dubmill.plan.host import host_needs
-from dubmill.plan.memory import GpuSetup, MemorySavings, memory_of, savings_in_params
-from dubmill.plan.work import clip_shapes, work_of
+from dubmill.plan.layers import Tokens
+from dubmill.plan.memory import GpuSetup, MemorySavings, dub_clip_bytes, memory_of, savings_in_params
+from dubmill.plan.work import clip_shapes, num_dub_samples, work_of
 
 ROOT = Path(__file__).parent.parent
 COMMITTED = ROOT / "params.yaml"
@@ -340,6 +341,30 @@ def test_a_dub_fits_that_would_not_with_its_text_encoder_on_the_gpu_all_the_time
     assert dub.settings == []
     assert dub.memory.total + 2 * made.request.architecture.parameters["text_encoder"] > made.request.gpu.vram_bytes
     assert dub.memory.total <= made.request.gpu.vram_bytes
+
+
+@pytest.mark.parametrize("attention", ["full", "self"])
+@pytest.mark.parametrize("preset", ["jdi-19b", "jdi-19b-two-stages"])
+def test_a_clip_of_a_batch_takes_what_the_plan_counts_for_it(preset, attention):
+    """The endpoint divides the free memory by it; the cached keys and values of the reference were not counted."""
+    question = with_train(request_for(preset), reference_attention=attention)
+    architecture, clips = question.architecture, clip_shapes(question.params, question.architecture)
+
+    def activations(batch_size: int) -> float:
+        dub = question.params.dub.model_copy(update={"batch_size": batch_size})
+        params = question.params.model_copy(update={"dub": dub})
+        work = work_of(params, architecture)[4]
+        return memory_of(work, params, architecture, savings_in_params(params), GpuSetup(1, 0.0, 1.0)).activations
+
+    tokens, sampling = Tokens(2 * clips.half.video_tokens, 2 * clips.half.audio, 1024), question.params.dub.sampling
+    one = dub_clip_bytes(
+        architecture,
+        tokens,
+        clips.half_pixels,
+        num_samples=num_dub_samples(sampling, 1),
+        caches_reference=attention == "self",
+    )
+    assert activations(21) - activations(20) == pytest.approx(one)
 
 
 @pytest.mark.parametrize(("value", "expected"), [("cpu", "cpu"), ("", "cpu"), ("gpu", "meta")])

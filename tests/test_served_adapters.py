@@ -17,6 +17,7 @@ from dubmill.dubbing.consent import ConsentLedger
 from dubmill.dubbing.service import DubbingService
 from dubmill.errors import UnsupportedTextError
 from dubmill.faces import NO_DETECTION
+from dubmill.serving import adapters
 from dubmill.serving.adapters import LoadedReleases, ReleaseFolders, UnknownAdapterError, choose
 
 LINE = Line(language="es", text="uno dos")
@@ -41,6 +42,7 @@ class Served:
 def tones(tmp_path, monkeypatch):
     """Releases for English and Spanish, whose model is a tone."""
     monkeypatch.setattr(opening, "open_dubber", lambda backbone, source, beside=None: ToneDubber())
+    monkeypatch.setattr(adapters, "room_for_clips", lambda dubber, size: lambda: 1)
     backbone = tiny_backbone(tmp_path / "backbone")
     first = tiny_release(tmp_path / "release", backbone)
     served = Served(tmp_path, backbone, first, lambda source: ToneDubber())
@@ -67,6 +69,13 @@ def test_a_new_release_is_served_by_its_name_and_for_its_language(tones):
     with pytest.raises(UnknownAdapterError, match="use release, french-1, french-2"):
         version_of(tones, "german")
     assert [event["adapter"] for event in tones.events] == ["release", "french-1", "french-2"]
+
+
+def test_batches_that_do_not_fit_the_memory_are_smaller_than_asked_for_and_the_server_says_so(tones, caplog):
+    tiny_release(tones.others / "french", tones.backbone, version="8", languages=["fr"])
+    tones.releases.refresh()
+    assert [event["batch_size"] for event in tones.events] == [1, 1]
+    assert "french: batches have 1 clips and not 2" in caplog.text
 
 
 def test_a_request_for_an_adapter_that_was_just_added_finds_it(tones):

@@ -85,6 +85,11 @@ def _weight_bytes(work: Work, params: Params, architecture: Architecture, has_gp
     return max(loaded) if has_gpu else sum(loaded)
 
 
+def dub_pixel_bytes(num_pixels: int) -> int:
+    """Returns the CPU memory of the pixels of one clip's dub: the clip and its dub, while both are read and written."""
+    return 4 * num_pixels * PIXEL_BYTES
+
+
 def _data_bytes(step: str, params: Params, architecture: Architecture, disk: dict[str, int]) -> float:
     clips = clip_shapes(params, architecture)
     pair = 2 * clips.half_pixels * PIXEL_BYTES
@@ -96,7 +101,7 @@ def _data_bytes(step: str, params: Params, architecture: Architecture, disk: dic
         # shards are written as they come and merged row by row: the tensors of one batch, and their file, are held
         "encode": params.encode.batch_size * (pair + 2 * (latents + 2 * caption_feature_bytes(architecture))),
         "train": 2 * checkpoint,  # its tensors, and the file that is written
-        "dub": params.dub.batch_size * 2 * pair + disk["adapter"],
+        "dub": params.dub.batch_size * dub_pixel_bytes(clips.half_pixels) + disk["adapter"],
         "evaluate": pair,
         "promote": pair,
     }.get(step, 0)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import astuple, dataclass
 
 from dubmill.config.params import Params
-from dubmill.plan.architecture import Architecture
-from dubmill.plan.layers import Int8Layers
+from dubmill.plan.architecture import PARTS, Architecture
+from dubmill.plan.layers import Int8Layers, Tokens
 from dubmill.plan.work import Work
 
 BF16, FP32 = 2, 4
@@ -73,6 +73,8 @@ def memory_of(
     precision = architecture.number_bytes / BF16
     share = 1 / work.batch_size if savings.batch_of_one else 1
     denoising = precision * _activations(work, architecture, savings) + _masks(work, params)
+    if work.step == "dub" and params.train.reference_attention == "self":
+        denoising += precision * _reference_cache(work, architecture)
     vae = architecture.video_vae
     coding = precision * work.num_pixels * (vae.encode_bytes if work.step == "encode" else vae.decode_bytes)
     lora, gradients, moments = _trained(work, params, architecture, savings, setup)
@@ -86,6 +88,20 @@ def memory_of(
         activations=busy,
         reserve=setup.context_bytes + (setup.margin - 1) * busy,
     )
+
+
+def dub_clip_bytes(
+    architecture: Architecture, tokens: Tokens, num_pixels: int, *, num_samples: int, caches_reference: bool
+) -> float:
+    """Returns the bytes that each clip of a batch takes while it is dubbed, without a margin; the weights are not counted.
+
+    `tokens` are those of the clip and of its reference, and `num_samples` go through the transformer for it at once.
+    """
+    work = Work("dub", "1 clip", tokens, 1, num_samples, num_pixels, 0.0, PARTS, 1)
+    denoising = _sampling_activations(work, architecture)
+    if caches_reference:
+        denoising += _reference_cache(work, architecture)
+    return architecture.number_bytes / BF16 * max(denoising, num_pixels * architecture.video_vae.decode_bytes)
 
 
 def weight_bytes(count: int, int8_layers: Int8Layers, number_bytes: float) -> float:
@@ -139,15 +155,30 @@ def _trained(
 
 def _activations(work: Work, architecture: Architecture, savings: MemorySavings) -> float:
     """Returns the bytes of the transformer's activations in bf16."""
-    units, model, tokens = architecture.activations, architecture.transformer, work.tokens
-    video, audio = BF16 * tokens.video * model.video_width, BF16 * tokens.audio * model.audio_width
+    units, model = architecture.activations, architecture.transformer
     if work.step != "train":
-        return work.num_samples * units.inference * (video + audio)
+        return _sampling_activations(work, architecture)
+    video, audio = _stream_bytes(work, architecture)
     block = units.block_video * video + units.block_audio * audio
     around = units.around * (video + audio)
     inputs = model.num_blocks * (video + audio)
     kept = block + inputs if savings.gradient_checkpointing else model.num_blocks * block
     return work.num_samples * (around + kept)
+
+
+def _sampling_activations(work: Work, architecture: Architecture) -> float:
+    return work.num_samples * architecture.activations.inference * sum(_stream_bytes(work, architecture))
+
+
+def _reference_cache(work: Work, architecture: Architecture) -> float:
+    """Returns the bytes in bf16 of all blocks' keys and values of the references, which are half of the tokens."""
+    return work.batch_size * architecture.transformer.num_blocks * sum(_stream_bytes(work, architecture))
+
+
+def _stream_bytes(work: Work, architecture: Architecture) -> tuple[int, int]:
+    """Returns the bytes in bf16 of one sample's video and audio tokens at the width of the transformer."""
+    tokens, model = work.tokens, architecture.transformer
+    return BF16 * tokens.video * model.video_width, BF16 * tokens.audio * model.audio_width
 
 
 def _masks(work: Work, params: Params) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dubmill.config.params import Params
-from dubmill.config.sampling import SamplingParams
+from dubmill.config.sampling import DubSamplingParams, SamplingParams
 from dubmill.model.shapes import LatentShape, half_frames, latent_shape
 from dubmill.plan.architecture import PARTS, Architecture
 from dubmill.plan.layers import Tokens
@@ -92,6 +92,11 @@ def _tokens(shape: LatentShape, architecture: Architecture, *, times: int = 1) -
 def _num_at_once(sampling: SamplingParams, batch_size: int) -> int:
     """Returns the samples of the largest forward pass: with guidance, captioned and uncaptioned run together."""
     return batch_size * (2 if _is_guided(sampling.video_guidance, sampling.audio_guidance) else 1)
+
+
+def num_dub_samples(sampling: DubSamplingParams, batch_size: int) -> int:
+    """Returns the samples of a dub's largest forward pass: that of the second stage, where there is one, has no guidance."""
+    return batch_size if sampling.second_stage.sigmas else _num_at_once(sampling, batch_size)
 
 
 def _num_forwards(sampling: SamplingParams) -> int:
@@ -204,11 +209,10 @@ def _dub(params: Params, architecture: Architecture, clips: ClipShapes) -> Work:
     generated = [method for method in section.methods if method in ("adapter", "base")]
     num_clips = 2 * params.prompts.num_heldout
     tokens = _tokens(clips.half, architecture, times=2)
-    num_pixels, num_samples = clips.half_pixels, _num_at_once(section.sampling, section.batch_size)
+    num_pixels = clips.half_pixels
     second = section.sampling.second_stage.sigmas
-    if second:  # the first stage works at half the height and width, the second at the clip's size, without guidance
+    if second:  # the first stage works at half the height and width, the second at the clip's size
         first_tokens = Tokens(tokens.video // 4, tokens.audio, tokens.text)
-        num_samples = section.batch_size
         flops = float(_num_forwards(section.sampling) * model.forward_flops(first_tokens))
         flops += len(second) * model.forward_flops(tokens)
     else:
@@ -219,7 +223,7 @@ def _dub(params: Params, architecture: Architecture, clips: ClipShapes) -> Work:
         amount=f"{num_clips * len(generated)} clips",
         tokens=tokens,
         batch_size=section.batch_size,
-        num_samples=num_samples,
+        num_samples=num_dub_samples(section.sampling, section.batch_size),
         num_pixels=section.batch_size * num_pixels,
         flops=num_clips * len(generated) * (flops + coding),
         parts=PARTS,

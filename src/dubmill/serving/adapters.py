@@ -21,6 +21,7 @@ from dubmill.dubbing.model_source import ModelSource
 from dubmill.dubbing.service import DubbingService
 from dubmill.errors import DubmillError, UnsupportedTextError, UsageError
 from dubmill.serving.batching import BatchingDubber
+from dubmill.serving.room import room_for_clips
 
 log = logging.getLogger("dubmill.serving")
 
@@ -72,6 +73,7 @@ class LoadedRelease:
     """A release on the backbone; `num_uses` jobs have it, and it is not unloaded before they end."""
 
     service: DubbingService  # for many threads
+    dubber: BatchingDubber  # that of `service`
     num_uses: int = 0
 
 
@@ -96,7 +98,7 @@ class LoadedReleases:
         self._seen = {RELEASE: _signature(folders.release)}  # of each folder, when it was last loaded or refused
         self._retired: list[LoadedRelease] = []
         self._lock, self._refreshing = threading.Lock(), threading.Lock()
-        report({"event": "adapter", "adapter": RELEASE, "path": str(folders.release)})
+        self._report_served(RELEASE, folders.release, self._loaded[RELEASE])
 
     @property
     def sources(self) -> dict[str, ModelSource]:
@@ -146,23 +148,37 @@ class LoadedReleases:
         signature = _signature(path)
         if self._seen.get(name) == signature:
             return
-        event, started = {"event": "adapter", "adapter": name, "path": str(path)}, time.monotonic()
+        started = time.monotonic()
         try:
             loaded = self._load(path)
         except DubmillError as error:
             self._seen[name] = signature
             log.error("the adapter %s cannot be served: %s", name, error.sentence)
-            self._report({**event, "problem": error.sentence[:MAX_PROBLEM_CHARACTERS]})
+            problem = error.sentence[:MAX_PROBLEM_CHARACTERS]
+            self._report({"event": "adapter", "adapter": name, "problem": problem})
             return
         self._seen[name] = signature
         self._replace(name, loaded)
         log.info("%s %s is served after %.2f s", name, loaded.service.source.version, time.monotonic() - started)
-        self._report(event)
+        self._report_served(name, path, loaded)
+
+    def _report_served(self, name: str, path: Path, loaded: LoadedRelease) -> None:
+        """Report that a release is served, with the size of its batches, and log a size that is less than was asked for."""
+        batch_size = loaded.dubber.max_clips
+        if batch_size < self._batch_size:
+            log.warning(
+                "%s: batches have %d clips and not %d, since no more fit the free memory by the counts of `dubmill plan`",
+                name,
+                batch_size,
+                self._batch_size,
+            )
+        self._report({"event": "adapter", "adapter": name, "path": str(path), "batch_size": batch_size})
 
     def _served(self, service: DubbingService) -> LoadedRelease:
         loaded = cast(BatchDubber, service.dubber)  # of `open_dubber`, never one that loads its weights later
-        dubber = BatchingDubber(loaded, model=self._model, max_clips=self._batch_size)
-        return LoadedRelease(replace(service, dubber=dubber))
+        room = room_for_clips(loaded, service.source.size)
+        dubber = BatchingDubber(loaded, model=self._model, max_clips=self._batch_size, num_fitting=room)
+        return LoadedRelease(replace(service, dubber=dubber), dubber)
 
     def _load(self, path: Path) -> LoadedRelease:
         release, source = opening.open_release(self.backbone, path)

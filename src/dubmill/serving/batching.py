@@ -62,10 +62,16 @@ class WaitingClip:
 
 
 class BatchingDubber:
-    """A `ClipDubber` for many threads: up to `max_clips` clips that wait for `model`, the lock of the transformer, are one batch."""
+    """A `ClipDubber` for many threads: up to `max_clips` clips that wait for `model`, the lock of the transformer, are one batch.
 
-    def __init__(self, dubber: BatchDubber, *, model: threading.Lock, max_clips: int) -> None:
-        self.dubber, self._model, self._max_clips = dubber, model, max_clips
+    `num_fitting` says how many fit the memory that is free now; a batch never has more.
+    """
+
+    def __init__(
+        self, dubber: BatchDubber, *, model: threading.Lock, max_clips: int, num_fitting: Callable[[], int]
+    ) -> None:
+        self.dubber, self._model = dubber, model
+        self._max_clips, self._num_fitting = max_clips, num_fitting
         self._waiting: deque[WaitingClip] = deque()
 
     def dub(
@@ -108,10 +114,16 @@ class BatchingDubber:
         """See `ClipDubber.check`."""
         return self.dubber.check(line, room_seconds)
 
+    @property
+    def max_clips(self) -> int:
+        """How many clips one batch may have now."""
+        return min(self._max_clips, self._num_fitting())
+
     def _next_batch(self) -> list[WaitingClip]:
         """The clips that waited longest; all have the size of the adapter's clips."""
         batch: list[WaitingClip] = []
-        while self._waiting and len(batch) < self._max_clips:
+        max_clips = self.max_clips
+        while self._waiting and len(batch) < max_clips:
             one = self._waiting.popleft()
             if not one.is_over:
                 one.is_taken = True

@@ -72,7 +72,7 @@ def arguments() -> argparse.ArgumentParser:
         "--batch_size",
         type=_positive,
         default=2,
-        help="number of clips that are dubbed in one sampler call where as many wait; `dubmill plan` says what fits",
+        help="number of clips that are dubbed in one sampler call where as many wait; less where no more fit the free memory",
     )
     parser.add_argument("--max_projects_per_caller", type=int, default=50, help="the next one gets status 409")
     parser.add_argument("--max_film_seconds", type=float, default=7200.0, help="longer films are refused")
@@ -177,6 +177,7 @@ def _serve_api(options: argparse.Namespace, release: Release, source: ModelSourc
 def _limits(options: argparse.Namespace) -> dict[str, Any]:
     """What `/v1/limits` says, beside the seconds of a clip."""
     names = (
+        "batch_size",
         "max_body_bytes",
         "max_film_seconds",
         "max_waiting",
