@@ -37,7 +37,7 @@ from dubmill.errors import (
 )
 from dubmill.steps.promote import promote
 from dubmill.steps.register import register
-from dubmill.tracking import canary, endpoint, rules
+from dubmill.tracking import canary, endpoint, rules, runs
 from dubmill.tracking.ledger import Entry, Ledger
 from dubmill.tracking.live import live_losses
 from dubmill.tracking.lock import promotion_lock
@@ -251,9 +251,13 @@ def test_an_adapter_registered_under_another_name_leaves_the_first_versions_run_
     assert second.run_id != first.info.run_id
 
 
-def run_states(store, experiment):
+def all_runs(store, experiment):
     found = store.get_experiment_by_name(experiment)
-    return [run.info.status for run in store.search_runs([found.experiment_id])] if found else []
+    return store.search_runs([found.experiment_id]) if found else []
+
+
+def run_states(store, experiment):
+    return [run.info.status for run in all_runs(store, experiment)]
 
 
 def _killed(*_args, **_kwargs):
@@ -801,6 +805,34 @@ def test_a_training_that_gives_up_ends_its_run_which_is_opened_again_if_it_conti
         assert run_states(store, tmp_path.name) == [state]
 
 
+def test_a_run_that_a_killed_pod_left_open_is_ended_with_the_pipeline_and_no_other_is(tmp_path, store, monkeypatch):
+    experiment = tmp_path.name
+    monkeypatch.setenv("KFP_RUN_ID", f"{experiment}-dead")
+    runs.open_run(experiment, name="train-1", tags={"training": "train-1"})  # SIGKILL: nobody closes it
+    runs.open_run(experiment, name="train-2", tags={"training": "train-2"})
+    given = store.create_run(store.get_experiment_by_name(experiment).experiment_id)
+    monkeypatch.setenv("MLFLOW_RUN_ID", given.info.run_id)  # whoever gave it ends it
+    runs.open_run(experiment, name="train-3", tags={"training": "train-3"})
+    monkeypatch.delenv("MLFLOW_RUN_ID")
+    monkeypatch.setenv("KFP_RUN_ID", f"{experiment}-alive")
+    taken_over, _ = runs.open_run(experiment, name="train-2", tags={"training": "train-2"})  # in a pod of another run
+    monkeypatch.setenv("KFP_RUN_ID", f"{experiment}-dead")
+    sentence = runs.end_runs_of_killed_pods()
+    states = {run.info.run_id: run.info.status for run in all_runs(store, experiment)}
+    assert states.pop(taken_over.info.run_id) == states.pop(given.info.run_id) == "RUNNING"
+    ((killed, state),) = states.items()
+    assert (state, sentence) == ("KILLED", f"Runs of killed pods, ended in MLflow: {killed}.")
+    assert not runs.end_runs_of_killed_pods()
+
+
+def test_runs_of_killed_pods_in_a_server_that_does_not_answer_fail_no_notice(monkeypatch):
+    monkeypatch.setenv("KFP_RUN_ID", "run-7")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    assert runs.end_runs_of_killed_pods().startswith("Runs of killed pods may be open in MLflow: ")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    assert not runs.end_runs_of_killed_pods()
+
+
 def give_up(folder, store, error):
     """A training that fails with `error` once its run is open."""
     with live_losses(folder / "losses.jsonl", name="train-1", poll_seconds=0.01):
@@ -811,9 +843,8 @@ def give_up(folder, store, error):
 
 
 def live_points(store, experiment):
-    found = store.get_experiment_by_name(experiment)
-    runs = store.search_runs([found.experiment_id]) if found else []
-    return [point.value for run in runs for point in store.get_metric_history(run.info.run_id, "loss.video")]
+    found = all_runs(store, experiment)
+    return [point.value for run in found for point in store.get_metric_history(run.info.run_id, "loss.video")]
 
 
 def test_a_server_that_does_not_answer_never_fails_a_training(tmp_path, monkeypatch, caplog):

@@ -11,7 +11,7 @@ def notify(
     status: dsl.PipelineTaskFinalStatus,
     summary: dsl.Output[dsl.Markdown],
 ) -> None:
-    """How the run ended; posted to the webhook of the Secret dubmill-webhook, if there is one.
+    """How the run ended; posted to the webhook of the Secret dubmill-webhook, if there is one. MLflow runs of killed pods are ended.
 
     Args:
         pipeline: name of the pipeline
@@ -21,6 +21,7 @@ def notify(
     from pathlib import Path
 
     from dubmill.tracking.notices import Notice, send
+    from dubmill.tracking.runs import end_runs_of_killed_pods
 
     notice = Notice.of(pipeline, status.state, status.error_message or "")
-    Path(summary.path).write_text(f"{notice.markdown}\n{send(notice)}\n")
+    Path(summary.path).write_text(f"{notice.markdown}\n{send(notice)} {end_runs_of_killed_pods()}\n")

@@ -25,11 +25,12 @@ from dubmill.errors import (
 from dubmill.tracking.server import answering, artifact_root, client, is_missing, public_uri
 
 if TYPE_CHECKING:
-    from mlflow.entities import Metric, Run
+    from mlflow.entities import Experiment, Metric, Run
 
 MAX_BATCH = 1000  # metrics per call, MLflow's limit; params: 100
 TRAINING_TAG = "training"  # of a run: the name of the training whose losses it shows
 MODEL_TAG = "model"  # of a run: the registered model that its version is of
+KUBEFLOW_TAG = "kfp_run_id"  # of a run: the Kubeflow run whose pod opened it last; empty: opened outside of Kubeflow
 PARAM_NAME = re.compile(r"[\w\-./ :]+")
 
 
@@ -37,7 +38,8 @@ def open_run(experiment: str, *, name: str, tags: Mapping[str, str]) -> tuple[Ru
     """Returns the run to log into, and whether the caller closes it.
 
     It is the run of MLFLOW_RUN_ID, which stays open; else the run of an earlier call with the same tags, which is opened again, where
-    it is not that of a finished registration, or of another model's; else a new run. All `tags` are set.
+    it is not that of a finished registration, or of another model's; else a new run. All `tags` are set, and on a run that the caller
+    closes also the Kubeflow run that this process belongs to.
 
     Raises:
         UsageError: MLFLOW_RUN_ID names no run.
@@ -49,12 +51,13 @@ def open_run(experiment: str, *, name: str, tags: Mapping[str, str]) -> tuple[Ru
             return _given_run(os.environ["MLFLOW_RUN_ID"], tags), False
         experiment_id = _experiment_id(experiment)
         tag_filter = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items() if key != MODEL_TAG)
+        tags = {**tags, KUBEFLOW_TAG: os.environ.get("KFP_RUN_ID", "")}
         for run in mlflow.search_runs([experiment_id], tag_filter):
             if _may_continue(run, tags.get(MODEL_TAG)):
                 mlflow.update_run(run.info.run_id, status="RUNNING")
                 _set_tags(run, tags)
                 return run, True
-        return mlflow.create_run(experiment_id, run_name=name, tags=dict(tags)), True
+        return mlflow.create_run(experiment_id, run_name=name, tags=tags), True
 
 
 def _may_continue(run: Run, model: str | None) -> bool:
@@ -241,6 +244,34 @@ def close_run(run: Run, error: BaseException | None = None) -> None:
     status = "FINISHED" if error is None else "KILLED" if is_stopped else "FAILED"
     with answering():
         client().set_terminated(run.info.run_id, status)
+
+
+def end_runs_of_killed_pods() -> str:
+    """Marks the runs that pods of this Kubeflow run left open as killed; returns a sentence about them, or nothing.
+
+    For a task that runs when all others have ended: SIGKILL, a lack of memory or a lost node leave no time to close a run. A run that a pod of
+    another Kubeflow run has opened since is left alone. A server that does not answer fails nothing.
+    """
+    kubeflow_run = os.environ.get("KFP_RUN_ID", "")
+    if not kubeflow_run or not os.environ.get("MLFLOW_TRACKING_URI"):
+        return ""
+    try:
+        with answering():
+            left_open = f"tags.`{KUBEFLOW_TAG}` = '{kubeflow_run}' and attributes.status = 'RUNNING'"
+            runs = client().search_runs([one.experiment_id for one in _experiments()], left_open)
+            for run in runs:
+                client().set_terminated(run.info.run_id, "KILLED")
+    except ServiceUnavailableError as error:
+        return f"Runs of killed pods may be open in MLflow: {error.sentence}."
+    return f"Runs of killed pods, ended in MLflow: {', '.join(run.info.run_id for run in runs)}." if runs else ""
+
+
+def _experiments() -> Iterator[Experiment]:
+    token: str | None = ""
+    while token is not None:
+        page = client().search_experiments(page_token=token or None)
+        yield from page
+        token = page.token or None
 
 
 @contextmanager
