@@ -47,13 +47,17 @@ class JobTable(Protocol):
         """Whether the caller cancelled the job."""
         ...
 
+    def put_back(self, job_id: str) -> None:
+        """Put a running job back into the queue."""
+        ...
+
 
 class CancelledJobError(Exception):
     """The caller cancelled the job that is running; never shown to anybody."""
 
 
 class Runner:
-    """Dubs jobs with one model, as many at once as there are places; `drain` lets those finish, and gives no other job a place."""
+    """Dubs jobs with one model, as many at once as there are places; `drain` lets those finish, and puts the others back into the queue."""
 
     def __init__(
         self,
@@ -124,7 +128,10 @@ class Runner:
                 self._changed.notify_all()
 
     def drain(self, grace_seconds: float) -> bool:
-        """Let the jobs that have a place finish, also those that wait there for the model, and give no other one; False if they did not in time."""
+        """Let the jobs that have a place finish, also those that wait there for the model; False if they did not in time.
+
+        The others go back to the queue, each by its own thread, at its next step: none is dubbed here and by another worker at once.
+        """
         self._draining.set()
         with self._changed:
             return self._changed.wait_for(lambda: not self._begun, grace_seconds)
@@ -197,6 +204,7 @@ class Runner:
                     break
                 except BusyProjectError:
                     self._stop_if_cancelled(job_id)
+                    self._put_back_if_draining(job_id)
                     time.sleep(LOCK_SECONDS)
             self.projects.get(project_id, owner).touch()  # it may have been deleted meanwhile
             yield served
@@ -237,11 +245,12 @@ class Runner:
         """Hold a place at the model; gives the callback that takes the share done."""
         decoded = time.monotonic()
         self._enter(job_id, "waiting", 0.0)
+        self._put_back_if_draining(job_id)
         while not self._places.acquire(timeout=0.2):
             self._stop_if_cancelled(job_id)
+            self._put_back_if_draining(job_id)
         try:
-            while self._draining.is_set():  # the process ends here: this job has not begun, and is queued again
-                time.sleep(1.0)
+            self._put_back_if_draining(job_id)
             with self._changed:
                 self._begun.add(job_id)
             began = time.monotonic()
@@ -268,6 +277,12 @@ class Runner:
         self._stop_if_cancelled(job_id)
         self.table.set_attributes(job_id, {"stage": stage, "progress": round(progress, 4), **more})
         self.report({"event": "progress", "job": job_id})
+
+    def _put_back_if_draining(self, job_id: str) -> None:
+        """Where the worker is about to end, put a job that has no place yet back into the queue, and never return."""
+        if self._draining.is_set():
+            self.table.put_back(job_id)
+            threading.Event().wait()
 
     def _stop_if_cancelled(self, job_id: str) -> None:
         if self.table.is_cancelled(job_id):

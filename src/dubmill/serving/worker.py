@@ -48,8 +48,9 @@ MAX_ATTEMPTS = 20  # starts of one job, after which it has failed: it kills the 
 class QueueTable:
     """A job's row in the queue's database, as a runner uses it."""
 
-    def __init__(self, client: DBOSClient) -> None:
-        self._client = client
+    def __init__(self, client: DBOSClient, executor: str) -> None:
+        """`executor` is the name of the worker whose jobs are put back."""
+        self._client, self._executor = client, executor
 
     def set_attributes(self, job_id: str, attributes: Mapping[str, Any]) -> None:
         """Merge `attributes` into the job's."""
@@ -59,6 +60,15 @@ class QueueTable:
         """Whether the caller cancelled the job, or it is gone."""
         found = self._client.list_workflows(workflow_ids=[job_id], load_input=False, load_output=False)
         return not found or found[0].status == "CANCELLED"
+
+    def put_back(self, job_id: str) -> None:
+        """Put a job that this worker has, and that is not over, back into the queue, where any worker takes it."""
+        self._client._sys_db.reenqueue_for_recovery(job_id, [self._executor], QUEUE)  # the client has no such method
+
+    def put_all_back(self) -> None:
+        """Put all that this worker has and that is not over back into its queue: jobs and deliveries of webhooks."""
+        for one in self._client.list_workflows(executor_id=self._executor, status="PENDING", load_input=False):
+            self.put_back(one.workflow_id)
 
 
 def run_worker(options: argparse.Namespace, release: Release, source: ModelSource) -> int:
@@ -91,26 +101,28 @@ def run_worker(options: argparse.Namespace, release: Release, source: ModelSourc
     threading.Thread(target=releases.watch, name="adapters", daemon=True).start()
     fetching = Outbound(options.fetch_hosts, allows_private=options.allow_private_hosts)
     with _only_worker(options.jobs, options.executor):
+        table = QueueTable(open_queue(options.database), options.executor)
         runner = Runner(
             releases,
             service.ledger,
             options.jobs,
             Projects(options.jobs / PROJECTS, options.project_hours, options.max_projects_per_caller),
-            QueueTable(open_queue(options.database)),
+            table,
             report,
             places=threading.Semaphore(PLACES * options.batch_size),
             film_limits=Limits(max_seconds=options.max_film_seconds),
             fetch=lambda url, out: fetching.fetch(url, out, max_bytes=options.max_body_bytes),
             credentials=credentials,
         )
-        _start_queue(runner, options)
+        queue = _start_queue(runner, options)
         stopped.wait()
+        for event in queue.background_thread_stop_events:  # as `DBOS.destroy` does first: nothing more is taken
+            event.set()
         has_finished = runner.drain(options.grace_seconds)
-        log.info(
-            "the worker stops; %s", "no job is at the model" if has_finished else "its jobs continue at the next start"
-        )
+        log.info("the worker stops; %s", "no job is at the model" if has_finished else "its jobs go back to the queue")
         time.sleep(0.5)  # the last workflow writes its outcome
-    os._exit(0)  # threads of jobs that wait for a place would never end; the next start takes these jobs up again
+        table.put_all_back()
+        os._exit(0)  # threads of jobs that went back never end
 
 
 def load_service(options: argparse.Namespace, release: Release, source: ModelSource) -> tuple[DubbingService, float]:
@@ -130,8 +142,8 @@ def load_service(options: argparse.Namespace, release: Release, source: ModelSou
     return service, seconds
 
 
-def _start_queue(runner: Runner, options: argparse.Namespace) -> None:
-    """Register the workflow of a dub and begin to take jobs; those that a killed worker had are continued first."""
+def _start_queue(runner: Runner, options: argparse.Namespace) -> DBOS:
+    """Register the workflow of a dub and begin to take jobs; those that a killed worker had are put back first."""
     config = DBOSConfig(
         name="dubmill",
         system_database_url=options.database,
@@ -140,7 +152,7 @@ def _start_queue(runner: Runner, options: argparse.Namespace) -> None:
         serializer=DBOSPortableJSONSerializer(),
         log_level="WARNING",
     )
-    DBOS(config=config)
+    queue = DBOS(config=config)
     webhooks = _webhooks(options)
 
     @DBOS.step(name="dub")
@@ -189,6 +201,7 @@ def _start_queue(runner: Runner, options: argparse.Namespace) -> None:
     DBOS.launch()
     DBOS.register_queue(WEBHOOKS, worker_concurrency=8, polling_interval_sec=1.0)
     DBOS.register_queue(QUEUE, worker_concurrency=PLACES * options.batch_size + 1, polling_interval_sec=POLL_SECONDS)
+    return queue
 
 
 def _webhooks(options: argparse.Namespace) -> Webhooks | None:

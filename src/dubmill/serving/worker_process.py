@@ -13,6 +13,7 @@ from typing import Any
 log = logging.getLogger("dubmill.serving")
 
 WRONG_MODEL = 2  # exit code of a worker that would fail again
+END_SECONDS = 5.0  # a worker needs to put back what it did not finish
 FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 0.5, 30.0
 
 
@@ -51,15 +52,15 @@ class WorkerProcess:
                 self._listener(event)
 
     def stop(self, grace_seconds: float) -> None:
-        """Let the worker finish the jobs that have a place at the model, and end it after `grace_seconds`."""
+        """Let the worker finish the jobs that have a place at the model within `grace_seconds`, and put the others back."""
         self._stopping.set()
         process = self._process
         if process is not None and process.poll() is None:
             process.terminate()
             try:
-                process.wait(grace_seconds)
+                process.wait(grace_seconds + END_SECONDS)
             except subprocess.TimeoutExpired:
-                log.warning("the worker did not finish in %.0f s; its jobs continue at the next start", grace_seconds)
+                log.warning("the worker did not end in %.0f s; its jobs continue at the next start", grace_seconds)
                 process.kill()
         self._thread.join(timeout=5.0)
 
