@@ -47,8 +47,8 @@ class Served:
         self.clip = media.mp4_bytes(small_clip())
         self.start()
 
-    def start(self):
-        more = ["--max_waiting", "60", "--max_per_caller", "55", "--grace_seconds", "30"]
+    def start(self, *, grace_seconds=30):
+        more = ["--max_waiting", "60", "--max_per_caller", "55", "--grace_seconds", str(grace_seconds)]
         more += ["--webhook_secret", str(self.folder / "secret"), "--webhook_hosts", "127.0.0.1"]
         more += ["--adapters", str(self.folder / "adapters")]
         more += ["--fetch_hosts", "127.0.0.1", "--allow_private_hosts", "--c2pa_key", "development"]
@@ -439,7 +439,7 @@ SCRIPT = "1\n00:00:00,400 --> 00:00:01,200\nuno\n\n2\n00:00:02,000 --> 00:00:02,
 
 def test_a_film_is_a_project_whose_segments_are_read_edited_dubbed_again_and_rendered(served):
     client, film = DubClient(served.url), served.folder / "film.mp4"
-    film.write_bytes(media.mp4_bytes(small_clip(num_frames=40)))
+    film.write_bytes(media.mp4_bytes(small_clip(num_frames=40)).replace(b"ftypisom", b"ftypqt  ", 1))
     made = client.create_project(film, language="es", script=SCRIPT, consent=CONSENT, reference="reel 1")
     client.wait(made["id"])
     project = client.project(made["id"])
@@ -475,7 +475,8 @@ def test_a_film_is_a_project_whose_segments_are_read_edited_dubbed_again_and_ren
     ]
     listed = client.projects(limit=1)["projects"][0]
     assert (listed["id"], listed["languages"], listed["reference"]) == (made["id"], ["es", "en"], "reel 1")
-    assert served.get(f"/v1/projects/{made['id']}/film").content == film.read_bytes()
+    uploaded = served.get(f"/v1/projects/{made['id']}/film")
+    assert (uploaded.content, uploaded.headers["content-type"]) == (film.read_bytes(), "video/quicktime")
     entries = [entry["job"] for entry in served.ledger()]
     assert [entries.count(job_id) for job_id in (made["id"], redone["id"], done["id"])] == [0, 0, 1]
     client.delete_project(made["id"])
@@ -651,18 +652,35 @@ def test_a_worker_that_dies_is_started_again_and_continues(served):
     DubClient(served.url).wait_until_ready(seconds=60)
 
 
-def test_a_stopping_server_finishes_the_dub_under_way_and_keeps_the_rest(served):
+def test_a_stopping_server_finishes_the_dubs_under_way_and_puts_back_the_others_that_had_started(served):
+    """A started job that had no place at the model yet stayed with the worker that ended, for whose name it had to wait."""
     served.held.touch()
-    first, second, third = (served.submit(text="lento").json()["id"] for _ in range(3))
-    served.wait(first, "dubbing")
+    jobs = [served.submit(text="lento", seed=seed).json()["id"] for seed in range(6)]
+    *in_place, waiting, last = jobs  # two places for each clip of a batch, and one more is taken and decoded
+    served.wait(waiting, "waiting")
+    assert {served.wait(job_id, "dubbing")["state"] for job_id in in_place} == {"running"}
     served.process.send_signal(signal.SIGTERM)
     until = time.monotonic() + 30
     while served.get("/v1/models/dubmill").status_code != 503:  # the socket is open, and says no
         assert time.monotonic() < until
     assert served.get("/v2/health/live").status_code == 200
     assert served.submit().status_code == 503
+    served.wait(waiting, "queued")
+    assert served.job(last)["state"] == "queued"
     served.held.unlink()
     assert served.process.wait(timeout=60) == 0
-    served.start()
-    assert served.job(first)["state"] == "done"
-    assert [served.wait(job_id, "done")["state"] for job_id in (second, third)] == ["done", "done"]
+    served.start(grace_seconds=1)
+    assert [served.job(job_id)["state"] for job_id in in_place] == ["done"] * 4
+    assert [served.wait(job_id, "done")["result"]["seed"] for job_id in (waiting, last)] == [4, 5]
+    entered = [entry["job"] for entry in served.ledger()]
+    assert [entered.count(job_id) for job_id in jobs] == [1] * 6
+
+
+def test_a_dub_that_is_not_finished_when_its_server_has_to_end_goes_back_to_the_queue(served):
+    served.held.touch()
+    job = served.submit(text="lento").json()["id"]
+    served.wait(job, "dubbing")
+    assert served.stop() == 0
+    limits = JobLimits(max_waiting=1, max_per_caller=1, result_hours=1.0)
+    store = JobStore(served.folder / "jobs", f"sqlite:///{served.folder}/jobs/jobs.sqlite", limits)
+    assert store.get(job, "anonymous").state == "queued"  # any worker takes it, not only one of the same name

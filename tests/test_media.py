@@ -563,3 +563,25 @@ def test_a_pipe_and_a_long_name_are_called_what_they_are(tmp_path):
         media.probe("-")
     with pytest.raises(UnreadableMediaError, match="name is too long"):
         media.probe(tmp_path / ("x" * 300))
+
+
+@pytest.mark.parametrize(
+    ("container", "media_type"),
+    [
+        ("mp4", "video/mp4"),
+        ("mov", "video/quicktime"),
+        ("matroska", "video/x-matroska"),
+        ("webm", "video/webm"),
+        ("avi", "video/x-msvideo"),
+        ("mpegts", "video/mp2t"),
+        ("mpeg", "video/mpeg"),
+        ("flv", "video/x-flv"),
+        ("asf", "video/x-ms-asf"),
+        ("nut", "application/octet-stream"),
+    ],
+)
+def test_a_file_has_the_media_type_of_its_container_whatever_its_name(container, media_type, tmp_path):
+    codec = {"webm": "libvpx", "flv": "flv", "mpeg": "mpeg2video"}.get(container, "mpeg4")
+    picture = ["-f", "lavfi", "-i", "color=s=32x32:r=25:d=0.2", "-c:v", codec, "-f", container]
+    subprocess.run([media.executable(), "-v", "error", *picture, tmp_path / "film"], check=True)
+    assert media.media_type_of(tmp_path / "film") == media_type

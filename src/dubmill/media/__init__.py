@@ -13,7 +13,7 @@ from dubmill.media.installation import executable, version
 from dubmill.media.layout import BT709, Colour, Layout
 from dubmill.media.loudness import SILENCE_LUFS, loudness
 from dubmill.media.probing import Limits, MediaInfo, probe
-from dubmill.media.process import CONTAINERS, Source, name_of
+from dubmill.media.process import CONTAINERS, Source, media_type_of, name_of
 from dubmill.media.reading import (
     SILENCE,
     converted_frames,
@@ -30,6 +30,6 @@ from dubmill.media.writing import METADATA_KEYS, lossless_bytes, mp4_bytes, wav_
 __all__ = [
     "BT709", "CONTAINERS", "METADATA_KEYS", "OUTPUT_CONTAINERS", "SILENCE", "SILENCE_LUFS", "CarriedStreams", "Coding", "Colour",
     "EncodedPiece", "Layout", "Limits", "MediaInfo", "PictureFormat", "SoundTrack", "Source", "carried_streams", "check_quality", "coding_like", "converted_frames",
-    "executable", "film_frames", "frames", "loudness", "lossless_bytes", "metadata", "mp4_bytes", "name_of", "probe",
+    "executable", "film_frames", "frames", "loudness", "lossless_bytes", "media_type_of", "metadata", "mp4_bytes", "name_of", "probe",
     "read", "read_lossless", "sound", "stored_frames", "version", "wav_bytes", "write_film", "write_piece", "write_sound",
 ]  # fmt: skip

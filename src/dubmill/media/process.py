@@ -25,6 +25,19 @@ Source = Path | str | bytes
 # Real containers only: playlists, concat scripts and image patterns could make FFmpeg read other files of the machine.
 CONTAINERS = "mov,matroska,webm,avi,mpegts,mpeg,ogg,flv,asf,nut,wav,mp3,aac,flac"
 ALLOWED = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file"}  # of every input
+_HEADS = (  # media types by a pattern of the first bytes, https://mimesniff.spec.whatwg.org and the formats' own pages
+    (rb".{4}ftypqt  ", "video/quicktime"),
+    (rb".{4}ftyp", "video/mp4"),
+    (rb".{4}(moov|mdat|wide|free|skip|pnot)", "video/quicktime"),  # from before there was an ftyp
+    (rb"\x1a\x45\xdf\xa3.{0,60}\x42\x82.{1,8}?webm", "video/webm"),
+    (rb"\x1a\x45\xdf\xa3", "video/x-matroska"),
+    (rb"RIFF.{4}AVI ", "video/x-msvideo"),
+    (rb"\x47.{187}\x47", "video/mp2t"),
+    (rb"\x00\x00\x01[\xb3\xba]", "video/mpeg"),
+    (rb"OggS", "video/ogg"),
+    (rb"FLV", "video/x-flv"),
+    (rb"\x30\x26\xb2\x75", "video/x-ms-asf"),
+)
 MAX_DATA_BYTES = 4 * 1024**3  # of one FFmpeg; frames of 4096 x 4096 need a tenth of it
 MAX_CPU_SECONDS = 4 * 24 * 3600  # where nothing else is stated: of a film of a day
 BITEXACT = "+bitexact"
@@ -36,6 +49,13 @@ STALL_SECONDS = 600.0  # without any output
 _PIPE_BYTES = 1 << 20  # what Linux allows everybody; its default of 64 KiB wakes both ends 50 times a frame
 TOO_MANY_PIXELS = "exceeds specified max pixel count"
 _TRUNCATED = ("partial file", "File ended prematurely")  # messages after which FFmpeg exits with success
+
+
+def media_type_of(path: Path) -> str:
+    """The media type of a file in one of `CONTAINERS`, by its first bytes; application/octet-stream where they are unknown."""
+    with path.open("rb") as stream:
+        head = stream.read(256)
+    return next((kind for start, kind in _HEADS if re.match(start, head, re.DOTALL)), "application/octet-stream")
 
 
 def name_of(source: Source) -> str:

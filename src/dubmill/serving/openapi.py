@@ -140,13 +140,18 @@ _TITLES = {
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"description": title, "model": Problem, **_PROBLEM} for status, title in _TITLES.items()
 }
-RESULT: dict[int | str, dict[str, Any]] = {
-    200: {"description": "the dub", "content": {"video/mp4": {"schema": {"type": "string", "format": "binary"}}}},
-    206: {
-        "description": "a part of the dub",
-        "content": {"video/mp4": {"schema": {"type": "string", "format": "binary"}}},
-    },
-}
+
+
+def _file(what: str, media_type: str) -> dict[int | str, dict[str, Any]]:
+    content = {media_type: {"schema": {"type": "string", "format": "binary"}}}
+    return {
+        200: {"description": what, "content": content},
+        206: {"description": f"a part of {what}", "content": content},
+    }
+
+
+RESULT = _file("the dub", "video/mp4")
+FILM_FILE = _file("the film, with the media type of its container", "*/*")
 EVENTS: dict[int | str, dict[str, Any]] = {
     200: {"description": "server-sent events", "content": {"text/event-stream": {"schema": {"type": "string"}}}}
 }

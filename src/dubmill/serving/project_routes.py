@@ -9,9 +9,10 @@ from fastapi import APIRouter, Header, Path, Query, Request, Response
 from fastapi.responses import FileResponse
 from pydantic import BaseModel, ConfigDict, Field
 
+from dubmill import media
 from dubmill.config.params import Seed
 from dubmill.serving.model import CALLER, DubModel
-from dubmill.serving.openapi import DUB_BODY, ERRORS, RESULT, JobView, ProjectPage, ProjectView, SegmentView
+from dubmill.serving.openapi import DUB_BODY, ERRORS, FILM_FILE, JobView, ProjectPage, ProjectView, SegmentView
 from dubmill.serving.problems import job_error, problem
 from dubmill.serving.projects import FILM, SegmentChanges, ServedProject, UnknownProjectError
 from dubmill.serving.routes import JobId, iso, read_submission, view
@@ -63,12 +64,12 @@ def project_routes(model: DubModel) -> APIRouter:
         """The project with its segments, in one of its languages."""
         return project_view(model, project_id, language)
 
-    @router.get("/{project_id}/film", response_class=FileResponse, responses=RESULT)
+    @router.get("/{project_id}/film", response_class=FileResponse, responses=FILM_FILE)
     def film(project_id: JobId) -> FileResponse:
-        """The film as it was uploaded; ranges are answered."""
-        served = model.projects.get(project_id, CALLER.get())
+        """The film as it was uploaded, with the media type of its container; ranges are answered."""
+        place = model.projects.get(project_id, CALLER.get()).folder / FILM
         headers = {"Cache-Control": "private", "X-Content-Type-Options": "nosniff"}
-        return FileResponse(served.folder / FILM, media_type="video/mp4", headers=headers)
+        return FileResponse(place, media_type=media.media_type_of(place), headers=headers)
 
     @router.delete("/{project_id}", status_code=204, response_class=Response)
     def delete(project_id: JobId) -> None:
