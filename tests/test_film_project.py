@@ -14,6 +14,7 @@ from doubles.films import beat_film
 from doubles.releases import CONSENT, tiny_backbone, tiny_release
 
 from dubmill import media
+from dubmill.artifacts import files
 from dubmill.cli import main as cli
 from dubmill.dubbing import open as opening
 from dubmill.dubbing.longform import Film
@@ -111,6 +112,10 @@ def test_what_neither_the_table_nor_the_last_render_uses_is_removed(film, source
     before = {path: path.stat().st_size for path in work.rglob("*") if path.is_file()}
     dry = film("clean", "p", "--dry-run")[1]
     assert all(path.is_file() for path in before)
+    Path("request.json").touch()  # beside the project of a server, whose languages may have adapters of their own
+    code, _, err = film("clean", "p", "--dry-run")
+    assert (code, "project of a server" in err) == (2, True)
+    Path("request.json").unlink()
     assert film("clean", "p")[1] == dry.replace("could be removed", "removed")
     removed = [path for path in before if not path.is_file()]
     assert sorted(path.suffix for path in removed) == [".json", ".mov", ".nut", ".txt"]
@@ -168,7 +173,7 @@ def test_a_recorded_voice_is_the_sound_of_its_language_alone(film, source, stand
     assert "to dub" in film("status", "p")[1]
 
 
-def test_a_project_keeps_the_background_of_its_film_and_says_if_it_is_gone(film, source, stand_in):
+def test_a_project_keeps_the_background_of_its_film_and_says_if_it_is_gone(film, source, stand_in, monkeypatch):
     heard = []
     original = stand_in.dub
     stand_in.dub = lambda clip, **how: heard.append(np.abs(clip.audio_CN).max()) or original(clip, **how)
@@ -180,6 +185,11 @@ def test_a_project_keeps_the_background_of_its_film_and_says_if_it_is_gone(film,
     assert code == 0, err
     assert film("render", "p")[0] == 0
     assert 0 < max(heard) == pytest.approx(np.abs(sound_NC).max() / 4, rel=0.05)
+    monkeypatch.setattr(files, "_digests", {})  # as in a new process
+    assert "to dub" not in film("status", "p")[1]
+    assert str(Path("music.wav").resolve()) not in {path for path, *_ in files._digests}
+    Path("music.wav").write_bytes(media.wav_bytes(0.5 * sound_NC.T, 16000))
+    assert "to dub" in film("status", "p")[1]
     Path("music.wav").rename("gone.wav")
     code, _, err = film("status", "p")
     assert code == 2

@@ -173,7 +173,15 @@ def test_music_and_effects_stay_under_the_dub_and_the_model_hears_speech_alone(s
     assert np.abs(after_NC[rest] - before_NC[rest]).max() < 1e-3
 
 
-@pytest.mark.parametrize(("change", "sentence"), [("adelay=0.3:all=1", "not in the film"), ("volume=0", "is silent")])
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ("asetrate=48000*25/24,aresample=48000", "lasts 4.1% shorter than the film, as another frame rate"),
+        ("asetrate=48000*24/25,aresample=48000", "lasts 4.1% longer than the film, as another frame rate"),
+        ("adelay=0.3:all=1", "not in the film's sound; give"),
+        ("volume=0", "is silent"),
+    ],
+)
 def test_a_background_that_is_not_the_films_is_refused(scored_film, tmp_path, change, sentence):
     ffmpeg("-i", scored_film / "music.wav", "-af", change, tmp_path / "other.wav")
     with pytest.raises(UnreadableMediaError, match=sentence):

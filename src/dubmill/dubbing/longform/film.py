@@ -30,6 +30,7 @@ _SHOT_HISTOGRAM = 0.25  # share of pixels that change their bin in a histogram o
 _SHOT_DIFFERENCE = 20.0  # mean change of brightness, of 255
 _QUIET_DBFS = -50.0
 _SPEECH_SHARE = 0.4  # threshold of speech, from the quiet level (0) to the loud one (1) in dB
+_SAME_LENGTH_SECONDS = 0.5  # by which a background may be longer or shorter than its film
 _BREATH_SECONDS = 0.2  # a shorter pause is part of the speech
 
 
@@ -37,8 +38,8 @@ _BREATH_SECONDS = 0.2  # a shorter pause is part of the speech
 class Film:
     """A source video, its properties, and the clip size at which the model reads it.
 
-    `known_sha256` is the digest of its file where the caller has it already. `background` is a recording of its music and effects
-    alone, on its clock and at its level: the speech is its sound less that.
+    `background` is a recording of its music and effects alone, on its clock and at its level: the speech is its sound less that.
+    `known_sha256` and `known_background_sha256` are the digests of both files where the caller has them already.
     """
 
     path: Path
@@ -47,6 +48,7 @@ class Film:
     tone_map: bool
     known_sha256: str = ""
     background: Path | None = None
+    known_background_sha256: str = ""
 
     @classmethod
     def open(
@@ -83,7 +85,7 @@ class Film:
     def digest(self) -> str:
         """Identity of the picture and sound that the model sees: the file, and how it is read."""
         rate, *sides = str(self.size.frame_rate), self.size.height, self.size.width, self.size.sample_rate_hz
-        background = [] if self.background is None else [sha256_of(self.background)]
+        background = [] if self.background is None else [self.known_background_sha256 or sha256_of(self.background)]
         return digest_of([self.sha256, self.info.track, self.tone_map, rate, *sides, *background])
 
     @property
@@ -207,6 +209,11 @@ class Film:
         if rest >= power:
             what = "the background is not in the film's sound" if rest else "the background is silent"
             cure = "give the film's music and effects without speech, from the film's start and at the film's level"
+            longer_seconds = _seconds_of_sound(background) - self.info.seconds if rest else 0.0
+            if abs(longer_seconds) > _SAME_LENGTH_SECONDS:
+                share = f"{abs(longer_seconds) / self.info.seconds:.1%} {'longer' if longer_seconds > 0 else 'shorter'}"
+                what += f": it lasts {share} than the film, as another frame rate or version does"
+                cure += "; bring that of another frame rate to the film's time first"
             raise UnreadableMediaError(what, where=str(background), cure=cure)
 
     def _frames(self, rate: Fraction, height: int, width: int) -> Iterator[np.ndarray]:
@@ -287,6 +294,10 @@ def _exactly(frames: Iterator[np.ndarray], count: int) -> Iterator[np.ndarray]:
         yield last
     if last is not None:
         yield from repeat(last, count)
+
+
+def _seconds_of_sound(path: Path) -> float:
+    return sum(map(len, media.sound(path, sample_rate_hz=_LEVEL_RATE_HZ, channels=1))) / _LEVEL_RATE_HZ
 
 
 def _levels(film: Film, sound: Iterator[np.ndarray]) -> np.ndarray:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -18,7 +19,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from dubmill import media
-from dubmill.artifacts.files import hash_file, write_atomically
+from dubmill.artifacts.files import hash_file, sha256_of, write_atomically
 from dubmill.dubbing.clip_size import ClipSize
 from dubmill.dubbing.consent import Consent
 from dubmill.dubbing.longform import Film, FilmStore, Segment
@@ -70,13 +71,34 @@ class ProjectSettings(BaseModel):
 
 
 @dataclass(frozen=True)
+class KnownFile:
+    """The digest of a file as it was when it was read."""
+
+    size_bytes: int
+    changed_ns: int
+    inode: int
+    sha256: str
+
+    @classmethod
+    def of(cls, path: Path) -> KnownFile:
+        """The file now, read to its end where this process has not read it."""
+        state = path.stat()
+        return cls(state.st_size, state.st_mtime_ns, state.st_ino, sha256_of(path))
+
+    def is_still(self, state: os.stat_result) -> bool:
+        """Whether a file is this one."""
+        return (self.size_bytes, self.changed_ns, self.inode) == (state.st_size, state.st_mtime_ns, state.st_ino)
+
+
+@dataclass(frozen=True)
 class FilmFacts:
-    """What is known of a film's file while its size and time of change stay the same."""
+    """What is known of a film's file, and of its background, while their sizes and times of change stay the same."""
 
     size_bytes: int
     changed_ns: int
     sha256: str
     info: media.MediaInfo
+    background: KnownFile | None = None  # a default: older projects have none
 
 
 @dataclass(frozen=True)
@@ -167,8 +189,7 @@ class FilmProject:
         path, settings = self.settings.film, self.settings
         try:
             state = path.stat()
-            if settings.background is not None:
-                settings.background.stat()
+            background = settings.background and settings.background.stat()
         except OSError as error:
             what = f"the project's {'film' if str(error.filename) == str(path) else 'background'} is not there ({error.strerror})"
             raise UsageError(what, where=str(error.filename), cure=f"put it back, or correct {SETTINGS}") from error
@@ -178,7 +199,9 @@ class FilmProject:
             raise ChangedArtifactError(
                 "the film is another one than the project was made for", where=str(path), cure="make a new project"
             )
-        return Film(path, facts.info, size, settings.tone_map, facts.sha256, settings.background)
+        known = facts.background if facts.background and background and facts.background.is_still(background) else None
+        film = Film(path, facts.info, size, settings.tone_map, facts.sha256, settings.background)
+        return replace(film, known_background_sha256=known.sha256) if known else film
 
     @property
     def film_seconds(self) -> float:
@@ -290,7 +313,8 @@ def match_targets(rows: Sequence[Row], cues: Sequence[Cue], language: str, where
 
 def _write_facts(path: Path, film: Film) -> None:
     state = film.path.stat()
-    facts = FilmFacts(state.st_size, state.st_mtime_ns, film.sha256, film.info)
+    background = KnownFile.of(film.background) if film.background else None
+    facts = FilmFacts(state.st_size, state.st_mtime_ns, film.sha256, film.info, background)
     write_atomically(path, TypeAdapter(FilmFacts).dump_json(facts, indent=1))
 
 
