@@ -64,6 +64,29 @@ from dubmill.errors import ServiceUnavailableError, without_secrets
         ("https://host/?Authorization=SECRET&oauth=SECRET", "https://host/?Authorization=***&oauth=***"),
         ("https://host/?AWSAccessKeyId=AK&sign=SECRET", "https://host/?AWSAccessKeyId=***&sign=***"),
         ("DB_PASS=SECRET host=db", "DB_PASS=*** host=db"),
+        ("dbPassValue=SECRET host=db", "dbPassValue=*** host=db"),
+        *(
+            (f"https://host/?{name}=SECRET&a=1", f"https://host/?{name}=***&a=1")
+            for name in [
+                "privateKeyPem",
+                "authHeader",
+                "codeVerifier",
+                "apiKeyValue",
+                "authCookie",
+                "keyMaterial",
+                "subscriptionKeyPrimary",
+                "mfaCode",
+                "requestSign",
+                "APIKEY",
+                "KEYPem",
+                "hmacsign",
+                "authdata",
+            ]
+        ),
+        *(
+            (f"https://host/?{name}=1", f"https://host/?{name}=1")
+            for name in ["AUTHOR", "Author", "Codec", "CODEC", "TIMECODE", "timeCodec", "KEYFRAMES", "DESIGN", "Signal"]
+        ),
         ("https://host/?" + 99 * "x" + "token=SECRET", "https://host/?" + 99 * "x" + "token=***"),
     ],
 )

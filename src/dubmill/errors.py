@@ -30,17 +30,20 @@ from typing import Any
 _UP_TO_AT = re.compile(r"(?<!\S)\S*@")
 # user:password@, where the password may hold an unencoded / ? # (a port is none); or the user alone, which SSH needs (ssh://git@host)
 _LOGIN = re.compile(r"(?<=://)(?:[^\s/?#:]*:(?!\d{0,5}[/?#])[^\s@]*@(?:[^\s?#]*@)?|(?<!ssh://)[^\s/?#]*@)")
-# Of names that hold secrets: these anywhere, words at the end of a part (dbpass, api-key), and whole parts (code, not codec or timecode)
+# Of names that hold secrets: these anywhere, words at the end of a part (dbpass, api-key), and whole parts (code, not codec or timecode);
+# a capital begins a part (keyPem, mfaCode), not one after a capital unless a small letter follows (AUTHOR is one part, KEYPem two)
 _ANYWHERE = "passw|passphrase|pwd|token|secret"
+_END = "(?-i:(?![a-z])(?!(?<=[A-Z])[A-Z](?![a-z])))"
+_START = "(?-i:(?<![A-Za-z])|(?<=[a-z])(?=[A-Z]))"
 _NAMES = (
-    rf"{_ANYWHERE}|credential|signature|accesskey|authori[sz]|authent|(?:access|auth|pass)code"
-    "|(?:pass|keys?|sig|auth)(?![a-z])|(?<![a-z])(?:code|sign)(?![a-z])"
+    rf"{_ANYWHERE}|credential|signature|hmacsign|accesskey|authori[sz]|authent|authdata|(?:access|auth|pass)code"
+    rf"|(?:pass|keys?|sig|auth){_END}|{_START}(?:code|sign){_END}"
 )
 # A value ends at & or a space; marks at its end belong to the sentence around it
 _QUERY = re.compile(rf"([?&#;](?>[^=&?#;\s]*?(?:{_NAMES}))[^=&?#;\s]*+=)[^&\s]*(?<![;:)'\",.\]])", re.IGNORECASE)
 # libpq's form: password=SECRET host=db
 _WORD = re.compile(
-    rf"((?<!\S)(?>[^=&?#;\s]*?(?:{_ANYWHERE}|pass(?![a-z])))[^=&?#;\s]*+=)(?:'(?:[^'\\]|\\.)*'|[^\s]*(?<![;:)'\",.\]]))",
+    rf"((?<!\S)(?>[^=&?#;\s]*?(?:{_ANYWHERE}|pass{_END}))[^=&?#;\s]*+=)(?:'(?:[^'\\]|\\.)*'|[^\s]*(?<![;:)'\",.\]]))",
     re.IGNORECASE | re.DOTALL,
 )
 
