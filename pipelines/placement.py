@@ -171,7 +171,7 @@ def _use_cluster(task: dsl.PipelineTask, step: str, params: Params, target: Targ
             backoff_max_duration=f"{window_seconds}s",
         )
     kubernetes.use_field_path_as_env(task, "KFP_RUN_ID", "metadata.labels['pipeline/runid']")
-    if (placement.uses_registry or step in ("notify", "train")) and target.tracking_uri:
+    if _uses_mlflow(step) and target.tracking_uri:
         task.set_env_variable("MLFLOW_TRACKING_URI", target.tracking_uri)
         if step == "train":  # as the values were when this was compiled: an input would make it part of the cache's key
             task.set_env_variable("DUBMILL_EXPERIMENT", params.register.experiment)
@@ -192,6 +192,10 @@ def _use_cluster(task: dsl.PipelineTask, step: str, params: Params, target: Targ
                 task.set_env_variable("DUBMILL_GITOPS", target.gitops)
 
 
+def _uses_mlflow(step: str) -> bool:
+    return PLACEMENTS[step].uses_registry or step in ("notify", "train")
+
+
 def _uses_git(step: str, target: Target) -> bool:
     placement = PLACEMENTS[step]
     return placement.uses_data_repository or (placement.publishes and bool(target.gitops))
@@ -200,7 +204,7 @@ def _uses_git(step: str, target: Target) -> bool:
 def _use_network(task: dsl.PipelineTask, step: str, params: Params, target: Target) -> None:
     """Gives a task the secrets of the services that it calls, and the label that lets it reach the internet."""
     placement = PLACEMENTS[step]
-    secrets = ["dubmill-mlflow"] if placement.uses_registry or step == "train" else []
+    secrets = ["dubmill-mlflow"] if _uses_mlflow(step) else []
     if placement.uses_registry or placement.uses_data_repository:
         secrets.append("dubmill-s3")
     if step == "notify":

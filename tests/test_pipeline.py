@@ -236,7 +236,7 @@ def test_secrets_are_named_and_never_hold_a_value():
     for name in SECRETS:
         assert (f'"{name}"' in text) is (name != "dubmill-llm")
     registry = {name for name, place in places(PARAMS).items() if "dubmill-mlflow" in str(place)}
-    assert registry == {"train", "register", "promote"}
+    assert registry == {"train", "register", "promote", "notify"}
 
 
 @pytest.mark.parametrize("params", [PARAMS, LTX2], ids=["nano", "ltx-2"])
