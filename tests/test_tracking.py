@@ -825,6 +825,25 @@ def test_a_run_that_a_killed_pod_left_open_is_ended_with_the_pipeline_and_no_oth
     assert not runs.end_runs_of_killed_pods()
 
 
+def test_a_run_that_is_opened_again_belongs_to_the_new_pod_before_it_is_running(tmp_path, store, monkeypatch):
+    """The Kubeflow run of its earlier pod ends in between, and ends what is left open of it."""
+    again = {"name": "train-1", "tags": {"training": "train-1"}}
+    monkeypatch.setenv("KFP_RUN_ID", f"{tmp_path.name}-old")
+    runs.close_run(runs.open_run(tmp_path.name, **again)[0], KeyboardInterrupt())
+    update_run, sentences = runs.client().update_run, []
+
+    def update_run_and_end_the_old(run_id, status):
+        update_run(run_id, status=status)
+        with monkeypatch.context() as patch:
+            patch.setenv("KFP_RUN_ID", f"{tmp_path.name}-old")
+            sentences.append(runs.end_runs_of_killed_pods())
+
+    monkeypatch.setattr(runs.client(), "update_run", update_run_and_end_the_old)
+    monkeypatch.setenv("KFP_RUN_ID", f"{tmp_path.name}-new")
+    runs.open_run(tmp_path.name, **again)
+    assert (sentences, run_states(store, tmp_path.name)) == ([""], ["RUNNING"])
+
+
 def test_runs_of_killed_pods_in_a_server_that_does_not_answer_fail_no_notice(monkeypatch):
     monkeypatch.setenv("KFP_RUN_ID", "run-7")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")

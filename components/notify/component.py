@@ -11,7 +11,7 @@ def notify(
     status: dsl.PipelineTaskFinalStatus,
     summary: dsl.Output[dsl.Markdown],
 ) -> None:
-    """How the run ended; posted to the webhook of the Secret dubmill-webhook, if there is one. MLflow runs of killed pods are ended.
+    """How the run ended; posted to the webhook of the Secret dubmill-webhook, if there is one. It ends the MLflow runs that killed pods left open.
 
     Args:
         pipeline: name of the pipeline

@@ -54,8 +54,8 @@ def open_run(experiment: str, *, name: str, tags: Mapping[str, str]) -> tuple[Ru
         tags = {**tags, KUBEFLOW_TAG: os.environ.get("KFP_RUN_ID", "")}
         for run in mlflow.search_runs([experiment_id], tag_filter):
             if _may_continue(run, tags.get(MODEL_TAG)):
+                _set_tags(run, tags)  # before: `notify` of the Kubeflow run in the old tag ends what is open
                 mlflow.update_run(run.info.run_id, status="RUNNING")
-                _set_tags(run, tags)
                 return run, True
         return mlflow.create_run(experiment_id, run_name=name, tags=tags), True
 
