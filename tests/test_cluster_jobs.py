@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import signal
+import threading
+import time
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -176,8 +178,11 @@ def training(folder, trainer, *, num_steps=8, poll_seconds=0.002):
         rows = [{"step": done, "video": 0.5, "audio": 0.25, "total": 0.75, "lr": 2e-4} for done in range(1, step + 1)]
         num_answers = len(trainer.statuses) + len(trainer.refusals)
         path.write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"step": ')  # the next line is being written
+        deadline = time.monotonic() + 30
         while is_awaited and len(trainer.statuses) + len(trainer.refusals) == num_answers:
-            pass
+            if time.monotonic() > deadline:
+                pytest.fail(f"the status server was not told of step {step}")
+            time.sleep(0.001)
 
     with reported_progress(path, num_steps=num_steps, poll_seconds=poll_seconds):
         yield reach
@@ -236,6 +241,28 @@ def test_a_certificate_that_does_not_fit_the_server_gets_no_token(tmp_path, trai
         reach(1, is_awaited=False)
     assert "certificate verify failed" in caplog.text
     assert not trainer.refusals
+
+
+@pytest.mark.parametrize("name", [progress.CA_FILE, progress.TOKEN_FILE])
+def test_a_pod_without_certificate_or_token_warns_and_ends_as_its_training_did(
+    tmp_path, trainer, monkeypatch, caplog, name
+):
+    monkeypatch.delenv(name)
+    (tmp_path / "losses.jsonl").write_text(json.dumps({"step": 1, **dict.fromkeys(progress.METRICS, 1.0)}) + "\n")
+    with pytest.raises(InterruptedStepError), training(tmp_path, trainer, poll_seconds=60):
+        raise InterruptedStepError("stopped")
+    assert f"'{name}' is missing" in caplog.text
+    assert (trainer.statuses, trainer.refusals) == ([], [])
+
+
+def test_a_training_that_has_ended_does_not_wait_for_a_status_server_that_never_answers(tmp_path, trainer, monkeypatch):
+    is_over, answers = threading.Event(), []
+    monkeypatch.setattr(progress, "_post", lambda status: answers.append(is_over.wait(30)))
+    monkeypatch.setattr(progress, "END_SECONDS", 0.01)
+    with training(tmp_path, trainer, poll_seconds=60) as reach:
+        reach(1, is_awaited=False)
+    assert not answers  # the request still waits
+    is_over.set()
 
 
 @pytest.mark.parametrize("variable", [("RANK", "1"), ("KUBEFLOW_TRAINER_SERVER_URL", "")])

@@ -24,7 +24,8 @@ URL = "KUBEFLOW_TRAINER_SERVER_URL"
 CA_FILE = "KUBEFLOW_TRAINER_SERVER_CA_CERT"
 TOKEN_FILE = "KUBEFLOW_TRAINER_SERVER_TOKEN"  # noqa: S105 (the variable that names the file)
 POLL_SECONDS = 15.0  # Trainer's guide asks for 5 or more between two reports
-TIMEOUT_SECONDS = 5
+TIMEOUT_SECONDS = 5  # of each step of a request: connect, handshake, read
+END_SECONDS = 20.0  # in which a request on its way and the last one are over, unless the server is very slow
 METRICS = ("video", "audio", "total", "lr")  # of a line of the file of losses
 
 logger = logging.getLogger(__name__)
@@ -34,7 +35,8 @@ logger = logging.getLogger(__name__)
 def reported_progress(losses: Path, *, num_steps: int, poll_seconds: float = POLL_SECONDS) -> Iterator[None]:
     """Reports the last line of the file `losses` to this pod's TrainJob, again and again while the block runs and once at its end.
 
-    Only rank 0 reports. A server that refuses or does not answer never fails the training, and never makes it wait.
+    Only rank 0 reports, in a thread of its own. Whatever goes wrong there never fails the training, nor changes its outcome. The training waits
+    for the last report when it has ended, for at most `END_SECONDS`.
     """
     if not os.environ.get(URL) or os.environ.get("RANK", "0") != "0":
         yield
@@ -44,6 +46,7 @@ def reported_progress(losses: Path, *, num_steps: int, poll_seconds: float = POL
     def follow() -> None:
         while not is_done.wait(poll_seconds):
             report.send()
+        report.send()
 
     thread = threading.Thread(target=follow, daemon=True)
     thread.start()
@@ -51,8 +54,7 @@ def reported_progress(losses: Path, *, num_steps: int, poll_seconds: float = POL
         yield
     finally:
         is_done.set()
-        thread.join()
-        report.send()
+        thread.join(END_SECONDS)
 
 
 class _Report:
@@ -69,8 +71,13 @@ class _Report:
             if row and row["step"] != self.num_sent:
                 _post({"trainerStatus": self._status(row)})
                 self.num_sent = row["step"]
-        except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: a line that is not JSON
-            reason = str(error) or type(error).__name__
+        except (
+            OSError,
+            http.client.HTTPException,
+            ValueError,
+            KeyError,
+        ) as error:  # a line not JSON; a variable not set
+            reason = f"{error} is missing" if isinstance(error, KeyError) else str(error) or type(error).__name__
             if reason != self.reason:
                 logger.warning("the TrainJob does not show the progress of the training: %s", reason)
             self.reason = reason
