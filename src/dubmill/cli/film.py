@@ -215,16 +215,14 @@ def clean(
 ) -> None:
     """Remove stored files that neither the present table nor the last render of a language uses."""
     from dubmill.dubbing.project.project import locked
-    from dubmill.serving.projects import REQUEST
+    from dubmill.serving.projects import DUB, REQUEST
 
+    place = project.resolve()
     if (
-        project.absolute().parent / REQUEST
-    ).is_file():  # its languages may have adapters that the project's settings do not name
-        what, cure = (
-            "this is the project of a server",
-            "leave it: the server removes what is no longer used when it renders",
-        )
-        raise UsageError(what, where=str(project), cure=cure)
+        place.name == DUB and (place.parent / REQUEST).is_file()
+    ):  # its languages may have adapters that it does not name
+        cure = "leave it: the server removes what is no longer used when it renders"
+        raise UsageError("this is the project of a server", where=str(project), cure=cure)
     with locked(project):
         work = _open(project)
         work.project.store.sweep()
