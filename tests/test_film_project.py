@@ -187,6 +187,10 @@ def test_a_project_keeps_the_background_of_its_film_and_says_if_it_is_gone(film,
     assert str(Path("music.wav").resolve()) not in {path for path, *_ in files._digests}
     Path("music.wav").write_bytes(media.wav_bytes(0.5 * sound_NC.T, 16000))
     assert "to dub" in film("status", "p")[1]
+    assert film("render", "p")[0] == 0
+    monkeypatch.setattr(files, "_digests", {})
+    assert "to dub" not in film("status", "p")[1]
+    assert str(Path("music.wav").resolve()) not in {path for path, *_ in files._digests}
     Path("music.wav").rename("gone.wav")
     code, _, err = film("status", "p")
     assert code == 2

@@ -122,7 +122,9 @@ class FilmProject:
         with locked(folder):
             check_rows([check_row(row, str(settings.film)) for row in rows], str(settings.film))
             project.store.analysis(film)
-            _write_facts(project.store.folder / FACTS, film)
+            state, background = film.path.stat(), KnownFile.of(film.background) if film.background else None
+            facts = FilmFacts(state.st_size, state.st_mtime_ns, film.sha256, film.info, background)
+            _write_facts(project.store.folder / FACTS, facts)
             project.save_with_settings()
         return project
 
@@ -202,6 +204,13 @@ class FilmProject:
         known = facts.background if facts.background and background and facts.background.is_still(background) else None
         film = Film(path, facts.info, size, settings.tone_map, facts.sha256, settings.background)
         return replace(film, known_background_sha256=known.sha256) if known else film
+
+    def remember_background(self) -> None:
+        """Keep the digest of a background that is not the one of before; the caller holds the project's lock alone."""
+        path, background = self.store.folder / FACTS, self.settings.background
+        facts = _read_facts(path)
+        if background and not (facts.background and facts.background.is_still(background.stat())):
+            _write_facts(path, replace(facts, background=KnownFile.of(background)))
 
     @property
     def film_seconds(self) -> float:
@@ -311,10 +320,7 @@ def match_targets(rows: Sequence[Row], cues: Sequence[Cue], language: str, where
     return words
 
 
-def _write_facts(path: Path, film: Film) -> None:
-    state = film.path.stat()
-    background = KnownFile.of(film.background) if film.background else None
-    facts = FilmFacts(state.st_size, state.st_mtime_ns, film.sha256, film.info, background)
+def _write_facts(path: Path, facts: FilmFacts) -> None:
     write_atomically(path, TypeAdapter(FilmFacts).dump_json(facts, indent=1))
 
 

@@ -109,7 +109,7 @@ class ProjectWork:
         return total
 
     def render(self, language: str, progress: Progress) -> tuple[Path, FileDubResult]:
-        """Dub what is missing in a language and join the film; returns its file.
+        """Dub what is missing in a language and join the film; returns its file. The caller holds the project's lock alone.
 
         Raises:
             DubmillError: see `DubbingService.dub_film`.
@@ -117,6 +117,7 @@ class ProjectWork:
         settings = self.project.settings
         out = self.project.folder / "renders" / f"{settings.film.stem}.{language}{settings.container}"
         out.parent.mkdir(exist_ok=True)
+        self.project.remember_background()
         return out, self.service.dub_film(self.request(language), out, progress)
 
     def clean(self, *, removes: bool) -> list[int]:
