@@ -6,6 +6,7 @@ import json
 import re
 import signal
 import subprocess
+import sys
 import threading
 import time
 from contextlib import suppress
@@ -19,7 +20,7 @@ import psutil
 import pytest
 from doubles import dubbing_server
 from doubles.dubbers import tone_hz
-from doubles.releases import CONSENT, small_clip, tiny_release
+from doubles.releases import CONSENT, small_clip, tiny_backbone, tiny_release
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
@@ -28,10 +29,13 @@ from dubmill.artifacts.store import Backbone
 from dubmill.cli import main as cli
 from dubmill.client import AsyncDubClient, DubClient, is_webhook_genuine
 from dubmill.dubbing.consent import verify_ledger
+from dubmill.dubbing.model_source import ModelSource
 from dubmill.dubbing.project.project import locked
 from dubmill.errors import DubmillError, MissingConsentError, UnsupportedTextError
 from dubmill.serving.jobs import JobConflictError, JobLimits, JobStore, UnknownJobError
+from dubmill.serving.model import DubModel
 from dubmill.serving.openapi import ResultView
+from dubmill.serving.routes import facts_routes
 from dubmill.serving.runner import Runner
 from dubmill.serving.videos import video_routes
 
@@ -408,6 +412,30 @@ def test_a_client_learns_languages_adapters_and_limits(served):
     assert served.get("/v1/limits").json()["clip_seconds"] == pytest.approx(1.04)
     limits = served.get("/v1/limits").json()
     assert (limits["max_waiting"], limits["batch_size"]) == (60, 2)
+
+
+def test_the_limits_have_the_batches_that_fit_the_memory(tmp_path):
+    release = tiny_release(tmp_path / "release", tiny_backbone(tmp_path / "backbone"))
+    source, jobs = ModelSource.of_release(release), SimpleNamespace(num_open=int, oldest_age_seconds=float)
+    more = {"projects": None, "backbone": tmp_path, "fetching": None, "calling": None}
+    model = DubModel("in-process", release, source, jobs, **more)
+    app = FastAPI()
+    app.include_router(facts_routes(model, {"batch_size": 4}))
+
+    def batch_size():
+        return TestClient(app).get("/v1/limits").json()["batch_size"]
+
+    assert batch_size() == 4  # as long as the model is not loaded
+    loaded = {"event": "adapter", "path": str(release.path)}
+    model.on_event(loaded | {"adapter": "release", "batch_size": 1})
+    model.on_event(loaded | {"adapter": "other", "batch_size": 3})
+    assert batch_size() == 1
+
+
+def test_the_api_process_does_not_import_pytorch():
+    """It took two seconds of each start and 180 MiB, beside the worker's."""
+    code = "import sys, dubmill.serving.routes; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_an_adapter_is_added_chosen_and_removed_while_the_server_runs(served):

@@ -289,6 +289,18 @@ def test_the_endpoint_starts_the_server_with_arguments_it_knows(overlay):
     assert mounts[str(asked.ledger.parent)].get("readOnly") is not True
 
 
+@every_overlay
+def test_a_pod_of_the_endpoint_lives_as_long_as_its_stop_may_take_and_little_longer(overlay):
+    """LTX-2's pod had half an hour, of which its worker used two minutes."""
+    server, process = (pytest.importorskip(f"dubmill.serving.{name}") for name in ("server", "worker_process"))
+    predictor = named(overlay, "InferenceService", "dubmill")["spec"]["predictor"]
+    arguments = [one for one in predictor["containers"][0]["args"] if one.startswith("--grace_seconds")]
+    options = server.arguments().parse_args(["--backbone=b", "--release=r", *arguments])
+    seconds_left = predictor["terminationGracePeriodSeconds"] - options.grace_seconds - process.END_SECONDS
+    assert 3 <= seconds_left <= 30  # for the API itself
+    assert predictor["terminationGracePeriodSeconds"] < endpoint.REMOVED_SECONDS
+
+
 def allowed(overlay, account):
     """What the roles of an account allow: (verb, resource, name), with `*` for any name."""
     roles = {one["metadata"]["name"]: one["rules"] for one in manifests(overlay, "Role")}

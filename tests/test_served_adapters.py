@@ -75,7 +75,18 @@ def test_batches_that_do_not_fit_the_memory_are_smaller_than_asked_for_and_the_s
     tiny_release(tones.others / "french", tones.backbone, version="8", languages=["fr"])
     tones.releases.refresh()
     assert [event["batch_size"] for event in tones.events] == [1, 1]
-    assert "french: batches have 1 clips and not 2" in caplog.text
+    assert "french: up to 1 clip(s) in a batch and not 2" in caplog.text
+
+
+def test_the_size_of_batches_is_read_while_nothing_is_dubbed(tones, monkeypatch):
+    """A batch that was being dubbed held the memory, so that `/v1/limits` said 1 until the next load."""
+    locked = []
+    monkeypatch.setattr(
+        adapters, "room_for_clips", lambda dubber, size: lambda: locked.append(tones.releases._model.locked()) or 2
+    )
+    tiny_release(tones.others / "late", tones.backbone, version="8")
+    tones.releases.refresh()
+    assert locked == [True]
 
 
 def test_a_request_for_an_adapter_that_was_just_added_finds_it(tones):

@@ -73,7 +73,7 @@ class LoadedRelease:
     """A release on the backbone; `num_uses` jobs have it, and it is not unloaded before they end."""
 
     service: DubbingService  # for many threads
-    dubber: BatchingDubber  # that of `service`
+    batch_size: int  # how many clips fitted the memory when it was loaded
     num_uses: int = 0
 
 
@@ -164,21 +164,20 @@ class LoadedReleases:
 
     def _report_served(self, name: str, path: Path, loaded: LoadedRelease) -> None:
         """Report that a release is served, with the size of its batches, and log a size that is less than was asked for."""
-        batch_size = loaded.dubber.max_clips
-        if batch_size < self._batch_size:
+        if loaded.batch_size < self._batch_size:
             log.warning(
-                "%s: batches have %d clips and not %d, since no more fit the free memory by the counts of `dubmill plan`",
+                "%s: up to %d clip(s) in a batch and not %d, since no more fit the free memory by the counts of `dubmill plan`",
                 name,
-                batch_size,
+                loaded.batch_size,
                 self._batch_size,
             )
-        self._report({"event": "adapter", "adapter": name, "path": str(path), "batch_size": batch_size})
+        self._report({"event": "adapter", "adapter": name, "path": str(path), "batch_size": loaded.batch_size})
 
     def _served(self, service: DubbingService) -> LoadedRelease:
         loaded = cast(BatchDubber, service.dubber)  # of `open_dubber`, never one that loads its weights later
         room = room_for_clips(loaded, service.source.size)
         dubber = BatchingDubber(loaded, model=self._model, max_clips=self._batch_size, num_fitting=room)
-        return LoadedRelease(replace(service, dubber=dubber), dubber)
+        return LoadedRelease(replace(service, dubber=dubber), dubber.max_clips)
 
     def _load(self, path: Path) -> LoadedRelease:
         release, source = opening.open_release(self.backbone, path)
@@ -190,7 +189,7 @@ class LoadedReleases:
             except DubmillError:
                 dubber.detach()
                 raise
-        return self._served(service)
+            return self._served(service)  # a batch that is being dubbed holds memory that is free between two
 
     def _replace(self, name: str, loaded: LoadedRelease | None) -> None:
         with self._lock:

@@ -70,9 +70,7 @@ class DubModel(Model):
         self.release = release  # the default one
         self.sources = {RELEASE: source}  # of the adapters that the worker has loaded, by name
         self.refused: dict[str, str] = {}  # why an adapter is not served, or not its present folder, by name
-        self.batch_sizes: dict[
-            str, int
-        ] = {}  # how many clips fit in one batch of an adapter when it was loaded, by name
+        self.batch_size: int | None = None  # how many clips of the default one fit in a batch, once it is loaded
         self.unready_reason = LOADING
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting: dict[str, set[asyncio.Event]] = defaultdict(set)
@@ -123,9 +121,8 @@ class DubModel(Model):
         else:
             release = Release.open(Path(event["path"]))
             sources[name] = ModelSource.of_release(release)
-            self.batch_sizes[name] = event["batch_size"]
             if name == RELEASE:
-                self.release = release
+                self.release, self.batch_size = release, event["batch_size"]
         self.sources, self.refused = sources, refused  # new mappings: readers may be iterating over the old ones
 
     def _observe(self, seconds: Mapping[str, float], num_together: int) -> None:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import psutil
-import torch
 
 from dubmill.dubbing.clip_dubber import ClipDubber
 from dubmill.dubbing.clip_size import ClipSize
@@ -23,6 +22,8 @@ from dubmill.plan.memory import dub_clip_bytes
 from dubmill.plan.work import num_dub_samples
 
 if TYPE_CHECKING:
+    import torch
+
     from dubmill.dubbing.dubber import Dubber
 
 COUNTED_AS = "ltx-2-19b"  # of the published models the one with more activations for a token and a pixel
@@ -71,6 +72,8 @@ def _num_fitting(device: torch.device, one_clip: float) -> int:
 def free_bytes(device: torch.device) -> int:
     """Bytes that can be allocated on `device`: of a GPU with what PyTorch keeps unused, of a CPU within its container's limit."""
     if device.type == "cuda":
+        import torch  # not above: the API process imports this module, and never needs it
+
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return min(psutil.virtual_memory().available, container_bytes(CGROUP))

@@ -111,9 +111,7 @@ def facts_routes(model: DubModel, limits: Mapping[str, Any]) -> APIRouter:
     @router.get("/v1/limits", responses=ERRORS)
     async def served_limits() -> dict[str, Any]:
         """Limits of uploads, of jobs, of batches, and of the time that results are kept."""
-        batch_size = model.batch_sizes.get(
-            RELEASE, limits["batch_size"]
-        )  # until the model is loaded, what was asked for
+        batch_size = model.batch_size or limits["batch_size"]  # until the model is loaded, that of the option
         return {"clip_seconds": model.source.size.seconds, **limits, "batch_size": batch_size}
 
     @router.post("/v1/dub", response_class=Response, responses=ERRORS | RESULT, openapi_extra=DUB_BODY, tags=["dubs"])

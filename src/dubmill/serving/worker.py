@@ -42,7 +42,8 @@ log = logging.getLogger("dubmill.serving")
 WEBHOOKS = "webhooks"  # the queue of their deliveries
 PLACES = 2  # for each clip of a batch: while some are dubbed, the films of others are joined
 POLL_SECONDS = 0.05  # of the queue
-MAX_ATTEMPTS = 20  # starts of one job, after which it has failed: it kills the worker each time
+# starts of one job, after which it has failed: it kills the worker each time. One after a polite stop counts too
+MAX_ATTEMPTS = 20
 
 
 class QueueTable:

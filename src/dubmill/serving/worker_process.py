@@ -60,7 +60,9 @@ class WorkerProcess:
             try:
                 process.wait(grace_seconds + END_SECONDS)
             except subprocess.TimeoutExpired:
-                log.warning("the worker did not end in %.0f s; its jobs continue at the next start", grace_seconds)
+                log.warning(
+                    "the worker did not end in %.0f s; its jobs continue at the next start", grace_seconds + END_SECONDS
+                )
                 process.kill()
         self._thread.join(timeout=5.0)
 
