@@ -23,6 +23,7 @@ from doubles.dubbers import tone_hz
 from doubles.releases import CONSENT, small_clip, tiny_backbone, tiny_release
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from sqlalchemy.exc import OperationalError
 
 from dubmill import media
 from dubmill.artifacts.store import Backbone
@@ -32,6 +33,7 @@ from dubmill.dubbing.consent import verify_ledger
 from dubmill.dubbing.model_source import ModelSource
 from dubmill.dubbing.project.project import locked
 from dubmill.errors import DubmillError, MissingConsentError, UnsupportedTextError
+from dubmill.serving import worker
 from dubmill.serving.jobs import JobConflictError, JobLimits, JobStore, UnknownJobError
 from dubmill.serving.model import DubModel
 from dubmill.serving.openapi import ResultView
@@ -223,6 +225,19 @@ def test_a_job_that_is_cancelled_between_two_steps_does_not_hold_up_a_stop(tmp_p
         assert not runner.drain(0.0)  # its result is not recorded yet
         raise InterruptedError
     assert runner.drain(0.0)
+
+
+def test_a_worker_ends_though_its_database_fails(monkeypatch, caplog):
+    """It hung until it was killed, since the threads of jobs that went back never end."""
+
+    def put_all_back():
+        raise OperationalError("select", {}, OSError("it fails"))
+
+    codes = []
+    monkeypatch.setattr(worker.os, "_exit", codes.append)
+    worker._end(SimpleNamespace(put_all_back=put_all_back))
+    assert codes == [0]
+    assert "could not be put back" in caplog.text
 
 
 def test_a_cancelled_job_frees_the_model_and_has_no_result(served):

@@ -3,15 +3,18 @@
 import errno
 import json
 import os
+import queue
 import shutil
 import threading
 import time
+from contextlib import contextmanager
 from datetime import date
 from types import SimpleNamespace
 
 import pytest
 from doubles.dubbers import ToneDubber
 from doubles.releases import CONSENT, small_clip, tiny_backbone, tiny_release
+from sqlalchemy.exc import OperationalError
 
 from dubmill import media
 from dubmill.dubbing.consent import Consent, ConsentLedger
@@ -34,6 +37,7 @@ from dubmill.serving.projects import (
     SegmentChanges,
     TooManyProjectsError,
     UnknownProjectError,
+    lock_project,
 )
 from dubmill.serving.runner import CancelledJobError, Runner
 
@@ -114,6 +118,44 @@ def test_a_job_waits_for_its_project_without_a_place_at_the_model_and_can_be_can
         assert not results
     job.join(timeout=60)
     assert [result["seed"] for result in results] == [3]
+
+
+@pytest.mark.parametrize("kind", ["redo", "open"])
+def test_a_job_that_goes_back_to_the_queue_has_freed_what_it_held_and_never_ends(projects, model, kind):
+    """It kept its project locked until the old worker ended, so that the worker that took it waited."""
+    service, served, table, leased, put_back = model[0], create(projects, model), Table(), [], queue.Queue()
+
+    @contextmanager
+    def lease(adapter, tag):
+        leased.append(tag)
+        try:
+            yield service
+        finally:
+            leased.remove(tag)
+
+    def fail(job_id):
+        put_back.put((job_id, list(leased)))
+        raise OperationalError("update", {}, OSError("the database is away"))
+
+    table.put_back = fail
+    releases = SimpleNamespace(sources={"release": service.source}, lease=lease)
+    runner = runner_of(projects, table, threading.Semaphore(0), releases)
+    runner.ledger = service.ledger
+    task = {"kind": kind, "project": ID, "segment": "s1", "seed": 3}
+    document = {"fields": served.fields.model_dump(mode="json"), "task": task, "upload": "../upload", "owner": "ana"}
+    if kind == "open":
+        assert runner.drain(0.0)  # before it decodes
+    job = threading.Thread(target=runner.dub, args=("j", document), daemon=True)
+    job.start()
+    if kind == "redo":
+        wait_for(table.stages, 2)  # it has the project, and waits for a place
+        with pytest.raises(BusyProjectError), lock_project(served.folder):
+            pass
+        assert runner.drain(0.0)
+    assert put_back.get(timeout=30) == ("j", [])
+    with lock_project(served.folder):
+        assert job.is_alive()  # a step that ends has an outcome, also where the database is away
+    assert table.stages == (["waiting", "waiting"] if kind == "redo" else [])
 
 
 def test_a_project_does_not_expire_while_a_job_has_it_and_a_job_begins_its_time_again(projects, model):

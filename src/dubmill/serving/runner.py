@@ -9,7 +9,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
+
+from sqlalchemy.exc import SQLAlchemyError
 
 from dubmill import media
 from dubmill.artifacts.files import hash_file
@@ -56,6 +58,10 @@ class CancelledJobError(Exception):
     """The caller cancelled the job that is running; never shown to anybody."""
 
 
+class StoppingError(Exception):
+    """The worker is about to end, and the job has no place at the model yet; never shown to anybody."""
+
+
 class Runner:
     """Dubs jobs with one model, as many at once as there are places; `drain` lets those finish, and puts the others back into the queue."""
 
@@ -92,6 +98,17 @@ class Runner:
             return self._dub(job_id, document)
         except DubmillError as error:
             return {"problem": problem_of(error)}
+        except StoppingError:  # its project, adapter and place at the model are free again
+            self._put_back(job_id)
+
+    def _put_back(self, job_id: str) -> NoReturn:
+        """Put a job back into the queue, and never return: a step that ends has an outcome."""
+        try:
+            self.table.put_back(job_id)
+        except SQLAlchemyError as error:  # the worker tries again when it ends
+            log.error("the job %s could not be put back into the queue (%s)", job_id, error)
+        while True:
+            threading.Event().wait()
 
     def record(self, job_id: str, document: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, Any]:
         """The result with the hash of its entry in the consent ledger; a problem where it cannot be entered."""
@@ -132,8 +149,8 @@ class Runner:
 
         The others go back to the queue, each by its own thread, at its next step: none is dubbed here and by another worker at once.
         """
-        self._draining.set()
         with self._changed:
+            self._draining.set()
             return self._changed.wait_for(lambda: not self._begun, grace_seconds)
 
     def _dub(self, job_id: str, document: Mapping[str, Any]) -> dict[str, Any]:
@@ -203,8 +220,7 @@ class Runner:
                     held.enter_context(lock_project(served.folder))
                     break
                 except BusyProjectError:
-                    self._stop_if_cancelled(job_id)
-                    self._put_back_if_draining(job_id)
+                    self._stop_if_over(job_id)
                     time.sleep(LOCK_SECONDS)
             self.projects.get(project_id, owner).touch()  # it may have been deleted meanwhile
             yield served
@@ -245,13 +261,11 @@ class Runner:
         """Hold a place at the model; gives the callback that takes the share done."""
         decoded = time.monotonic()
         self._enter(job_id, "waiting", 0.0)
-        self._put_back_if_draining(job_id)
         while not self._places.acquire(timeout=0.2):
-            self._stop_if_cancelled(job_id)
-            self._put_back_if_draining(job_id)
+            self._stop_if_over(job_id)
         try:
-            self._put_back_if_draining(job_id)
-            with self._changed:
+            with self._changed:  # `drain` waits for the job, or it goes back
+                self._stop_if_draining(job_id)
                 self._begun.add(job_id)
             began = time.monotonic()
             self._enter(job_id, "dubbing", 0.0, dubbing_since=time.time())
@@ -274,15 +288,18 @@ class Runner:
         return progress
 
     def _enter(self, job_id: str, stage: str, progress: float, **more: float) -> None:
-        self._stop_if_cancelled(job_id)
+        self._stop_if_over(job_id)
         self.table.set_attributes(job_id, {"stage": stage, "progress": round(progress, 4), **more})
         self.report({"event": "progress", "job": job_id})
 
-    def _put_back_if_draining(self, job_id: str) -> None:
-        """Where the worker is about to end, put a job that has no place yet back into the queue, and never return."""
-        if self._draining.is_set():
-            self.table.put_back(job_id)
-            threading.Event().wait()
+    def _stop_if_over(self, job_id: str) -> None:
+        """Leave the job where it was cancelled, or where the worker is about to end before it has a place."""
+        self._stop_if_cancelled(job_id)
+        self._stop_if_draining(job_id)
+
+    def _stop_if_draining(self, job_id: str) -> None:
+        if self._draining.is_set() and job_id not in self._begun:
+            raise StoppingError(job_id)
 
     def _stop_if_cancelled(self, job_id: str) -> None:
         if self.table.is_cancelled(job_id):

@@ -13,9 +13,10 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 from dbos import DBOS, DBOSClient, DBOSConfig, DBOSPortableJSONSerializer, SetWorkflowID
+from sqlalchemy.exc import SQLAlchemyError
 
 from dubmill.artifacts.store import Release
 from dubmill.dubbing import open as opening
@@ -122,8 +123,20 @@ def run_worker(options: argparse.Namespace, release: Release, source: ModelSourc
         has_finished = runner.drain(options.grace_seconds)
         log.info("the worker stops; %s", "no job is at the model" if has_finished else "its jobs go back to the queue")
         time.sleep(0.5)  # the last workflow writes its outcome
+        return _end(table)
+
+
+def _end(table: QueueTable) -> NoReturn:
+    """Put back what is left, and end this process also after an error: threads of jobs that went back never end.
+
+    While the database refuses connections DBOS tries again without end, until the API kills this process.
+    """
+    try:
         table.put_all_back()
-        os._exit(0)  # threads of jobs that went back never end
+    except SQLAlchemyError as error:
+        log.error("jobs could not be put back into the queue (%s); a worker of this name continues them", error)
+    finally:
+        os._exit(0)
 
 
 def load_service(options: argparse.Namespace, release: Release, source: ModelSource) -> tuple[DubbingService, float]:
