@@ -218,9 +218,8 @@ def clean(
     from dubmill.serving.projects import DUB, REQUEST
 
     place = project.resolve()
-    if (
-        place.name == DUB and (place.parent / REQUEST).is_file()
-    ):  # its languages may have adapters that it does not name
+    is_served = place.name == DUB and (place.parent / REQUEST).is_file()
+    if is_served:  # its languages may have adapters that it does not name
         cure = "leave it: the server removes what is no longer used when it renders"
         raise UsageError("this is the project of a server", where=str(project), cure=cure)
     with locked(project):

@@ -26,6 +26,12 @@ TOKEN_FILE = "KUBEFLOW_TRAINER_SERVER_TOKEN"  # noqa: S105 (the variable that na
 POLL_SECONDS = 15.0  # Trainer's guide asks for 5 or more between two reports
 TIMEOUT_SECONDS = 5  # of each step of a request: connect, handshake, read
 END_SECONDS = 20.0  # in which a request on its way and the last one are over, unless the server is very slow
+FAILURES = (
+    OSError,
+    http.client.HTTPException,
+    ValueError,
+    KeyError,
+)  # ValueError: a line is not JSON; KeyError: a variable is not set
 METRICS = ("video", "audio", "total", "lr")  # of a line of the file of losses
 
 logger = logging.getLogger(__name__)
@@ -71,12 +77,7 @@ class _Report:
             if row and row["step"] != self.num_sent:
                 _post({"trainerStatus": self._status(row)})
                 self.num_sent = row["step"]
-        except (
-            OSError,
-            http.client.HTTPException,
-            ValueError,
-            KeyError,
-        ) as error:  # a line not JSON; a variable not set
+        except FAILURES as error:
             reason = f"{error} is missing" if isinstance(error, KeyError) else str(error) or type(error).__name__
             if reason != self.reason:
                 logger.warning("the TrainJob does not show the progress of the training: %s", reason)

@@ -97,7 +97,17 @@ def dub_clip_bytes(
 
     `tokens` are those of the clip and of its reference, and `num_samples` go through the transformer for it at once.
     """
-    work = Work("dub", "1 clip", tokens, 1, num_samples, num_pixels, 0.0, PARTS, 1)
+    work = Work(
+        step="dub",
+        amount="1 clip",
+        tokens=tokens,
+        batch_size=1,
+        num_samples=num_samples,
+        num_pixels=num_pixels,
+        flops=0.0,
+        parts=PARTS,
+        num_parts=1,
+    )
     denoising = _sampling_activations(work, architecture)
     if caches_reference:
         denoising += _reference_cache(work, architecture)
