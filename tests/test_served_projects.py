@@ -57,6 +57,9 @@ class Table:
     def is_cancelled(self, job_id):
         return job_id in self.cancelled
 
+    def reserve(self, job_id, owner, seconds, limit_seconds):
+        return seconds
+
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
@@ -107,14 +110,16 @@ def test_a_job_waits_for_its_project_without_a_place_at_the_model_and_can_be_can
     runner = runner_of(projects, table, places)
     task = {"kind": "redo", "project": ID, "segment": "s1", "seed": 3, "language": "es"}
     with locked(served.folder / DUB):
-        job = threading.Thread(target=lambda: results.append(runner._work_on_project(model[0], "j", "ana", task)))
+        job = threading.Thread(
+            target=lambda: results.append(runner._work_on_project(model[0], "j", "ana", task, float))
+        )
         job.start()
         wait_for(table.stages, 1)
         assert places.acquire(blocking=False)
         places.release()
         table.cancelled.add("k")
         with pytest.raises(CancelledJobError):
-            runner._work_on_project(model[0], "k", "ana", task)
+            runner._work_on_project(model[0], "k", "ana", task, float)
         assert not results
     job.join(timeout=60)
     assert [result["seed"] for result in results] == [3]
@@ -279,11 +284,12 @@ def test_a_render_removes_dubs_that_nothing_uses_and_keeps_those_of_other_langua
     takes = served.folder / DUB / "work" / "takes"
     redo = {"kind": "redo", "project": ID, "segment": "s1", "language": "es"}
     for seed in (3, 4):
-        runner._work_on_project(model[0], "j", "ana", {**redo, "seed": seed})
-    runner._work_on_project(model[0], "j", "ana", {**redo, "seed": 4, "language": "en"})
+        runner._work_on_project(model[0], "j", "ana", {**redo, "seed": seed}, float)
+    runner._work_on_project(model[0], "j", "ana", {**redo, "seed": 4, "language": "en"}, float)
     before = {path.stem for path in takes.iterdir()}
     (projects.folder / "j").mkdir()
-    runner._work_on_project(model[0], "j", "ana", {"kind": "render", "project": ID, "language": "es"})
+    done = runner._work_on_project(model[0], "j", "ana", {"kind": "render", "project": ID, "language": "es"}, float)
+    assert 0.0 < done["dubbed_seconds"] < done["seconds"]  # the segment that was missing, and not the film
     assert (projects.folder / "j" / RESULT).is_file()
     after = {path.stem for path in takes.iterdir()}
     assert (len(before), len(before & after)) == (3, 2)  # the dub of the older seed is gone

@@ -21,11 +21,11 @@ from kserve.protocol.grpc.servicer import InferenceServicer
 from kserve.protocol.model_repository_extension import ModelRepositoryExtension
 
 from dubmill.errors import DubmillError, UsageError
-from dubmill.serving.jobs import QueueFullError
 from dubmill.serving.keys import Callers
 from dubmill.serving.middleware import log_request
 from dubmill.serving.model import CALLER
 from dubmill.serving.problems import REJECTIONS, problem, shortened
+from dubmill.serving.usage import RetryLaterError
 from dubmill.serving.wire import refuse_unreadable_v2
 
 log = logging.getLogger("dubmill.serving")
@@ -99,7 +99,7 @@ class CallInterceptor(ExceptionToStatusInterceptor):
         content = problem(ex)
         REJECTIONS.labels(content["status"], content["code"]).inc()
         trailing = [("code", content["code"])]
-        if isinstance(ex, QueueFullError):
+        if isinstance(ex, RetryLaterError):
             trailing.append(("retry-after", str(ex.retry_after_seconds)))
         await context.abort(STATUS[content["status"]], content["detail"], tuple(trailing))
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 TASKS = ("clip", "dub", "open", "redo", "render")
 FILE_TASKS = ("clip", "dub", "render")  # their result is a file
 State = Literal["queued", "running", "done", "failed", "cancelled"]
+OPEN = ["ENQUEUED", "DELAYED", "PENDING"]  # as the queue calls a job that is not over
 STATES: dict[str, State] = {
     "ENQUEUED": "queued",
     "DELAYED": "queued",

@@ -12,7 +12,7 @@ import shutil
 import threading
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +21,10 @@ from typing import Any
 from dbos import EnqueueOptions
 
 from dubmill.artifacts.files import digest_of, hash_file, write_atomically
-from dubmill.errors import DubmillError, ServiceUnavailableError, UsageError
+from dubmill.errors import DubmillError, UsageError
 from dubmill.serving.database import open_queue
-from dubmill.serving.job import Job, job_of
+from dubmill.serving.job import OPEN, Job, job_of
+from dubmill.serving.usage import RetryLaterError, Usage
 
 WORKFLOW, QUEUE = "dub", "dubs"
 QUEUE_VERSION = "2"  # of the workflow's document and steps: a worker takes only the jobs of its own version
@@ -31,15 +32,15 @@ RESULT = "result.mp4"  # a job's dub, beside its upload
 ENDING = "saving"  # last stage of a job
 SNAPSHOT_SECONDS = 0.2  # age of the list of open jobs by which places and waits are counted
 NUM_KEY_LOCKS = 64
-OPEN = ["ENQUEUED", "DELAYED", "PENDING"]
+METERED = ("clip", "dub", "redo")  # tasks that surely dub something
 
 
-class QueueFullError(ServiceUnavailableError):
+class QueueFullError(RetryLaterError):
     """Too many jobs are waiting, in all or of one caller; `retry_after_seconds` is when a place is likely to be free."""
 
     def __init__(self, what: str, *, where: str = "", cure: str = "", retry_after_seconds: int = 1) -> None:
-        self.retry_after_seconds = retry_after_seconds
         super().__init__(what, where=where, cure=cure)
+        self.retry_after_seconds = retry_after_seconds
 
 
 class UnknownJobError(UsageError):
@@ -60,11 +61,12 @@ class OpenJob:
 
 @dataclass(frozen=True, kw_only=True)
 class JobLimits:
-    """How many jobs may be queued or running, in all and of one caller, and for how long results are kept."""
+    """How many jobs may be queued or running, in all and of one caller, for how long results are kept, and seconds of video a month for a caller."""
 
     max_waiting: int
     max_per_caller: int
     result_hours: float
+    quota_of: Callable[[str], float] = lambda owner: math.inf
 
 
 class JobStore:
@@ -73,6 +75,7 @@ class JobStore:
     def __init__(self, folder: Path, database: str, limits: JobLimits) -> None:
         self.folder, self.limits = folder, limits
         self.client = open_queue(database)
+        self.usage = Usage(self.client)
         self.mean_seconds = 1.0  # between the ends of two dubs, as measured lately
         self._lock, self._counting = threading.RLock(), threading.Lock()
         self._key_locks = [threading.Lock() for _ in range(NUM_KEY_LOCKS)]
@@ -86,6 +89,7 @@ class JobStore:
 
         Raises:
             QueueFullError: too many are waiting.
+            QuotaExceededError: the owner has no seconds left this month.
             JobConflictError: the key belongs to another request.
             DiskFullError: the disk is full.
         """
@@ -107,8 +111,12 @@ class JobStore:
         return _same_request(known, digest)
 
     def _enqueue(self, job_id: str, document: Mapping[str, Any], media: bytes | Path, owner: str, digest: str) -> Job:
-        upload = document["upload"]
+        upload, quota_seconds = document["upload"], self.limits.quota_of(owner)
         self._check_room(owner)
+        if document["task"]["kind"] in METERED:
+            self.usage.check(owner, quota_seconds)
+        if quota_seconds < math.inf:  # which is not JSON
+            document = {**document, "quota_seconds": quota_seconds}
         self._write_upload(self.folder / job_id / upload, media)  # outside the lock: it waits for the disk
         with self._lock:
             try:
@@ -209,6 +217,7 @@ class JobStore:
 
         Open jobs of another `QUEUE_VERSION` are cancelled when they are that old: no worker may be left that takes them.
         """
+        self.usage.delete_expired()
         horizon = time.time() - self.limits.result_hours * 3600.0
         for one in self.client.list_workflows(name=WORKFLOW, status=OPEN, load_input=False):
             if one.app_version != QUEUE_VERSION and (one.created_at or 0) / 1000 < horizon:

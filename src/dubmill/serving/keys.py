@@ -16,20 +16,21 @@ ANYBODY = "anonymous"
 
 @dataclass(frozen=True)
 class Callers:
-    """The callers a server knows: sha256 of each API key with its owner, or the name of a header that names the caller.
+    """The callers a server knows: sha256 of each API key with its owner, or the name of a header that names the caller; and their quotas.
 
     A header is to be trusted only where a gateway sets it and removes it from what comes in.
     """
 
     keys: Mapping[str, str] = field(default_factory=dict)
     identity_header: str = ""
+    quotas: Mapping[str, float] = field(default_factory=dict)  # seconds of video a month, by owner
 
     @classmethod
     def read(cls, path: Path | None, identity_header: str) -> Callers:
-        """The callers of a file with a line `OWNER SHA256-OF-KEY` for each; without a file, none.
+        """The callers of a file with a line `OWNER SHA256-OF-KEY [SECONDS-A-MONTH]` for each key; without a file, none.
 
         Raises:
-            UsageError: the file cannot be read, or a line is something else.
+            UsageError: the file cannot be read, or a line is something else, or an owner has two quotas.
         """
         if path is None:
             return cls({}, identity_header)
@@ -39,11 +40,13 @@ class Callers:
             raise UsageError(
                 f"it cannot be read ({error.strerror})", where=str(path), cure="give the file of API keys"
             ) from error
-        if not lines or any(len(line) != 2 or len(line[1]) != 64 for line in lines):
-            raise UsageError(
-                "not a file of API keys", where=str(path), cure="write lines of an owner and the sha256 of a key"
-            )
-        return cls({digest.lower(): owner for owner, digest in lines}, identity_header)
+        quotas = {(line[0], line[2]) for line in lines if len(line) == 3}
+        is_quota = all(seconds.isdecimal() for _, seconds in quotas) and len(dict(quotas)) == len(quotas)
+        if not lines or not is_quota or any(len(line) not in (2, 3) or len(line[1]) != 64 for line in lines):
+            cure = "write lines of an owner, the sha256 of a key, and where wanted whole seconds a month, one number for an owner"
+            raise UsageError("not a file of API keys", where=str(path), cure=cure)
+        seconds_of = {owner: float(seconds) for owner, seconds in quotas}
+        return cls({line[1].lower(): line[0] for line in lines}, identity_header, seconds_of)
 
     def identify(self, headers: Mapping[bytes, bytes]) -> str:
         """The caller of a request.

@@ -41,6 +41,11 @@ DUB_SECONDS = Histogram(
 STAGE_SECONDS = Histogram("dub_stage_seconds", "seconds of each stage of a job", ["model", "stage"], buckets=SECONDS)
 QUEUE_DEPTH = Gauge("dub_queue_depth", "jobs queued or running", ["model"])
 QUEUE_AGE = Gauge("dub_queue_age_seconds", "age of the oldest job queued or running", ["model"])
+DUBBED_SECONDS = Counter(
+    "dub_media_seconds",
+    "seconds of video dubbed, as quotas count them; of no caller, since anybody reads this",
+    ["model"],
+)
 LOADING, STOPPING = "it is still loading", "it is stopping"
 POLL_SECONDS = 1.0  # of a job whose worker says nothing: another replica has it
 ENDING_SECONDS = 0.05  # of a job whose outcome is being written
@@ -84,6 +89,7 @@ class DubModel(Model):
     def _create_metrics(self) -> None:
         """Create the series that a healthy server has, so that a rate can be computed from its first dub on."""
         DUB_SECONDS.labels(self.name)
+        DUBBED_SECONDS.labels(self.name)
         for stage in ("decode", "wait", "dub"):
             STAGE_SECONDS.labels(self.name, stage)
         for language in (*self.source.languages, "other"):
@@ -104,9 +110,11 @@ class DubModel(Model):
             self._on_adapter(event)
         elif kind == "stages":
             self._observe(event["seconds"], event["num_together"])
-        elif kind == "finished" and event["task"] in FILE_TASKS:
-            language = event["language"] if event["language"] in LANGUAGES else "other"  # bounds the labels
-            DUBS.labels(self.name, language, event["outcome"]).inc()
+        elif kind == "finished":
+            DUBBED_SECONDS.labels(self.name).inc(event["dubbed_seconds"])
+            if event["task"] in FILE_TASKS:
+                language = event["language"] if event["language"] in LANGUAGES else "other"  # bounds the labels
+                DUBS.labels(self.name, language, event["outcome"]).inc()
         if "job" in event and self._loop is not None:
             self._loop.call_soon_threadsafe(self._wake, event["job"])
 
@@ -158,7 +166,7 @@ class DubModel(Model):
         `kind` as in `job.TASKS`: of a clip, a script is refused, and later a video that is longer than one clip of the model.
 
         Raises:
-            DubmillError: the fields are not in order, or the caller has too many projects; `QueueFullError` if too many wait.
+            DubmillError: the fields are not in order, or the caller has too many projects or no seconds left; `QueueFullError` if too many wait.
         """
         fields, video = submission.fields, submission.video
         fields.check(self.sources)

@@ -36,6 +36,7 @@ class ResultView(BaseModel):
 
     seconds: float
     size: str = ""  # a default: older results have none
+    dubbed_seconds: float = 0.0
     seed: int
     num_bytes: int = 0
     sha256: str = ""
@@ -67,6 +68,17 @@ class JobView(BaseModel):
     links: dict[str, str]
     result: ResultView | None = None
     problem: Problem | None = None
+
+
+class UsageView(BaseModel):
+    """A caller's seconds of video in a calendar month (UTC); without a quota the limit and what is left are null."""
+
+    dubbed_seconds: float
+    open_seconds: float
+    limit_seconds: float | None
+    left_seconds: float | None
+    begins: str
+    resets: str
 
 
 class SegmentView(BaseModel):
@@ -134,7 +146,7 @@ _TITLES = {
     413: "the video is too large or too long",
     415: "a body of another type",
     422: "a video, a language or words that cannot be dubbed",
-    429: "too many jobs are waiting; Retry-After says when to come again",
+    429: "too many jobs are waiting, or the month's seconds are used up; Retry-After says when to come again",
     503: "not ready, or stopping",
 }
 ERRORS: dict[int | str, dict[str, Any]] = {

@@ -31,6 +31,7 @@ from dubmill.serving.job import Job
 from dubmill.serving.jobs import JobConflictError, QueueFullError, UnknownJobError
 from dubmill.serving.outbound import ForbiddenSourceError
 from dubmill.serving.projects import TooManyProjectsError, UnknownProjectError
+from dubmill.serving.usage import QuotaExceededError, RetryLaterError
 
 MAX_ERROR_CHARACTERS = 800  # the longest of our own; fields that are quoted have limits of their own
 MEDIA_TYPE = "application/problem+json"
@@ -67,6 +68,7 @@ STATUS: dict[type[DubmillError], HTTPStatus] = {  # the first that matches, so s
     UsageError: HTTPStatus.BAD_REQUEST,
     InvalidParamsError: HTTPStatus.BAD_REQUEST,
     QueueFullError: HTTPStatus.TOO_MANY_REQUESTS,
+    QuotaExceededError: HTTPStatus.TOO_MANY_REQUESTS,
     DiskFullError: HTTPStatus.SERVICE_UNAVAILABLE,
     ServiceUnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
     DubmillError: HTTPStatus.INTERNAL_SERVER_ERROR,
@@ -108,7 +110,7 @@ async def error_response(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, DubmillError)
     content = problem(error)
     headers = {}
-    if isinstance(error, QueueFullError):
+    if isinstance(error, RetryLaterError):
         headers["Retry-After"] = str(error.retry_after_seconds)
     if content["status"] == HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = "Bearer"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import UTC, datetime
@@ -20,7 +21,7 @@ from dubmill.serving.fields import DubFields, FormFields, parse_fields
 from dubmill.serving.job import FILE_TASKS, Job
 from dubmill.serving.jobs import JobConflictError
 from dubmill.serving.model import CALLER, DubModel
-from dubmill.serving.openapi import DUB_BODY, ERRORS, EVENTS, RESULT, JobPage, JobView
+from dubmill.serving.openapi import DUB_BODY, ERRORS, EVENTS, RESULT, JobPage, JobView, UsageView
 from dubmill.serving.problems import UnsupportedBodyError, job_error, problem, raise_problem
 from dubmill.serving.wire import Submission, result_fields
 from dubmill.text.languages import LANGUAGES
@@ -113,6 +114,23 @@ def facts_routes(model: DubModel, limits: Mapping[str, Any]) -> APIRouter:
         """Limits of uploads, of jobs, of batches, and of the time that results are kept."""
         batch_size = model.batch_size or limits["batch_size"]  # until the model is loaded, that of the option
         return {"clip_seconds": model.source.size.seconds, **limits, "batch_size": batch_size}
+
+    @router.get("/v1/usage", response_model=UsageView, responses=ERRORS)
+    def usage() -> dict[str, Any]:
+        """The caller's seconds of video of this calendar month (UTC): dubbed, being dubbed, and left."""
+        owner = CALLER.get()
+        month = model.jobs.usage.of(owner, model.jobs.limits.quota_of(owner))
+        limit, left = (
+            (seconds if seconds < math.inf else None) for seconds in (month.limit_seconds, month.left_seconds)
+        )
+        return {
+            "dubbed_seconds": month.dubbed_seconds,
+            "open_seconds": month.open_seconds,
+            "limit_seconds": limit,
+            "left_seconds": left,
+            "begins": iso(month.begins),
+            "resets": iso(month.ends),
+        }
 
     @router.post("/v1/dub", response_class=Response, responses=ERRORS | RESULT, openapi_extra=DUB_BODY, tags=["dubs"])
     async def dub(request: Request) -> Response:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
@@ -36,6 +38,7 @@ log = logging.getLogger("dubmill.serving")
 WRITE_SECONDS = 0.25  # between two writes of a job's progress
 LOCK_SECONDS = 0.2  # between two tries to lock a project
 Report = Callable[[Mapping[str, Any]], None]
+Reserve = Callable[[float], float]  # seconds of video that a job is about to dub; returns what it is counted as
 
 
 class JobTable(Protocol):
@@ -51,6 +54,14 @@ class JobTable(Protocol):
 
     def put_back(self, job_id: str) -> None:
         """Put a running job back into the queue."""
+        ...
+
+    def reserve(self, job_id: str, owner: str, seconds: float, limit_seconds: float) -> float:
+        """Reserve a job's seconds of its caller's month; returns what it will be counted as. See `Usage`."""
+        ...
+
+    def count(self, job_id: str, owner: str, seconds: float) -> None:
+        """Enter the seconds of a job that is done in its caller's month, once."""
         ...
 
 
@@ -127,12 +138,15 @@ class Runner:
             return {"problem": problem_of(error)}
 
     def tidy(self, job_id: str, document: Mapping[str, Any], outcome: Mapping[str, Any]) -> None:
-        """Delete the upload of a job that is over, and report it."""
+        """Count the seconds of a job that is over, delete its upload, and report it."""
+        seconds = outcome.get("dubbed_seconds", 0.0)
+        if seconds:
+            self.table.count(job_id, document["owner"], seconds)
         (self.folder / job_id / document["upload"]).unlink(missing_ok=True)
         self.table.set_attributes(job_id, {"stage": ENDING})
         kind = outcome["problem"]["kind"] if "problem" in outcome else "done"
         facts = {"task": document["task"]["kind"], "language": document["fields"]["language"]}
-        self.report({"event": "finished", "job": job_id, "outcome": kind, **facts})
+        self.report({"event": "finished", "job": job_id, "outcome": kind, "dubbed_seconds": seconds, **facts})
 
     @contextmanager
     def under_way(self, job_id: str) -> Iterator[None]:
@@ -162,13 +176,16 @@ class Runner:
             self._enter(job_id, "fetching", 0.0)
             self._fetch(fields.video_url, upload)
         with self.releases.lease(fields.adapter, base_tag(fields.language)) as service:
+            reserve = partial(self._reserve, job_id, document)
             if task["kind"] in ("redo", "render"):
                 tag = base_tag(fields.language)
-                result = self._work_on_project(service, job_id, document["owner"], {**task, "language": tag})
+                result = self._work_on_project(service, job_id, document["owner"], {**task, "language": tag}, reserve)
             elif task["kind"] == "open":
                 result = self._open_project(service, job_id, document["owner"], fields, upload)
             else:
-                result = self._render(service, job_id, fields.file_request(upload), is_clip=task["kind"] == "clip")
+                result = self._render(
+                    service, job_id, fields.file_request(upload), reserve, is_clip=task["kind"] == "clip"
+                )
             facts = {
                 "language": base_tag(fields.language),
                 "model_version": service.source.version,
@@ -188,15 +205,15 @@ class Runner:
         return {**_facts_of(film), "notes": []}
 
     def _work_on_project(
-        self, service: DubbingService, job_id: str, owner: str, task: Mapping[str, Any]
+        self, service: DubbingService, job_id: str, owner: str, task: Mapping[str, Any], reserve: Reserve
     ) -> dict[str, Any]:
         """Dub a segment of a project again, or join its film; returns its length, notes and seed."""
-        with (
-            self._locked_project(job_id, task["project"], owner) as served,
-            self._in_place(job_id, time.monotonic()) as progress,
-        ):
-            work, out = served.work(service, task["language"]), self.folder / job_id / RESULT
-            result = _facts_of(work.film)
+        with self._locked_project(job_id, task["project"], owner) as served, ExitStack() as place:
+            started, work = time.monotonic(), served.work(service, task["language"])
+            segment = task["segment"] if task["kind"] == "redo" else ""
+            result = {**_facts_of(work.film), "dubbed_seconds": reserve(work.seconds_to_dub(segment))}
+            progress = place.enter_context(self._in_place(job_id, started))
+            out = self.folder / job_id / RESULT
             if task["kind"] == "redo":
                 _, seed, count = work.redo(task["segment"], task["seed"], progress)
                 result |= {"seed": seed, "notes": [f"{count} chunk(s) were dubbed"]}
@@ -227,12 +244,13 @@ class Runner:
             served.touch()
 
     def _render(
-        self, service: DubbingService, job_id: str, request: FileDubRequest, *, is_clip: bool
+        self, service: DubbingService, job_id: str, request: FileDubRequest, reserve: Reserve, *, is_clip: bool
     ) -> dict[str, Any]:
         """Write the dub of a video at its own size and rate, as `dubmill dub` does; returns its length and notes.
 
         Raises:
             MediaTooLongError: it is too long for a film, or with `is_clip` for one clip of the model.
+            QuotaExceededError: its caller has too few seconds left.
         """
         started, out = time.monotonic(), self.folder / job_id / RESULT
         self._enter(job_id, "decoding", 0.0)
@@ -245,9 +263,13 @@ class Runner:
             raise MediaTooLongError(error.what, where=error.where, cure=cure) from error
         if isinstance(request.words, str) and film.info.seconds <= longest_seconds:
             request = clip_as_film(request, film.info.seconds)
+        seconds = reserve(film.info.seconds)
         with self._in_place(job_id, started) as progress:
             dubbed = service.render_film(film, request, out, progress, before_handover=lambda _: None)  # see `record`
-        return {**_facts_of(film), "notes": list(dubbed.notes)}
+        return {**_facts_of(film), "dubbed_seconds": seconds, "notes": list(dubbed.notes)}
+
+    def _reserve(self, job_id: str, document: Mapping[str, Any], seconds: float) -> float:
+        return self.table.reserve(job_id, document["owner"], seconds, document.get("quota_seconds", math.inf))
 
     def _sealed(self, out: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
         """Sign the file where there is a key; returns what identifies it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import sys
 import threading
 import time
@@ -74,6 +75,12 @@ def arguments() -> argparse.ArgumentParser:
         default=2,
         help="number of clips that are dubbed in one sampler call where as many wait; less where no more fit the free memory",
     )
+    parser.add_argument(
+        "--max_dubbed_seconds",
+        type=float,
+        default=math.inf,
+        help="seconds of video that are dubbed for one caller in a calendar month (UTC), where --api_keys says nothing else; unlimited by default",
+    )
     parser.add_argument("--max_projects_per_caller", type=int, default=50, help="the next one gets status 409")
     parser.add_argument("--max_film_seconds", type=float, default=7200.0, help="longer films are refused")
     parser.add_argument(
@@ -94,7 +101,9 @@ def arguments() -> argparse.ArgumentParser:
         default=110.0,
         help="how long a stop waits for the jobs that have a place at the model: two for each clip of a batch",
     )
-    parser.add_argument("--api_keys", type=Path, help="file with a line `OWNER SHA256-OF-KEY` for each key")
+    parser.add_argument(
+        "--api_keys", type=Path, help="file with a line `OWNER SHA256-OF-KEY [SECONDS-A-MONTH]` for each key"
+    )
     parser.add_argument("--identity_header", default="", help="header in which a gateway names the caller")
     hosts = "names, .example.com for all below it, or * for any public one; none by default"
     parser.add_argument("--fetch_hosts", nargs="*", default=[], help=f"hosts that videos are fetched from: {hosts}")
@@ -143,7 +152,10 @@ def _serve_api(options: argparse.Namespace, release: Release, source: ModelSourc
 
     callers = Callers.read(options.api_keys, options.identity_header)
     limits = JobLimits(
-        max_waiting=options.max_waiting, max_per_caller=options.max_per_caller, result_hours=options.result_hours
+        max_waiting=options.max_waiting,
+        max_per_caller=options.max_per_caller,
+        result_hours=options.result_hours,
+        quota_of=lambda owner: callers.quotas.get(owner, options.max_dubbed_seconds),
     )
     jobs = JobStore(options.jobs, options.database, limits)
     calling = Outbound(options.webhook_hosts if options.webhook_secret else [], options.allow_private_hosts)

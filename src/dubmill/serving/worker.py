@@ -34,6 +34,7 @@ from dubmill.serving.outbound import Outbound
 from dubmill.serving.projects import Projects
 from dubmill.serving.runner import Report, Runner
 from dubmill.serving.server import PROJECTS
+from dubmill.serving.usage import Usage
 from dubmill.serving.webhooks import BACKOFF, INTERVAL_SECONDS, Webhooks, message_of
 from dubmill.serving.webhooks import MAX_ATTEMPTS as ATTEMPTS
 from dubmill.serving.worker_process import WRONG_MODEL
@@ -52,7 +53,8 @@ class QueueTable:
 
     def __init__(self, client: DBOSClient, executor: str) -> None:
         """`executor` is the name of the worker whose jobs are put back."""
-        self._client, self._executor = client, executor
+        self._client, self._executor, self._usage = client, executor, Usage(client)
+        self.reserve, self.count = self._usage.reserve, self._usage.add
 
     def set_attributes(self, job_id: str, attributes: Mapping[str, Any]) -> None:
         """Merge `attributes` into the job's."""

@@ -161,6 +161,19 @@ class ProjectWork:
             film=self.film,
         )
 
+    def seconds_to_dub(self, segment: str = "") -> float:
+        """Seconds of the chunks that a redo of a segment dubs, or without one of those that are missing, in the languages."""
+        shots, seconds = self.project.store.analysis(self.film).shots, 0.0
+        for language in self.languages:
+            job = self.service.film_job(self.request(language))
+            for chunk in self._chunks(language):
+                is_meant = segment in chunk.ids if segment else self._chunk_state(chunk, job, shots)[0] == TO_DUB
+                seconds += self._seconds(chunk) * is_meant
+        return seconds
+
+    def _seconds(self, chunk: Chunk) -> float:
+        return self.film.seconds_at(chunk.last - chunk.first)
+
     def _chunks(self, language: str) -> list[Chunk]:
         segments = self.project.segments(language)
         if not segments:
@@ -169,9 +182,9 @@ class ProjectWork:
 
     def _chunk_state(self, chunk: Chunk, job: FilmJob, shots: Sequence[int]) -> tuple[str, str, str]:
         """The state of a chunk, what a person should know of its words, and the key of its dub, empty while unknown."""
-        store, film = self.project.store, self.film
+        store = self.project.store
         try:
-            note = job.dubber.check(job.line(chunk), film.seconds_at(chunk.last - chunk.first))
+            note = job.dubber.check(job.line(chunk), self._seconds(chunk))
             place = self._place(chunk, job, shots)
         except DubmillError as error:
             return REFUSED, error.sentence, ""
