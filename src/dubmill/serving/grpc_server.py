@@ -21,11 +21,11 @@ from kserve.protocol.grpc.servicer import InferenceServicer
 from kserve.protocol.model_repository_extension import ModelRepositoryExtension
 
 from dubmill.errors import DubmillError, UsageError
+from dubmill.serving.database import AWAY, DatabaseUnavailableError, RetryLaterError
 from dubmill.serving.keys import Callers
 from dubmill.serving.middleware import log_request
 from dubmill.serving.model import CALLER
 from dubmill.serving.problems import REJECTIONS, problem, shortened
-from dubmill.serving.usage import RetryLaterError
 from dubmill.serving.wire import refuse_unreadable_v2
 
 log = logging.getLogger("dubmill.serving")
@@ -93,6 +93,8 @@ class CallInterceptor(ExceptionToStatusInterceptor):
             await context.abort(StatusCode.UNIMPLEMENTED, str(ex))
         if isinstance(ex, ModelNotFound):  # KServe's own logs a stack trace for the caller's fault
             await context.abort(StatusCode.NOT_FOUND, shortened(ex.reason))
+        if isinstance(ex, AWAY):
+            ex = DatabaseUnavailableError()
         if not isinstance(ex, DubmillError):
             await super().handle_exception(ex, request_or_iterator, context, method_name)
             return

@@ -22,9 +22,9 @@ from dbos import EnqueueOptions
 
 from dubmill.artifacts.files import digest_of, hash_file, write_atomically
 from dubmill.errors import DubmillError, UsageError
-from dubmill.serving.database import open_queue
+from dubmill.serving.database import AWAY, DatabaseWatch, RetryLaterError, open_queue
 from dubmill.serving.job import OPEN, Job, job_of
-from dubmill.serving.usage import RetryLaterError, Usage
+from dubmill.serving.usage import Usage
 
 WORKFLOW, QUEUE = "dub", "dubs"
 QUEUE_VERSION = "2"  # of the workflow's document and steps: a worker takes only the jobs of its own version
@@ -75,7 +75,7 @@ class JobStore:
     def __init__(self, folder: Path, database: str, limits: JobLimits) -> None:
         self.folder, self.limits = folder, limits
         self.client = open_queue(database)
-        self.usage = Usage(self.client)
+        self.usage, self.watch = Usage(self.client), DatabaseWatch(self.client)
         self.mean_seconds = 1.0  # between the ends of two dubs, as measured lately
         self._lock, self._counting = threading.RLock(), threading.Lock()
         self._key_locks = [threading.Lock() for _ in range(NUM_KEY_LOCKS)]
@@ -243,11 +243,12 @@ class JobStore:
     def _open(self) -> Sequence[OpenJob]:
         """Returns the open jobs as they were about `SNAPSHOT_SECONDS` ago, with those submitted here since.
 
-        One thread counts them anew, and the others do not wait for it.
+        One thread counts them anew, and the others do not wait for it. While the database is away they are as they were.
         """
         if time.monotonic() - self._snapshot_time > SNAPSHOT_SECONDS and self._counting.acquire(blocking=False):
             try:
-                self._count_open()
+                with suppress(*AWAY):
+                    self._count_open()
             finally:
                 self._counting.release()
         with self._lock:

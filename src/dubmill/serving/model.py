@@ -19,6 +19,7 @@ from dubmill.dubbing.model_source import ModelSource
 from dubmill.errors import ServiceUnavailableError, UnreadableMediaError, UsageError
 from dubmill.serving import wire
 from dubmill.serving.adapters import RELEASE
+from dubmill.serving.database import DatabaseUnavailableError
 from dubmill.serving.fields import DubFields
 from dubmill.serving.job import FILE_TASKS, Job
 from dubmill.serving.jobs import ENDING, JobStore, job_id_of
@@ -151,11 +152,14 @@ class DubModel(Model):
             self._loop.call_soon_threadsafe(lambda: [self._wake(job_id) for job_id in list(self._waiting)])
 
     async def healthy(self) -> bool:
-        """Whether the worker's self-test passed.
+        """Whether the worker's self-test passed, and the database of jobs answers.
 
         Raises:
             NotReadyError: it did not, with the reason, which a plain False would lose, and KServe's error log as a fault.
+            DatabaseUnavailableError: it does not.
         """
+        if self.jobs.watch.is_away:
+            raise DatabaseUnavailableError
         if not self.ready:
             raise NotReadyError(f"{self.name} is not ready, because {self.unready_reason}")
         return True

@@ -27,11 +27,12 @@ from dubmill.errors import (
     UsageError,
 )
 from dubmill.serving.adapters import UnknownAdapterError
+from dubmill.serving.database import DatabaseUnavailableError, RetryLaterError
 from dubmill.serving.job import Job
 from dubmill.serving.jobs import JobConflictError, QueueFullError, UnknownJobError
 from dubmill.serving.outbound import ForbiddenSourceError
 from dubmill.serving.projects import TooManyProjectsError, UnknownProjectError
-from dubmill.serving.usage import QuotaExceededError, RetryLaterError
+from dubmill.serving.usage import QuotaExceededError
 
 MAX_ERROR_CHARACTERS = 800  # the longest of our own; fields that are quoted have limits of their own
 MEDIA_TYPE = "application/problem+json"
@@ -115,6 +116,11 @@ async def error_response(request: Request, error: Exception) -> JSONResponse:
     if content["status"] == HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = "Bearer"
     return _response(request, content, headers)
+
+
+async def database_away_response(request: Request, error: Exception) -> JSONResponse:
+    """An error of a database that does not answer as problem details; whoever watches the database logs it."""
+    return await error_response(request, DatabaseUnavailableError())
 
 
 async def http_error_response(request: Request, error: Exception) -> JSONResponse:

@@ -7,6 +7,7 @@ import json
 import math
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -17,6 +18,7 @@ from starlette.datastructures import UploadFile
 from dubmill.dubbing.model_source import ModelSource
 from dubmill.errors import UsageError
 from dubmill.serving.adapters import RELEASE
+from dubmill.serving.database import AWAY
 from dubmill.serving.fields import DubFields, FormFields, parse_fields
 from dubmill.serving.job import FILE_TASKS, Job
 from dubmill.serving.jobs import JobConflictError
@@ -239,7 +241,8 @@ async def _events(model: DubModel, job: Job) -> AsyncIterator[str]:
         if job.is_over:
             return
         await model.changed(job)
-        job = await asyncio.to_thread(model.jobs.get, job.id, job.owner)
+        with suppress(*AWAY):  # what was shown last stays while the database is away
+            job = await asyncio.to_thread(model.jobs.get, job.id, job.owner)
 
 
 def _expiry(model: DubModel, job: Job) -> float:

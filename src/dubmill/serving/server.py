@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -181,6 +181,7 @@ def _serve_api(options: argparse.Namespace, release: Release, source: ModelSourc
     if options.grpc_port is not None:
         server.add_grpc(options.grpc_port, callers=callers, max_body_bytes=options.max_body_bytes)
     worker.listen(model.on_event)
+    threading.Thread(target=jobs.watch.watch, name="database", daemon=True).start()
     threading.Thread(target=_delete_expired, args=(jobs, projects), name="expiry", daemon=True).start()
     log.info("listening on http://%s:%d", options.host, options.http_port)
     server.start([])  # the model is already registered: start() would refuse one that is still loading
@@ -202,8 +203,11 @@ def _limits(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _delete_expired(jobs: JobStore, projects: Projects) -> None:
+    from dubmill.serving.database import AWAY
+
     while True:
-        jobs.delete_expired()
+        with suppress(*AWAY):
+            jobs.delete_expired()
         projects.delete_expired()
         time.sleep(EXPIRY_SECONDS)
 

@@ -12,7 +12,7 @@ from dbos import DBOSClient
 from sqlalchemy import Column, Float, Index, MetaData, String, Table, delete, insert, select, text
 from sqlalchemy.exc import IntegrityError
 
-from dubmill.errors import ServiceUnavailableError
+from dubmill.serving.database import RetryLaterError
 from dubmill.serving.job import OPEN
 
 KEPT_SECONDS = 400 * 86400.0  # of an entry: a year and a month
@@ -27,12 +27,6 @@ DUBBED = Table(
     Column("finished", Float, nullable=False),  # seconds since 1970
 )
 Index("dubmill_dubbed_seconds_of_owner", DUBBED.c.owner, DUBBED.c.finished)
-
-
-class RetryLaterError(ServiceUnavailableError):
-    """The caller has too much open, or done; `retry_after_seconds` says when to come again."""
-
-    retry_after_seconds = 1
 
 
 class QuotaExceededError(RetryLaterError):

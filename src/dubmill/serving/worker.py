@@ -10,12 +10,13 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import IO, Any, NoReturn, TypeVar
 
 from dbos import DBOS, DBOSClient, DBOSConfig, DBOSPortableJSONSerializer, SetWorkflowID
+from sqlalchemy import update
 from sqlalchemy.exc import SQLAlchemyError
 
 from dubmill.artifacts.store import Release
@@ -24,10 +25,10 @@ from dubmill.dubbing.consent import ConsentLedger
 from dubmill.dubbing.credentials import ContentCredentials
 from dubmill.dubbing.model_source import ModelSource
 from dubmill.dubbing.service import DubbingService, selftest_clip
-from dubmill.errors import DubmillError
+from dubmill.errors import DubmillError, ServiceUnavailableError
 from dubmill.media import Limits
 from dubmill.serving.adapters import LoadedReleases, ReleaseFolders
-from dubmill.serving.database import open_queue
+from dubmill.serving.database import AWAY, WATCH_SECONDS, DatabaseWatch, open_queue
 from dubmill.serving.job import FILE_TASKS
 from dubmill.serving.jobs import QUEUE, QUEUE_VERSION, WORKFLOW
 from dubmill.serving.outbound import Outbound
@@ -40,39 +41,70 @@ from dubmill.serving.webhooks import MAX_ATTEMPTS as ATTEMPTS
 from dubmill.serving.worker_process import WRONG_MODEL
 
 log = logging.getLogger("dubmill.serving")
+Value = TypeVar("Value")
 
 WEBHOOKS = "webhooks"  # the queue of their deliveries
 PLACES = 2  # for each clip of a batch: while some are dubbed, the films of others are joined
 POLL_SECONDS = 0.05  # of the queue
-# starts of one job, after which it has failed: it kills the worker each time. One after a polite stop counts too
-MAX_ATTEMPTS = 20
+MAX_ATTEMPTS = (
+    20  # starts of one job that no polite stop ended, after which it has failed: it kills the worker each time
+)
 
 
 class QueueTable:
-    """A job's row in the queue's database, as a runner uses it."""
+    """A job's row in the queue's database, as a runner uses it.
+
+    While the database is away dubs go on, nobody sees their progress, and what has to be known or written waits.
+    """
 
     def __init__(self, client: DBOSClient, executor: str) -> None:
         """`executor` is the name of the worker whose jobs are put back."""
         self._client, self._executor, self._usage = client, executor, Usage(client)
-        self.reserve, self.count = self._usage.reserve, self._usage.add
 
     def set_attributes(self, job_id: str, attributes: Mapping[str, Any]) -> None:
-        """Merge `attributes` into the job's."""
-        self._client.update_workflow_attributes(job_id, dict(attributes), merge=True)
+        """Merge `attributes` into the job's, which is only for those who look at it."""
+        with suppress(*AWAY):
+            self._client.update_workflow_attributes(job_id, dict(attributes), merge=True)
 
     def is_cancelled(self, job_id: str) -> bool:
         """Whether the caller cancelled the job, or it is gone."""
-        found = self._client.list_workflows(workflow_ids=[job_id], load_input=False, load_output=False)
+        try:
+            found = self._client.list_workflows(workflow_ids=[job_id], load_input=False, load_output=False)
+        except AWAY:
+            return False  # it is looked at again soon
         return not found or found[0].status == "CANCELLED"
 
+    def reserve(self, job_id: str, owner: str, seconds: float, limit_seconds: float) -> float:
+        """See `Usage.reserve`; waits for the database."""
+        return _when_it_answers(lambda: self._usage.reserve(job_id, owner, seconds, limit_seconds))
+
+    def count(self, job_id: str, owner: str, seconds: float) -> None:
+        """See `Usage.add`; waits for the database."""
+        _when_it_answers(lambda: self._usage.add(job_id, owner, seconds))
+
     def put_back(self, job_id: str) -> None:
-        """Put a job that this worker has, and that is not over, back into the queue, where any worker takes it."""
+        """Put a job that this worker has, and that is not over, back into the queue, where any worker takes it; this start does not count."""
+        rows = self._client._sys_db.tables.workflow_status.c
+        own = (rows.workflow_uuid == job_id, rows.executor_id == self._executor, rows.status == "PENDING")
+        with self._client._sys_db.engine.begin() as connection:
+            connection.execute(
+                update(rows.status.table).where(*own).values(recovery_attempts=rows.recovery_attempts - 1)
+            )
         self._client._sys_db.reenqueue_for_recovery(job_id, [self._executor], QUEUE)  # the client has no such method
 
     def put_all_back(self) -> None:
         """Put all that this worker has and that is not over back into its queue: jobs and deliveries of webhooks."""
         for one in self._client.list_workflows(executor_id=self._executor, status="PENDING", load_input=False):
             self.put_back(one.workflow_id)
+
+
+def _when_it_answers(call: Callable[[], Value]) -> Value:
+    """What `call` returns once the database answers; `DatabaseWatch` logs that it does not."""
+    while True:
+        try:
+            return call()
+        except AWAY:
+            time.sleep(WATCH_SECONDS)
 
 
 def run_worker(options: argparse.Namespace, release: Release, source: ModelSource) -> int:
@@ -105,7 +137,10 @@ def run_worker(options: argparse.Namespace, release: Release, source: ModelSourc
     threading.Thread(target=releases.watch, name="adapters", daemon=True).start()
     fetching = Outbound(options.fetch_hosts, allows_private=options.allow_private_hosts)
     with _only_worker(options.jobs, options.executor):
-        table = QueueTable(open_queue(options.database), options.executor)
+        if (client := _open_queue(options.database, stopped)) is None:
+            return 0
+        threading.Thread(target=DatabaseWatch(client).watch, name="database", daemon=True).start()
+        table = QueueTable(client, options.executor)
         runner = Runner(
             releases,
             service.ledger,
@@ -128,11 +163,22 @@ def run_worker(options: argparse.Namespace, release: Release, source: ModelSourc
         return _end(table)
 
 
-def _end(table: QueueTable) -> NoReturn:
-    """Put back what is left, and end this process also after an error: threads of jobs that went back never end.
+def _open_queue(database: str, stopped: threading.Event) -> DBOSClient | None:
+    """A client of the queue once its database answers, for which the loaded model waits; None if this worker is stopped before."""
+    has_failed = False
+    while not stopped.is_set():
+        try:
+            return open_queue(database)
+        except ServiceUnavailableError as error:  # the API, which opened it, would not have started without
+            if not has_failed:
+                log.error("the worker waits: %s", error.sentence)
+            has_failed = True
+            stopped.wait(WATCH_SECONDS)
+    return None
 
-    While the database refuses connections DBOS tries again without end, until the API kills this process.
-    """
+
+def _end(table: QueueTable) -> NoReturn:
+    """Put back what is left, and end this process also after an error: threads of jobs that went back never end."""
     try:
         table.put_all_back()
     except SQLAlchemyError as error:
