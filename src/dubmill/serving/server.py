@@ -101,6 +101,13 @@ def arguments() -> argparse.ArgumentParser:
         default=110.0,
         help="how long a stop waits for the jobs that have a place at the model: two for each clip of a batch",
     )
+    _add_trust_arguments(parser)
+    parser.add_argument("--status_fd", type=int, default=-1, help=argparse.SUPPRESS)  # the worker's pipe to the API
+    return parser
+
+
+def _add_trust_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add who may call, which hosts are called, and how dubs are signed."""
     parser.add_argument(
         "--api_keys", type=Path, help="file with a line `OWNER SHA256-OF-KEY [SECONDS-A-MONTH]` for each key"
     )
@@ -118,8 +125,6 @@ def arguments() -> argparse.ArgumentParser:
         help="PEM file of an ES256 key that signs dubs, or `development` for one nobody trusts",
     )
     parser.add_argument("--c2pa_certificates", type=Path, help="PEM file of the key's certificates, the signer's first")
-    parser.add_argument("--status_fd", type=int, default=-1, help=argparse.SUPPRESS)  # the worker's pipe to the API
-    return parser
 
 
 def _positive(text: str) -> int:
