@@ -87,6 +87,33 @@ from dubmill.errors import ServiceUnavailableError, without_secrets
             (f"https://host/?{name}=1", f"https://host/?{name}=1")
             for name in ["AUTHOR", "Author", "Codec", "CODEC", "TIMECODE", "timeCodec", "KEYFRAMES", "DESIGN", "Signal"]
         ),
+        *(
+            (f"{before}{count}{after}", f"{before}{count}{after}")
+            for count in [
+                "max_tokens=256",
+                "num_tokens=1",
+                "maxTokens=8",
+                "MAX_TOKENS=8",
+                "tokens_per_clip=12",
+                "tokens=3",
+                "tokenizer=t5",
+            ]
+            for before, after in [("https://host/?a=1&", "&b=2"), ("the model takes ", " at most"), ("(", ").")]
+        ),
+        *(
+            (f"https://host/?{name}={value}", f"https://host/?{name}=***")
+            for name, value in [
+                ("token", "123456"),
+                ("id_token", "SECRET"),
+                ("access_tokens", "SECRET"),
+                ("tokens", "12SECRET"),
+                ("tokens", "12.SECRET"),
+                ("tokens_secret", "12"),
+                ("tokensecret", "12"),
+                ("max_tokens_key", "12"),
+            ]
+        ),
+        ("access_token=SECRET host=db", "access_token=*** host=db"),
         ("https://host/?" + 99 * "x" + "token=SECRET", "https://host/?" + 99 * "x" + "token=***"),
     ],
 )
@@ -100,6 +127,8 @@ def test_a_url_is_shown_without_its_secrets(url, shown):
     "part",
     [
         "?key",
+        "tokens",
+        "tokens_1=",
         "&" + 5 * "key",
         "#key",
         ";key",

@@ -6,6 +6,7 @@ import contextlib
 import json
 import shutil
 import subprocess
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -37,7 +38,7 @@ from dubmill.errors import (
 )
 from dubmill.steps.promote import promote
 from dubmill.steps.register import register
-from dubmill.tracking import canary, endpoint, rules, runs
+from dubmill.tracking import canary, endpoint, live, rules, runs
 from dubmill.tracking.ledger import Entry, Ledger
 from dubmill.tracking.live import live_losses
 from dubmill.tracking.lock import promotion_lock
@@ -864,6 +865,25 @@ def give_up(folder, store, error):
 def live_points(store, experiment):
     found = all_runs(store, experiment)
     return [point.value for run in found for point in store.get_metric_history(run.info.run_id, "loss.video")]
+
+
+def test_a_server_that_hangs_holds_up_a_training_for_a_bounded_time(tmp_path, monkeypatch, caplog):
+    """The training waited without a bound, so that its pod was killed at the end of its grace."""
+    asked, answered, losses = threading.Event(), threading.Event(), tmp_path / "losses.jsonl"
+    losses.write_text('{"step": 1}\n{"step": 2}\n{"st')
+
+    def hang(*_, **__):
+        asked.set()
+        answered.wait()
+        raise ServiceUnavailableError("it went away")
+
+    monkeypatch.setenv("DUBMILL_EXPERIMENT", "x")
+    monkeypatch.setattr(live, "open_run", hang)
+    monkeypatch.setattr(live, "END_SECONDS", 0.05)
+    with live_losses(losses, name="train-1", poll_seconds=0.01):
+        assert asked.wait(30)
+    assert f"2 of 2 steps of {losses} are not logged" in caplog.text
+    answered.set()
 
 
 def test_a_server_that_does_not_answer_never_fails_a_training(tmp_path, monkeypatch, caplog):

@@ -32,7 +32,9 @@ _UP_TO_AT = re.compile(r"(?<!\S)\S*@")
 _LOGIN = re.compile(r"(?<=://)(?:[^\s/?#:]*:(?!\d{0,5}[/?#])[^\s@]*@(?:[^\s?#]*@)?|(?<!ssh://)[^\s/?#]*@)")
 # Of names that hold secrets: these anywhere, words at the end of a part (dbpass, api-key), and whole parts (code, not codec or timecode);
 # a capital begins a part (keyPem, mfaCode), not one after a capital unless a small letter follows (AUTHOR is one part, KEYPem two)
-_ANYWHERE = "passw|passphrase|pwd|token|secret"
+# Tokens of text are no secrets: the plural with a number (max_tokens=256), and tokenizer, tokenization
+_COUNT = r"s(?-i:(?![a-z]))[^=&?#;\s]{0,40}=\d{1,9}(?![^&\s)'\",.;:\]]|[,.;:]\S)"
+_ANYWHERE = rf"passw|passphrase|pwd|token(?!i[sz]|{_COUNT})|secret"
 _END = "(?-i:(?![a-z])(?!(?<=[A-Z])[A-Z](?![a-z])))"
 _START = "(?-i:(?<![A-Za-z])|(?<=[a-z])(?=[A-Z]))"
 _NAMES = (

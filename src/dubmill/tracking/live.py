@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 EXPERIMENT = "DUBMILL_EXPERIMENT"  # of MLflow; empty: nothing is logged while a training runs
 POLL_SECONDS = 15.0
+END_SECONDS = 30.0  # in which the last lines are sent and the run is ended, unless the server is very slow
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +29,8 @@ def live_losses(path: Path, *, name: str, poll_seconds: float = POLL_SECONDS) ->
     """Logs the lines of the file `path` to an MLflow run as they come; yields a function that tags the run with its adapter's digest.
 
     The run ends as the block does: finished, failed, or killed by SIGTERM. A training that continues (the same `name`) opens it again, and
-    so does `register`, by the adapter's digest. Points that are logged twice are stored once. A server that fails never fails the training.
+    so does `register`, by the adapter's digest. Points that are logged twice are stored once. A server that fails never fails the training,
+    which waits for it at its end for at most `END_SECONDS`.
     """
     experiment = os.environ.get(EXPERIMENT, "")
     follower = _Follower(experiment, path, name, poll_seconds)
@@ -43,7 +45,9 @@ def live_losses(path: Path, *, name: str, poll_seconds: float = POLL_SECONDS) ->
         raise
     finally:
         follower.is_done.set()
-        follower.join()
+        follower.join(END_SECONDS)
+        if follower.is_alive():
+            logger.warning("%s", follower.unsent())
 
 
 class _Follower(threading.Thread):
@@ -75,6 +79,13 @@ class _Follower(threading.Thread):
         if self.digests:
             with answering():
                 client().set_tag(run.info.run_id, "adapter_digest", self.digests[-1])
+
+    def unsent(self) -> str:
+        """A sentence on what the server did not take in time."""
+        num_lines = self.path.read_text().count("\n") if self.path.is_file() else 0
+        missing = f"{num_lines - self.num_logged} of {num_lines} steps of {self.path} are not logged"
+        state = f"{missing}, and the run of the training stays open; `register` logs all steps"
+        return f"MLflow did not answer within {END_SECONDS:g} s: {state}"
 
     def _close(self) -> None:
         run, is_ours = self.opened or (None, False)
