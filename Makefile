@@ -34,7 +34,7 @@ check: $(STAMP)  ## check style, import contracts, types and manifests, side by 
 # Two processes on two cores: what loads torch and diffusers, and what does not. A type checker reads a library once for each process.
 NETWORKS := $(patsubst %,src/dubmill/%,adapters/ dubbing/ faces/ generation/ launching.py media/ model/ nano/ nano_card/ steps/ training/ worlds/)
 check-types-of-networks:
-	@$(BIN)/basedpyright --level error $(NETWORKS)
+	@$(BIN)/basedpyright --level error $(NETWORKS) benchmarks
 check-types-of-rest:
 	@$(BIN)/basedpyright --level error src/stubs components pipelines \
 		$(filter-out $(NETWORKS) %/__pycache__/,$(wildcard src/dubmill/*/ src/dubmill/*.py))

@@ -43,14 +43,14 @@ def dvc_remote(folder: Path, *, is_s3: bool) -> Iterator[str]:
     if not is_s3:
         yield str(folder / "remote")
         return
-    from moto.server import ThreadedMotoServer
+    from moto.server import ThreadedMotoServer  # pyright: ignore[reportMissingImports] (installed for this alone)
 
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
     server.start()
     endpoint = "http://{}:{}".format(*server.get_host_and_port())
     os.environ |= {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}
     os.environ |= {"DUBMILL_S3_ENDPOINT": endpoint}
-    import boto3
+    import boto3  # pyright: ignore[reportMissingImports] (installed for this alone)
 
     boto3.client("s3", endpoint_url=endpoint).create_bucket(Bucket="data")
     try:

@@ -69,14 +69,14 @@ class Stopwatch:
 def source() -> tuple[Clip, Line]:
     """Returns one half of a rendered clip, and the line of its dub."""
     phrases = world.random_phrases(np.random.default_rng(0))
-    half = world.halves(world.film(world.puppet(0), tuple(phrases), motion_seed=0))[0]
+    half = world.halves(world.film(world.puppet(0), phrases, motion_seed=0))[0]
     clip = Clip(half.frames_FHWC, Fraction(world.FRAME_RATE), half.audio_N[None], world.SAMPLE_RATE_HZ)
     return clip, Line(language=phrases[1].language, text=" ".join(phrases[1].words))
 
 
 def main() -> None:
     """Time whole dubs and their module calls, and print the ratio."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
     rounds = parser.parse_args().rounds
     values = params.load(Path(__file__).parents[1] / "params.yaml")

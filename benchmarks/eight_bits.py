@@ -63,7 +63,7 @@ def weight_errors(module: torch.nn.Module) -> tuple[float, float]:
 
 def main() -> None:
     """Generate the clips with both kinds of weights and print the differences."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--clips", type=int, default=16)
     asked = parser.parse_args()
     values = params.load(Path(__file__).parents[1] / "params.yaml")

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import numpy as np
@@ -31,7 +31,9 @@ from dubmill.artifacts.store import Adapter
 from dubmill.client import DubClient
 from dubmill.config import params
 from dubmill.dubbing import open as opening
+from dubmill.dubbing.clip_dubber import BatchDubber
 from dubmill.dubbing.consent import verify_ledger
+from dubmill.dubbing.dubber import Dubber
 from dubmill.dubbing.model_source import ModelSource
 from dubmill.model.load import load
 from dubmill.worlds.materialize import materialize
@@ -160,7 +162,7 @@ def nano_source(folder: Path) -> tuple[Path, ModelSource]:
 
 def swaps(backbone: Path, source: ModelSource, num_swaps: int) -> dict[str, float]:
     """Seconds to load another adapter onto nano in memory, to switch between two that are loaded, and to unload one; medians."""
-    base = opening.open_dubber(backbone, source)
+    base = cast(Dubber, opening.open_dubber(backbone, source))
     figures: dict[str, list[float]] = {}
 
     def timed(name: str, work: Callable[[], Any]) -> Any:
@@ -179,7 +181,7 @@ def swaps(backbone: Path, source: ModelSource, num_swaps: int) -> dict[str, floa
 
 def batches(backbone: Path, source: ModelSource, num_rounds: int) -> dict[str, float]:
     """Seconds of processor time that nano takes for one clip, alone and in batches of 2 and 4, in turn; medians."""
-    dubber = opening.open_dubber(backbone, source)
+    dubber = cast(BatchDubber, opening.open_dubber(backbone, source))
     size, line = source.size, Line(language="es", text="uno dos tres")
     clip = small_clip(num_frames=size.num_frames, side=size.height, rate=size.frame_rate)
     figures: dict[int, list[float]] = {1: [], 2: [], 4: []}

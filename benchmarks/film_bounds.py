@@ -19,11 +19,12 @@ import tempfile
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from dubmill import media
+from dubmill.dubbing.clip_dubber import ClipDubber
 from dubmill.dubbing.clip_size import ClipSize
 from dubmill.dubbing.longform import Film, FilmJob, FilmStore, dub_film
 from dubmill.faces import NO_DETECTION
@@ -78,7 +79,7 @@ def run_phase(folder: Path, phase: str, rate: int) -> dict[str, float]:
     if phase != "dub":
         middle = len(cues) // 2
         cues[middle] = replace(cues[middle], text="another line")
-    job = FilmJob(Echo(), "es", 0, "stand-in", NO_DETECTION, "")
+    job = FilmJob(cast(ClipDubber, Echo()), "es", 0, "stand-in", NO_DETECTION, "")
     store = FilmStore(folder / "work", keeps_source=True)
     dub_film(film, cues, job, folder / "out.mp4", metadata={}, progress=lambda share: None, store=store)
     kinds = {"python": resource.RUSAGE_SELF, "ffmpeg": resource.RUSAGE_CHILDREN}

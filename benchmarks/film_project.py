@@ -20,9 +20,10 @@ import time
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from dubmill import media
+from dubmill.dubbing.clip_dubber import ClipDubber
 from dubmill.dubbing.clip_size import ClipSize
 from dubmill.dubbing.consent import ConsentLedger
 from dubmill.dubbing.longform import Film
@@ -68,7 +69,9 @@ def opened(folder: Path, dubber: StandIn) -> ProjectWork:
         name="stand-in", version="1", digest="stand-in", adapter=folder, backbone="", size=SIZE, sampling={},
         strength=1.0, languages=(), is_released=False,
     )  # fmt: skip
-    service = DubbingService(source, dubber, NO_DETECTION, ConsentLedger(folder.parent / "consent.jsonl"), LIMITS)
+    service = DubbingService(
+        source, cast(ClipDubber, dubber), NO_DETECTION, ConsentLedger(folder.parent / "consent.jsonl"), LIMITS
+    )
     return ProjectWork(project, project.film(SIZE), service, ("es",))
 
 

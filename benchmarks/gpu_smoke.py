@@ -189,7 +189,7 @@ def nano_figures() -> dict[str, float]:
     prompts = generate_prompts(params.prompts).prompts[:NUM_NANO_CLIPS]
     with tempfile.TemporaryDirectory() as scratch:
         backbone = materialize(params.backbone, Path(scratch) / "backbone")
-        modules, scorers = load_modules(backbone), world_of(backbone).scorers()
+        modules, scorers = load_modules(backbone), world_of(backbone).scorers(params.scorers)
         synthesize = params.synthesize.model_copy(update={"sampling": sampling})
         clips = generate_clips([prompt.caption for prompt in prompts], range(len(prompts)), synthesize, modules)
     rows = [
@@ -217,12 +217,12 @@ def _denoise(setup: Setup, transformer: Any, positions: str, attention: str) -> 
         attention=attention,
     )
     state, reference, text = tokens_of(setup, count, 0), tokens_of(setup, count, 1), text_of(setup, count)
-    sigmas = tuple(
+    sigma_video_BS, sigma_audio_BL = (
         torch.full((count, length), NOISE_LEVEL, device=setup.device) for length in (shape.video_tokens, shape.audio)
     )
 
     def step() -> torch.Tensor:
-        return predict(transformer, state, reference, *sigmas, text, layout).video_BSD
+        return predict(transformer, state, reference, sigma_video_BS, sigma_audio_BL, text, layout).video_BSD
 
     with patched_attention(transformer, layout):
         cache_reference(transformer, reference, text, layout)
@@ -341,7 +341,7 @@ def table(results: dict[str, Any]) -> str:
 
 def main(words: list[str] | None = None) -> None:
     """Run the parts that are not there yet, and write the results of all."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("smoke"))
     parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS))
     parser.add_argument("--nano-figures", action="store_true", help=argparse.SUPPRESS)

@@ -18,9 +18,11 @@ import tempfile
 import time
 from fractions import Fraction
 from pathlib import Path
+from typing import cast
 
 from dubmill import media
 from dubmill.dubbing import longform
+from dubmill.dubbing.clip_dubber import ClipDubber
 from dubmill.dubbing.clip_size import ClipSize
 from dubmill.faces import NO_DETECTION
 from dubmill.media.clips import Clip
@@ -56,7 +58,7 @@ def dub(source: Path) -> dict[str, float]:
     started = time.monotonic()
     opened = longform.Film.open(source, SIZE, limits=media.Limits(max_seconds=3600.0), tone_map=False)
     cues = [Cue(at, at + 3.0, "words") for at in range(0, int(opened.info.seconds) - 3, 5)]
-    job = longform.FilmJob(Echo(), "es", 0, "stand-in", NO_DETECTION, "")
+    job = longform.FilmJob(cast(ClipDubber, Echo()), "es", 0, "stand-in", NO_DETECTION, "")
     longform.dub_film(opened, cues, job, source.with_name("out.mp4"), metadata={}, progress=lambda share: None)
     kinds = {"python": resource.RUSAGE_SELF, "ffmpeg": resource.RUSAGE_CHILDREN}
     peaks = {name: resource.getrusage(kind).ru_maxrss / 1024 for name, kind in kinds.items()}
@@ -65,7 +67,7 @@ def dub(source: Path) -> dict[str, float]:
 
 def main() -> None:
     """Dub both lengths, each in its own process, and print their ratio."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--side", type=int, default=64)
     parser.add_argument("--one", type=Path, help="dub this file only, and print its figures as JSON")
     given = parser.parse_args()

@@ -24,6 +24,7 @@ from scipy.stats import kendalltau
 from dubmill.artifacts.files import write_atomically
 from dubmill.artifacts.rows import PairRow
 from dubmill.artifacts.store import Backbone, DubSet, PairSet
+from dubmill.config.params import load
 from dubmill.errors import UsageError
 from dubmill.media.clips import Clip
 from dubmill.metrics import METRICS, compare, observe
@@ -259,7 +260,7 @@ def ranking(findings: Findings, metric: str) -> tuple[float, float, float] | Non
 
 def _tau(bad_MP: np.ndarray, good_MP: np.ndarray) -> float:
     """Returns Kendall's tau-b of the methods' means; 0 where the metric gives all methods the same."""
-    tau = float(kendalltau(-bad_MP.mean(axis=1), good_MP.mean(axis=1)).statistic)
+    tau, _ = kendalltau(-bad_MP.mean(axis=1), good_MP.mean(axis=1))
     return 0.0 if math.isnan(tau) else tau
 
 
@@ -325,7 +326,9 @@ def main() -> None:
     for name in ("backbone", "pairs", "dubs", "out"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     given = parser.parse_args()
-    scorers = world_of(backbone := Backbone.open(given.backbone)).scorers(None)
+    scorers = world_of(backbone := Backbone.open(given.backbone)).scorers(
+        load(Path(__file__).parents[1] / "params.yaml").scorers
+    )
     if not world_of(backbone).is_toy:
         raise UsageError("only nano's world knows the truth", where=str(given.backbone), cure="give a run on nano")
     dubs = DubSet.open(given.dubs)

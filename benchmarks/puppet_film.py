@@ -46,8 +46,8 @@ def cycles(count: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     who = world.puppet(3)
     for index in range(count):
         rng = np.random.default_rng(index)
-        words = [world.Phrase("en", world.random_words("en", rng)) for _ in range(2)]
-        half = world.halves(world.film(who, tuple(words), motion_seed=index))[0]
+        first, second = (world.Phrase("en", world.random_words("en", rng)) for _ in range(2))
+        half = world.halves(world.film(who, (first, second), motion_seed=index))[0]
         frames = np.concatenate([half.frames_FHWC, np.repeat(half.frames_FHWC[-1:], CYCLE_FRAMES, axis=0)])
         frames = frames[:CYCLE_FRAMES].copy()
         frames[FLASH_FRAME, :8, :8] = 255
@@ -101,7 +101,7 @@ def drift(path: Path, count: int, base: Backbone) -> tuple[int, int, float, list
 
 def main() -> None:
     """Render, dub and measure the film."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--steps", type=int, default=4)
     given = parser.parse_args()

@@ -259,7 +259,7 @@ def assemble(folder: Path, media_folder: Path) -> Path:
         licences = LICENCES.format(woman=WOMAN, man=MAN, driver=DRIVER, nobody=NOBODY)
         (folder / "footage/LICENCES.md").write_text(licences)
         with manifest.open("w", newline="") as stream:
-            writer = csv.DictWriter(stream, COLUMNS, restval="")
+            writer = csv.DictWriter[str](stream, COLUMNS, restval="")
             writer.writeheader()
             writer.writerows(rows)
     miniature.modules(folder / "ltx-2-miniature")

@@ -36,7 +36,7 @@ from dubmill.worlds.materialize import materialize
 def source(seed: int) -> tuple[Clip, Line]:
     """Returns one half of a rendered clip, and the line of its dub."""
     phrases = world.random_phrases(np.random.default_rng(seed))
-    half = world.halves(world.film(world.puppet(seed), tuple(phrases), motion_seed=seed))[0]
+    half = world.halves(world.film(world.puppet(seed), phrases, motion_seed=seed))[0]
     clip = Clip(half.frames_FHWC, Fraction(world.FRAME_RATE), half.audio_N[None], world.SAMPLE_RATE_HZ)
     return clip, Line(language=phrases[1].language, text=" ".join(phrases[1].words))
 
@@ -74,7 +74,7 @@ def afresh(work: Any) -> Any:
 
 def main() -> None:
     """Time the kinds in turn and print their ratios."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batch", type=int, default=1)
     asked = parser.parse_args()
@@ -90,7 +90,8 @@ def main() -> None:
             return lambda: dubber.dub_batch(clips, lines, range(asked.batch))
 
         full, cached, again = dub("full"), dub("self"), afresh(dub("self"))
-        full(), cached(), again()
+        for warm_up in (full, cached, again):
+            warm_up()
         rounds = [(seconds(full), seconds(cached), seconds(again)) for _ in range(asked.rounds)]
     ratios = [statistics.median(row[kind] / row[0] for row in rounds) for kind in (1, 2)]
     sys.stdout.write(

@@ -176,7 +176,7 @@ def words_section(scorers: RealScorers, folder: Path, clips: Sequence[Spoken]) -
         )
     some = [clip for clip in clips if _tongue(clip.voice) == clip.language != "hi"][:12]
     levels = [
-        np.mean([words_right(words_of(c.text, c.language), scorers.words(noisy(c.audio_N, snr))) for c in some])
+        float(np.mean([words_right(words_of(c.text, c.language), scorers.words(noisy(c.audio_N, snr))) for c in some]))
         for snr in NOISES
     ]
     return ["| speech | clips | words right | language right | aim: .95 |", "|---|---|---|---|---|", *rows, "",
@@ -215,8 +215,8 @@ def voice_section(scorers: RealScorers, clips: Sequence[Spoken]) -> list[str]:
     ):
         low, high = _shares(pairs, others)
         rows.append(f"| {name} | {len(pairs)} | {_auc(auc(pairs, others))} | {low:.2f} | {high:.2f} |")
-    levels = [np.mean([float(v @ scorers.voice(noisy(c.audio_N, snr)))
-                       for c, (_, _, v) in zip(clips[:12], vectors[:12], strict=True)]) for snr in NOISES]  # fmt: skip
+    levels = [float(np.mean([float(v @ scorers.voice(noisy(c.audio_N, snr)))
+                             for c, (_, _, v) in zip(clips[:12], vectors[:12], strict=True)])) for snr in NOISES]  # fmt: skip
     return ["| pairs | of the same | AUC (95 % interval) | 5 % of the same are below | 5 % of the others are above |",
             "|---|---|---|---|---|", *rows, "",
             f"{len({voice for voice, *_ in vectors})} voices, {len(vectors)} clips, seven languages. A clip against itself under "
@@ -245,7 +245,9 @@ def still(path: Path) -> np.ndarray:
     """A picture as a clip of one frame."""
     import cv2
 
-    return np.ascontiguousarray(cv2.imread(str(path))[None, :, :, ::-1])
+    picture = cv2.imread(str(path))
+    assert picture is not None, f"{path} is a picture"
+    return np.ascontiguousarray(picture[None, :, :, ::-1])
 
 
 DAMAGES: dict[str, tuple[Sequence[float], str, Callable[[np.ndarray, float], np.ndarray]]] = {

@@ -189,8 +189,8 @@ def on_s3(num_shards: int, client: Any) -> tuple[collections.Counter[str], Seque
 @contextlib.contextmanager
 def s3_client() -> Iterator[Any]:
     """A client of moto's server with one bucket."""
-    import boto3
-    from moto.server import ThreadedMotoServer
+    import boto3  # pyright: ignore[reportMissingImports] (installed for this alone)
+    from moto.server import ThreadedMotoServer  # pyright: ignore[reportMissingImports] (installed for this alone)
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)  # it has a line for each request
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)

@@ -158,7 +158,7 @@ def _piece(bands_TM: np.ndarray, opening_T: np.ndarray, random: np.random.Genera
 
 def main() -> None:
     """Speak, train, measure, write."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--clips", type=int, default=160)
     parser.add_argument("--steps", type=int, default=1500)

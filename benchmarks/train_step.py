@@ -70,7 +70,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 def main() -> None:
     """Time both, and the drawing of a batch, in turn and print the ratios."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=20)
     rounds = parser.parse_args().rounds
     values = params.load(Path(__file__).parents[1] / "params.yaml")
@@ -89,7 +89,8 @@ def main() -> None:
                 value.grad = None
 
         with patched_attention(modules.transformer, trainer.layout):
-            trainer.step(0), bare()
+            trainer.step(0)
+            bare()
             timed = [
                 (seconds(lambda: trainer.step(1)), seconds(bare), seconds(lambda: trainer._sample(1, 0)))
                 for _ in range(rounds)

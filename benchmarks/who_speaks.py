@@ -17,13 +17,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from dubmill import media
 from dubmill.artifacts.store import Backbone
 from dubmill.config import params
+from dubmill.dubbing.clip_dubber import ClipDubber
 from dubmill.dubbing.clip_size import ClipSize
 from dubmill.dubbing.longform import Film, FilmJob, FilmStore, dub_chunks, join, plan_film
 from dubmill.dubbing.longform.chunk_dubs import chunk_dubs
@@ -61,7 +62,7 @@ class SideBySide:
             part = np.ascontiguousarray(frames_FHWC[:, :, left : left + SIDE])
             box_4 = np.array([left + HEAD, HEAD, left + SIDE - HEAD, SIDE - HEAD], np.float32)
             for faces, singles in zip(found, self._single.detect(part), strict=True):
-                faces += [Face(box_4, single.mouth_4 + np.float32([left, 0, left, 0])) for single in singles]
+                faces += [Face(box_4, single.mouth_4 + np.array([left, 0, left, 0], np.float32)) for single in singles]
         return found
 
 
@@ -109,7 +110,7 @@ def closed_mouth(seed: int, motion_seed: int) -> np.ndarray:
     return (frames * 255 + 0.5).astype(np.uint8)
 
 
-def cast(index: int) -> list[int]:
+def puppet_seeds(index: int) -> list[int]:
     """Seeds of three puppets with different voices."""
     seeds: list[int] = []
     for seed in range(100 * index, 100 * index + 100):
@@ -120,7 +121,7 @@ def cast(index: int) -> list[int]:
 
 def dialogue(path: Path, index: int, num_lines: int) -> Dialogue:
     """Writes a dialogue to `path`, losslessly."""
-    rng, seeds = np.random.default_rng(index), cast(index)
+    rng, seeds = np.random.default_rng(index), puppet_seeds(index)
     speakers, lefts, frames, sounds = [], [], [], []
     for number in range(num_lines):
         speaker = OFF_SCREEN if rng.random() < OFF_SCREEN_SHARE else int(rng.integers(2))
@@ -145,7 +146,7 @@ def dialogue(path: Path, index: int, num_lines: int) -> Dialogue:
 
 def changed_halves(talk: Dialogue, rows: list[Row], masker: FaceMasker, folder: Path) -> list[tuple[bool, bool]]:
     """Whether a dub of `rows` changed any pixel of the left and of the right half, by line."""
-    store, job = FilmStore(folder), FilmJob(Inverter(), "es", 0, "stand-in", masker, "")
+    store, job = FilmStore(folder), FilmJob(cast(ClipDubber, Inverter()), "es", 0, "stand-in", masker, "")
     plan = plan_film(talk.film, [row.segment("es") for row in rows], job, store)
     takes = dub_chunks(talk.film, plan.chunks, plan.crops, job, store, lambda share: None)
     dubs = chunk_dubs(talk.film, plan.chunks, plan.masks, plan.crops, takes, job)
