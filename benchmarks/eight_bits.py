@@ -28,7 +28,7 @@ from dubmill.metrics.picture import outside_psnr_db
 from dubmill.metrics.scorers import Scorers
 from dubmill.metrics.speech import scorer_audio, words_right
 from dubmill.model import quantization
-from dubmill.model.load import load
+from dubmill.model.loras import load_for_sampling
 from dubmill.prompting import generate_prompts
 from dubmill.worlds.materialize import materialize
 from dubmill.worlds.nano import NanoWorld
@@ -74,7 +74,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         for name, section in (("16", values.backbone), ("8", small)):
             backbone = materialize(section, Path(scratch) / name)
-            modules = load(backbone)
+            modules = load_for_sampling(backbone, values.synthesize.sampling.lora)
             if section is values.backbone:
                 errors = weight_errors(modules.transformer)
             began = time.process_time()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from doubles import miniature
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from dubmill import adapters
 from dubmill.adapters import reference_mode_of
@@ -15,7 +15,8 @@ from dubmill.dubbing.dubber import Dubber, half_size
 from dubmill.errors import InvalidArtifactError, InvalidParamsError
 from dubmill.generation.codec import encode_clips
 from dubmill.model.conditioning import ReferenceMode
-from dubmill.model.load import load
+from dubmill.model.load import PIPELINE, UPSAMPLER, load
+from dubmill.model.loras import DISTILLED, DISTILLED_FOLDER
 
 LINE = Line(language="es", text="uno dos")
 TARGETS = ["to_q", "to_v", "to_out.0"]
@@ -23,9 +24,13 @@ LATER = {"sigmas": [0.909375, 0.421875], "keep_adapter": True, "lora": "none"}
 
 
 @pytest.fixture(scope="module")
-def doubling(tmp_path_factory):
-    """A backbone with a latent upsampler."""
-    return miniature.backbone(tmp_path_factory.mktemp("doubling") / "backbone", has_upsampler=True)
+def doubling(mini_backbone, tmp_path_factory):
+    """A backbone with a latent upsampler and a distilled LoRA."""
+    transformer = load(mini_backbone).transformer
+    lora(transformer, 7)
+    distilled = adapters.lora_bytes(transformer, {})
+    out = tmp_path_factory.mktemp("doubling") / "backbone"
+    return miniature.backbone(out, has_upsampler=True, distilled_lora=distilled)
 
 
 def lora(transformer, seed):
@@ -140,43 +145,45 @@ def watched(pipeline, call):
 
 
 @pytest.mark.parametrize(
-    ("keep", "has_lora", "expected"),
-    [(True, False, ["dub"]), (False, False, []), (True, True, ["dub", "second"]), (False, True, ["second"])],
+    ("stages", "expected"),
+    [
+        (("none", True, "none"), (["dub"], ["dub"])),
+        (("none", False, "none"), (["dub"], [])),
+        (("none", True, "distilled"), (["dub"], ["distilled", "dub"])),
+        (("none", False, "distilled"), (["dub"], ["distilled"])),
+        (("distilled", True, "none"), (["distilled", "dub"], ["dub"])),
+        (("distilled", False, "distilled"), (["distilled", "dub"], ["distilled"])),
+    ],
 )
-def test_the_second_stage_wears_its_own_adapters_and_the_first_gets_its_own_back(
-    doubling, adapter, tmp_path, keep, has_lora, expected
-):
-    """The 19B recipe leaves the dubbing LoRA out of stage two and puts a distilled one in; the 22B one keeps it."""
-    path = tmp_path / "distilled.safetensors"
-    save_file(load_file(adapter.path / adapters.WEIGHTS), path)
-    later = {**LATER, "keep_adapter": keep, "lora": str(path) if has_lora else "none"}
-    dubber = Dubber.load(doubling, adapter, strength=0.5, sampling=miniature.sampling(second_stage=later))
+def test_each_stage_has_the_loras_of_its_own_sampling(doubling, adapter, stages, expected):
+    """The 19B recipe leaves the dubbing LoRA out of stage two and puts the distilled one in; the 22B one keeps it."""
+    lora, keep, later_lora = stages
+    later = {**LATER, "keep_adapter": keep, "lora": later_lora}
+    sampling = miniature.sampling(lora=lora, second_stage=later)
+    dubber = Dubber.load(doubling, adapter, strength=0.5, sampling=sampling)
     layer = dubber.modules.transformer.transformer_blocks[0].attn1.to_q
-    worn = []
+    active = []
     layer.register_forward_pre_hook(
-        lambda module, args: worn.append(
-            [] if layer.disable_adapters else sorted(name.partition("_")[0] for name in layer.active_adapters)
-        )
+        lambda module, args: active.append([] if layer.disable_adapters else sorted(layer.active_adapters))
     )
-    dubber.dub(miniature.clip(height=128, width=128), line=LINE, seed=1)
-    assert worn == [["dub"]] * 3 + [expected] * 3  # each stage: the reference, then two steps
-    assert layer.active_adapters == ["dub"]
+    for _ in range(2):
+        dubber.dub(miniature.clip(height=128, width=128), line=LINE, seed=1)
+    one_dub = [expected[0]] * 3 + [expected[1]] * 3  # each stage: the reference, then two steps
+    assert active == 2 * one_dub
     assert layer.scaling["dub"] == pytest.approx(0.5)  # the strength: a sealed adapter's own scale is 1
 
 
-def test_dubbers_of_one_transformer_keep_their_own_loras_of_the_second_stage(doubling, adapter, tmp_path):
-    weights, names, modules = load_file(adapter.path / adapters.WEIGHTS), [], None
-    for scale in (1.0, 0.5):
-        path = tmp_path / f"{scale}.safetensors"
-        save_file({name: scale * value for name, value in weights.items()}, path)
-        sampling = miniature.sampling(second_stage={**LATER, "keep_adapter": False, "lora": str(path)})
-        dubber = Dubber.load(doubling, None, sampling=sampling, modules=modules)
-        modules = dubber.modules
-        names += dubber.second_stage_adapters
-    loras = modules.transformer.transformer_blocks[0].attn1.to_q.lora_A
-    first, second = (loras[name].weight for name in names)
-    assert torch.allclose(0.5 * first, second)
-    assert first.abs().max() > 0
+def test_the_distilled_lora_is_the_file_in_the_backbone_and_serves_the_base_too(doubling):
+    dubber = Dubber.load(doubling, None, sampling=miniature.sampling(lora="distilled"))
+    layer = dubber.modules.transformer.transformer_blocks[0].attn1.to_q
+    stored = load_file(doubling.path / PIPELINE / DISTILLED_FOLDER / "lora.safetensors")
+    assert torch.equal(
+        layer.lora_A[DISTILLED].weight, stored["transformer.transformer_blocks.0.attn1.to_q.lora_A.weight"]
+    )
+    plain = Dubber.load(doubling, None, sampling=miniature.sampling(), modules=dubber.modules)
+    dubs = [each.dub(miniature.clip(), line=LINE, seed=1).frames_FHWC for each in (dubber, plain, dubber)]
+    assert np.array_equal(dubs[0], dubs[2])
+    assert not np.array_equal(dubs[0], dubs[1])
 
 
 def test_a_quick_dub_takes_two_steps_and_the_dubber_keeps_its_own(doubling, adapter):
@@ -193,31 +200,32 @@ def test_a_quick_dub_takes_two_steps_and_the_dubber_keeps_its_own(doubling, adap
     assert steps == [2, 3]
 
 
-def test_a_removed_dubber_takes_its_loras_along_but_not_those_that_another_uses(doubling, adapter, tmp_path):
+def test_a_removed_dubber_takes_its_loras_along_but_not_those_that_another_uses(doubling, adapter):
     """The LoRA of its second stage stayed on the transformer, and so did one whose second stage could not be loaded."""
-    path = tmp_path / "distilled.safetensors"
-    save_file(load_file(adapter.path / adapters.WEIGHTS), path)
-    sampling = miniature.sampling(second_stage={**LATER, "keep_adapter": False, "lora": str(path)})
+    sampling = miniature.sampling(lora="distilled", second_stage={**LATER, "lora": "distilled"})
     one = Dubber.load(doubling, adapter, sampling=sampling, name="one")
     two = Dubber.load(doubling, adapter, sampling=sampling, name="two", modules=one.modules)
     loras = one.modules.transformer.peft_config
-    (distilled,) = one.second_stage_adapters
     one.detach()
-    assert set(loras) == {"two", distilled}
-    broken = miniature.sampling(second_stage={**LATER, "lora": "gone.safetensors"})
-    with pytest.raises(InvalidArtifactError):
-        Dubber.load(doubling, adapter, sampling=broken, name="three", modules=one.modules)
-    assert set(loras) == {"two", distilled}
+    assert set(loras) == {"two", "distilled"}
+    assert two.dub(miniature.clip(height=128, width=128), line=LINE, seed=1)
+    upsampler = doubling.path / PIPELINE / UPSAMPLER
+    upsampler.rename(upsampler.with_name("gone"))
+    try:
+        with pytest.raises(InvalidArtifactError):
+            Dubber.load(doubling, adapter, sampling=sampling, name="three", modules=one.modules)
+    finally:
+        upsampler.with_name("gone").rename(upsampler)
+    assert set(loras) == {"two", "distilled"}
     two.detach()
     assert not loras
 
 
-def test_a_second_stage_without_an_upsampler_or_its_lora_is_refused(mini_backbone, doubling):
+def test_a_second_stage_without_an_upsampler_and_a_backbone_without_the_lora_are_refused(mini_backbone):
     with pytest.raises(InvalidArtifactError, match="no latent upsampler"):
         Dubber.load(mini_backbone, None, sampling=miniature.sampling(second_stage=LATER))
-    gone = {**LATER, "lora": "gone.safetensors"}
-    with pytest.raises(InvalidArtifactError, match=r"gone\.safetensors"):
-        Dubber.load(doubling, None, sampling=miniature.sampling(second_stage=gone))
+    with pytest.raises(InvalidArtifactError, match="no distilled LoRA"):
+        Dubber.load(mini_backbone, None, sampling=miniature.sampling(lora="distilled"))
 
 
 def test_a_clip_whose_half_does_not_fit_is_refused_before_anything_is_sampled(doubling):

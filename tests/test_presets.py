@@ -112,7 +112,7 @@ def test_clips_are_made_under_the_guidance_published_for_dev_models():
 def test_the_released_second_stage_is_a_variant_of_its_own():
     second = load(COMMITTED, Path("jdi-19b-two-stages")).dub.sampling.second_stage
     assert (second.sigmas, second.keep_adapter) == ([0.725, 0.421875], False)
-    assert second.lora == "ltx-2-19b-distilled-lora-384.safetensors"
+    assert second.lora == "distilled"
 
 
 def test_the_papers_variant_differs_in_size_and_in_the_rate_of_the_audio_alone():

@@ -35,6 +35,7 @@ from dubmill.artifacts.store import Backbone
 from dubmill.config.sampling import DubSamplingParams, SamplingParams
 from dubmill.media.clips import Clip
 from dubmill.model.load import PIPELINE, UPSAMPLER, Modules, load_folder
+from dubmill.model.loras import DISTILLED_FOLDER
 from dubmill.worlds.materialize import folder_digest
 
 TEXT_TOKENS = 32
@@ -83,6 +84,7 @@ def sampling(num_steps: int = 2, **changes: object) -> DubSamplingParams:
         "stg_blocks": [],
         "video_modality": 1.0,
         "audio_modality": 1.0,
+        "lora": "none",
         "video_rescale": 0.0,
         "audio_rescale": 0.0,
         "first_frame": False,
@@ -104,14 +106,22 @@ def modules(folder: Path) -> Modules:
     return load_folder(folder)
 
 
-def backbone(out: Path, *, has_upsampler: bool = False, in_8_bits: Sequence[str] = ()) -> Backbone:
-    """The miniature as a sealed artifact, with an untrained latent upsampler or without, and parts in 8 bits or none."""
+def backbone(
+    out: Path, *, has_upsampler: bool = False, distilled_lora: bytes = b"", in_8_bits: Sequence[str] = ()
+) -> Backbone:
+    """The miniature as a sealed artifact, with an untrained latent upsampler or without, and parts in 8 bits or none.
+
+    `distilled_lora` is a safetensors file; empty: the backbone has none.
+    """
     draft = Backbone.draft(out, Lineage(step="backbone", params={"source": "miniature"}, licence="Apache-2.0"))
     made = modules(draft.path / PIPELINE)
     if has_upsampler:
         torch.manual_seed(1)
         upsampler = LTX2LatentUpsamplerModel(in_channels=128, mid_channels=32, num_blocks_per_stage=1)
         upsampler.save_pretrained(draft.path / PIPELINE / UPSAMPLER)
+    if distilled_lora:
+        (draft.path / PIPELINE / DISTILLED_FOLDER).mkdir()
+        (draft.path / PIPELINE / DISTILLED_FOLDER / "lora.safetensors").write_bytes(distilled_lora)
     info = {
         "source": "miniature",
         "repo": "miniature",

@@ -36,6 +36,9 @@ class BackboneParams(Section):
     upsampler: str = Field(
         description="hub: repo@revision of a latent upsampler in diffusers' layout, if `repo` has none; none: no upsampler"
     )
+    distilled_lora: str = Field(
+        description="hub: a LoRA file for sampling in few steps, repo@revision:file or a path; none: no LoRA; nano: ignored, keep 'embedded'"
+    )
     text_encoder: str = Field(description="name of the text encoder, for the record; its weights are in the repository")
     transformer_bits: Literal[8, 16] = Field(
         description="8: int8 weights in the linear layers of its blocks; 16: bf16 (float32 on a CPU)"

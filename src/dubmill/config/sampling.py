@@ -16,6 +16,7 @@ def _falling(sigmas: list[float]) -> list[float]:
 
 
 Sigmas = Annotated[list[float], AfterValidator(_falling)]
+Lora = Literal["none", "distilled"]
 
 
 class SamplingParams(Section):
@@ -38,6 +39,9 @@ class SamplingParams(Section):
     audio_modality: Positive = Field(
         description="modality guidance: of the audio away from a prediction without video; 1 is off"
     )
+    lora: Lora = Field(
+        description="distilled: the backbone's distilled LoRA, for a few steps without guidance, is active too; none: it is not"
+    )
     video_rescale: Share = Field(description="how far the guided video is rescaled to the spread of the unguided")
     audio_rescale: Share = Field(description="how far the guided audio is rescaled to the spread of the unguided")
 
@@ -59,7 +63,7 @@ class SecondStageParams(Section):
 
     sigmas: Sigmas = Field(description="noise levels, falling, without the final 0; empty: one stage only")
     keep_adapter: bool = Field(description="whether the dubbing adapter is also active in the second stage")
-    lora: str = Field(description="a LoRA file that is active in the second stage only, or 'none'")
+    lora: Lora = Field(description="as in the first stage; each stage has its own")
 
 
 class DubSamplingParams(SamplingParams):

@@ -5,21 +5,18 @@ from __future__ import annotations
 import copy
 import logging
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import torch
 from diffusers.pipelines.ltx2.pipeline_ltx2_latent_upsample import LTX2LatentUpsamplePipeline
 
 from dubmill import adapters
-from dubmill.artifacts.files import sha256_of
 from dubmill.artifacts.rows import Line
 from dubmill.artifacts.store import Adapter, Backbone
 from dubmill.config.sampling import DubSamplingParams
-from dubmill.errors import InvalidArtifactError, UsageError
+from dubmill.errors import UsageError
 from dubmill.generation.codec import decode_clips, encode_audio, encode_clips, shape_of
 from dubmill.generation.sampling import (
     CURE,
@@ -35,6 +32,7 @@ from dubmill.media.clips import Clip
 from dubmill.model.conditioning import ReferenceMode
 from dubmill.model.latents import Latents
 from dubmill.model.load import Modules, load, load_upsampler
+from dubmill.model.loras import activate_loras, add_sampling_lora
 from dubmill.model.memory import explained_out_of_memory
 from dubmill.model.pipeline import StepCallback
 from dubmill.model.shapes import LatentShape, pixel_frames
@@ -43,7 +41,6 @@ from dubmill.worlds import fit_line, world_of
 
 logger = logging.getLogger(__name__)
 
-SECOND_STAGE = "second_stage"
 QUICK_STEPS = 2
 BASE_MODE = ReferenceMode(positions="shared", attention="full", isolate_modalities=False)  # without an adapter
 UNGUIDED = {  # every published recipe runs the second stage without guidance
@@ -75,11 +72,14 @@ class Dubber:
         self.mode = mode
         self.world = world_of(backbone)
         self.pipeline = build_pipeline(modules)
-        self.active_adapters = self.second_stage_adapters = active_adapters
-        self._activate(active_adapters)
-        if sampling.second_stage.sigmas:
+        stage = sampling.second_stage
+        if stage.sigmas:
             self.upsampler = LTX2LatentUpsamplePipeline(modules.vae, load_upsampler(backbone))
-            self.second_stage_adapters = self._load_second_stage_adapters()
+        self.active_adapters = {**active_adapters, **add_sampling_lora(modules, backbone, sampling.lora)}
+        self.second_stage_adapters = self.active_adapters
+        if stage.sigmas:
+            kept = active_adapters if stage.keep_adapter else {}
+            self.second_stage_adapters = {**kept, **add_sampling_lora(modules, backbone, stage.lora)}
         modules.lora_users.update(self._loras)
 
     @classmethod
@@ -99,8 +99,8 @@ class Dubber:
 
         Raises:
             BackboneMismatchError: the adapter belongs to another backbone.
-            InvalidArtifactError: the adapter's weights and its manifest disagree about its training, or the second stage needs a
-                file that is not there.
+            InvalidArtifactError: the adapter's weights and its manifest disagree about its training, or the backbone has no
+                distilled LoRA or latent upsampler where the sampling needs it.
         """
         modules = modules or load(backbone)
         if adapter is None:
@@ -209,7 +209,6 @@ class Dubber:
             for speaker, line in zip(speakers, lines, strict=True)
         ]
         text = encode_prompts(captions, self.modules, negative=self.sampling.negative_prompt)
-        self._activate(self.active_adapters)  # another dubber may have used the transformer
         noise, second_sigmas = generators(seeds), self.sampling.second_stage.sigmas
         num_steps = (len(self.sampling.sigmas) or self.sampling.num_steps) + len(second_sigmas)
         on_step = progress_callback(progress, num_steps)
@@ -235,6 +234,7 @@ class Dubber:
         voice_BLD = encode_audio(spoken, self.modules) if spoken else None
         keep_audio_BL = None if voice_BLD is None else torch.ones(voice_BLD.shape[:2], dtype=torch.bool)
         reference, shape = encode_clips(clips, self.modules), shape_of(clips[0], self.modules)
+        activate_loras(self.modules.transformer, self.active_adapters)  # another dubber may have used the transformer
         return sample(
             self.pipeline,
             self.sampling,
@@ -274,70 +274,29 @@ class Dubber:
         shape = shape_of(clips[0], self.modules)
         reference = Latents(encode_clips(clips, self.modules).video_BSD, first.audio_BLD)
         start = self.pipeline.pack_latents(upsampled, first.audio_BLD)
-        keep_BS = self._first_frame(shape, len(reference))
-        with self._adapters_active(self.second_stage_adapters):
-            return sample(
-                self.pipeline,
-                self.sampling.model_copy(update={**UNGUIDED, "sigmas": self.sampling.second_stage.sigmas}),
-                text,
-                noise,
-                shape,
-                float(clips[0].frame_rate),
-                reference=reference,
-                mode=self.mode,
-                video_BSD=torch.where(keep_BS[..., None], reference.video_BSD, start.video_BSD),
-                audio_BLD=first.audio_BLD,
-                keep_video_BS=keep_BS,
-                keep_audio_BL=torch.ones(first.audio_BLD.shape[:2], dtype=torch.bool),
-                on_step=on_step,
-            )
+        keep_BS, stage = self._first_frame(shape, len(reference)), self.sampling.second_stage
+        activate_loras(self.modules.transformer, self.second_stage_adapters)
+        return sample(
+            self.pipeline,
+            self.sampling.model_copy(update={**UNGUIDED, "sigmas": stage.sigmas, "lora": stage.lora}),
+            text,
+            noise,
+            shape,
+            float(clips[0].frame_rate),
+            reference=reference,
+            mode=self.mode,
+            video_BSD=torch.where(keep_BS[..., None], reference.video_BSD, start.video_BSD),
+            audio_BLD=first.audio_BLD,
+            keep_video_BS=keep_BS,
+            keep_audio_BL=torch.ones(first.audio_BLD.shape[:2], dtype=torch.bool),
+            on_step=on_step,
+        )
 
     def _first_frame(self, shape: LatentShape, num_clips: int) -> torch.Tensor:
         """The tokens (B, S) that keep the source's value: those of its first frame, or none."""
         is_first_S = torch.arange(shape.video_tokens) < shape.height * shape.width
         keep_S = is_first_S & self.sampling.first_frame
         return keep_S.to(self.modules.device).expand(num_clips, -1)
-
-    def _load_second_stage_adapters(self) -> dict[str, float]:
-        """Names and weights of the second stage's adapters; its own LoRA, if any, is loaded here."""
-        stage = self.sampling.second_stage
-        kept = self.active_adapters if stage.keep_adapter else {}
-        if stage.lora == "none":
-            return kept
-        if not Path(stage.lora).is_file():
-            raise InvalidArtifactError(
-                "no LoRA file for the second stage",
-                where=stage.lora,
-                cure="give a file in dub.sampling.second_stage.lora, or none",
-            )
-        name = (
-            f"{SECOND_STAGE}_{sha256_of(Path(stage.lora))[:16]}"  # dubbers with other files may share the transformer
-        )
-        if name not in getattr(self.modules.transformer, "peft_config", {}):
-            self.pipeline.load_lora_weights(stage.lora, adapter_name=name)
-        self._activate(self.active_adapters)
-        return {**kept, name: 1.0}
-
-    @contextmanager
-    def _adapters_active(self, weights: dict[str, float]) -> Iterator[None]:
-        if weights == self.active_adapters:
-            yield
-            return
-        self._activate(weights)
-        try:
-            yield
-        finally:
-            self._activate(self.active_adapters)
-
-    def _activate(self, weights: dict[str, float]) -> None:
-        transformer = self.modules.transformer
-        if not getattr(transformer, "peft_config", None):
-            return  # it has no adapters
-        if not weights:
-            transformer.disable_adapters()
-            return
-        transformer.enable_adapters()
-        transformer.set_adapters(list(weights), weights=list(weights.values()))
 
 
 def half_size(clip: Clip) -> Clip:

@@ -18,6 +18,7 @@ from dubmill.media.clips import Clip
 from dubmill.model.conditioning import ReferenceMode
 from dubmill.model.latents import Latents
 from dubmill.model.load import Modules
+from dubmill.model.loras import activate_loras, sampling_lora_weights
 from dubmill.model.memory import explained_out_of_memory
 from dubmill.model.pipeline import LTX2DubPipeline, StepCallback
 from dubmill.model.shapes import LatentShape, latent_shape, pixel_frames
@@ -99,6 +100,7 @@ def sample(
         video_BSD, audio_BLD: the target's tokens to keep or to add noise to; zero if absent.
         keep_video_BS, keep_audio_BL: True for a token that keeps its value.
     """
+    assert sampling.lora in ("none", *getattr(pipe.transformer, "peft_config", {})), "add_sampling_lora was not called"
     video, audio = pipe(
         text_features=text.captions,
         negative_text_features=text.negative,
@@ -171,6 +173,7 @@ def generate_clips(
         geometry=modules.geometry,
     )
     text = encode_prompts(captions, modules, negative=params.sampling.negative_prompt)
+    activate_loras(modules.transformer, sampling_lora_weights(params.sampling.lora))
     tokens = sample(build_pipeline(modules), params.sampling, text, generators(seeds), shape, float(rate))
     return decode_clips(tokens, shape, rate, modules)
 
@@ -186,6 +189,7 @@ def inpaint_clips(
 ) -> list[Clip]:
     """Returns the clips with `region` generated anew under the captions; all other tokens stay clean at every step."""
     context, shape, rate = encode_clips(clips, modules), shape_of(clips[0], modules), clips[0].frame_rate
+    activate_loras(modules.transformer, sampling_lora_weights(sampling.lora))
     tokens = sample(
         build_pipeline(modules),
         sampling,

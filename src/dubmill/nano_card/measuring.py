@@ -18,7 +18,8 @@ import torch
 from dubmill.artifacts.store import Backbone, DubSet, PairSet
 from dubmill.config.params import Params
 from dubmill.generation.sampling import generate_clips
-from dubmill.model.load import Modules, load
+from dubmill.model.load import Modules
+from dubmill.model.loras import load_for_sampling
 from dubmill.nano.captions import caption
 from dubmill.nano.pretrain.data import take
 from dubmill.nano.pretrain.scorers import scorer_figures
@@ -52,7 +53,7 @@ def measure_and_write(params: Params, docs: Path, work: Path, *, num_clips: int)
         "num_clips": num_clips,
         "num_cores": os.cpu_count(),
         "line": asdict(training_run),
-        "seconds_per_clip": _seconds_per_clip(load(backbone), params),
+        "seconds_per_clip": _seconds_per_clip(load_for_sampling(backbone, params.synthesize.sampling.lora), params),
         "films_per_second": _films_per_second(),
         "scorers": scorer_figures(_scorers(backbone), num_clips=_NUM_SCORER_FILMS),
         "training": _training(),
@@ -73,8 +74,8 @@ def _scorers(backbone: Backbone) -> NanoScorers:
 
 
 def _measure_films(backbone: Path, params: Params, num_clips: int) -> dict[str, list[Row]]:
-    opened = Backbone.open(backbone)
-    return films.measure_clips(load(opened), _scorers(opened), params, num_clips=num_clips)
+    opened, loras = Backbone.open(backbone), (params.synthesize.sampling.lora, params.inpaint.sampling.lora)
+    return films.measure_clips(load_for_sampling(opened, *loras), _scorers(opened), params, num_clips=num_clips)
 
 
 def _seconds_per_clip(modules: Modules, params: Params) -> float:

@@ -59,6 +59,7 @@ class Architecture:
     text: Text
     activations: Activations
     video_vae: VideoVae
+    distilled_lora_rank: int  # on all linear layers of the blocks
 
     @cached_property
     def transformer(self) -> Transformer:
@@ -69,6 +70,12 @@ class Architecture:
     def number_bytes(self) -> int:
         """Bytes of one number of its weights and activations."""
         return 4 if self.dtype == "float32" else 2
+
+    @property
+    def distilled_lora_bytes(self) -> int:
+        """Bytes of the LoRA for sampling in few steps."""
+        ends = [layer.name.rpartition(".")[2] for layer in self.transformer.block]
+        return self.number_bytes * self.transformer.num_lora_parameters(self.distilled_lora_rank, ends)
 
     @property
     def parameters(self) -> dict[str, int]:
@@ -118,6 +125,7 @@ def load_architecture(name: str) -> Architecture:
         text=Text(**values["text"]),
         activations=Activations(**values["activations"]),
         video_vae=VideoVae(**values["video_vae"]),
+        distilled_lora_rank=values["distilled_lora_rank"],
     )
 
 

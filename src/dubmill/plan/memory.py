@@ -7,7 +7,7 @@ from dataclasses import astuple, dataclass
 from dubmill.config.params import Params
 from dubmill.plan.architecture import PARTS, Architecture
 from dubmill.plan.layers import Int8Layers, Tokens
-from dubmill.plan.work import Work
+from dubmill.plan.work import Work, uses_distilled_lora
 
 BF16, FP32 = 2, 4
 ADAMW, ADAMW_8BIT = 8, 2  # bytes of the two moments of one parameter
@@ -32,7 +32,7 @@ class Memory:
     """Bytes at a step's peak, by what they hold."""
 
     weights: float
-    lora: float
+    lora: float  # the dubbing adapter, and the distilled LoRA where the step samples with it
     gradients: float
     moments: float
     activations: float  # the transformer's or the video VAE's, whichever are more: they work in turn
@@ -78,6 +78,7 @@ def memory_of(
     vae = architecture.video_vae
     coding = precision * work.num_pixels * (vae.encode_bytes if work.step == "encode" else vae.decode_bytes)
     lora, gradients, moments = _trained(work, params, architecture, savings, setup)
+    lora += architecture.distilled_lora_bytes * uses_distilled_lora(work.step, params)
     text_encoder = _text_encoder(work, architecture, savings)  # on the GPU only while captions are encoded
     busy = max(share * max(denoising, coding), text_encoder)
     return Memory(

@@ -99,6 +99,18 @@ def num_dub_samples(sampling: DubSamplingParams, batch_size: int) -> int:
     return batch_size if sampling.second_stage.sigmas else _num_at_once(sampling, batch_size)
 
 
+def uses_distilled_lora(step: str, params: Params) -> bool:
+    """Returns whether a GPU step samples with the backbone's distilled LoRA, in one of its stages or validation dubs."""
+    dub, validation = params.dub.sampling, params.train.validation
+    loras = {
+        "synthesize": [params.synthesize.sampling.lora],
+        "inpaint": [params.inpaint.sampling.lora],
+        "train": [validation.sampling.lora] if validation.every_steps else [],
+        "dub": [dub.lora, dub.second_stage.lora if dub.second_stage.sigmas else "none"],
+    }
+    return any(lora != "none" for lora in loras.get(step, []))
+
+
 def _num_forwards(sampling: SamplingParams) -> int:
     """Returns the forward passes of a sample over all sampling steps, one more per step for each guidance in use."""
     guidances = (

@@ -29,7 +29,8 @@ from dubmill.generation.masks import fine_mask, pixel_mask, widen
 from dubmill.generation.sampling import Region, inpaint_clips
 from dubmill.generation.seeds import half_seed, item_rng
 from dubmill.media.clips import Clip
-from dubmill.model.load import Modules, load
+from dubmill.model.load import Modules
+from dubmill.model.loras import load_for_sampling
 from dubmill.model.shapes import LatentShape, half_frames, latent_of_frame
 from dubmill.prompting import over_articulated
 from dubmill.worlds import World, world_of
@@ -66,7 +67,7 @@ def inpaint(
     num_articulated = sum(_is_articulated(row.prompt, params) for row in clips.rows)
     if todo := draft.missing(len(batches), shard_slice):
         load_once, world = (
-            cache(lambda: load(backbone)),
+            cache(lambda: load_for_sampling(backbone, params.sampling.lora)),
             world_of(backbone),
         )  # recorded and rendered pairs need no model
         detector = world.face_detector()

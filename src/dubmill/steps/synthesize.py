@@ -17,6 +17,7 @@ from dubmill.errors import UnreadableMediaError
 from dubmill.generation.sampling import generate_clips
 from dubmill.generation.seeds import item_seed
 from dubmill.model.load import Modules, load
+from dubmill.model.loras import load_for_sampling
 from dubmill.model.shapes import half_frames
 from dubmill.prompting.footage import CLIP, COUNTERPART, ORIGINAL
 from dubmill.worlds import World, world_of
@@ -45,7 +46,8 @@ def synthesize(
     todo, world = draft.missing(len(batches), shard_slice), world_of(backbone)
     if todo:
         is_generated = any(_is_generated(prompt, world) for index in todo for prompt in batches[index])
-        modules = load(backbone) if is_generated else load(backbone, needed=[])  # footage needs the geometry alone
+        # footage needs the geometry alone
+        modules = load_for_sampling(backbone, params.sampling.lora) if is_generated else load(backbone, needed=[])
         half_frames(params.num_frames, modules.geometry.temporal)
     for index in todo:
         rows, files, reasons = _shard(prompts, batches[index], params, modules, world)

@@ -14,6 +14,7 @@ from dubmill.artifacts.store import Adapter, Backbone, LatentSet
 from dubmill.config.training import TrainParams
 from dubmill.errors import BackboneMismatchError
 from dubmill.model.load import DECODERS, load
+from dubmill.model.loras import add_sampling_lora
 from dubmill.report import model_card
 from dubmill.training.loss_log import LossLog
 from dubmill.training.optimizer import count_weights
@@ -53,6 +54,8 @@ def train(backbone: Backbone, latents: LatentSet, params: TrainParams, out: Path
     sharded = ["transformer"] if uses_fsdp(params, accelerator) else []  # then no GPU has to hold all of it
     decoders = DECODERS if params.validation.every_steps else ()
     modules = load(backbone, needed=["transformer", *decoders], on_cpu=[*sharded, *decoders])
+    if params.validation.every_steps:
+        add_sampling_lora(modules, backbone, params.validation.sampling.lora)
     trainer = Trainer(modules, latents, params, draft.path, accelerator)
     place = (accelerator.process_index + 1, accelerator.num_processes)
     logger.info("process %d of %d holds %d of %d weights", *place, *count_weights(trainer.modules.transformer))

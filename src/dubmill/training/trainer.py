@@ -33,6 +33,7 @@ from dubmill.model.conditioning import SequenceLayout, cache_reference, patched_
 from dubmill.model.diffusion import add_noise, weighted_loss
 from dubmill.model.latents import Latents
 from dubmill.model.load import Modules, compute_device
+from dubmill.model.loras import activate_loras
 from dubmill.model.memory import explained_out_of_memory
 from dubmill.model.shapes import LatentShape
 from dubmill.training.batches import Batch, Pairs, sample_batch
@@ -134,6 +135,7 @@ class Trainer:
         adapters.add_lora(
             transformer, rank=params.rank, alpha=params.alpha, dropout=params.dropout, targets=params.targets
         )
+        activate_loras(transformer, {adapters.ADAPTER_NAME: 1.0})  # one for sampling may be there too, for validation
         for value in adapters.lora_parameters(transformer).values():
             value.data = value.data.float()  # bf16 would round small updates away
         transformer.train()

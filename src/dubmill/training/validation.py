@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from dubmill import media
+from dubmill.adapters import ADAPTER_NAME
 from dubmill.artifacts.files import write_atomically
 from dubmill.config.training import TrainParams
 from dubmill.errors import InvalidParamsError
@@ -27,6 +28,7 @@ from dubmill.media.clips import Clip
 from dubmill.model.conditioning import ReferenceMode
 from dubmill.model.latents import Latents
 from dubmill.model.load import DECODERS, Modules
+from dubmill.model.loras import activate_loras, sampling_lora_weights
 from dubmill.model.pipeline import LTX2DubPipeline
 from dubmill.model.shapes import LatentShape
 from dubmill.training.batches import ValidationExample
@@ -76,6 +78,8 @@ class Validation:
         """
         transformer = self.modules.transformer
         transformer.eval()
+        sampling_lora = sampling_lora_weights(self.params.validation.sampling.lora)
+        activate_loras(transformer, {ADAPTER_NAME: 1.0, **sampling_lora})
         try:
             for index, path in enumerate(paths):
                 tokens = self._dub(index, is_stopping)
@@ -85,6 +89,7 @@ class Validation:
                     write_atomically(path, media.mp4_bytes(self._beside_reference(index, tokens)))
                     logger.info("dubbed a training pair: %s", path.name)
         finally:
+            activate_loras(transformer, {ADAPTER_NAME: 1.0})
             transformer.train()
 
     def _dub(self, index: int, is_stopping: Callable[[], bool]) -> Latents | None:

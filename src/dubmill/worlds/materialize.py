@@ -9,11 +9,13 @@ from dubmill.artifacts.files import digest_of, sha256_of
 from dubmill.artifacts.manifest import Lineage
 from dubmill.artifacts.store import Backbone
 from dubmill.config.params import BackboneParams
+from dubmill.errors import InvalidParamsError
 from dubmill.model.geometry import check_weights, measure_geometry
 from dubmill.model.load import PIPELINE
+from dubmill.model.loras import DISTILLED_FOLDER, check_distilled_lora
 from dubmill.worlds import hub
 
-NO_UPSAMPLER = "none"
+ABSENT = "none"
 
 
 def materialize(params: BackboneParams, out: Path) -> Backbone:
@@ -24,6 +26,7 @@ def materialize(params: BackboneParams, out: Path) -> Backbone:
         UsageError: there is no such repository or revision, or no access to it.
         ServiceUnavailableError: the hub does not answer.
         InvalidArtifactError: the folder is not an LTX-2 pipeline.
+        BackboneMismatchError: the distilled LoRA belongs to another model.
     """
     source = _resolved(params)
     draft = Backbone.draft(out, Lineage.of("backbone", _lineage_params(source), licence=source.licence))
@@ -32,6 +35,7 @@ def materialize(params: BackboneParams, out: Path) -> Backbone:
     folder = draft.path / PIPELINE
     _write_pipeline(params, source, folder)
     check_weights(folder)
+    check_distilled_lora(folder)
     geometry, mel = measure_geometry(folder)
     info = {
         "source": source.source,
@@ -53,10 +57,16 @@ def _resolved(params: BackboneParams) -> BackboneParams:
     if params.source == "nano":
         return params
     repo, revision = _identity(params.repo, params.revision)
-    upsampler = params.upsampler
-    if upsampler != NO_UPSAMPLER:
+    upsampler, lora = params.upsampler, params.distilled_lora
+    if upsampler != ABSENT:
         upsampler = "@".join(_identity(*_split(upsampler)))
-    return params.model_copy(update={"repo": repo, "revision": revision, "upsampler": upsampler})
+    if Path(lora).is_file():
+        lora = Path(lora).name
+    elif lora != ABSENT:
+        lora_repo, lora_revision, file = _split_lora(lora)
+        lora = f"{lora_repo}@{hub.resolve_commit(lora_repo, lora_revision)}:{file}"
+    update = {"repo": repo, "revision": revision, "upsampler": upsampler, "distilled_lora": lora}
+    return params.model_copy(update=update)
 
 
 def _identity(repo: str, revision: str) -> tuple[str, str]:
@@ -71,9 +81,28 @@ def _split(upsampler: str) -> tuple[str, str]:
     return repo, revision or "main"
 
 
+def _split_lora(lora: str) -> tuple[str, str, str]:
+    """Returns repository, revision and file of `repo@revision:file`.
+
+    Raises:
+        InvalidParamsError: it has another form, and no such file is on this machine.
+    """
+    repo, _, place = lora.partition("@")
+    revision, _, file = place.partition(":")
+    if not file:
+        raise InvalidParamsError(
+            f"no such file, and not of the form repo@revision:file: {lora}",
+            where="backbone.distilled_lora",
+            cure="name a safetensors file, or set none",
+        )
+    return repo, revision, file
+
+
 def _lineage_params(source: BackboneParams) -> dict[str, Any]:
-    """Returns the params for the lineage, without `upsampler` where there is none: backbones from before it keep their digest."""
-    return source.model_dump(exclude={"upsampler"} if source.upsampler == NO_UPSAMPLER else None)
+    """Returns the params for the lineage, without those that name nothing: backbones from before them keep their digest."""
+    return source.model_dump(
+        exclude={name for name in ("upsampler", "distilled_lora") if getattr(source, name) == ABSENT}
+    )
 
 
 def _write_pipeline(params: BackboneParams, source: BackboneParams, folder: Path) -> None:
@@ -83,8 +112,14 @@ def _write_pipeline(params: BackboneParams, source: BackboneParams, folder: Path
         weights.unpack_weights(folder)
         return
     _fetch(params.repo, source.revision, folder, hub.PIPELINE_FILES)
-    if params.upsampler != NO_UPSAMPLER:
+    if params.upsampler != ABSENT:
         _fetch(_split(params.upsampler)[0], _split(source.upsampler)[1], folder, hub.UPSAMPLER_FILES)
+    lora = Path(params.distilled_lora)
+    if lora.is_file():
+        hub.copy_files(lora.parent, folder / DISTILLED_FOLDER, (lora.name,))
+    elif params.distilled_lora != ABSENT:
+        repo, commit, file = _split_lora(source.distilled_lora)
+        hub.download(repo, commit, folder / DISTILLED_FOLDER, (file,))
 
 
 def _fetch(repo: str, commit: str, folder: Path, patterns: tuple[str, ...]) -> None:
