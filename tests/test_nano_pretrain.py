@@ -95,10 +95,10 @@ def test_the_rate_rises_holds_and_falls():
 def test_only_noised_tokens_enter_the_loss_of_the_base():
     import numpy as np
 
-    from dubmill.nano.pretrain.denoiser import _noised_tokens
+    from dubmill.nano.pretrain.denoiser import noised_tokens
 
     clean = [torch.zeros(64, 144, 48), torch.zeros(64, 66, 32)]
-    video_BS, audio_BS = _noised_tokens(clean, np.random.default_rng(0))
+    video_BS, audio_BS = noised_tokens(clean, np.random.default_rng(0))
     assert video_BS.shape == (64, 144)
     assert audio_BS.shape == (64, 66)
     assert ((video_BS.sum(1) + audio_BS.sum(1)) > 0).all(), "every clip has something to learn"

@@ -14,6 +14,7 @@ PARTS = {
     "scorers": 1200,
     "latents": 0,
     "base": 8500,
+    "few_steps": 300,
 }
 """Parts in the order in which they need each other, and the steps that the shipped weights took."""
 

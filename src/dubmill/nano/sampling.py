@@ -19,7 +19,13 @@ GUIDANCE = 3.0
 
 @torch.no_grad()
 def sample_clips(
-    pipeline: LTX2Pipeline, captions: list[str], *, seed: int, num_frames: int = NUM_FRAMES, steps: int = STEPS
+    pipeline: LTX2Pipeline,
+    captions: list[str],
+    *,
+    seed: int,
+    num_frames: int = NUM_FRAMES,
+    steps: int = STEPS,
+    guidance: float = GUIDANCE,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns uint8 frames (B, F, H, W, 3) and float32 audio (B, N), padded with silence to the clip's length."""
     frames, audio = pipeline(
@@ -29,8 +35,8 @@ def sample_clips(
         num_frames=num_frames,
         frame_rate=FRAME_RATE,
         num_inference_steps=steps,
-        guidance_scale=GUIDANCE,
-        audio_guidance_scale=GUIDANCE,
+        guidance_scale=guidance,
+        audio_guidance_scale=guidance,
         stg_scale=0.0,
         audio_stg_scale=0.0,
         modality_scale=1.0,

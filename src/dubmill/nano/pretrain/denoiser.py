@@ -75,7 +75,7 @@ class BaseTraining:
         clean = [clips.video_BSC[at].float(), clips.audio_BSC[at].float()]
         noise = [torch.randn_like(tokens) for tokens in clean]
         sigma_B = _sigma(self.batch_size)
-        noised = _noised_tokens(clean, rng) if rng.random() < _CLEAN_SHARE else None
+        noised = noised_tokens(clean, rng) if rng.random() < _CLEAN_SHARE else None
         plain_share = _PLAIN_SHARE if noised is None else _PLAIN_SHARE_BESIDE_CLEAN
         ids_BL = _with_dropout(clips.rich_BL[at], clips.plain_BL[at], plain_share, rng)
         sigmas = [sigma_B[:, None] * (1.0 if noised is None else mask) for mask in noised or (1, 1)]
@@ -186,7 +186,7 @@ def _with_dropout(
     return torch.where(draw < _EMPTY_SHARE, empty_L, ids_BL)
 
 
-def _noised_tokens(clean: list[torch.Tensor], rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+def noised_tokens(clean: list[torch.Tensor], rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
     """Returns masks (B, S) for video and audio: 1 where a token is noised, 0 where it stays clean."""
     video_BSC, audio_BSC = clean
     num_frames = video_BSC.shape[1] // _SIDE**2

@@ -12,9 +12,12 @@ from dubmill.nano import lexicon
 from dubmill.nano.pretrain import latents, loop
 from dubmill.nano.pretrain.audio_vae import AudioVaeTraining
 from dubmill.nano.pretrain.denoiser import BaseSources, BaseTraining
+from dubmill.nano.pretrain.few_steps import FewStepsTraining
 from dubmill.nano.pretrain.scorers import ScorerTraining
+from dubmill.nano.pretrain.ship import pipeline_of
 from dubmill.nano.pretrain.video_vae import VideoVaeTraining
 from dubmill.nano.pretrain.vocoder import VocoderTraining
+from dubmill.nano.weights import unpack_weights
 
 NUM_CLIPS, NUM_SHARDS = 5000, 2
 
@@ -46,6 +49,7 @@ def _makers(out: Path, is_compiled: bool, is_continued: bool) -> dict[str, Calla
         "vocoder": lambda: VocoderTraining(sources(out).audio_vae),
         "scorers": ScorerTraining,
         "base": lambda: BaseTraining(sources(out), is_compiled=is_compiled),
+        "few_steps": lambda: FewStepsTraining(base_folder(out), out / "few_steps", scorers=out),
     }
 
 
@@ -59,6 +63,17 @@ def sources(out: Path) -> BaseSources:
         vocoder=out / "vocoder" / "vocoder",
         scorers=out / "scorers",
     )
+
+
+def base_folder(out: Path) -> Path:
+    """Returns a diffusers folder, made once, of the base trained under `out`, or of the shipped one where none was."""
+    folder = out / "few_steps" / "base"
+    if not folder.exists():
+        if (out / "base" / "transformer").exists():
+            pipeline_of(out).save_pretrained(folder)
+        else:
+            unpack_weights(folder)
+    return folder
 
 
 def encode_world(out: Path, *, shards: range = range(NUM_SHARDS)) -> None:

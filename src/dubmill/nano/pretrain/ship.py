@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from dubmill.artifacts.files import sha256_of
+from dubmill.model.loras import DISTILLED_FOLDER
 from dubmill.nano.lexicon import LEXICON_PATH
 from dubmill.nano.weights import DIGESTS, TRAINING, files_in
 
@@ -27,6 +28,7 @@ _SHOWN = {
     "vocoder": ("round_trip_mel_l1",),
     "scorers": ("words", "voice_same"),
     "base": ("words", "language", "lips_r"),
+    "few_steps": ("words", "language", "lips_r"),
 }
 """Part -> its held-out figures that the card shows as curves."""
 _PAUSE_SECONDS = 300
@@ -39,12 +41,34 @@ _PLACES = {
     "text_encoder": ("base", "text_encoder"),
 }
 """Module -> the part that trained it, and the folder in which that part saved it."""
+_FILES = (("scorers", "scorers.safetensors", "scorers"), ("few_steps", "distilled_lora.safetensors", DISTILLED_FOLDER))
+"""Part, the file that it saved, and the folder in which it ships."""
 
 
 def ship(run: Path, weights: Path) -> None:
-    """Gather the parts trained under `run` into `weights`, in bfloat16; parts not trained yet ship untrained."""
+    """Gather the parts trained under `run` into `weights`, in bfloat16; parts not trained yet ship untrained.
+
+    A run of the part `few_steps` alone adds its LoRA to the weights that are there.
+    """
     weights.mkdir(parents=True, exist_ok=True)
-    _pipeline(run).save_pretrained(weights)
+    if (run / "base").exists() or not (run / "few_steps").exists():
+        _ship_networks(run, weights)
+    for part, name, folder in _FILES:
+        if (run / part / name).exists():
+            (weights / folder).mkdir(exist_ok=True)
+            tensors = {key: _narrow(key, value) for key, value in load_file(run / part / name).items()}
+            save_file(tensors, weights / folder / name)
+    if weights.resolve() != LEXICON_PATH.parent.resolve():
+        shutil.copyfile(LEXICON_PATH, weights / LEXICON_PATH.name)
+    known = json.loads((weights / TRAINING).read_text()) if (weights / TRAINING).exists() else {}
+    (weights / TRAINING).write_text(json.dumps(known | _training(run), indent=1) + "\n")
+    digests = {str(path.relative_to(weights)): sha256_of(path) for path in files_in(weights) if path.name != DIGESTS}
+    (weights / DIGESTS).write_text(json.dumps(digests, indent=2) + "\n")
+
+
+def _ship_networks(run: Path, weights: Path) -> None:
+    shutil.rmtree(weights / DISTILLED_FOLDER, ignore_errors=True)  # it was distilled from another base
+    pipeline_of(run).save_pretrained(weights)
     for path in weights.glob("*/*.safetensors"):
         tensors = {name: _narrow(name, value) for name, value in load_file(path).items()}
         save_file(tensors, path, metadata={"format": "pt"})
@@ -52,17 +76,6 @@ def ship(run: Path, weights: Path) -> None:
         config = json.loads(path.read_text())
         config.pop("_name_or_path", None)  # a path of the machine that trained the part
         path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-    if (run / "scorers" / "scorers.safetensors").exists():
-        (weights / "scorers").mkdir(exist_ok=True)
-        tensors = {
-            name: _narrow(name, value) for name, value in load_file(run / "scorers" / "scorers.safetensors").items()
-        }
-        save_file(tensors, weights / "scorers" / "scorers.safetensors")
-    if weights.resolve() != LEXICON_PATH.parent.resolve():
-        shutil.copyfile(LEXICON_PATH, weights / LEXICON_PATH.name)
-    (weights / TRAINING).write_text(json.dumps(_training(run), indent=1) + "\n")
-    digests = {str(path.relative_to(weights)): sha256_of(path) for path in files_in(weights) if path.name != DIGESTS}
-    (weights / DIGESTS).write_text(json.dumps(digests, indent=2) + "\n")
 
 
 def _training(run: Path) -> dict[str, dict]:
@@ -82,7 +95,8 @@ def _training(run: Path) -> dict[str, dict]:
     return parts
 
 
-def _pipeline(run: Path) -> LTX2Pipeline:
+def pipeline_of(run: Path) -> LTX2Pipeline:
+    """Returns diffusers' pipeline of the parts trained under `run`; parts not trained yet are untrained."""
     from diffusers.pipelines.ltx2.pipeline_ltx2 import LTX2Pipeline
 
     from dubmill.nano import modules, tokenizer
