@@ -11,12 +11,14 @@ from dubmill.adapters import reference_mode_of
 from dubmill.artifacts.manifest import Lineage
 from dubmill.artifacts.rows import Line
 from dubmill.artifacts.store import Adapter
+from dubmill.config.params import SynthesizeParams
 from dubmill.dubbing.dubber import Dubber, half_size
 from dubmill.errors import InvalidArtifactError, InvalidParamsError
 from dubmill.generation.codec import encode_clips
+from dubmill.generation.sampling import generate_clips
 from dubmill.model.conditioning import ReferenceMode
 from dubmill.model.load import PIPELINE, UPSAMPLER, load
-from dubmill.model.loras import DISTILLED, DISTILLED_FOLDER
+from dubmill.model.loras import DISTILLED, DISTILLED_FOLDER, load_for_sampling
 
 LINE = Line(language="es", text="uno dos")
 TARGETS = ["to_q", "to_v", "to_out.0"]
@@ -24,13 +26,10 @@ LATER = {"sigmas": [0.909375, 0.421875], "keep_adapter": True, "lora": "none"}
 
 
 @pytest.fixture(scope="module")
-def doubling(mini_backbone, tmp_path_factory):
+def doubling(tmp_path_factory):
     """A backbone with a latent upsampler and a distilled LoRA."""
-    transformer = load(mini_backbone).transformer
-    lora(transformer, 7)
-    distilled = adapters.lora_bytes(transformer, {})
     out = tmp_path_factory.mktemp("doubling") / "backbone"
-    return miniature.backbone(out, has_upsampler=True, distilled_lora=distilled)
+    return miniature.backbone(out, has_upsampler=True, distilled_lora=miniature.lora_file())
 
 
 def lora(transformer, seed):
@@ -184,6 +183,27 @@ def test_the_distilled_lora_is_the_file_in_the_backbone_and_serves_the_base_too(
     dubs = [each.dub(miniature.clip(), line=LINE, seed=1).frames_FHWC for each in (dubber, plain, dubber)]
     assert np.array_equal(dubs[0], dubs[2])
     assert not np.array_equal(dubs[0], dubs[1])
+
+
+def test_clips_are_generated_with_the_lora_that_their_sampling_names(doubling):
+    modules = load_for_sampling(doubling, "distilled")
+    plain, distilled = (
+        SynthesizeParams(
+            seed=1,
+            num_frames=17,
+            height=64,
+            width=64,
+            frame_rate=25.0,
+            batch_size=1,
+            sampling=miniature.plain_sampling(1).model_copy(update={"lora": lora}),
+        )
+        for lora in ("none", "distilled")
+    )
+    clips = [generate_clips(["uno"], [1], params, modules)[0].frames_FHWC for params in (distilled, plain, distilled)]
+    assert np.array_equal(clips[0], clips[2])
+    assert not np.array_equal(clips[0], clips[1])
+    with pytest.raises(AssertionError, match="add_sampling_lora"):
+        generate_clips(["uno"], [1], distilled, load(doubling))
 
 
 def test_a_quick_dub_takes_two_steps_and_the_dubber_keeps_its_own(doubling, adapter):

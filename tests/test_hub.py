@@ -16,8 +16,15 @@ from doubles import miniature
 
 from dubmill.artifacts.store import Backbone
 from dubmill.config import params as params_module
-from dubmill.errors import ServiceUnavailableError, UsageError
+from dubmill.errors import (
+    BackboneMismatchError,
+    InvalidArtifactError,
+    InvalidParamsError,
+    ServiceUnavailableError,
+    UsageError,
+)
 from dubmill.model.load import PIPELINE, UPSAMPLER
+from dubmill.model.loras import DISTILLED, DISTILLED_FOLDER, load_for_sampling
 from dubmill.worlds import hub
 from dubmill.worlds.materialize import materialize
 
@@ -125,9 +132,56 @@ def test_an_upsampler_of_another_repository_is_put_into_the_backbone(server, pip
     assert backbone.lineage.params["upsampler"] == f"studio/upsampler@{SECOND}"
 
 
-def test_without_an_upsampler_the_lineage_is_as_before_there_was_the_parameter(server, pipeline_files, tmp_path):
+def test_without_an_upsampler_and_a_distilled_lora_the_lineage_is_as_before_these_parameters(
+    server, pipeline_files, tmp_path
+):
     server.add(REPO, FIRST, pipeline_files)
-    assert "upsampler" not in materialize(params_for(), tmp_path / "backbone").lineage.params
+    assert not {"upsampler", "distilled_lora"} & set(materialize(params_for(), tmp_path / "backbone").lineage.params)
+
+
+@pytest.mark.parametrize("prefix", ["transformer.", "diffusion_model."])
+def test_a_distilled_lora_of_another_repository_or_a_file_is_put_into_the_backbone(
+    server, pipeline_files, tmp_path, prefix
+):
+    """`diffusion_model.` is the prefix of Lightricks' own names."""
+    data = miniature.lora_file(prefix=prefix)
+    server.add(REPO, FIRST, pipeline_files)
+    server.add("studio/loras", SECOND, {"few.safetensors": data, "other.safetensors": b"w" * 99})
+    file = tmp_path / "own.safetensors"
+    file.write_bytes(data)
+    fetched = materialize(params_for(distilled_lora="studio/loras@main:few.safetensors"), tmp_path / "fetched")
+    copied = materialize(params_for(distilled_lora=str(file)), tmp_path / "copied")
+    assert fetched.lineage.params["distilled_lora"] == f"studio/loras@{SECOND}:few.safetensors"
+    assert copied.lineage.params["distilled_lora"] == "own.safetensors"
+    for backbone, name in ((fetched, "few.safetensors"), (copied, "own.safetensors")):
+        assert names_in(backbone.path / PIPELINE / DISTILLED_FOLDER) == {name}
+        modules = load_for_sampling(backbone, "distilled")
+        assert DISTILLED in modules.transformer.transformer_blocks[0].attn1.to_q.lora_A
+
+
+@pytest.mark.parametrize(
+    ("data", "error", "what"),
+    [
+        (miniature.lora_file(width=48), BackboneMismatchError, "2 of the 2 tensors"),
+        (miniature.lora_file(layer="transformer_blocks.9.attn1.to_q"), BackboneMismatchError, "blocks.9"),
+        (miniature.lora_file(prefix="unet."), BackboneMismatchError, "0 tensors"),
+        (b"no safetensors", InvalidArtifactError, "cannot be read"),
+    ],
+)
+def test_a_distilled_lora_of_another_model_is_refused_before_the_backbone_is_sealed(
+    server, pipeline_files, tmp_path, data, error, what
+):
+    server.add(REPO, FIRST, pipeline_files)
+    (tmp_path / "wrong.safetensors").write_bytes(data)
+    with pytest.raises(error, match=what):
+        materialize(params_for(distilled_lora=str(tmp_path / "wrong.safetensors")), tmp_path / "backbone")
+    assert not (tmp_path / "backbone" / "manifest.json").exists()
+
+
+def test_a_distilled_lora_that_is_neither_a_file_nor_in_a_repository_is_refused(server, pipeline_files, tmp_path):
+    server.add(REPO, FIRST, pipeline_files)
+    with pytest.raises(InvalidParamsError, match="repo@revision:file"):
+        materialize(params_for(distilled_lora="gone.safetensors"), tmp_path / "backbone")
 
 
 def test_a_private_repository_needs_a_token_and_says_so(server, pipeline_files, tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
 import subprocess
 import sys
@@ -9,10 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from dubmill.nano.pretrain import loop
 from dubmill.nano.pretrain.audio_vae import AudioVaeTraining
 from dubmill.nano.pretrain.loop import Schedule
+from dubmill.nano.weights import unpack_weights
 
 
 def _quiet(_: str) -> None:
@@ -102,3 +105,52 @@ def test_only_noised_tokens_enter_the_loss_of_the_base():
     assert video_BS.shape == (64, 144)
     assert audio_BS.shape == (64, 66)
     assert ((video_BS.sum(1) + audio_BS.sum(1)) > 0).all(), "every clip has something to learn"
+
+
+def test_few_steps_learn_the_velocity_that_ends_on_the_teachers_next_state(tmp_path: Path):
+    """With states that the base itself reaches in four steps there is nothing to learn, and then the LoRA moves nothing."""
+    import numpy as np
+
+    from dubmill.model.conditioning import predict, sequence_layout
+    from dubmill.model.latents import Latents
+    from dubmill.model.text import encode_captions
+    from dubmill.nano.pretrain import few_steps
+
+    nano = tmp_path / "nano"
+    unpack_weights(nano)
+    kind = few_steps._Kind("half", 8, 17, 0.0, 1.0, 1)
+    modules, draw = few_steps.load_folder(nano), torch.Generator().manual_seed(0)
+    shape, sigmas_K = few_steps._shape(modules, kind), few_steps._sigmas(modules, few_steps.NUM_STEPS)
+    text = encode_captions(["A person is speaking English"] * 8, modules)
+    masks = torch.ones(8, shape.video_tokens), torch.ones(8, shape.audio)
+    masks[0][:, :16] = 0
+    states = [Latents(torch.randn(8, 80, 48, generator=draw), torch.randn(8, shape.audio, 32, generator=draw))]
+    layout = sequence_layout(shape, 12.5, modules.transformer)
+    for now, after in itertools.pairwise(sigmas_K):
+        with torch.no_grad():
+            velocity = predict(modules.transformer, states[-1], None, now * masks[0], now * masks[1], text, layout)
+        video, audio = states[-1].video_BSD, states[-1].audio_BLD
+        states.append(Latents(video + (after - now) * velocity.video_BSD, audio + (after - now) * velocity.audio_BLD))
+    rows = {
+        "video": torch.stack([state.video_BSD for state in states], 1),
+        "audio": torch.stack([state.audio_BLD for state in states], 1),
+        "video_text": text.video_BTD, "audio_text": text.audio_BTD, "text_mask": text.mask_BT,
+        "video_mask": masks[0], "audio_mask": masks[1], "speakers": ["A person"] * 8,
+    }  # fmt: skip
+    torch.save(rows, tmp_path / "trajectories_half.pt")
+    part = few_steps.FewStepsTraining(nano, tmp_path, scorers=nano, kinds=(kind,))
+    loss, _ = part.loss(0, 0.0, np.random.default_rng(0))
+    assert loss.item() < 1e-8
+    part.save(tmp_path)
+    tensors = load_file(tmp_path / "distilled_lora.safetensors")
+    assert any("audio_attn1.to_q.lora_A" in name for name in tensors)
+    assert not any(value.any() for name, value in tensors.items() if "lora_B" in name)
+
+
+def test_a_state_between_two_of_the_teachers_steps_lies_on_the_line_between_them():
+    from dubmill.nano.pretrain.few_steps import _at_levels
+
+    states = [torch.full((1, 2, 3), value) for value in (1.0, 2.0, 6.0)]
+    chosen = _at_levels(states, [1.0, 0.5, 0.0], [1.0, 0.75, 0.5, 0.125, 0.0])
+    assert chosen.shape == (1, 5, 2, 3)
+    assert chosen[0, :, 0, 0].tolist() == [1.0, 1.5, 2.0, 5.0, 6.0]

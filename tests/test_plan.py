@@ -22,7 +22,7 @@ from dubmill.plan.gpus import all_gpus, gpu_named, load_assumptions
 from dubmill.plan.host import host_needs
 from dubmill.plan.layers import Tokens
 from dubmill.plan.memory import GpuSetup, MemorySavings, dub_clip_bytes, memory_of, savings_in_params
-from dubmill.plan.work import clip_shapes, num_dub_samples, work_of
+from dubmill.plan.work import clip_shapes, num_dub_samples, uses_distilled_lora, work_of
 
 ROOT = Path(__file__).parent.parent
 COMMITTED = ROOT / "params.yaml"
@@ -223,6 +223,17 @@ def test_the_dubs_that_a_training_is_looked_at_by_cost_time_and_no_memory():
     a_dub = 90 * question.architecture.transformer.forward_flops(_train_case(question)[0].tokens)  # 30 steps, 3 passes
     assert flops[1] - flops[0] == pytest.approx(20 * a_dub, rel=0.05)
     assert memory_of(*_train_case(off)) == memory_of(*_train_case(question))
+
+
+def test_a_step_that_samples_with_the_distilled_lora_holds_it_in_memory():
+    one, two = request_for("jdi-19b"), request_for("jdi-19b-two-stages")
+    assert [uses_distilled_lora("dub", each.params) for each in (one, two)] == [False, True]
+    assert not uses_distilled_lora("synthesize", two.params)
+    size = two.architecture.distilled_lora_bytes
+    work = work_of(two.params, two.architecture)[4]
+    setup = (two.architecture, savings_in_params(two.params), GpuSetup(1, 0.0, 1.0))
+    with_lora, without = (memory_of(work, params, *setup).lora for params in (two.params, one.params))
+    assert with_lora - without == size
 
 
 def test_the_first_of_two_stages_counts_with_a_quarter_of_the_video():

@@ -18,6 +18,7 @@ from dubmill.errors import InterruptedStepError, InvalidParamsError, UnsealedArt
 from dubmill.model import pipeline as model_pipeline
 from dubmill.model.conditioning import patched_attention
 from dubmill.model.load import load
+from dubmill.model.loras import add_sampling_lora
 from dubmill.steps.train import train
 from dubmill.training import trainer as training
 
@@ -100,6 +101,25 @@ def test_validation_leaves_draws_modes_gradients_and_cached_references_as_they_w
     trainer.run(lambda row: None)
     assert any(seen["before"]["modes"])
     assert seen["before"] == seen["after"]
+
+
+def test_a_validation_dub_has_the_distilled_lora_and_the_training_has_not(latents, mini_backbone, tmp_path):
+    backbone = miniature.backbone(tmp_path / "backbone", distilled_lora=miniature.lora_file())
+    modules = load(backbone)
+    sampling = GUIDED.model_copy(update={"lora": "distilled"})
+    params = PARAMS.model_copy(update={"validation": ValidationParams(every_steps=6, num_clips=1, sampling=sampling)})
+    add_sampling_lora(modules, backbone, "distilled")
+    trainer = training.Trainer(modules, latents, params, tmp_path, training.build_accelerator(params))
+    layer = modules.transformer.transformer_blocks[0].attn1.to_q
+    before, active = layer.lora_B["distilled"].weight.clone(), {"training": set(), "dub": set()}
+    layer.register_forward_pre_hook(
+        lambda module, args: active["training" if layer.training else "dub"].update(layer.active_adapters)
+    )
+    trainer.run(lambda row: None)
+    assert active == {"training": {"dub"}, "dub": {"dub", "distilled"}}
+    assert torch.equal(layer.lora_B["distilled"].weight, before)
+    assert not [name for name in trainer.lora if "distilled" in name]
+    assert not layer.lora_B["distilled"].weight.requires_grad
 
 
 @pytest.mark.parametrize("attention", ["full", "self"])

@@ -21,6 +21,7 @@ from diffusers import (
 from diffusers.pipelines.ltx2.connectors import LTX2TextConnectors
 from diffusers.pipelines.ltx2.latent_upsampler import LTX2LatentUpsamplerModel
 from diffusers.pipelines.ltx2.vocoder import LTX2Vocoder
+from safetensors.torch import save
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     Gemma3Config,
@@ -132,6 +133,15 @@ def backbone(
         "in_8_bits": list(in_8_bits),
     }
     return draft.seal(info)
+
+
+def lora_file(
+    *, layer: str = "transformer_blocks.0.attn1.to_q", prefix: str = "transformer.", width: int = 32
+) -> bytes:
+    """A LoRA of rank 2 on one layer, whose inputs and outputs are `width`, as a safetensors file."""
+    draw = torch.Generator().manual_seed(7)
+    shapes = {"A": (2, width), "B": (width, 2)}
+    return save({f"{prefix}{layer}.lora_{name}.weight": torch.randn(shapes[name], generator=draw) for name in shapes})
 
 
 def _pipeline() -> LTX2Pipeline:
