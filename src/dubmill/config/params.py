@@ -37,7 +37,7 @@ class BackboneParams(Section):
         description="hub: repo@revision of a latent upsampler in diffusers' layout, if `repo` has none; none: no upsampler"
     )
     distilled_lora: str = Field(
-        description="hub: a LoRA file for sampling in few steps, repo@revision:file or a path; none: no LoRA; nano: ignored, keep 'embedded'"
+        description="hub: a LoRA file for sampling in few steps, repo@revision:file or a path; none: no LoRA; nano: ignored"
     )
     text_encoder: str = Field(description="name of the text encoder, for the record; its weights are in the repository")
     transformer_bits: Literal[8, 16] = Field(
