@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
@@ -120,7 +120,7 @@ def _tensors(path: Path) -> dict[str, torch.Tensor]:
     from diffusers.pipelines.ltx2.pipeline_ltx2 import LTX2Pipeline
 
     try:
-        tensors = LTX2Pipeline.lora_state_dict(str(path), use_safetensors=True)
+        tensors: Any = LTX2Pipeline.lora_state_dict(str(path), use_safetensors=True)
     except (OSError, ValueError, SafetensorError) as error:
         raise InvalidArtifactError(
             f"the distilled LoRA cannot be read ({(str(error).splitlines() or [''])[0]})",
