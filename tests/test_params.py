@@ -140,7 +140,7 @@ def test_values_that_do_not_go_together_are_refused(tmp_path, overlay, told):
 def test_the_released_schedules_and_scales_can_be_said_in_params(tmp_path):
     """Dub-It's eight and three steps; JUST-DUB-IT's second stage, with the distilled LoRA in the dubbing one's place."""
     eight = [1.0, 0.99375, 0.9875, 0.98125, 0.975, 0.909375, 0.725, 0.421875]
-    later = {"sigmas": [0.725, 0.421875], "keep_adapter": False, "lora": "distilled-384.safetensors"}
+    later = {"sigmas": [0.725, 0.421875], "keep_adapter": False, "lora": "distilled"}
     scales = {"video_stg": 1.0, "stg_blocks": [29], "video_modality": 3.0, "video_rescale": 0.7}
     overlay = {"dub": {"sampling": {"sigmas": eight, **scales, "second_stage": later, "first_frame": True}}}
     made = load(COMMITTED, written(tmp_path, overlay, "overlay.yaml")).dub.sampling
