@@ -35,7 +35,7 @@ def test_the_folder_has_every_module_of_the_pipeline(folder: Path):
 
 
 def test_the_weights_stay_under_their_size():
-    assert sum(path.stat().st_size for path in weights.WEIGHTS.rglob("*") if path.is_file()) < 32e6
+    assert sum(path.stat().st_size for path in weights.WEIGHTS.rglob("*") if path.is_file()) < 36e6
 
 
 def test_no_shipped_config_tells_where_its_part_was_trained():

@@ -25,7 +25,7 @@ def test_a_film_is_the_same_every_time_it_is_shot():
 
 def test_a_film_has_the_shapes_that_it_promises():
     film = world.film(world.puppet(3), (ENGLISH, SPANISH), motion_seed=5)
-    assert film.frames_FHWC.shape == (33, 64, 64, 3)
+    assert film.frames_FHWC.shape == (33, 128, 128, 3)
     assert film.frames_FHWC.dtype == np.uint8
     assert film.audio_N.shape == (42240,)
     assert film.audio_N.dtype == np.float32

@@ -88,8 +88,8 @@ def test_the_materialised_folder_is_an_ltx2_for_every_diffusers_pipeline(nano):
     off |= {f"audio_{name}": value for name, value in off.items()} | {"spatio_temporal_guidance_blocks": None}
     made = LTX2Pipeline.from_pretrained(nano.path / "pipeline")(
         prompt='A person is speaking English, saying: "one two"',
-        height=64,
-        width=64,
+        height=128,
+        width=128,
         num_frames=13,
         frame_rate=12.5,
         num_inference_steps=2,
@@ -98,7 +98,7 @@ def test_the_materialised_folder_is_an_ltx2_for_every_diffusers_pipeline(nano):
         generator=torch.Generator().manual_seed(1),
         **off,
     )
-    assert made.frames.shape == (1, 13, 64, 64, 3)
+    assert made.frames.shape == (1, 13, 128, 128, 3)
     assert torch.as_tensor(made.audio).isfinite().all()
 
 
@@ -106,7 +106,7 @@ def test_only_training_prompts_are_synthesised_since_the_world_films_the_rest(cl
     assert [row.id for row in clips.rows] == [prompt.id for prompt in asked.rows]
     assert all(row.has_clip == (row.prompt.split == "train") for row in clips.rows)
     clip = clips.clip(clips.rows[0].id, "clip")
-    assert clip.frames_FHWC.shape == (33, 64, 64, 3)
+    assert clip.frames_FHWC.shape == (33, 128, 128, 3)
     assert clip.audio_CN.shape == (1, 42240)
 
 
@@ -134,7 +134,7 @@ def test_what_lies_outside_the_region_comes_out_as_from_a_round_trip(nano, clips
     modules = load(nano)
     clip = clips.clip(clips.split("train")[0].id, "clip")
     shape = shape_of(clip, modules)
-    boxes = [np.tile([20.0, 40.0, 44.0, 60.0], (33, 1))]
+    boxes = [np.tile([40.0, 80.0, 88.0, 120.0], (33, 1))]
     region = inpaint_module.half_region([clip], boxes, "first", values.inpaint, modules)
     is_half_F, _ = half_tokens(shape, 33, "first", 4)
     assert region.video_BS[0].reshape(shape.frames, -1)[~is_half_F].sum() == 0

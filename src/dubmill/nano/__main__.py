@@ -8,7 +8,8 @@ from pathlib import Path
 
 PARTS = {
     "lexicon": 0,
-    "video_vae": 7300,
+    "sketch_vae": 7300,
+    "video_vae": 3600,
     "audio_vae": 4000,
     "vocoder": 3000,
     "scorers": 1200,
@@ -29,7 +30,6 @@ def _arguments() -> argparse.Namespace:
     pretrain.add_argument("--seconds", type=float, default=math.inf, help="stop at a checkpoint after this time")
     pretrain.add_argument("--threads", type=int, default=2)
     pretrain.add_argument("--compile", action="store_true", help="base: compile its blocks; needs a C++ compiler")
-    pretrain.add_argument("--continued", action="store_true", help="video_vae: start from the shipped weights")
     ship = commands.add_parser("ship", help="gather the trained parts into the package's weights")
     ship.add_argument("run", type=Path, help="the --out of pretrain")
     return parser.parse_args()
@@ -59,7 +59,6 @@ def _pretrain(arguments: argparse.Namespace) -> None:
             seconds=arguments.seconds,
             threads=arguments.threads,
             is_compiled=arguments.compile,
-            is_continued=arguments.continued,
         )
 
 

@@ -1,202 +1,186 @@
-"""Draws puppets with soft ellipses: their appearance, the motion of the head, and the mouth that speaks.
+"""Draws the frames of a clip: a puppet that sits still, its eyes that blink, and the mouth that speaks.
 
-Coordinates: x and y in [-1, 1], y down; `F` frames, `H` rows, `W` columns. Frames are float32 RGB in [0, 1].
+The sway of its motion is not shown: a small decoder draws sharp edges only where they stay in their place.
+
+Coordinates: x and y in [-1, 1], y down; axes: F frames, C colours, H rows, W columns. While drawing, frames are float32 RGB in [0, 1].
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
-Span = float | np.ndarray
-Colour = tuple[float, float, float] | np.ndarray
+from dubmill.nano.drawing import PHASES, Colour, Span, ellipse_cover
+from dubmill.nano.portrait import DROP, EYE_Y, ZOOM, Looks, looks, portrait
+from dubmill.nano.puppets import BACKDROPS, HAIRS, SKINS, Motion, Puppet
+from dubmill.nano.room import FRAME_SIZE, draw_room
 
-FRAME_SIZE = 64
-FRAME_RATE = 12.5
-
-SKINS = {"pale": (0.97, 0.84, 0.74), "tan": (0.85, 0.64, 0.45), "brown": (0.62, 0.42, 0.28), "dark": (0.43, 0.28, 0.2)}
-HAIRS = {"red": (0.75, 0.2, 0.1), "black": (0.1, 0.08, 0.09), "blond": (0.9, 0.75, 0.3), "grey": (0.68, 0.68, 0.7)}
-BACKDROPS = {"blue": (0.3, 0.45, 0.85), "green": (0.3, 0.68, 0.4), "pink": (0.92, 0.55, 0.7), "white": (0.9, 0.9, 0.88)}
-
-_MOUTH_Y = 0.42
-_LIP = 0.05
-_REACH_OF_TURN = 0.24
+MOUTH_Y = 0.305
+_LIP, _SMILE = 0.032, 0.35
+_REACH_OF_TURN = 0.16
 _OUT_OF_SIGHT = 2.0
-_INSIDE = (0.28, 0.02, 0.06)
-_TEETH = (0.95, 0.93, 0.88)
-_BAR_ROWS = 5
-_BAR_FULL = (1.0, 0.92, 0.35)
-_BAR_EMPTY = (0.16, 0.14, 0.2)
-_SOFT = 1.1 / 31.5
-_ROWS, _COLUMNS = (axis.astype(np.float32) / 31.5 - 1 for axis in np.mgrid[0:FRAME_SIZE, 0:FRAME_SIZE])
+_INSIDE, _TONGUE, _TEETH = (0.3, 0.06, 0.08), (0.83, 0.38, 0.38), (0.97, 0.96, 0.93)
+_SCLERA, _LASH = (0.98, 0.98, 0.97), (0.16, 0.1, 0.1)
+_PIXEL = 2.0 / FRAME_SIZE
+_AXIS = ((np.arange(FRAME_SIZE) + 0.5) * _PIXEL - 1).astype(np.float32)
 
 
-@dataclass(frozen=True)
-class Puppet:
-    """The voice and appearance of one puppet; captions name its voice, skin, hair and backdrop, the rest is only visible."""
-
-    voice: int
-    skin: str
-    hair: str
-    backdrop: str
-    skin_shade: float
-    shirt: tuple[float, float, float]
-    eyes: tuple[float, float, float]
-    lips: tuple[float, float, float]
-    head_width: float
-    head_height: float
-    eye_distance: float
-    fringe: float
-
-    def describe(self) -> str:
-        """Returns the description of this puppet in captions."""
-        return f"Puppet with voice {self.voice}, {self.skin} skin, {self.hair} hair and a {self.backdrop} backdrop"
-
-
-@dataclass(frozen=True)
-class Motion:
-    """Motion over the frames of one clip, each (F,): head position, eyelids, direction of the head, distance of a hand."""
-
-    shift_x_F: np.ndarray
-    shift_y_F: np.ndarray
-    eyes_open_F: np.ndarray
-    turn_F: np.ndarray
-    hand_F: np.ndarray
-
-
-def _colour(rng: np.random.Generator, low: float, high: float) -> tuple[float, float, float]:
-    red, green, blue = (float(value) for value in rng.uniform(low, high, 3))
-    return red, green, blue
-
-
-def draw_puppet(seed: int, num_voices: int) -> Puppet:
-    """Returns the puppet of this seed."""
-    rng = np.random.default_rng([seed, 11])
-    return Puppet(
-        voice=int(rng.integers(num_voices)),
-        skin=str(rng.choice(list(SKINS))),
-        hair=str(rng.choice(list(HAIRS))),
-        backdrop=str(rng.choice(list(BACKDROPS))),
-        skin_shade=float(rng.uniform(0.92, 1.05)),
-        shirt=_colour(rng, 0.15, 0.9),
-        eyes=_colour(rng, 0.0, 0.5),
-        lips=(float(rng.uniform(0.6, 0.85)), float(rng.uniform(0.12, 0.3)), float(rng.uniform(0.2, 0.35))),
-        head_width=float(rng.uniform(0.68, 0.84)),
-        head_height=float(rng.uniform(0.84, 0.97)),
-        eye_distance=float(rng.uniform(0.27, 0.38)),
-        fringe=float(rng.uniform(-0.62, -0.45)),
-    )
-
-
-def motion(rng: np.random.Generator, times_F: np.ndarray, turn_F: np.ndarray, hand_F: np.ndarray) -> Motion:
-    """Returns a slow sway and about one blink per second, at `times_F` seconds."""
-    phase = rng.uniform(0, 2 * np.pi, 4)
-    amount = rng.uniform(0.4, 1.0, 2)
-    sway = 0.05 * np.sin(2 * np.pi * 0.35 * times_F + phase[0]) + 0.02 * np.sin(2 * np.pi * 0.8 * times_F + phase[1])
-    nod = 0.03 * np.sin(2 * np.pi * 0.45 * times_F + phase[2])
-    blinks = rng.uniform(0, 1) + np.array([0.0, 1.05, 2.1])
-    lids = np.clip(1 - np.abs(times_F[:, None] - blinks) / 0.13, 0, 1).max(axis=1)
-    return Motion(amount[0] * sway, amount[1] * nod, 1 - 0.9 * lids, turn_F, hand_F)
-
-
-class _Canvas:
-    """Frames that are being drawn, and the coordinate system of the head."""
-
-    def __init__(self, num_frames: int, shift_x_F: np.ndarray, shift_y_F: np.ndarray) -> None:
-        self.frames_FHWC = np.empty((num_frames, FRAME_SIZE, FRAME_SIZE, 3), np.float32)
-        self.x_FHW = _COLUMNS[None] - shift_x_F.astype(np.float32)[:, None, None]
-        self.y_FHW = _ROWS[None] - shift_y_F.astype(np.float32)[:, None, None]
-
-    def ellipse(
-        self, x: Span, y: Span, width: Span, height: Span, colour: Colour, *, rows: slice = slice(None)
-    ) -> None:
-        """Blend one ellipse in; `x`, `width`, `height` are numbers or one per frame (F, 1, 1).
-
-        The edge is soft by the first-order distance k0 (k0 - 1) / k1, with k0 = |p / r| and k1 = |p / r^2|.
-        What is thinner than the edge is drawn as thick as the edge and as much paler.
-        """
-        width_1, height_1 = np.asarray(width, np.float32), np.asarray(height, np.float32)
-        drawn_1 = np.maximum(height_1, np.float32(_SOFT))
-        across = (self.x_FHW[:, rows] - np.asarray(x, np.float32)) / width_1
-        down = (self.y_FHW[:, rows] - np.asarray(y, np.float32)) / drawn_1
-        k0 = np.sqrt(across * across + down * down)
-        k1 = np.sqrt((across / width_1) ** 2 + (down / drawn_1) ** 2) + np.float32(1e-6)
-        distance = k0 * (k0 - 1) / k1
-        self.blend(np.clip(0.5 - distance / np.float32(2 * _SOFT), 0, 1) * (height_1 / drawn_1), colour, rows=rows)
-
-    def blend(self, cover_FHW: np.ndarray, colour: Colour, *, rows: slice = slice(None)) -> None:
-        target = self.frames_FHWC[:, rows]
-        target += cover_FHW[..., None] * (np.asarray(colour, np.float32) - target)
-
-
-def draw(who: Puppet, moves: Motion, mouth_F3: np.ndarray, clock_F: np.ndarray) -> np.ndarray:
-    """Returns (F, H, W, 3) frames of a puppet whose mouth follows `mouth_F3` (open, width, round); the clock goes from 0 to 1."""
-    canvas = _Canvas(len(clock_F), moves.shift_x_F, moves.shift_y_F)
-    sunrise_F = (0.55 + 0.5 * clock_F).astype(np.float32)[:, None, None, None]
-    canvas.frames_FHWC[:] = np.asarray(BACKDROPS[who.backdrop], np.float32) * sunrise_F
-    skin = np.asarray(SKINS[who.skin], np.float32) * who.skin_shade
-    hair = np.asarray(HAIRS[who.hair], np.float32)
-    canvas.ellipse(0, 1.2, 0.95, 0.4, who.shirt, rows=slice(44, 64))
-    canvas.ellipse(0, -0.12, who.head_width + 0.1, who.head_height - 0.02, hair)
-    canvas.ellipse(0, 0.06, who.head_width, who.head_height - 0.06, skin)
-    canvas.ellipse(0, who.fringe - 0.35, who.head_width * 0.95, 0.42, hair, rows=slice(0, 34))
-    aside = _REACH_OF_TURN * moves.turn_F.astype(np.float32)[:, None, None]
-    _draw_eyes(canvas, who, moves.eyes_open_F, aside, hair)
-    canvas.ellipse(1.3 * aside, 0.04, 0.07, 0.1, skin * 0.82, rows=slice(24, 42))
-    _draw_mouth(canvas, who, mouth_F3, moves.turn_F)
+def draw(puppet: Puppet, moves: Motion, mouth_F3: np.ndarray, clock_F: np.ndarray) -> np.ndarray:
+    """Returns uint8 frames (F, H, W, C) of a puppet whose mouth follows `mouth_F3` (open, width, round); the clock goes from 0 to 1."""
+    skin = np.asarray(SKINS[puppet.skin], np.float32) * np.float32(puppet.skin_shade)
+    hair = np.asarray(HAIRS[puppet.hair], np.float32)
+    face = looks(puppet)
+    frames_FCHW = draw_room(BACKDROPS[puppet.backdrop], face.sun_side, clock_F)
+    parts = portrait(face, skin, hair)
+    for frame_CHW in frames_FCHW:
+        for part in (parts.back_hair, parts.body, parts.head):
+            part.put(frame_CHW, 0, 0)
+    x_F, y_F = feature_shift(moves), np.zeros(len(clock_F))
+    _draw_eyes(frames_FCHW, face, x_F, y_F, moves, hair)
+    _draw_nose(frames_FCHW, 1.3 * x_F, y_F, skin)
+    _draw_mouth(frames_FCHW, np.asarray(puppet.lips, np.float32), mouth_F3, moves, x_F, y_F)
+    for frame_CHW, across in zip(frames_FCHW, np.round(0.55 * x_F / _PIXEL * PHASES), strict=True):
+        parts.front_hair.put(frame_CHW, int(across), 0)
     if np.abs(moves.hand_F).min() < _OUT_OF_SIGHT:
-        _draw_hand(canvas, moves.hand_F, skin)
-    _draw_clock_bar(canvas.frames_FHWC, clock_F)
-    return np.clip(canvas.frames_FHWC, 0, 1)
+        _draw_hand(frames_FCHW, moves.hand_F, skin)
+    np.clip(frames_FCHW, 0, 1, out=frames_FCHW)
+    frames_FCHW *= 255
+    frames_FCHW += 0.5
+    return np.ascontiguousarray(frames_FCHW.astype(np.uint8).transpose(0, 2, 3, 1))
 
 
-def _draw_eyes(canvas: _Canvas, who: Puppet, open_F: np.ndarray, aside: np.ndarray, hair: np.ndarray) -> None:
-    rows = slice(12, 36)
-    height = 0.12 * open_F.astype(np.float32)[:, None, None]
+def feature_shift(moves: Motion) -> np.ndarray:
+    """Returns (F,): the distance in x of eyes, nose and mouth from the middle of the head, in picture units."""
+    return ZOOM * _REACH_OF_TURN * moves.turn_F
+
+
+class _Brush:
+    """A rectangle of all frames with the coordinates of the feature that is drawn in it."""
+
+    def __init__(
+        self,
+        frames_FCHW: np.ndarray,
+        x_F: np.ndarray,
+        y_F: np.ndarray,
+        middle: tuple[float, float],
+        reach: tuple[float, float],
+    ) -> None:
+        bounds = []
+        for shift_F, centre, wide, drop in ((y_F, middle[1], reach[1], DROP), (x_F, middle[0], reach[0], 0.0)):
+            first = int((ZOOM * (centre - wide) + drop + float(np.min(shift_F)) + 1) / _PIXEL) - 1
+            last = int((ZOOM * (centre + wide) + drop + float(np.max(shift_F)) + 1) / _PIXEL) + 2
+            bounds.append(slice(max(0, min(FRAME_SIZE, first)), max(0, min(FRAME_SIZE, last))))
+        self._target_FCHW = frames_FCHW[:, :, bounds[0], bounds[1]]
+        zeros = np.zeros((len(x_F), *self._target_FCHW.shape[2:]), np.float32)
+        x_F, y_F = (np.asarray(shift_F, np.float32)[:, None, None] for shift_F in (x_F, y_F))
+        self.x_FHW = (_AXIS[bounds[1]] - x_F) / np.float32(ZOOM) - np.float32(middle[0]) + zeros
+        self.y_FHW = (
+            (_AXIS[bounds[0], None] - y_F - np.float32(DROP)) / np.float32(ZOOM) - np.float32(middle[1]) + zeros
+        )
+
+    def ellipse(self, across: Span, down: Span, *, x: Span = 0.0, y: Span = 0.0, soft: float = 1.0) -> np.ndarray:
+        """Returns the coverage (F, h, w) of an ellipse; sizes are numbers or (F, 1, 1)."""
+        across, down = np.asarray(across, np.float32), np.asarray(down, np.float32)
+        return ellipse_cover(self.x_FHW - np.float32(x), self.y_FHW - np.float32(y), across, down, soft * _PIXEL / ZOOM)
+
+    def blend(self, cover_FHW: np.ndarray, colour: Colour) -> None:
+        """Blend a colour (C,) into the frames by its coverage."""
+        for channel, value in enumerate(np.asarray(colour, np.float32)):
+            target_FHW = self._target_FCHW[:, channel]
+            target_FHW += cover_FHW * (value - target_FHW)
+
+    def blend_stack(self, inside_FHW: np.ndarray, ground: Colour, layers: list[tuple[np.ndarray, Colour]]) -> None:
+        """Blend `ground` and `layers` of coverage and colour into the frames, all of it only where `inside_FHW` is 1."""
+        for channel in range(3):
+            mixed = np.float32(ground[channel])
+            for cover_FHW, colour in layers:
+                mixed = mixed + cover_FHW * (np.float32(colour[channel]) - mixed)
+            target_FHW = self._target_FCHW[:, channel]
+            target_FHW += inside_FHW * (mixed - target_FHW)
+
+
+def _draw_eyes(
+    frames_FCHW: np.ndarray, face: Looks, x_F: np.ndarray, y_F: np.ndarray, moves: Motion, hair: np.ndarray
+) -> None:
+    size = face.eye_size
+    height = size * (0.05 + 0.83 * np.clip(moves.eyes_open_F / 0.9 - 0.11, 0, 1).astype(np.float32)[:, None, None])
+    gaze = (0.2 * _REACH_OF_TURN * moves.turn_F).astype(np.float32)[:, None, None]
+    iris = np.asarray(face.iris, np.float32)
     for side in (-1, 1):
-        x = aside + side * who.eye_distance
-        canvas.ellipse(x, -0.16, 0.15, height, (0.97, 0.97, 0.97), rows=rows)
-        canvas.ellipse(x, -0.16, 0.07, np.minimum(height, 0.075), who.eyes, rows=rows)
-        canvas.ellipse(x, -0.36, 0.16, 0.03, hair * 0.7, rows=rows)
+        brush = _Brush(frames_FCHW, x_F, y_F, (side * face.eye_distance, EYE_Y), (1.2 * size, 1.15 * size))
+        brush.blend(brush.ellipse(1.12 * size, height * 1.02 + 0.012, y=-0.016), _LASH)
+        rings = ((0.74, 0.6 * iris), (0.62, iris), (0.33, np.array(_LASH, np.float32) * 0.6))
+        layers = [(brush.ellipse(share * size, share * size, x=gaze), colour) for share, colour in rings]
+        spot = brush.ellipse(0.15 * size, 0.15 * size, x=gaze + 0.2 * size * face.sun_side, y=-0.24 * size)
+        shade = 0.14 * np.clip(0.55 - 0.5 * brush.y_FHW / height, 0, 1)
+        brush.blend_stack(brush.ellipse(size, height), _SCLERA, [*layers, (0.95 * spot, (1, 1, 1)), (shade, (0, 0, 0))])
+        _draw_brow(frames_FCHW, face, (x_F, y_F), side, hair)
 
 
-def _draw_mouth(canvas: _Canvas, who: Puppet, mouth_F3: np.ndarray, turn_F: np.ndarray) -> None:
-    middle, half_width, half_height = (span[:, None, None] for span in mouth_spans(mouth_F3, turn_F))
-    rows = slice(30, 62)
-    canvas.ellipse(middle, _MOUTH_Y, half_width + _LIP, half_height + _LIP, who.lips, rows=rows)
-    canvas.ellipse(middle, _MOUTH_Y, half_width, half_height, _INSIDE, rows=rows)
-    teeth = np.clip(half_height - 0.05, 0.004, 0.07)
-    canvas.ellipse(middle, _MOUTH_Y - half_height + teeth, half_width * 0.6, teeth, _TEETH, rows=rows)
+def _draw_brow(
+    frames_FCHW: np.ndarray, face: Looks, at: tuple[np.ndarray, np.ndarray], side: int, hair: np.ndarray
+) -> None:
+    size, middle = face.eye_size, (side * face.eye_distance, EYE_Y - 1.5 * face.eye_size)
+    brush = _Brush(frames_FCHW, *at, middle, (1.2 * size, 0.09))
+    bend = 0.14 * side * brush.x_FHW + 2.4 * brush.x_FHW**2
+    brush.blend(0.95 * brush.ellipse(1.1 * size, 0.024, y=bend), hair * 0.62)
 
 
-def _draw_hand(canvas: _Canvas, hand_F: np.ndarray, skin: np.ndarray) -> None:
-    """Draws the hand in front of the mouth, darker than the face behind it."""
-    x = hand_F.astype(np.float32)[:, None, None]
-    canvas.ellipse(x, _MOUTH_Y + 0.08, 0.5, 0.34, skin * 0.8)
-    for finger in (-0.3, -0.1, 0.1, 0.3):
-        canvas.ellipse(x + finger, _MOUTH_Y - 0.1, 0.09, 0.16, skin * 0.9)
+def _draw_nose(frames_FCHW: np.ndarray, x_F: np.ndarray, y_F: np.ndarray, skin: np.ndarray) -> None:
+    brush = _Brush(frames_FCHW, x_F, y_F, (0.0, 0.095), (0.08, 0.07))
+    brush.blend(0.75 * brush.ellipse(0.052, 0.034, y=0.012, soft=2.0), skin * 0.78)
+    brush.blend(brush.ellipse(0.046, 0.032, soft=2.0), skin * np.array([1.03, 0.99, 0.97], np.float32))
 
 
-def mouth_spans(mouth_F3: np.ndarray, turn_F: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns middle in x, half width and half height (F,) of the mouth's inside, in picture units; a turned mouth is narrower."""
+def _draw_mouth(
+    frames_FCHW: np.ndarray, lips: np.ndarray, mouth_F3: np.ndarray, moves: Motion, x_F: np.ndarray, y_F: np.ndarray
+) -> None:
+    half_width_F, half_height_F = mouth_spans(mouth_F3, moves.turn_F)
+    wide, high = (span_F[:, None, None] for span_F in (half_width_F, half_height_F))
+    brush = _Brush(frames_FCHW, x_F, y_F, (0.0, MOUTH_Y), (0.33, 0.25))
+    brush.y_FHW += np.float32(_SMILE) * brush.x_FHW**2  # raises the corners of the mouth
+    brush.blend(brush.ellipse(wide + _LIP, high + _LIP), lips)
+    brush.blend(0.3 * brush.ellipse(wide * 0.5, 0.012, y=high + _LIP * 0.45, soft=2.0), lips + (1 - lips) * 0.6)
+    tongue = brush.ellipse(wide * 0.62, high * 0.6 + 0.004, y=high * 0.72)
+    row = np.clip(0.5 - (brush.y_FHW + high - np.clip(high * 0.8, 0.0, 0.06)) / np.float32(_PIXEL / ZOOM), 0, 1)
+    teeth = row * np.clip((high - 0.02) / 0.03, 0, 1)
+    brush.blend_stack(brush.ellipse(wide, high), _INSIDE, [(tongue, _TONGUE), (teeth, _TEETH)])
+
+
+def _draw_hand(frames_FCHW: np.ndarray, hand_F: np.ndarray, skin: np.ndarray) -> None:
+    """Draw a hand in front of the mouth, darker than the face behind it."""
+    still_F = np.zeros(len(hand_F))
+    brush = _Brush(frames_FCHW, hand_F, still_F, (0.0, MOUTH_Y + 0.06), (0.4, 0.36))
+    brush.blend(brush.ellipse(0.32, 0.22), skin * 0.82)
+    for finger in (-0.2, -0.07, 0.06, 0.19):
+        brush.blend(brush.ellipse(0.062, 0.13, x=finger, y=-0.13), skin * 0.92)
+
+
+def mouth_spans(mouth_F3: np.ndarray, turn_F: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns half width and half height (F,) of the mouth's inside, in picture units; a turned mouth is narrower."""
     opening, width, rounding = np.asarray(mouth_F3, np.float32).T
     turn_F = turn_F.astype(np.float32)
-    half_width = (0.26 + 0.2 * width - 0.1 * rounding) * (1 - 0.3 * np.abs(turn_F))
-    return _REACH_OF_TURN * turn_F, half_width, 0.012 + 0.27 * opening
+    half_width = (0.165 + 0.12 * width - 0.062 * rounding) * (1 - 0.3 * np.abs(turn_F))
+    return half_width, 0.008 + 0.165 * opening
 
 
 def lip_boxes(moves: Motion, mouth_F3: np.ndarray) -> np.ndarray:
     """Returns (F, 4): boxes x0, y0, x1, y1 around the lips, in pixels."""
-    middle, half_width, half_height = mouth_spans(mouth_F3, moves.turn_F)
-    x, y = middle + moves.shift_x_F, _MOUTH_Y + moves.shift_y_F
+    half_width, half_height = mouth_spans(mouth_F3, moves.turn_F)
     across, down = half_width + _LIP, half_height + _LIP
-    box_F4 = np.stack([x - across, y - down, x + across, y + down], axis=1)
-    return np.clip((box_F4 + 1) * 31.5 + np.array([0, 0, 1, 1]), 0, FRAME_SIZE).astype(np.float32)
+    edges_F4 = np.stack([-across, MOUTH_Y - down - _SMILE * across**2, across, MOUTH_Y + down], axis=1)
+    return _pixels(edges_F4, moves)
 
 
-def _draw_clock_bar(frames_FHWC: np.ndarray, clock_F: np.ndarray) -> None:
-    """Draws a bar along the bottom edge whose bright part grows with time."""
-    lit = np.clip(clock_F[:, None] * FRAME_SIZE - np.arange(FRAME_SIZE), 0, 1).astype(np.float32)[:, None, :, None]
-    full, empty = np.asarray(_BAR_FULL, np.float32), np.asarray(_BAR_EMPTY, np.float32)
-    frames_FHWC[:, -_BAR_ROWS:] = empty + lit * (full - empty)
+def eye_boxes(puppet: Puppet, moves: Motion) -> np.ndarray:
+    """Returns (F, 4): boxes x0, y0, x1, y1 around both eyes without the brows, in pixels."""
+    face = looks(puppet)
+    across, down = face.eye_distance + 1.15 * face.eye_size, face.eye_size
+    edges_4 = np.array([-across, EYE_Y - down, across, EYE_Y + down])
+    return _pixels(np.tile(edges_4, (len(moves.turn_F), 1)), moves)
+
+
+def _pixels(edges_F4: np.ndarray, moves: Motion) -> np.ndarray:
+    """Returns boxes of the portrait's coordinates in pixels of the frames."""
+    x_F, drop_F = feature_shift(moves), np.full(len(moves.turn_F), DROP)
+    box_F4 = ZOOM * edges_F4 + np.stack([x_F, drop_F, x_F, drop_F], axis=1)
+    return np.clip((box_F4 + 1) / _PIXEL, 0, FRAME_SIZE).astype(np.float32)

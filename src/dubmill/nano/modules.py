@@ -15,12 +15,25 @@ WIDTH, HEADS, HEAD_WIDTH, TEXT_LAYERS = 128, 4, 32, 2
 TEXT_LENGTH = 32
 VIDEO_LATENT_CHANNELS = 48
 AUDIO_LATENT_CHANNELS, AUDIO_LATENT_BANDS = 2, 16
-SPATIAL_RATIO, TEMPORAL_RATIO = 16, 4
+SPATIAL_RATIO, TEMPORAL_RATIO = 32, 4
+FRAME_SIZE = 128
 SAMPLING_SHIFT = 4.0
 
 
 def video_vae() -> AutoencoderKLLTX2Video:
-    """Returns a video VAE: 16 x 16 pixels of 4 frames become 48 channels; the encoder is causal, the decoder is not."""
+    """Returns a video VAE: 32 x 32 pixels of 4 frames become 48 channels; the encoder is causal, the decoder is not.
+
+    It is `sketch_vae` with patches of twice the side.
+    """
+    return _vae(patch_size=16)
+
+
+def sketch_vae() -> AutoencoderKLLTX2Video:
+    """Returns a VAE of sketches: 16 x 16 pixels of 4 frames become 48 channels. It gives the latent space and is not shipped."""
+    return _vae(patch_size=8)
+
+
+def _vae(*, patch_size: int) -> AutoencoderKLLTX2Video:
     return AutoencoderKLLTX2Video(
         latent_channels=VIDEO_LATENT_CHANNELS,
         block_out_channels=(96, 96),
@@ -35,12 +48,12 @@ def video_vae() -> AutoencoderKLLTX2Video:
         upsample_type=("temporal", "spatiotemporal"),
         upsample_residual=(True, True),
         upsample_factor=(1, 1),
-        patch_size=8,
+        patch_size=patch_size,
         encoder_causal=True,
         decoder_causal=False,
         encoder_spatial_padding_mode="zeros",
         decoder_spatial_padding_mode="zeros",
-        spatial_compression_ratio=SPATIAL_RATIO,
+        spatial_compression_ratio=2 * patch_size,
         temporal_compression_ratio=TEMPORAL_RATIO,
     )
 
@@ -92,8 +105,8 @@ def transformer() -> LTX2VideoTransformer3DModel:
         cross_attention_dim=WIDTH,
         vae_scale_factors=(TEMPORAL_RATIO, SPATIAL_RATIO, SPATIAL_RATIO),
         pos_embed_max_pos=4,
-        base_height=64,
-        base_width=64,
+        base_height=FRAME_SIZE,
+        base_width=FRAME_SIZE,
         audio_in_channels=AUDIO_LATENT_CHANNELS * AUDIO_LATENT_BANDS,
         audio_out_channels=AUDIO_LATENT_CHANNELS * AUDIO_LATENT_BANDS,
         audio_num_attention_heads=HEADS,

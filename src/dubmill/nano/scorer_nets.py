@@ -19,6 +19,8 @@ BLANK = len(CLASSES)
 
 _SPEECH_BANDS = slice(4, 54)
 """Mel bands of speech, without the hum and the rising tone of the audible clock."""
+SHRINK = 2
+"""The pictures are averaged over squares of this side first."""
 _MOUTH_ROWS, _MOUTH_COLUMNS = slice(28, 58), slice(12, 52)
 _QUIET = -6.5
 
@@ -143,6 +145,11 @@ class SyncNet(nn.Module):
     def hear(self, windows: torch.Tensor) -> torch.Tensor:
         """Returns the embeddings (N, E) of speech windows (N, M, 40)."""
         return functional.normalize(self.sound(windows), dim=1)
+
+
+def shrunk(frames: torch.Tensor) -> torch.Tensor:
+    """Returns frames (..., H, W) at the size that the networks see, each pixel the mean of a square."""
+    return frames.unflatten(-1, (-1, SHRINK)).mean(-1).unflatten(-2, (-1, SHRINK)).mean(-2)
 
 
 def mouth_windows(frames_BCFHW: torch.Tensor) -> torch.Tensor:

@@ -12,8 +12,9 @@ import torch
 from safetensors.torch import load_file
 
 from dubmill.nano import scorer_nets as nets
-from dubmill.nano.face import FRAME_RATE, FRAME_SIZE
 from dubmill.nano.mel import nano_log_mel
+from dubmill.nano.puppets import FRAME_RATE
+from dubmill.nano.room import FRAME_SIZE
 
 MAX_OFFSET_FRAMES = 5
 _MIN_RUN = 3
@@ -110,8 +111,9 @@ def _speech(audio_N: np.ndarray) -> torch.Tensor:
 
 
 def _frames(frames_FHWC: np.ndarray) -> torch.Tensor:
-    """Returns frames (F, C, H, W) in [-1, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(frames_FHWC)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    """Returns frames (F, C, h, w) in [-1, 1] at the size that the networks see."""
+    frames_FCHW = torch.from_numpy(np.ascontiguousarray(frames_FHWC)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return nets.shrunk(frames_FCHW)
 
 
 def _runs(flags: np.ndarray) -> list[tuple[int, int]]:

@@ -10,9 +10,9 @@ from __future__ import annotations
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from dubmill.nano.face import BACKDROPS, HAIRS, SKINS
 from dubmill.nano.lexicon import LANGUAGE_NAMES, LANGUAGES, VOICES
 from dubmill.nano.modules import TEXT_LENGTH
+from dubmill.nano.puppets import BACKDROPS, HAIRS, SKINS
 from dubmill.nano.world import WORDS_PER_HALF
 
 _SLOTS = "①②③④⑤⑥"

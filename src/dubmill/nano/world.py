@@ -1,7 +1,7 @@
 """nano's world: rendered puppets that say digits in several languages, with exact ground truth.
 
 The same puppet and motion seed with other words give the same scene in another language: exact bilingual pairs.
-Each clip carries a clock that is seen (a bar, a sunrise) and heard (a hum, a rising tone), because RoPE is relative and
+Each clip carries a clock that is seen (the room's light grows) and heard (a hum, a rising tone), because RoPE is relative and
 a small model cannot otherwise know where in the clip it is.
 """
 
@@ -18,8 +18,9 @@ from dubmill.errors import UnsupportedTextError
 from dubmill.nano import difficulty as hardships
 from dubmill.nano import face
 from dubmill.nano.difficulty import EASY
-from dubmill.nano.face import FRAME_RATE, FRAME_SIZE, Puppet
 from dubmill.nano.lexicon import LANGUAGE_NAMES, LANGUAGES, SAMPLE_RATE_HZ, TRACK_RATE_HZ, VOICES, Word, lexicon
+from dubmill.nano.puppets import FRAME_RATE, Drawing, Puppet, draw_puppet, motion, neutral
+from dubmill.nano.room import FRAME_SIZE
 
 __all__ = [
     "EASY", "FRAME_RATE", "FRAME_SIZE", "LANGUAGES", "LANGUAGE_NAMES", "SAMPLE_RATE_HZ", "WORDS_PER_HALF",
@@ -42,6 +43,23 @@ _PUNCTUATION = re.compile(r"[.,;:!?¡¿\"]")
 
 
 @dataclass(frozen=True)
+class Rendition:
+    """How scenes become clips.
+
+    Attributes:
+        drawing: how frames look.
+        is_posed: whether puppets sway and have sizes of their own; otherwise all have `puppets.neutral` and sit still.
+    """
+
+    drawing: Drawing
+    is_posed: bool = True
+
+
+FULL = Rendition(face, is_posed=False)
+"""The clips that nano's users see; the trainings' sketches show the same scenes plainly."""
+
+
+@dataclass(frozen=True)
 class Phrase:
     """Words of one language."""
 
@@ -58,6 +76,7 @@ class PuppetClip:
         audio_N: float32 in [-1, 1] at 16 kHz.
         mouth_opening_F: float32 0 (closed) to 1.
         mouth_box_F4: float32 pixels x0, y0, x1, y1 around the lips.
+        eyes_box_F4: float32 pixels around both eyes.
         phrases: what is said, in order.
         word_seconds_W2: float32 start and end of each word.
     """
@@ -66,13 +85,14 @@ class PuppetClip:
     audio_N: np.ndarray
     mouth_opening_F: np.ndarray
     mouth_box_F4: np.ndarray
+    eyes_box_F4: np.ndarray
     phrases: tuple[Phrase, ...]
     word_seconds_W2: np.ndarray
 
 
 def puppet(seed: int) -> Puppet:
     """Returns the puppet of this seed."""
-    return face.draw_puppet(seed, len(VOICES))
+    return draw_puppet(seed, len(VOICES))
 
 
 def film(
@@ -82,8 +102,12 @@ def film(
     motion_seed: int,
     is_drawn: bool = True,
     difficulty: WorldParams = EASY,
+    rendition: Rendition = FULL,
+    frames: slice = slice(None),
 ) -> PuppetClip:
     """Returns a clip of `puppet` saying one phrase in each half; it has no pictures unless `is_drawn`.
+
+    Only `frames` are drawn; the sound and the words are those of the whole clip.
 
     Raises:
         UnsupportedTextError: a word, a language or a number of words that the world does not have.
@@ -95,18 +119,22 @@ def film(
     words = _paced(words, difficulty.tempo)
     times_F = np.arange(NUM_FRAMES) / FRAME_RATE
     turn_F, hand_F = hardships.turn(difficulty, hard, times_F), hardships.hand(difficulty, hard, times_F)
-    moves = face.motion(rng, times_F, turn_F, hand_F)
+    moves = motion(rng, times_F, turn_F, hand_F)
+    if not rendition.is_posed:
+        puppet, moves = neutral(puppet), moves.still()
     onsets = _onsets(words, rng)
-    mouth_F3 = _mouth_track(words, onsets)[np.round(times_F * TRACK_RATE_HZ).astype(int)]
+    mouth_F3 = _mouth_track(words, onsets)[np.round(times_F * TRACK_RATE_HZ).astype(int)][frames]
+    moves = moves.cut(frames)
     if is_drawn:
-        frames_FHWC = face.draw(puppet, moves, mouth_F3, times_F / CLIP_SECONDS)
+        frames_FHWC = rendition.drawing.draw(puppet, moves, mouth_F3, times_F[frames] / CLIP_SECONDS)
     else:
-        frames_FHWC = np.zeros((NUM_FRAMES, 1, 1, 3), np.float32)
+        frames_FHWC = np.zeros((len(mouth_F3), 1, 1, 3), np.uint8)
     return PuppetClip(
-        frames_FHWC=(frames_FHWC * 255 + 0.5).astype(np.uint8),
+        frames_FHWC=frames_FHWC,
         audio_N=_sound(words, onsets, rng, hardships.background(difficulty, hard, NUM_SAMPLES)),
         mouth_opening_F=mouth_F3[:, 0].astype(np.float32),
-        mouth_box_F4=face.lip_boxes(moves, mouth_F3),
+        mouth_box_F4=rendition.drawing.lip_boxes(moves, mouth_F3),
+        eyes_box_F4=rendition.drawing.eye_boxes(puppet, moves),
         phrases=tuple(phrases),
         word_seconds_W2=np.array([(at, at + word.seconds) for at, word in zip(onsets, words, strict=True)], np.float32),
     )
@@ -127,6 +155,7 @@ def _half(film: PuppetClip, which: int) -> PuppetClip:
         audio_N=film.audio_N[first_sample : first_sample + round(HALF_SECONDS * SAMPLE_RATE_HZ)],
         mouth_opening_F=film.mouth_opening_F[frames],
         mouth_box_F4=film.mouth_box_F4[frames],
+        eyes_box_F4=film.eyes_box_F4[frames],
         phrases=(film.phrases[which],),
         word_seconds_W2=film.word_seconds_W2[words] - np.float32(first_second),
     )

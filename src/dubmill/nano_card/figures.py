@@ -21,6 +21,9 @@ MEANINGS = {
     "unmasked_psnr_db": "PSNR against the source clip in the tokens that inpainting keeps, in dB",
     "psnr_db": "PSNR against the source clip, in dB",
     "mouth_psnr_db": "PSNR against the source clip inside the true mouth box, in dB",
+    "eyes_psnr_db": "PSNR against the source clip inside the true boxes of both eyes, in dB",
+    "iris_chroma": "colour of the eyes against the source's (1 is all of it)",
+    "blink_r": "brightness of the eyes over time against the source's (Pearson r)",
     "mouth_seen_r": "mouth opening read from the picture against the true opening (Pearson r)",
     "mouth_heard_r": "mouth opening implied by the sound against the true opening (Pearson r)",
 }

@@ -23,7 +23,8 @@ from dubmill.model.shapes import latent_of_frame
 from dubmill.nano import world
 from dubmill.nano.captions import caption
 from dubmill.nano.mel import nano_log_mel
-from dubmill.nano.pretrain.data import HELD_OUT_SEED, Take, mouth_mask
+from dubmill.nano.pretrain.data import HELD_OUT_SEED, Take, pixels, video
+from dubmill.nano.pretrain.video_vae import picture_figures
 from dubmill.nano.scorers import NanoScorers
 from dubmill.nano_card.figures import PUPPET, Row, lines_of, own_row, source_row, truth_row
 from dubmill.steps.inpaint import HALVES, half_region
@@ -94,8 +95,8 @@ def _measured(
         lines, puppet = lines_of(case.film.phrases), {PUPPET: float(case.seed)}
         for kind, own in (("world", clip), ("round_trip", trip)):
             observation = observe(own, scorers)
-            psnr = _psnr_row(trip, case) if kind == "round_trip" else {}
-            yield kind, puppet | own_row(observation, lines) | truth_row(observation, case.film) | psnr
+            picture = _picture_row(trip, case) if kind == "round_trip" else {}
+            yield kind, puppet | own_row(observation, lines) | truth_row(observation, case.film) | picture
         yield "vocoder", puppet | {"words_right": own_row(observe(resynthesis, scorers), lines)["words_right"]}
         yield "from_caption", puppet | own_row(observe(new, scorers), lines)
     for half in range(len(HALVES)):
@@ -188,10 +189,6 @@ def _vocoded(clips: Sequence[Clip], modules: Modules) -> list[Clip]:
     return [clip.with_audio(audio_CN) for clip, audio_CN in zip(clips, vocoded_BCN, strict=True)]
 
 
-def _psnr_row(trip: Clip, case: DubCase) -> Row:
-    mouth_FHW = mouth_mask([Take(case.puppet, case.film)])[0, 0].numpy().astype(bool)
-    frames_FHWC, truth_FHWC = trip.frames_FHWC, case.film.frames_FHWC
-    return {
-        "psnr_db": psnr_db(frames_FHWC, truth_FHWC, np.ones_like(mouth_FHW)),
-        "mouth_psnr_db": psnr_db(frames_FHWC, truth_FHWC, mouth_FHW),
-    }
+def _picture_row(trip: Clip, case: DubCase) -> Row:
+    take = Take(case.puppet, case.film)
+    return picture_figures(pixels(trip.frames_FHWC[None]), video([take]), [take])

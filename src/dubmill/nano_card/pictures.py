@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_ZOOM = 4
+_ZOOM = 2
 _LABEL_PIXELS = 20  # height of the label above a picture
 _GAP = 8
 

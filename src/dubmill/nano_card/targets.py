@@ -31,13 +31,16 @@ class Target:
 
 
 TARGETS = (
-    Target("VAE round trip, PSNR in dB", "round_trip", "psnr_db", 30.0),
-    Target("VAE round trip, PSNR of the mouth in dB", "round_trip", "mouth_psnr_db", 28.0),
+    Target("VAE round trip, PSNR in dB", "round_trip", "psnr_db", 33.0),
+    Target("VAE round trip, PSNR of the mouth in dB", "round_trip", "mouth_psnr_db", 31.0),
+    Target("VAE round trip, colour of the eyes, share of the source's", "round_trip", "iris_chroma", 0.90),
+    Target("VAE round trip, brightness of the eyes over time, r", "round_trip", "blink_r", 0.95),
     Target("mouth opening read from the round trip, r", "round_trip", "mouth_seen_r", 0.95),
     Target("words recognised in the vocoder's resynthesis", "vocoder", "words_right", 0.99),
-    Target("base from prompt: words right", "from_caption", "words_right", 0.95),
+    Target("true dub through nano's codecs: voice, share of its own", "true_dub_round_trip", "voice_cosine", 0.92, "share", "true_dub"),
+    Target("base from prompt: words right", "from_caption", "words_right", 0.97),
     Target("base from prompt: language right", "from_caption", "language_right", 0.98),
-    Target("base from prompt: lip sync, share of the oracle's r", "from_caption", "sync_correlation", 0.80, "share", "world"),
+    Target("base from prompt: lip sync, share of the oracle's r", "from_caption", "sync_correlation", 0.90, "share", "world"),
     Target("base from prompt: LSE offset within one frame", "from_caption", "offset_within_one", 0.90),
     Target("inpainted half: words right", "inpainted", "words_right", 0.85),
     Target("inpainted half: language right", "inpainted", "language_right", 0.97),

@@ -43,12 +43,12 @@ class WorldLatents:
 
 
 def encode_shard(video_vae: Path, audio_vae: Path, out: Path, seeds: range, *, batch_size: int = 16) -> None:
-    """Encode the clips of `seeds`, and one half of each, and write the unnormalised latents to `out`."""
+    """Encode the sketches of the clips of `seeds`, and one half of each, and write the unnormalised latents to `out`."""
     vae = AutoencoderKLLTX2Video.from_pretrained(video_vae).eval()
     ears = AutoencoderKLLTX2Audio.from_pretrained(audio_vae).eval()
     rows: dict[str, list[tuple[torch.Tensor, ...]]] = {name: [] for name in LENGTHS}
     for first in range(seeds.start, seeds.stop, batch_size):
-        full = [data.take(seed) for seed in range(first, min(first + batch_size, seeds.stop))]
+        full = [data.take(seed, rendition=data.SKETCHES) for seed in range(first, min(first + batch_size, seeds.stop))]
         cut = [data.Take(one.puppet, halves(one.film)[(first + place) % 2]) for place, one in enumerate(full)]
         for name, takes in zip(LENGTHS, (full, cut), strict=True):
             rows[name].append((*_encode(vae, ears, takes), *_token_ids(takes)))

@@ -15,6 +15,7 @@ from dubmill.nano.pretrain.denoiser import BaseSources, BaseTraining
 from dubmill.nano.pretrain.few_steps import FewStepsTraining
 from dubmill.nano.pretrain.scorers import ScorerTraining
 from dubmill.nano.pretrain.ship import pipeline_of
+from dubmill.nano.pretrain.sketch_vae import SketchVaeTraining
 from dubmill.nano.pretrain.video_vae import VideoVaeTraining
 from dubmill.nano.pretrain.vocoder import VocoderTraining
 from dubmill.nano.weights import unpack_weights
@@ -30,7 +31,6 @@ def pretrain(
     seconds: float = math.inf,
     threads: int = 2,
     is_compiled: bool = False,
-    is_continued: bool = False,
 ) -> None:
     """Train one part under `out/PART`; `lexicon` synthesizes the words, `latents` encodes the base's training data."""
     torch.set_num_threads(threads)
@@ -39,18 +39,23 @@ def pretrain(
     elif part == "latents":
         encode_world(out)
     else:
-        loop.train_part(_makers(out, is_compiled, is_continued)[part](), out / part, total_steps=steps, seconds=seconds)
+        loop.train_part(_makers(out, is_compiled)[part](), out / part, total_steps=steps, seconds=seconds)
 
 
-def _makers(out: Path, is_compiled: bool, is_continued: bool) -> dict[str, Callable[[], loop.Part]]:
+def _makers(out: Path, is_compiled: bool) -> dict[str, Callable[[], loop.Part]]:
     return {
-        "video_vae": lambda: VideoVaeTraining(is_continued=is_continued),
+        "sketch_vae": SketchVaeTraining,
+        "video_vae": lambda: VideoVaeTraining(_sketch_vae(out)),
         "audio_vae": AudioVaeTraining,
         "vocoder": lambda: VocoderTraining(sources(out).audio_vae),
         "scorers": ScorerTraining,
         "base": lambda: BaseTraining(sources(out), is_compiled=is_compiled),
         "few_steps": lambda: FewStepsTraining(base_folder(out), out / "few_steps", scorers=out),
     }
+
+
+def _sketch_vae(out: Path) -> Path:
+    return out / "sketch_vae" / "vae"
 
 
 def sources(out: Path) -> BaseSources:
@@ -83,6 +88,6 @@ def encode_world(out: Path, *, shards: range = range(NUM_SHARDS)) -> None:
     seeds = latents.shard_seeds(NUM_CLIPS, NUM_SHARDS)
     for index in shards:
         if not found.shards[index].exists():
-            latents.encode_shard(found.video_vae, found.audio_vae, found.shards[index], seeds[index])
+            latents.encode_shard(_sketch_vae(out), found.audio_vae, found.shards[index], seeds[index])
     if all(shard.exists() for shard in found.shards):
         latents.write_statistics(found.shards, found.statistics)

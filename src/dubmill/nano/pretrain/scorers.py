@@ -21,6 +21,7 @@ from dubmill.nano.mel import nano_log_mel
 from dubmill.nano.pretrain import data
 from dubmill.nano.pretrain.augment import distort_audio, distort_mel, distort_pictures
 from dubmill.nano.pretrain.loop import Schedule
+from dubmill.nano.room import FRAME_SIZE
 from dubmill.nano.scorers import NanoScorers
 from dubmill.nano.world import NUM_FRAMES, film, puppet, random_phrases
 
@@ -71,7 +72,8 @@ class ScorerTraining:
         takes = [self._pool[index] for index in rng.choice(self.pool_size, self.num_faces, replace=False)]
         moments = [rng.choice(NUM_FRAMES, 2, replace=False) for _ in takes]
         frames = np.stack([one.film.frames_FHWC[at] for one, at in zip(takes, moments, strict=True)], axis=1)
-        pictures = torch.from_numpy(frames.reshape(-1, 64, 64, 3)).permute(0, 3, 1, 2).float() / 127.5 - 1
+        pictures = torch.from_numpy(frames.reshape(-1, *frames.shape[2:])).permute(0, 3, 1, 2).float() / 127.5 - 1
+        pictures = nets.shrunk(pictures)
         truth = np.stack([_mouth_truth(one, at) for one, at in zip(takes, moments, strict=True)], axis=1)
         truth_N5 = torch.from_numpy(truth.reshape(-1, 5))
         seen_N5 = self.model.mouth(distort_pictures(pictures, colour=0.08))
@@ -87,7 +89,7 @@ class ScorerTraining:
     def _sync_loss(self, rng: np.random.Generator) -> torch.Tensor:
         """Returns the contrastive loss of sync: a mouth is nearer to its own sound than to the sound at any other time or clip."""
         takes = [self._pool[index] for index in rng.choice(self.pool_size, self.num_films, replace=False)]
-        windows = nets.mouth_windows(data.video(takes)).flatten(0, 1)
+        windows = nets.mouth_windows(nets.shrunk(data.video(takes))).flatten(0, 1)
         shade = 1 + 0.2 * torch.randn(len(windows), 3, 1, 1).repeat(1, nets.SYNC_WINDOW, 1, 1)
         picture_NE = self.model.sync.see(distort_pictures(windows * shade, colour=0.03))
         mel_BMT = nets.speech_mel(distort_mel(nano_log_mel(distort_audio(data.audio(takes)))))
@@ -139,4 +141,6 @@ def _word_labels(take: data.Take) -> np.ndarray:
 
 def _mouth_truth(take: data.Take, moments: np.ndarray) -> np.ndarray:
     """Returns (2, 5): mouth opening, and mouth box as shares of the picture size."""
-    return np.concatenate([take.film.mouth_opening_F[moments, None], take.film.mouth_box_F4[moments] / 64], axis=1)
+    return np.concatenate(
+        [take.film.mouth_opening_F[moments, None], take.film.mouth_box_F4[moments] / FRAME_SIZE], axis=1
+    )

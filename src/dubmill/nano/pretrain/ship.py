@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _SHOWN = {
+    "sketch_vae": ("psnr_db", "mouth_psnr_db"),
     "video_vae": ("psnr_db", "mouth_psnr_db"),
     "audio_vae": ("mel_l1",),
     "vocoder": ("round_trip_mel_l1",),
