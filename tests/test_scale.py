@@ -357,7 +357,9 @@ def test_tasks_that_share_the_shards_of_a_step_make_the_set_that_one_makes(mini_
         )
         assert not draft.is_sealed
     assert draft.missing(4, ShardSlice(0, 1)) == []
-    monkeypatch.setattr(synthesize_module, "load", lambda backbone: pytest.fail("there was nothing left to make"))
+    monkeypatch.setattr(
+        synthesize_module, "load_for_sampling", lambda *_: pytest.fail("there was nothing left to make")
+    )
     sealed = synthesize_module.synthesize(mini_backbone, asked, SYNTHESIZE, tmp_path / "parts")
     assert sealed.digest == whole.digest
 

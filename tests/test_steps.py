@@ -15,6 +15,7 @@ from dubmill.config import params as parameters
 from dubmill.errors import InvalidArtifactError, InvalidParamsError, UnsealedArtifactError, UnsupportedTextError
 from dubmill.generation.codec import decode_clips, encode_clips, shape_of
 from dubmill.model.load import load
+from dubmill.model.loras import load_for_sampling
 from dubmill.steps import dub as dub_module
 from dubmill.steps import encode as encode_module
 from dubmill.steps import inpaint as inpaint_module
@@ -131,7 +132,7 @@ def test_the_original_half_is_the_clips_own_and_its_counterpart_has_new_sound(pa
 
 def test_what_lies_outside_the_region_comes_out_as_from_a_round_trip(nano, clips, values):
     """Only the half and the touched tokens are made new: the latents of all else are the clip's own."""
-    modules = load(nano)
+    modules = load_for_sampling(nano, values.inpaint.sampling.lora)
     clip = clips.clip(clips.split("train")[0].id, "clip")
     shape = shape_of(clip, modules)
     boxes = [np.tile([40.0, 80.0, 88.0, 120.0], (33, 1))]
@@ -241,7 +242,7 @@ def test_the_same_work_gives_the_same_digest_and_a_killed_run_goes_on_to_it(
 
 
 def test_a_sealed_artifact_of_the_same_lineage_is_handed_back_without_work(nano, clips, pairs, values, monkeypatch):
-    monkeypatch.setattr(inpaint_module, "load", lambda backbone: pytest.fail("the model was loaded again"))
+    monkeypatch.setattr(inpaint_module, "load_for_sampling", lambda *_: pytest.fail("the model was loaded again"))
     assert inpaint(nano, clips, values.inpaint, pairs.path).digest == pairs.digest
 
 
@@ -262,7 +263,7 @@ def test_importing_the_command_line_does_not_import_torch():
 
 
 def test_a_backbone_whose_manifest_declares_another_geometry_is_refused(nano):
-    info = {**nano.info, "geometry": {**nano.info["geometry"], "spatial": 32}}
+    info = {**nano.info, "geometry": {**nano.info["geometry"], "spatial": 16}}
     liar = Backbone(nano.path, nano.manifest.model_copy(update={"info": info}))
     with pytest.raises(InvalidArtifactError, match="the manifest says"):
         load(liar)

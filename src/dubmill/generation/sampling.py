@@ -97,8 +97,7 @@ def sample(
 
     Args:
         reference: the source clips' clean tokens, read as `mode` says.
-        video_BSD, audio_BLD: the target's tokens to keep or to add noise to; zero if absent.
-        keep_video_BS, keep_audio_BL: True for a token that keeps its value.
+        video_BSD, audio_BLD: the target's tokens, zero if absent; keep_video_BS, keep_audio_BL: True where they stay.
     """
     assert sampling.lora in ("none", *getattr(pipe.transformer, "peft_config", {})), "add_sampling_lora was not called"
     video, audio = pipe(

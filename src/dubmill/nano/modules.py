@@ -61,8 +61,8 @@ def _vae(*, patch_size: int) -> AutoencoderKLLTX2Video:
 def audio_vae() -> AutoencoderKLLTX2Audio:
     """Returns an audio VAE: mel frames become 25 latents per second of 2 channels x 16 bands."""
     return AutoencoderKLLTX2Audio(
-        # latent statistics apply to packed latents, so diffusers sizes them by this number
-        base_channels=AUDIO_LATENT_CHANNELS * AUDIO_LATENT_BANDS,
+        base_channels=AUDIO_LATENT_CHANNELS
+        * AUDIO_LATENT_BANDS,  # diffusers sizes the packed latents' statistics by it
         output_channels=1,
         ch_mult=(1, 1, 2),
         num_res_blocks=1,

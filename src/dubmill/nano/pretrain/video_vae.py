@@ -147,9 +147,12 @@ def picture_figures(decoded: torch.Tensor, truth: torch.Tensor, takes: list[data
     eyes = masks["eyes"]
     true_chroma, chroma = ((one - (one * luma).sum(1, keepdim=True)) * eyes for one in (truth, decoded))
     figures["iris_chroma"] = ((true_chroma * chroma).sum() / (true_chroma**2).sum().clamp(min=1e-6)).item()
-    strips = [
-        ((one * luma).sum(1, keepdim=True) * eyes).sum((1, 3, 4)) / eyes.sum((1, 3, 4)) for one in (truth, decoded)
-    ]
-    centred = [functional.normalize(strip - strip.mean(1, keepdim=True), dim=1) for strip in strips]
-    figures["blink_r"] = (centred[0] * centred[1]).sum(1).mean().item()
+    figures["blink_r"] = _brightness_r((truth * luma).sum(1, keepdim=True), (decoded * luma).sum(1, keepdim=True), eyes)
     return figures
+
+
+def _brightness_r(one: torch.Tensor, other: torch.Tensor, mask: torch.Tensor) -> float:
+    """Returns the correlation over time of the mean brightness within `mask`, the mean over clips."""
+    strips_BF = [(luma * mask).sum((1, 3, 4)) / mask.sum((1, 3, 4)) for luma in (one, other)]
+    centred = [functional.normalize(strip_BF - strip_BF.mean(1, keepdim=True), dim=1) for strip_BF in strips_BF]
+    return (centred[0] * centred[1]).sum(1).mean().item()
