@@ -12,7 +12,7 @@ PARTS = {
     "video_vae": 3600,
     "audio_vae": 4000,
     "vocoder": 3000,
-    "scorers": 1200,
+    "scorers": 1500,
     "latents": 0,
     "base": 8500,
     "few_steps": 300,
