@@ -154,3 +154,38 @@ def test_a_state_between_two_of_the_teachers_steps_lies_on_the_line_between_them
     chosen = _at_levels(states, [1.0, 0.5, 0.0], [1.0, 0.75, 0.5, 0.125, 0.0])
     assert chosen.shape == (1, 5, 2, 3)
     assert chosen[0, :, 0, 0].tolist() == [1.0, 1.5, 2.0, 5.0, 6.0]
+
+
+def test_the_video_vae_begins_as_the_sketches_with_pixels_of_twice_the_side():
+    from dubmill.nano import modules
+    from dubmill.nano.pretrain.video_vae import _take_over
+
+    torch.manual_seed(0)
+    sketch_vae, video_vae = modules.sketch_vae().eval(), modules.video_vae().eval()
+    _take_over(video_vae, sketch_vae)
+    sketch_BCFHW = torch.rand(1, 3, 5, 64, 64)
+    frames_BCFHW = sketch_BCFHW.repeat_interleave(2, 3).repeat_interleave(2, 4)
+    with torch.no_grad():
+        latents = sketch_vae.encode(sketch_BCFHW).latent_dist.mode()
+        assert torch.allclose(video_vae.encode(frames_BCFHW).latent_dist.mode(), latents, atol=1e-4)
+        drawn = sketch_vae.decode(latents, return_dict=False)[0]
+        decoded = video_vae.decode(latents, return_dict=False)[0]
+    assert torch.allclose(decoded, drawn.repeat_interleave(2, 3).repeat_interleave(2, 4), atol=1e-4)
+
+
+def test_the_figures_of_a_picture_fall_with_what_is_lost():
+    from dubmill.nano.pretrain import data
+    from dubmill.nano.pretrain.video_vae import picture_figures
+
+    take = data.take(1)
+    truth = data.video([take])
+    noisy = truth + 0.02 * torch.randn(truth.shape, generator=torch.Generator().manual_seed(0))
+    grey = truth.mean(1, keepdim=True).expand_as(truth)
+    still = truth[:, :, :1].expand_as(truth)
+    near, colourless, frozen = (picture_figures(one, truth, [take]) for one in (noisy, grey, still))
+    assert near["psnr_db"] == pytest.approx(40, abs=0.1)  # noise of .01 of the range of pixels
+    assert near["iris_chroma"] == pytest.approx(1, abs=0.02)
+    assert near["blink_r"] > 0.99
+    assert abs(colourless["iris_chroma"]) < 0.1
+    assert frozen["mouth_psnr_db"] < near["mouth_psnr_db"] - 10
+    assert abs(frozen["blink_r"]) < 0.5

@@ -45,11 +45,6 @@ class Layer:
         self.rgba_CHW = np.zeros((4, side, side), np.float32)
         self.pixel = 2.0 / size / zoom
 
-    def fill(self, colour: Colour) -> None:
-        """Fill the layer with one opaque colour."""
-        self.rgba_CHW[:3] = np.asarray(colour, np.float32)[:, None, None]
-        self.rgba_CHW[3] = 1
-
     def window(self, x: float, y: float, reach_x: float, reach_y: float) -> tuple[slice, slice]:
         """Returns the rows and columns within reach of a point."""
         side = self.size * self.scale
@@ -126,24 +121,20 @@ class Sprite:
         self._left, right = _even_span(cover_HW.any(axis=0))
         cut_CHW = layer.rgba_CHW[:, self._top : bottom, self._left : right]
         self._sheet_CHW = np.pad(cut_CHW, ((0, 0), (2, 4), (2, 4)))
-        self._rows: dict[int, np.ndarray] = {}
-        self._phases: dict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = {}
+        self._phases: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
-    def _phase(self, down: int, across: int) -> tuple[np.ndarray, np.ndarray]:
-        """Returns colours (C, H, W) and transparency (H, W), moved by `down` and `across` parts of a pixel."""
-        if (down, across) not in self._phases:
-            if down not in self._rows:
-                self._rows[down] = _halved(self._sheet_CHW, down, axis=1)
-            picture_CHW = _halved(self._rows[down], across, axis=2)
-            self._phases[down, across] = picture_CHW[:3], 1 - picture_CHW[3]
-        return self._phases[down, across]
+    def _phase(self, part: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns colours (C, H, W) and transparency (H, W), moved across by `part` / PHASES of a pixel."""
+        if part not in self._phases:
+            picture_CHW = _halved(_halved(self._sheet_CHW, 0, axis=1), part, axis=2)
+            self._phases[part] = picture_CHW[:3], 1 - picture_CHW[3]
+        return self._phases[part]
 
-    def put(self, frame_CHW: np.ndarray, across_steps: int, down_steps: int) -> None:
-        """Blend the layer into a frame, moved by steps of 1 / PHASES pixel."""
-        whole_y, part_y = divmod(down_steps, PHASES)
-        whole_x, part_x = divmod(across_steps, PHASES)
-        colours_CHW, through_HW = self._phase(part_y, part_x)
-        top, left = self._top // 2 + whole_y, self._left // 2 + whole_x
+    def put(self, frame_CHW: np.ndarray, across_steps: int) -> None:
+        """Blend the layer into a frame, moved across by steps of 1 / PHASES pixel."""
+        whole, part = divmod(across_steps, PHASES)
+        colours_CHW, through_HW = self._phase(part)
+        top, left = self._top // 2, self._left // 2 + whole
         y0, x0 = max(0, top), max(0, left)
         y1, x1 = min(self.size, top + through_HW.shape[0]), min(self.size, left + through_HW.shape[1])
         if y0 < y1 and x0 < x1:

@@ -33,13 +33,13 @@ def draw(puppet: Puppet, moves: Motion, mouth_F3: np.ndarray, clock_F: np.ndarra
     parts = portrait(face, skin, hair)
     for frame_CHW in frames_FCHW:
         for part in (parts.back_hair, parts.body, parts.head):
-            part.put(frame_CHW, 0, 0)
-    x_F, y_F = feature_shift(moves), np.zeros(len(clock_F))
-    _draw_eyes(frames_FCHW, face, x_F, y_F, moves, hair)
-    _draw_nose(frames_FCHW, 1.3 * x_F, y_F, skin)
-    _draw_mouth(frames_FCHW, np.asarray(puppet.lips, np.float32), mouth_F3, moves, x_F, y_F)
+            part.put(frame_CHW, 0)
+    x_F = feature_shift(moves)
+    _draw_eyes(frames_FCHW, face, x_F, moves, hair)
+    _draw_nose(frames_FCHW, 1.3 * x_F, skin)
+    _draw_mouth(frames_FCHW, np.asarray(puppet.lips, np.float32), mouth_F3, moves, x_F)
     for frame_CHW, across in zip(frames_FCHW, np.round(0.55 * x_F / _PIXEL * PHASES), strict=True):
-        parts.front_hair.put(frame_CHW, int(across), 0)
+        parts.front_hair.put(frame_CHW, int(across))
     if np.abs(moves.hand_F).min() < _OUT_OF_SIGHT:
         _draw_hand(frames_FCHW, moves.hand_F, skin)
     np.clip(frames_FCHW, 0, 1, out=frames_FCHW)
@@ -60,22 +60,19 @@ class _Brush:
         self,
         frames_FCHW: np.ndarray,
         x_F: np.ndarray,
-        y_F: np.ndarray,
         middle: tuple[float, float],
         reach: tuple[float, float],
     ) -> None:
         bounds = []
-        for shift_F, centre, wide, drop in ((y_F, middle[1], reach[1], DROP), (x_F, middle[0], reach[0], 0.0)):
+        for shift_F, centre, wide, drop in ((0.0, middle[1], reach[1], DROP), (x_F, middle[0], reach[0], 0.0)):
             first = int((ZOOM * (centre - wide) + drop + float(np.min(shift_F)) + 1) / _PIXEL) - 1
             last = int((ZOOM * (centre + wide) + drop + float(np.max(shift_F)) + 1) / _PIXEL) + 2
             bounds.append(slice(max(0, min(FRAME_SIZE, first)), max(0, min(FRAME_SIZE, last))))
         self._target_FCHW = frames_FCHW[:, :, bounds[0], bounds[1]]
         zeros = np.zeros((len(x_F), *self._target_FCHW.shape[2:]), np.float32)
-        x_F, y_F = (np.asarray(shift_F, np.float32)[:, None, None] for shift_F in (x_F, y_F))
-        self.x_FHW = (_AXIS[bounds[1]] - x_F) / np.float32(ZOOM) - np.float32(middle[0]) + zeros
-        self.y_FHW = (
-            (_AXIS[bounds[0], None] - y_F - np.float32(DROP)) / np.float32(ZOOM) - np.float32(middle[1]) + zeros
-        )
+        x_F11 = np.asarray(x_F, np.float32)[:, None, None]
+        self.x_FHW = (_AXIS[bounds[1]] - x_F11) / np.float32(ZOOM) - np.float32(middle[0]) + zeros
+        self.y_FHW = (_AXIS[bounds[0], None] - np.float32(DROP)) / np.float32(ZOOM) - np.float32(middle[1]) + zeros
 
     def ellipse(self, across: Span, down: Span, *, x: Span = 0.0, y: Span = 0.0, soft: float = 1.0) -> np.ndarray:
         """Returns the coverage (F, h, w) of an ellipse; sizes are numbers or (F, 1, 1)."""
@@ -98,45 +95,41 @@ class _Brush:
             target_FHW += inside_FHW * (mixed - target_FHW)
 
 
-def _draw_eyes(
-    frames_FCHW: np.ndarray, face: Looks, x_F: np.ndarray, y_F: np.ndarray, moves: Motion, hair: np.ndarray
-) -> None:
+def _draw_eyes(frames_FCHW: np.ndarray, face: Looks, x_F: np.ndarray, moves: Motion, hair: np.ndarray) -> None:
     size = face.eye_size
     height = size * (0.05 + 0.83 * np.clip(moves.eyes_open_F / 0.9 - 0.11, 0, 1).astype(np.float32)[:, None, None])
     gaze = (0.2 * _REACH_OF_TURN * moves.turn_F).astype(np.float32)[:, None, None]
     iris = np.asarray(face.iris, np.float32)
     for side in (-1, 1):
-        brush = _Brush(frames_FCHW, x_F, y_F, (side * face.eye_distance, EYE_Y), (1.2 * size, 1.15 * size))
+        brush = _Brush(frames_FCHW, x_F, (side * face.eye_distance, EYE_Y), (1.2 * size, 1.15 * size))
         brush.blend(brush.ellipse(1.12 * size, height * 1.02 + 0.012, y=-0.016), _LASH)
         rings = ((0.74, 0.6 * iris), (0.62, iris), (0.33, np.array(_LASH, np.float32) * 0.6))
         layers = [(brush.ellipse(share * size, share * size, x=gaze), colour) for share, colour in rings]
         spot = brush.ellipse(0.15 * size, 0.15 * size, x=gaze + 0.2 * size * face.sun_side, y=-0.24 * size)
         shade = 0.14 * np.clip(0.55 - 0.5 * brush.y_FHW / height, 0, 1)
         brush.blend_stack(brush.ellipse(size, height), _SCLERA, [*layers, (0.95 * spot, (1, 1, 1)), (shade, (0, 0, 0))])
-        _draw_brow(frames_FCHW, face, (x_F, y_F), side, hair)
+        _draw_brow(frames_FCHW, face, x_F, side, hair)
 
 
-def _draw_brow(
-    frames_FCHW: np.ndarray, face: Looks, at: tuple[np.ndarray, np.ndarray], side: int, hair: np.ndarray
-) -> None:
+def _draw_brow(frames_FCHW: np.ndarray, face: Looks, x_F: np.ndarray, side: int, hair: np.ndarray) -> None:
     size, middle = face.eye_size, (side * face.eye_distance, EYE_Y - 1.5 * face.eye_size)
-    brush = _Brush(frames_FCHW, *at, middle, (1.2 * size, 0.09))
+    brush = _Brush(frames_FCHW, x_F, middle, (1.2 * size, 0.09))
     bend = 0.14 * side * brush.x_FHW + 2.4 * brush.x_FHW**2
     brush.blend(0.95 * brush.ellipse(1.1 * size, 0.024, y=bend), hair * 0.62)
 
 
-def _draw_nose(frames_FCHW: np.ndarray, x_F: np.ndarray, y_F: np.ndarray, skin: np.ndarray) -> None:
-    brush = _Brush(frames_FCHW, x_F, y_F, (0.0, 0.095), (0.08, 0.07))
+def _draw_nose(frames_FCHW: np.ndarray, x_F: np.ndarray, skin: np.ndarray) -> None:
+    brush = _Brush(frames_FCHW, x_F, (0.0, 0.095), (0.08, 0.07))
     brush.blend(0.75 * brush.ellipse(0.052, 0.034, y=0.012, soft=2.0), skin * 0.78)
     brush.blend(brush.ellipse(0.046, 0.032, soft=2.0), skin * np.array([1.03, 0.99, 0.97], np.float32))
 
 
 def _draw_mouth(
-    frames_FCHW: np.ndarray, lips: np.ndarray, mouth_F3: np.ndarray, moves: Motion, x_F: np.ndarray, y_F: np.ndarray
+    frames_FCHW: np.ndarray, lips: np.ndarray, mouth_F3: np.ndarray, moves: Motion, x_F: np.ndarray
 ) -> None:
     half_width_F, half_height_F = mouth_spans(mouth_F3, moves.turn_F)
     wide, high = (span_F[:, None, None] for span_F in (half_width_F, half_height_F))
-    brush = _Brush(frames_FCHW, x_F, y_F, (0.0, MOUTH_Y), (0.33, 0.25))
+    brush = _Brush(frames_FCHW, x_F, (0.0, MOUTH_Y), (0.33, 0.25))
     brush.y_FHW += np.float32(_SMILE) * brush.x_FHW**2  # raises the corners of the mouth
     brush.blend(brush.ellipse(wide + _LIP, high + _LIP), lips)
     brush.blend(0.3 * brush.ellipse(wide * 0.5, 0.012, y=high + _LIP * 0.45, soft=2.0), lips + (1 - lips) * 0.6)
@@ -148,8 +141,7 @@ def _draw_mouth(
 
 def _draw_hand(frames_FCHW: np.ndarray, hand_F: np.ndarray, skin: np.ndarray) -> None:
     """Draw a hand in front of the mouth, darker than the face behind it."""
-    still_F = np.zeros(len(hand_F))
-    brush = _Brush(frames_FCHW, hand_F, still_F, (0.0, MOUTH_Y + 0.06), (0.4, 0.36))
+    brush = _Brush(frames_FCHW, hand_F, (0.0, MOUTH_Y + 0.06), (0.4, 0.36))
     brush.blend(brush.ellipse(0.32, 0.22), skin * 0.82)
     for finger in (-0.2, -0.07, 0.06, 0.19):
         brush.blend(brush.ellipse(0.062, 0.13, x=finger, y=-0.13), skin * 0.92)

@@ -11,12 +11,13 @@ from diffusers.pipelines.ltx2.vocoder import LTX2Vocoder
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 from transformers import Gemma3Config, Gemma3ForConditionalGeneration, Gemma3TextConfig, SiglipVisionConfig
 
+from dubmill.nano.room import FRAME_SIZE
+
 WIDTH, HEADS, HEAD_WIDTH, TEXT_LAYERS = 128, 4, 32, 2
 TEXT_LENGTH = 32
 VIDEO_LATENT_CHANNELS = 48
 AUDIO_LATENT_CHANNELS, AUDIO_LATENT_BANDS = 2, 16
 SPATIAL_RATIO, TEMPORAL_RATIO = 32, 4
-FRAME_SIZE = 128
 SAMPLING_SHIFT = 4.0
 
 

@@ -11,7 +11,6 @@ from dubmill.nano.puppets import Puppet
 from dubmill.nano.room import FRAME_SIZE
 
 EYE_Y = -0.08
-HEAD_Y = 0.0
 ZOOM, DROP = 1.5, -0.04
 """A portrait is drawn this many times as large as its own coordinates say, and this much lower."""
 
@@ -107,9 +106,9 @@ def _head(puppet: Looks, skin: np.ndarray) -> Layer:
     for side in (-1, 1):  # ears
         layer.paint(layer.ellipse(side * (width - 0.005), 0.0, 0.075, 0.12), skin * 0.95)
         layer.paint(layer.ellipse(side * (width + 0.005), 0.005, 0.04, 0.075, soft=3), skin * 0.78)
-    layer.paint(layer.ellipse(0, HEAD_Y, width, height), skin)
-    layer.paint(layer.ellipse(0, HEAD_Y + 0.24, width * 0.86, height * 0.62), skin)
-    layer.tint(layer.ellipse(0, HEAD_Y + 0.52, 0.3, 0.14, soft=14), skin * 0.86, strength=0.5)
+    layer.paint(layer.ellipse(0, 0, width, height), skin)
+    layer.paint(layer.ellipse(0, 0.24, width * 0.86, height * 0.62), skin)
+    layer.tint(layer.ellipse(0, 0.52, 0.3, 0.14, soft=14), skin * 0.86, strength=0.5)
     layer.tint(layer.ellipse(-puppet.sun_side * width * 0.95, 0.05, 0.3, 0.6, soft=26), skin * 0.8, strength=0.6)
     for side in (-1, 1):  # cheeks
         blush = skin * np.array([1.04, 0.82, 0.8], np.float32)

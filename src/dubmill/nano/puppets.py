@@ -23,7 +23,10 @@ BACKDROPS = {
 
 @dataclass(frozen=True)
 class Puppet:
-    """The voice and appearance of one puppet; captions name its voice, skin, hair and backdrop, the rest is only visible."""
+    """The voice and appearance of one puppet. Captions name its voice, skin, hair and backdrop.
+
+    Only sketches show its own shirt, eyes, sizes and fringe: frames take these from the caption's words (`portrait.looks`).
+    """
 
     voice: int
     skin: str

@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from dubmill.nano.drawing import Colour, Span
 from dubmill.nano.puppets import Motion, Puppet
-
-Span = float | np.ndarray
-Colour = tuple[float, float, float] | np.ndarray
 
 FRAME_SIZE = 64
 _SKINS = {"pale": (0.97, 0.84, 0.74), "tan": (0.85, 0.64, 0.45), "brown": (0.62, 0.42, 0.28), "dark": (0.43, 0.28, 0.2)}

@@ -50,7 +50,7 @@ class AudioVaeTraining:
         return loss, {"l1": difference.detach().abs().mean().item()}
 
     def evaluate(self) -> dict[str, float]:
-        mel = whole_mel(data.audio(data.held_out_takes(32)))
+        mel = whole_mel(data.audio(data.held_out_takes(32, is_drawn=False)))
         latents = self.model.encode(mel, return_dict=False)[0].mode()
         self._evaluated = mel, self.model.decode(latents, return_dict=False)[0]
         difference = (self._evaluated[1] - mel).abs()

@@ -50,10 +50,10 @@ def training_takes(
 
 
 def held_out_takes(
-    count: int, *, first: int = 0, is_half: bool = False, is_drawn: bool = True, rendition: Rendition = FULL
+    count: int, *, is_half: bool = False, is_drawn: bool = True, rendition: Rendition = FULL
 ) -> list[Take]:
     """Returns `count` held-out clips, the same at each call."""
-    seeds = range(HELD_OUT_SEED + first, HELD_OUT_SEED + first + count)
+    seeds = range(HELD_OUT_SEED, HELD_OUT_SEED + count)
     return [take(seed, is_half=is_half, is_drawn=is_drawn, rendition=rendition) for seed in seeds]
 
 

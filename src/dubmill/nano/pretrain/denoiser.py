@@ -130,7 +130,7 @@ class BaseTraining:
         from dubmill.nano import sampling, scorers
         from dubmill.nano.captions import caption
 
-        takes = data.held_out_takes(24)
+        takes = data.held_out_takes(24, is_drawn=False)
         places = self._sources
         vae, audio_vae = latents.normalising_vaes(places.video_vae, places.audio_vae, places.statistics)
         pipeline = LTX2Pipeline(

@@ -103,7 +103,7 @@ class FewStepsTraining:
 
         from dubmill.nano import sampling, scorers
 
-        takes = data.held_out_takes(24)
+        takes = data.held_out_takes(24, is_drawn=False)
         pipeline = LTX2Pipeline.from_pretrained(self._base, transformer=self.model)
         pipeline.set_progress_bar_config(disable=True)
         captions = [caption(one.puppet.describe(), one.film.phrases) for one in takes]
