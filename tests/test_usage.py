@@ -71,6 +71,27 @@ def test_a_video_that_is_too_long_for_the_rest_of_the_month_is_refused_and_a_sho
     assert store.usage.reserve(fourth, "ana", 0.0, 10.0) == 0.0  # a render of what is dubbed already
 
 
+def test_a_refused_job_that_begins_again_is_refused_again_or_reserved_in_full(store):
+    """A worker killed between the refusal and its outcome began again with 0 s reserved, and dubbed the video for nothing."""
+    first, second = submit(store), submit(store)
+    store.usage.reserve(first, "ana", 7.0, 10.0)
+    for _ in range(2):
+        with pytest.raises(QuotaExceededError, match=r"5\.0 s are to be dubbed, and 3\.0 s of 10 s"):
+            store.usage.reserve(second, "ana", 5.0, 10.0)
+        assert left(store) == 3.0
+    store.cancel(first, "ana")
+    assert store.usage.reserve(second, "ana", 5.0, 10.0) == 5.0
+    assert left(store) == 5.0
+
+
+def test_a_render_of_what_is_dubbed_already_is_not_refused_where_the_quota_is_below_what_was_used(store):
+    render = submit(store, "render")
+    store.usage.add("a" * 32, "ana", 9.0)
+    assert store.usage.reserve(render, "ana", 0.0, 6.0) == 0.0
+    with pytest.raises(QuotaExceededError, match=r"0\.5 s are to be dubbed, and 0\.0 s of 6 s"):
+        store.usage.reserve(render, "ana", 0.5, 6.0)
+
+
 @BOTH_DATABASES
 def test_jobs_that_are_decoded_at_once_never_pass_together(store):
     jobs = [submit(store) for _ in range(4)]

@@ -80,7 +80,7 @@ class Usage:
         return MonthUsage(sum(done.values()), still_open, limit_seconds, begins, ends)
 
     def reserve(self, job_id: str, owner: str, seconds: float, limit_seconds: float) -> float:
-        """Reserve a job's seconds of its caller's month until it is over; a job that begins again keeps its first number.
+        """Reserve a job's seconds of its caller's month until it is over; a job that begins again keeps its first number, if it was not refused.
 
         Two jobs that are reserved in the same moment may both be refused where only one fits, but never both pass.
 
@@ -88,10 +88,10 @@ class Usage:
             QuotaExceededError: too few are left.
         """
         for job in self._client.list_workflows(workflow_ids=[job_id], load_input=False, load_output=False):
-            seconds = float((job.attributes or {}).get(RESERVED, seconds))
+            seconds = float((job.attributes or {}).get(RESERVED) or seconds)  # 0 after a refusal
         self._client.update_workflow_attributes(job_id, {RESERVED: seconds}, merge=True)
         usage = self.of(owner, limit_seconds)
-        if usage.dubbed_seconds + usage.open_seconds > limit_seconds:
+        if seconds and usage.dubbed_seconds + usage.open_seconds > limit_seconds:
             self._client.update_workflow_attributes(job_id, {RESERVED: 0.0}, merge=True)
             others = usage.dubbed_seconds + usage.open_seconds - seconds
             raise _exceeded(f"{seconds:.1f} s are to be dubbed, and {max(0.0, limit_seconds - others):.1f} s", usage)
