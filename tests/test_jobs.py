@@ -33,13 +33,16 @@ from dubmill.dubbing.consent import verify_ledger
 from dubmill.dubbing.model_source import ModelSource
 from dubmill.dubbing.project.project import locked
 from dubmill.errors import DubmillError, MissingConsentError, UnsupportedTextError
+from dubmill.serving import model as models
 from dubmill.serving import worker
+from dubmill.serving.fields import DubFields
 from dubmill.serving.jobs import JobConflictError, JobLimits, JobStore, UnknownJobError
 from dubmill.serving.model import DubModel
 from dubmill.serving.openapi import ResultView
 from dubmill.serving.routes import facts_routes
 from dubmill.serving.runner import Runner
 from dubmill.serving.videos import video_routes
+from dubmill.serving.wire import Submission
 
 SECRET = "secret of the tests"
 
@@ -448,6 +451,51 @@ def test_the_limits_have_the_batches_that_fit_the_memory(tmp_path):
     model.on_event(loaded | {"adapter": "release", "batch_size": 1})
     model.on_event(loaded | {"adapter": "other", "batch_size": 3})
     assert batch_size() == 1
+
+
+@pytest.mark.parametrize("leaves", [False, True])
+def test_a_dub_whose_database_is_away_is_waited_for_and_discarded_when_it_is_back(tmp_path, monkeypatch, leaves):
+    """The caller got 503 and came again, while its first job stayed, was dubbed and counted."""
+    for name in ("POLL_SECONDS", "WATCH_SECONDS"):
+        monkeypatch.setattr(models, name, 0.01)
+    limits = JobLimits(max_waiting=5, max_per_caller=5, result_hours=1.0)
+    store = JobStore(tmp_path / "jobs", f"sqlite:///{tmp_path}/jobs.sqlite", limits)
+    source = ModelSource.of_release(tiny_release(tmp_path / "release", tiny_backbone(tmp_path / "backbone")))
+    more = {"projects": None, "backbone": tmp_path, "fetching": None, "calling": None}
+    model, tries, list_workflows = DubModel("away", None, source, store, **more), [], store.client.list_workflows
+    model.ready = True
+
+    def away(**_):
+        tries.append(time.monotonic())
+        raise OperationalError("select", {}, OSError("the database is away"))
+
+    async def tried(count):
+        while len(tries) < count:
+            await asyncio.sleep(0.001)
+        tries.clear()
+
+    async def run():
+        fields = DubFields(language="es", text="uno", consent=CONSENT)
+        dub = asyncio.create_task(model.dub(Submission(fields, b"video")))
+        while not (jobs := store.list("anonymous", limit=5, offset=0)):
+            await asyncio.sleep(0.001)
+        monkeypatch.setattr(store.client, "list_workflows", away)
+        await tried(3)
+        if leaves:
+            dub.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await dub
+            await tried(3)  # it is not given up
+        monkeypatch.setattr(store.client, "list_workflows", list_workflows)
+        if not leaves:
+            store.cancel(jobs[0].id, "anonymous")
+            with pytest.raises(DubmillError, match="cancelled"):
+                await dub
+        await asyncio.wait_for(asyncio.gather(*model._discards), 30)
+
+    asyncio.run(asyncio.wait_for(run(), 60))
+    assert not store.list("anonymous", limit=5, offset=0)
+    assert not [path for path in store.folder.iterdir() if path.is_dir()]
 
 
 def test_the_api_process_does_not_import_pytorch():

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import defaultdict
 from collections.abc import Mapping
+from contextlib import suppress
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from dubmill.dubbing.model_source import ModelSource
 from dubmill.errors import ServiceUnavailableError, UnreadableMediaError, UsageError
 from dubmill.serving import wire
 from dubmill.serving.adapters import RELEASE
-from dubmill.serving.database import DatabaseUnavailableError
+from dubmill.serving.database import AWAY, WATCH_SECONDS, DatabaseUnavailableError
 from dubmill.serving.fields import DubFields
 from dubmill.serving.job import FILE_TASKS, Job
 from dubmill.serving.jobs import ENDING, JobStore, job_id_of
@@ -50,6 +52,7 @@ DUBBED_SECONDS = Counter(
 LOADING, STOPPING = "it is still loading", "it is stopping"
 POLL_SECONDS = 1.0  # of a job whose worker says nothing: another replica has it
 ENDING_SECONDS = 0.05  # of a job whose outcome is being written
+DISCARD_SECONDS = 3600.0  # for which a job that nobody waits for is tried to be deleted while the database is away
 CALLER: ContextVar[str] = ContextVar("caller", default="anonymous")  # of the request under way
 
 
@@ -80,6 +83,7 @@ class DubModel(Model):
         self.unready_reason = LOADING
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting: dict[str, set[asyncio.Event]] = defaultdict(set)
+        self._discards: set[asyncio.Task[None]] = set()  # the loop itself keeps no task alive
         self._create_metrics()
 
     @property
@@ -227,6 +231,8 @@ class DubModel(Model):
     async def dub(self, submission: Submission) -> DubResult:
         """One dub, after those before it in the queue; a caller that leaves cancels it, and nothing of it is kept.
 
+        While the database is away both wait for it: the answer, and the end of a job whose caller has left.
+
         Raises:
             DubmillError: the job's problem; `QueueFullError` if too many wait.
         """
@@ -236,12 +242,29 @@ class DubModel(Model):
         try:
             while not job.is_over:
                 await self.changed(job)
-                job = await asyncio.to_thread(self.jobs.get, job_id, owner)
+                with suppress(*AWAY):  # the dub goes on
+                    job = await asyncio.to_thread(self.jobs.get, job_id, owner)
                 if job.state == "queued" and self.unready_reason == STOPPING:
                     raise ServiceUnavailableError("the server is stopping", cure="send the request again")
             return await asyncio.to_thread(self._result, job)
         finally:
-            await asyncio.shield(asyncio.to_thread(self.jobs.discard, job_id, owner))
+            discard = asyncio.create_task(self._discard(job_id, owner))
+            self._discards.add(discard)
+            discard.add_done_callback(self._discards.discard)
+            await asyncio.wait({discard}, timeout=WATCH_SECONDS)  # the answer does not wait for a database that is away
+
+    async def _discard(self, job_id: str, owner: str) -> None:
+        """Discard a job that nobody waits for any more, as soon as the database answers."""
+        deadline = time.monotonic() + DISCARD_SECONDS
+        while time.monotonic() < deadline:
+            try:
+                await asyncio.to_thread(self.jobs.discard, job_id, owner)
+                return
+            except AWAY:
+                await asyncio.sleep(WATCH_SECONDS)
+        log.error(
+            "job %s could not be deleted, since the database is away; it is kept until its result expires", job_id
+        )
 
     def _result(self, job: Job) -> DubResult:
         raise_problem(job)
