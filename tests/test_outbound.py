@@ -168,6 +168,8 @@ def test_an_owner_has_one_quota_however_many_keys_it_has(tmp_path):
         ("61", None),
         ("-1", None),
         ("1e9", None),
+        ("nan", None),
+        ("inf", None),
         ("60 s", None),
     ):
         path.write_text(f"ana {'a' * 64} 60\nana {'b' * 64} {last}\neve {'c' * 64}\n")

@@ -588,3 +588,17 @@ def test_the_arguments_are_plain_and_typed():
     assert isinstance(asked, argparse.Namespace)
     assert (asked.http_port, asked.name, asked.release) == (9, "dubmill", Path("r"))
     assert issubclass(QueueFullError, DubmillError)
+
+
+@pytest.mark.parametrize(
+    "name", ["max_dubbed_seconds", "max_film_seconds", "result_hours", "project_hours", "grace_seconds"]
+)
+def test_limits_in_seconds_and_hours_are_no_nan_and_not_negative(name, capsys):
+    """With `nan` a quota refused nobody, and results were never deleted."""
+    for text in ("nan", "-1", "-inf", "1 s"):
+        with pytest.raises(SystemExit):
+            server.arguments().parse_args(["--backbone=b", "--release=r", f"--{name}={text}"])
+        assert f"argument --{name}: " in capsys.readouterr().err
+    for text in ("0", "2.5", *(["inf"] if name == "max_dubbed_seconds" else [])):
+        options = server.arguments().parse_args(["--backbone=b", "--release=r", f"--{name}={text}"])
+        assert getattr(options, name) == float(text)

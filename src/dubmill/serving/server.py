@@ -77,12 +77,12 @@ def arguments() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--max_dubbed_seconds",
-        type=float,
+        type=_not_negative,
         default=math.inf,
         help="seconds of video that are dubbed for one caller in a calendar month (UTC), where --api_keys says nothing else; unlimited by default",
     )
     parser.add_argument("--max_projects_per_caller", type=int, default=50, help="the next one gets status 409")
-    parser.add_argument("--max_film_seconds", type=float, default=7200.0, help="longer films are refused")
+    parser.add_argument("--max_film_seconds", type=_not_negative, default=7200.0, help="longer films are refused")
     parser.add_argument(
         "--max_body_bytes", type=int, default=64 * 1024**2, help="larger requests are refused with status 413"
     )
@@ -91,13 +91,13 @@ def arguments() -> argparse.ArgumentParser:
         "--database", default="", help="SQLAlchemy URL of the queue, postgresql://…; without it, SQLite in --jobs"
     )
     parser.add_argument("--executor", default="worker", help="name of this worker, which must not change at a restart")
-    parser.add_argument("--result_hours", type=float, default=24.0, help="how long results are kept")
+    parser.add_argument("--result_hours", type=_not_negative, default=24.0, help="how long results are kept")
     parser.add_argument(
-        "--project_hours", type=float, default=720.0, help="how long a film project is kept after its last use"
+        "--project_hours", type=_not_negative, default=720.0, help="how long a film project is kept after its last use"
     )
     parser.add_argument(
         "--grace_seconds",
-        type=float,
+        type=_not_negative,
         default=110.0,
         help="how long a stop waits for the jobs that have a place at the model: two for each clip of a batch",
     )
@@ -130,6 +130,12 @@ def _add_trust_arguments(parser: argparse.ArgumentParser) -> None:
 def _positive(text: str) -> int:
     if (value := int(text)) < 1:
         raise argparse.ArgumentTypeError("it is at least 1")
+    return value
+
+
+def _not_negative(text: str) -> float:
+    if not (value := float(text)) >= 0.0:  # which is true of nan too
+        raise argparse.ArgumentTypeError("it is at least 0")
     return value
 
 
