@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import pytest
@@ -13,6 +14,8 @@ from doubles import dubbing_server
 from doubles.releases import CONSENT, small_clip
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from dubmill import media
 from dubmill.client import DubClient
@@ -82,6 +85,24 @@ def test_a_database_that_is_away_is_logged_once_answered_with_503_and_used_again
     assert len(lines) == 2, lines
     assert "does not answer" in lines[0]
     assert "answers again" in lines[1]
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OperationalError("select 1", {}, OSError("\nit is away\nsecond line")), "(it is away)"),
+        (OperationalError("select 1", {}, OSError()), "(OperationalError)"),
+        (PoolTimeoutError("no connection is free"), "(no connection is free)"),
+    ],
+)
+def test_the_watch_goes_on_after_an_error_without_words(caplog, error, words):
+    def fail():
+        raise error
+
+    watch = DatabaseWatch(SimpleNamespace(check_connection=fail))
+    watch.look()
+    assert watch.is_away
+    assert words in caplog.text
 
 
 def test_lines_of_dbos_on_its_connection_are_written_once_a_minute_and_the_others_always():

@@ -107,4 +107,6 @@ def open_queue(database: str) -> DBOSClient:
 
 
 def _first_line(error: Exception) -> str:
-    return str(getattr(error, "orig", error)).strip().splitlines()[0]
+    """The first line of what a driver says, or of an error without words its type."""
+    lines = str(getattr(error, "orig", error)).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
