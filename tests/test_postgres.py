@@ -10,10 +10,12 @@ from types import SimpleNamespace
 
 import httpx
 import pytest
+from dbos import DBOSClient
 from doubles import dubbing_server
 from doubles.releases import CONSENT, small_clip
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from sqlalchemy import create_engine, make_url, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
@@ -22,7 +24,7 @@ from dubmill.client import DubClient
 from dubmill.dubbing.consent import verify_ledger
 from dubmill.errors import DubmillError, ServiceUnavailableError
 from dubmill.serving import worker
-from dubmill.serving.database import AWAY, DatabaseWatch
+from dubmill.serving.database import AWAY, DUBBED, DatabaseWatch, open_queue
 from dubmill.serving.jobs import JobConflictError, JobLimits, JobStore, UnknownJobError
 from dubmill.serving.model import DubModel
 from dubmill.serving.problems import database_away_response, error_response
@@ -85,6 +87,37 @@ def test_a_database_that_is_away_is_logged_once_answered_with_503_and_used_again
     assert len(lines) == 2, lines
     assert "does not answer" in lines[0]
     assert "answers again" in lines[1]
+
+
+def test_a_user_who_may_not_create_the_table_of_usage_gets_an_error_that_says_so(postgresql):
+    """It was a stack trace."""
+    open_queue(postgresql).destroy()
+    engine, url = create_engine(postgresql, isolation_level="AUTOCOMMIT"), make_url(postgresql)
+    with engine.connect() as connection:
+        connection.execute(text("DROP TABLE dbos.dubmill_dubbed_seconds"))
+        connection.execute(text("CREATE ROLE reader LOGIN"))
+        connection.execute(text("GRANT USAGE ON SCHEMA dbos TO reader"))
+        connection.execute(text("GRANT ALL ON ALL TABLES IN SCHEMA dbos TO reader"))
+    with pytest.raises(ServiceUnavailableError, match=r"InsufficientPrivilege.*a user who may create tables"):
+        open_queue(url.set(username="reader").render_as_string(hide_password=False))
+    with engine.connect() as connection:
+        connection.execute(text("DROP OWNED BY reader"))
+        connection.execute(text("DROP ROLE reader"))
+    engine.dispose()
+    open_queue(postgresql).destroy()
+
+
+def test_a_database_that_goes_away_before_the_table_of_usage_is_created_cannot_be_opened(tmp_path, monkeypatch):
+    destroyed = []
+    monkeypatch.setattr(DBOSClient, "destroy", lambda client: destroyed.append(client))
+
+    def away(*_):
+        raise OperationalError("create table", {}, OSError("the database is away"))
+
+    monkeypatch.setattr(DUBBED.metadata, "create_all", away)
+    with pytest.raises(ServiceUnavailableError, match=r"cannot be opened \(OSError\)"):
+        open_queue(f"sqlite:///{tmp_path}/jobs.sqlite")
+    assert len(destroyed) == 1
 
 
 @pytest.mark.parametrize(

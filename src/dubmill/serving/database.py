@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 
 from dbos import DBOS, DBOSClient, DBOSPortableJSONSerializer
-from sqlalchemy import make_url
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy import Column, Engine, Float, Index, MetaData, String, Table, make_url, text
+from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from dubmill.errors import ServiceUnavailableError
@@ -22,6 +22,16 @@ REPEAT_SECONDS = 60.0  # between two lines of DBOS on its connection
 LOST = ("onnection", "OperationalError", "InterfaceError", "poll failed")  # parts of such a line
 # of libpq: an address that does not answer, and a connection that was cut without a word
 TIMEOUTS = {"connect_timeout": "10", "tcp_user_timeout": "30000"}
+CREATING = 4_914_411  # number of a lock: two servers that start at once do not both create the table
+DUBBED = Table(
+    "dubmill_dubbed_seconds",
+    MetaData(),
+    Column("job", String, primary_key=True),
+    Column("owner", String, nullable=False),
+    Column("seconds", Float, nullable=False),
+    Column("finished", Float, nullable=False),  # seconds since 1970
+)
+Index("dubmill_dubbed_seconds_of_owner", DUBBED.c.owner, DUBBED.c.finished)
 
 
 class RetryLaterError(ServiceUnavailableError):
@@ -83,7 +93,7 @@ def open_queue(database: str) -> DBOSClient:
     """A client of the queue, whose tables are created where they are missing; its calls raise one of `AWAY` and do not wait.
 
     Raises:
-        ServiceUnavailableError: the database cannot be reached.
+        ServiceUnavailableError: the database cannot be reached, or its user may not create tables.
     """
     if database.startswith("sqlite:///"):
         path = Path(database.removeprefix("sqlite:///"))
@@ -98,12 +108,32 @@ def open_queue(database: str) -> DBOSClient:
             url = url.update_query_dict({name: seconds for name, seconds in TIMEOUTS.items() if name not in url.query})
         database = url.render_as_string(hide_password=False)
         DBOS.migrate(database)
-        return DBOSClient(
+        client = DBOSClient(
             system_database_url=database, serializer=DBOSPortableJSONSerializer(), retry_connection_errors=False
         )
+        _create_tables(client)
+        return client
     except Exception as error:  # noqa: BLE001 (of any driver)
-        what = f"the database of jobs cannot be opened ({type(error).__name__})"
-        raise ServiceUnavailableError(what, cure="give a --database that can be reached") from error
+        what = f"the database of jobs cannot be opened ({type(getattr(error, 'orig', error)).__name__})"
+        cure = "give a --database that can be reached, with a user who may create tables"
+        raise ServiceUnavailableError(what, cure=cure) from error
+
+
+def engine_of(client: DBOSClient) -> Engine:
+    """The engine of the queue, for tables beside its own: the same transactions, timeouts and schema."""
+    engine, schema = client._sys_db.engine, client._sys_db.schema
+    return engine.execution_options(schema_translate_map={None: schema}) if schema else engine  # SQLite has none
+
+
+def _create_tables(client: DBOSClient) -> None:
+    try:
+        with engine_of(client).begin() as connection:
+            if client._sys_db.schema:
+                connection.execute(text(f"SELECT pg_advisory_xact_lock({CREATING})"))
+            DUBBED.metadata.create_all(connection)
+    except SQLAlchemyError:
+        client.destroy()  # a worker tries again, without end
+        raise
 
 
 def _first_line(error: Exception) -> str:

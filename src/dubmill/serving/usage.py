@@ -9,24 +9,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from dbos import DBOSClient
-from sqlalchemy import Column, Float, Index, MetaData, String, Table, delete, insert, select, text
+from sqlalchemy import delete, insert, select
 from sqlalchemy.exc import IntegrityError
 
-from dubmill.serving.database import RetryLaterError
+from dubmill.serving.database import DUBBED, RetryLaterError, engine_of
 from dubmill.serving.job import OPEN
 
 KEPT_SECONDS = 400 * 86400.0  # of an entry: a year and a month
 RESERVED = "dubbed_seconds"  # attribute of a job: what it will be counted as
-CREATING = 4_914_411  # number of a lock: two servers that start at once do not both create the table
-DUBBED = Table(
-    "dubmill_dubbed_seconds",
-    MetaData(),
-    Column("job", String, primary_key=True),
-    Column("owner", String, nullable=False),
-    Column("seconds", Float, nullable=False),
-    Column("finished", Float, nullable=False),  # seconds since 1970
-)
-Index("dubmill_dubbed_seconds_of_owner", DUBBED.c.owner, DUBBED.c.finished)
 
 
 class QuotaExceededError(RetryLaterError):
@@ -60,13 +50,7 @@ class Usage:
     """
 
     def __init__(self, client: DBOSClient) -> None:
-        self._client, self._engine = client, client._sys_db.engine  # of the queue: the same transactions and timeouts
-        if schema := client._sys_db.schema:  # PostgreSQL: where the user of the queue may create tables
-            self._engine = self._engine.execution_options(schema_translate_map={None: schema})
-        with self._engine.begin() as connection:
-            if schema:
-                connection.execute(text(f"SELECT pg_advisory_xact_lock({CREATING})"))
-            DUBBED.metadata.create_all(connection)
+        self._client, self._engine = client, engine_of(client)
 
     def of(self, owner: str, limit_seconds: float) -> MonthUsage:
         """A caller's month; the seconds of open jobs are those whose length is known, from when they were decoded."""
