@@ -46,9 +46,8 @@ Value = TypeVar("Value")
 WEBHOOKS = "webhooks"  # the queue of their deliveries
 PLACES = 2  # for each clip of a batch: while some are dubbed, the films of others are joined
 POLL_SECONDS = 0.05  # of the queue
-MAX_ATTEMPTS = (
-    20  # starts of one job that no polite stop ended, after which it has failed: it kills the worker each time
-)
+# starts of one job that no polite stop ended, after which it has failed: it kills the worker each time
+MAX_ATTEMPTS = 20
 
 
 class QueueTable:
