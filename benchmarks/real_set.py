@@ -197,7 +197,7 @@ def refused(studio: Studio) -> Iterator[Row]:
             yield _row(video, language, text, MAN, content=name, consent=person.consent)
 
 
-FEW_STEPS = {"num_steps": 2, "video_guidance": 1.0, "audio_guidance": 1.0}
+FEW_STEPS = {"num_steps": 2, "video_guidance": 1.0, "audio_guidance": 1.0, "lora": "none"}
 
 
 def values(folder: Path, pair_source: str) -> dict[str, Any]:
@@ -221,11 +221,14 @@ def values(folder: Path, pair_source: str) -> dict[str, Any]:
             "source": "footage", "footage": str(folder / "footage"), "licence": "CC0-1.0", "languages": ["en", "es"],
             "line_seconds": HALF_FRAMES / FRAME_RATE,
         },
-        "synthesize": {**size, "batch_size": 4},
+        "synthesize": {**size, "batch_size": 4, "sampling": FEW_STEPS},
         "inpaint": {"source": pair_source, "batch_size": 2, "sampling": FEW_STEPS},
         "gate": {"strict": strict, "min_accepted_share": 0.0},
         "encode": {"batch_size": 4},
-        "train": {"num_steps": 2, "num_warmup_steps": 0, "batch_size": 1, "rank": 4, "alpha": 4.0},
+        "train": {
+            "num_steps": 2, "num_warmup_steps": 0, "batch_size": 1, "rank": 4, "alpha": 4.0,
+            "validation": {"sampling": FEW_STEPS},
+        },
         "dub": {"batch_size": 2, "sampling": FEW_STEPS},
         "evaluate": {"num_bootstrap": 100, "num_showcase": 1},
         "promote": {"min_shares": {}},

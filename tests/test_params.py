@@ -130,6 +130,19 @@ def test_values_survive_the_way_dvc_writes_them_back(tmp_path):
         ({"dub": {"sampling": {"second_stage": {"sigmas": [1.5]}}}}, "without the final 0"),
         ({"synthesize": {"sampling": {"audio_stg": 1.0}}}, "needs stg_blocks"),
         ({"train": {"reference_attention": "self", "isolate_modalities": False}}, "needs isolate_modalities"),
+        (
+            {"backbone": {"source": "hub"}},
+            "in synthesize.sampling, inpaint.sampling, train.validation.sampling, dub.sampl",
+        ),
+        (
+            {
+                "backbone": {"source": "hub"},
+                "synthesize": {"sampling": {"lora": "none"}},
+                "train": {"validation": {"sampling": {"lora": "none"}}},
+                "dub": {"sampling": {"lora": "none"}},
+            },
+            "`lora: distilled` in inpaint.sampling needs a LoRA in backbone.distilled_lora",
+        ),
     ],
 )
 def test_values_that_do_not_go_together_are_refused(tmp_path, overlay, told):

@@ -39,6 +39,21 @@ def test_the_first_of_two_stages_works_at_half_a_size_that_fits(name):
         assert params.synthesize.width % 64 == 0
 
 
+@every_preset
+def test_a_preset_samples_with_a_distilled_lora_in_the_second_stage_of_a_dub_alone(name):
+    """params.yaml samples nano with its LoRA everywhere; a preset's guided steps, or distilled model, inherited that."""
+    params = load(COMMITTED, Path(name))
+    samplings = (
+        params.synthesize.sampling,
+        params.inpaint.sampling,
+        params.train.validation.sampling,
+        params.dub.sampling,
+    )
+    assert {sampling.lora for sampling in samplings} == {"none"}
+    has_lora = params.backbone.distilled_lora != "none"
+    assert (params.dub.sampling.second_stage.lora == "distilled") == has_lora == (name == "jdi-19b-two-stages")
+
+
 def test_dubit_stands_on_the_distilled_model_and_names_its_upsampler():
     backbone = load(COMMITTED, Path("dubit-2.3")).backbone
     assert backbone.repo.endswith("-Distilled-Diffusers")

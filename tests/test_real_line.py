@@ -69,8 +69,16 @@ def values(footage, tmp_path_factory):
     changes = {
         "backbone": {"source": "hub", "repo": str(folder), "revision": "untrained"},
         "prompts": {"source": "footage", "footage": str(footage), "languages": ["en", "es"], "line_seconds": 2.92},
-        "synthesize": {"num_frames": NUM_FRAMES, "height": 192, "width": 160, "frame_rate": 25},
-        "inpaint": {"source": "footage"},
+        "synthesize": {
+            "num_frames": NUM_FRAMES,
+            "height": 192,
+            "width": 160,
+            "frame_rate": 25,
+            "sampling": {"lora": "none"},
+        },
+        "inpaint": {"source": "footage", "sampling": {"lora": "none"}},
+        "train": {"validation": {"sampling": {"lora": "none"}}},
+        "dub": {"sampling": {"lora": "none"}},
         "gate": {"strict": dict.fromkeys(data["gate"]["strict"], "none") | MEASURED, "min_accepted_share": 0.0},
         "scorers": {"fetch": True, "threads": 1},
     }

@@ -9,9 +9,9 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from dubmill.config.overlays import layers_of
 from dubmill.config.sampling import DubSamplingParams, SamplingParams
@@ -242,6 +242,24 @@ with warnings.catch_warnings():
         promote: PromoteParams
         scorers: ScorersParams
 
+        @model_validator(mode="after")
+        def _has_the_loras_of_its_samplings(self) -> Self:
+            dub = self.dub.sampling
+            loras = {
+                "synthesize.sampling": self.synthesize.sampling.lora,
+                "inpaint.sampling": self.inpaint.sampling.lora,
+                "train.validation.sampling": self.train.validation.sampling.lora,
+                "dub.sampling": dub.lora,
+                "dub.sampling.second_stage": dub.second_stage.lora,
+            }
+            wrong = [section for section, lora in loras.items() if lora != "none"]
+            if wrong and self.backbone.source == "hub" and self.backbone.distilled_lora == "none":
+                sections = ", ".join(wrong)
+                raise ValueError(
+                    f"`lora: distilled` in {sections} needs a LoRA in backbone.distilled_lora, which is none"
+                )
+            return self
+
 
 MODELS = "scorers"  # the one section that is no step of the pipeline: `gate` and `evaluate` read it
 STEPS = tuple(name for name in Params.model_fields if name != MODELS)
@@ -275,7 +293,7 @@ def validate(kind: type[Kind], data: Mapping[str, Any], where: str) -> Kind:
         return kind.model_validate(data)
     except ValidationError as error:
         fault = error.errors()[0]
-        name = ".".join(str(part) for part in fault["loc"])
+        name = ".".join(str(part) for part in fault["loc"]) or "params"
         value = f" (given: {fault['input']!r})" if not isinstance(fault["input"], Mapping) else ""
         raise InvalidParamsError(
             f"{name}: {fault['msg']}{value}", where=where, cure="see `dubmill params` for the meaning and bounds"
