@@ -36,6 +36,7 @@ from dubmill.dubbing.consent import verify_ledger
 from dubmill.dubbing.dubber import Dubber
 from dubmill.dubbing.model_source import ModelSource
 from dubmill.model.load import load
+from dubmill.model.loras import activate_loras
 from dubmill.worlds.materialize import materialize
 
 RATE_HZ = 100.0  # requests a second, as the target says
@@ -174,7 +175,7 @@ def swaps(backbone: Path, source: ModelSource, num_swaps: int) -> dict[str, floa
 
     for _ in range(num_swaps):
         other = timed("load", lambda: opening.open_dubber(backbone, source, beside=base))
-        timed("switch", lambda: base._activate(base.active_adapters))
+        timed("switch", lambda: activate_loras(base.modules.transformer, base.active_adapters))
         timed("unload", other.detach)
     return {name: round(float(np.median(values)), 3) for name, values in figures.items()}
 

@@ -39,7 +39,7 @@ from dubmill.metrics import observe, own_figures
 from dubmill.model.conditioning import cache_reference, patched_attention, predict, sequence_layout
 from dubmill.model.latents import Latents, decode_pixels, decode_wave, unpack_audio, unpack_video
 from dubmill.model.load import compute_device, compute_dtype
-from dubmill.model.load import load as load_modules
+from dubmill.model.loras import load_for_sampling
 from dubmill.model.shapes import LatentShape
 from dubmill.model.text import TextFeatures
 from dubmill.plan.architecture import Architecture, load_architecture
@@ -56,7 +56,7 @@ from dubmill.worlds import world_of
 from dubmill.worlds.materialize import materialize
 
 ROOT = Path(__file__).parents[1]
-NUM_NANO_CLIPS, NANO_STEPS = 8, 8
+NUM_NANO_CLIPS = 8
 NOISE_LEVEL = 0.7
 MODES = {  # reference positions, attention
     "without reference": ("none", "full"),
@@ -185,13 +185,12 @@ def nano_part(setup: Setup) -> dict[str, Any]:
 def nano_figures() -> dict[str, float]:
     """Returns mean words right and lip sync of clips that nano generates from captions."""
     params = load(ROOT / "params.yaml")
-    sampling = params.synthesize.sampling.model_copy(update={"num_steps": NANO_STEPS})
     prompts = generate_prompts(params.prompts).prompts[:NUM_NANO_CLIPS]
     with tempfile.TemporaryDirectory() as scratch:
         backbone = materialize(params.backbone, Path(scratch) / "backbone")
-        modules, scorers = load_modules(backbone), world_of(backbone).scorers(params.scorers)
-        synthesize = params.synthesize.model_copy(update={"sampling": sampling})
-        clips = generate_clips([prompt.caption for prompt in prompts], range(len(prompts)), synthesize, modules)
+        modules = load_for_sampling(backbone, params.synthesize.sampling.lora)
+        scorers = world_of(backbone).scorers(params.scorers)
+        clips = generate_clips([prompt.caption for prompt in prompts], range(len(prompts)), params.synthesize, modules)
     rows = [
         own_figures(observe(clip, scorers), prompt.first, prompt.second)
         for clip, prompt in zip(clips, prompts, strict=True)

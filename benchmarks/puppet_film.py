@@ -83,7 +83,7 @@ def dub(source: Path, cues: list[Cue], out: Path, base: Backbone, steps: int) ->
 def drift(path: Path, count: int, base: Backbone) -> tuple[int, int, float, list[float]]:
     """Frames and samples; the largest distance in ms of a click from its flash; LSE offsets of each dubbed chunk."""
     info, scorers = media.probe(path, limits=media.Limits(max_seconds=7200.0)), NanoWorld(base).scorers()
-    frames = media.frames(path, info, frame_rate=RATE, height=64, width=64, tone_map=False)
+    frames = media.frames(path, info, frame_rate=RATE, height=world.FRAME_SIZE, width=world.FRAME_SIZE, tone_map=False)
     sound = np.concatenate(list(media.sound(path, sample_rate_hz=RATE_HZ, channels=1)))[:, 0]
     gaps, offsets, num_frames = [], [], 0
     for index in range(count):

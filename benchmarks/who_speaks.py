@@ -33,6 +33,7 @@ from dubmill.dubbing.project.speakers import assign_speakers, observe
 from dubmill.faces import Face, FaceMasker, ScorerFaceDetector
 from dubmill.media.clips import Clip
 from dubmill.nano import difficulty, face, world
+from dubmill.nano.puppets import motion, neutral
 from dubmill.nano.scorers import NanoScorers
 from dubmill.worlds.materialize import materialize
 from dubmill.worlds.nano import NanoWorld
@@ -42,7 +43,7 @@ SIDE, RATE = world.FRAME_SIZE, Fraction(world.FRAME_RATE)
 SIZE = ClipSize(world.HALF_FRAMES, SIDE, SIDE, RATE, world.SAMPLE_RATE_HZ)
 PAUSE_FRAMES = 5
 LINE_FRAMES = world.HALF_FRAMES + PAUSE_FRAMES
-HEAD = 16  # pixels from the edge of a puppet's picture to its face
+HEAD = SIDE // 4  # pixels from the edge of a puppet's picture to its face
 SOURCES = ("voices", "script")
 OFF_SCREEN, OFF_SCREEN_SHARE = 2, 0.2
 
@@ -106,8 +107,8 @@ def closed_mouth(seed: int, motion_seed: int) -> np.ndarray:
     rng, times_F = np.random.default_rng(motion_seed), np.arange(world.HALF_FRAMES) / world.FRAME_RATE
     still = difficulty.turn(world.EASY, rng, times_F), difficulty.hand(world.EASY, rng, times_F)
     closed_F3 = np.tile(np.array([0, 0.5, 0], np.float32), (len(times_F), 1))
-    frames = face.draw(world.puppet(seed), face.motion(rng, times_F, *still), closed_F3, times_F / world.CLIP_SECONDS)
-    return (frames * 255 + 0.5).astype(np.uint8)
+    moves = motion(rng, times_F, *still).still()
+    return face.draw(neutral(world.puppet(seed)), moves, closed_F3, times_F / world.CLIP_SECONDS)
 
 
 def puppet_seeds(index: int) -> list[int]:
