@@ -1,5 +1,6 @@
 """Backbones from the hub: which files, which commit, tokens, mirrors, offline and stopped downloads."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -152,7 +153,7 @@ def test_a_distilled_lora_of_another_repository_or_a_file_is_put_into_the_backbo
     fetched = materialize(params_for(distilled_lora="studio/loras@main:few.safetensors"), tmp_path / "fetched")
     copied = materialize(params_for(distilled_lora=str(file)), tmp_path / "copied")
     assert fetched.lineage.params["distilled_lora"] == f"studio/loras@{SECOND}:few.safetensors"
-    assert copied.lineage.params["distilled_lora"] == "own.safetensors"
+    assert copied.lineage.params["distilled_lora"] == f"own.safetensors@{hashlib.sha256(data).hexdigest()}"
     for backbone, name in ((fetched, "few.safetensors"), (copied, "own.safetensors")):
         assert names_in(backbone.path / PIPELINE / DISTILLED_FOLDER) == {name}
         modules = load_for_sampling(backbone, "distilled")
@@ -182,6 +183,38 @@ def test_a_distilled_lora_that_is_neither_a_file_nor_in_a_repository_is_refused(
     server.add(REPO, FIRST, pipeline_files)
     with pytest.raises(InvalidParamsError, match="repo@revision:file"):
         materialize(params_for(distilled_lora="gone.safetensors"), tmp_path / "backbone")
+
+
+def test_another_file_of_the_same_name_makes_another_backbone(server, pipeline_files, tmp_path):
+    server.add(REPO, FIRST, pipeline_files)
+    file, digests = tmp_path / "own.safetensors", set()
+    for layer in ("to_q", "to_k"):
+        file.write_bytes(miniature.lora_file(layer=f"transformer_blocks.0.attn1.{layer}"))
+        digests.add(materialize(params_for(distilled_lora=str(file)), tmp_path / "backbone").digest)
+    assert len(digests) == 2
+
+
+@pytest.mark.parametrize("lora", ["studio/loras@main:fwe.safetensors", "few.bin"])
+def test_a_distilled_lora_that_did_not_arrive_is_refused_before_the_model_is_fetched(
+    server, pipeline_files, tmp_path, monkeypatch, lora
+):
+    server.add(REPO, FIRST, pipeline_files)
+    server.add("studio/loras", SECOND, {"few.safetensors": miniature.lora_file()})
+    (tmp_path / "few.bin").write_bytes(miniature.lora_file())
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InvalidParamsError, match=lora):
+        materialize(params_for(distilled_lora=lora), tmp_path / "backbone")
+    assert not server.downloads()
+    assert not (tmp_path / "backbone" / "manifest.json").exists()
+
+
+def test_nano_ignores_the_names_of_a_distilled_lora(tmp_path):
+    nano = params_module.load(ROOT / "params.yaml").backbone
+    digests = [
+        materialize(nano.model_copy(update={"distilled_lora": name}), tmp_path / name).digest
+        for name in ("none", "few")
+    ]
+    assert digests[0] == digests[1]
 
 
 def test_a_private_repository_needs_a_token_and_says_so(server, pipeline_files, tmp_path, monkeypatch):
@@ -286,7 +319,7 @@ def test_the_step_runs_against_a_mirror_with_a_token_from_the_environment(server
     server.add(REPO, FIRST, pipeline_files)
     server.tokens[REPO] = "hf_secret"
     overlay = tmp_path / "overlay.yaml"
-    overlay.write_text(json.dumps({"backbone": {"source": "hub", "repo": REPO, "revision": "main"}}))
+    overlay.write_text(json.dumps({"extends": "jdi-19b", "backbone": {"repo": REPO}}))
     environment = {"HF_ENDPOINT": server.url, "HF_TOKEN": "hf_secret", "HF_HOME": str(tmp_path / "home")}
     command = [sys.executable, "-m", "dubmill.cli.main", "step", "backbone", "--out", str(tmp_path / "backbone")]
     done = subprocess.run(

@@ -26,6 +26,7 @@ def materialize(params: BackboneParams, out: Path) -> Backbone:
         UsageError: there is no such repository or revision, or no access to it.
         ServiceUnavailableError: the hub does not answer.
         InvalidArtifactError: the folder is not an LTX-2 pipeline.
+        InvalidParamsError: there is no such distilled LoRA, or it is not in a safetensors file.
         BackboneMismatchError: the distilled LoRA belongs to another model.
     """
     source = _resolved(params)
@@ -50,18 +51,18 @@ def materialize(params: BackboneParams, out: Path) -> Backbone:
 
 
 def _resolved(params: BackboneParams) -> BackboneParams:
-    """Returns the params with commits in place of branches and tags, and local folders by their names alone.
+    """Returns the params with commits in place of branches and tags, local folders by name, and a local LoRA by name and digest.
 
     They enter the artifact's digest, which must be the same wherever and whenever one revision is fetched.
     """
     if params.source == "nano":
-        return params
+        return params.model_copy(update={"distilled_lora": ABSENT})
     repo, revision = _identity(params.repo, params.revision)
     upsampler, lora = params.upsampler, params.distilled_lora
     if upsampler != ABSENT:
         upsampler = "@".join(_identity(*_split(upsampler)))
     if Path(lora).is_file():
-        lora = Path(lora).name
+        lora = f"{Path(lora).name}@{sha256_of(Path(lora))}"
     elif lora != ABSENT:
         lora_repo, lora_revision, file = _split_lora(lora)
         lora = f"{lora_repo}@{hub.resolve_commit(lora_repo, lora_revision)}:{file}"
@@ -111,15 +112,26 @@ def _write_pipeline(params: BackboneParams, source: BackboneParams, folder: Path
 
         weights.unpack_weights(folder)
         return
+    if params.distilled_lora != ABSENT:
+        _write_lora(params.distilled_lora, source.distilled_lora, folder / DISTILLED_FOLDER)
     _fetch(params.repo, source.revision, folder, hub.PIPELINE_FILES)
     if params.upsampler != ABSENT:
         _fetch(_split(params.upsampler)[0], _split(source.upsampler)[1], folder, hub.UPSAMPLER_FILES)
-    lora = Path(params.distilled_lora)
-    if lora.is_file():
-        hub.copy_files(lora.parent, folder / DISTILLED_FOLDER, (lora.name,))
-    elif params.distilled_lora != ABSENT:
-        repo, commit, file = _split_lora(source.distilled_lora)
-        hub.download(repo, commit, folder / DISTILLED_FOLDER, (file,))
+
+
+def _write_lora(lora: str, resolved: str, folder: Path) -> None:
+    path = Path(lora)
+    if path.is_file():
+        hub.copy_files(path.parent, folder, (path.name,))
+    else:
+        repo, commit, file = _split_lora(resolved)
+        hub.download(repo, commit, folder, (file,))
+    if not any(folder.rglob("*.safetensors")):
+        raise InvalidParamsError(
+            f"no safetensors file of this name was found: {lora}",
+            where="backbone.distilled_lora",
+            cure="check the file's name, or set none",
+        )
 
 
 def _fetch(repo: str, commit: str, folder: Path, patterns: tuple[str, ...]) -> None:
