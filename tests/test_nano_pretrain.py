@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import torch
@@ -58,6 +59,7 @@ def test_a_killed_run_resumes_to_the_same_weights_bit_for_bit(unbroken, tmp_path
 KILLED = """
 import os, signal, sys
 from pathlib import Path
+from typing import Any, cast
 from dubmill.nano.pretrain import loop
 from dubmill.nano.pretrain.audio_vae import AudioVaeTraining
 
@@ -189,3 +191,41 @@ def test_the_figures_of_a_picture_fall_with_what_is_lost():
     assert abs(colourless["iris_chroma"]) < 0.1
     assert frozen["mouth_psnr_db"] < near["mouth_psnr_db"] - 10
     assert abs(frozen["blink_r"]) < 0.5
+
+
+def test_what_a_killed_writer_leaves_is_neither_the_base_nor_its_states(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from dubmill.nano.pretrain import few_steps, parts
+
+    class Killed(Exception):
+        """Ends a writer after its first bytes."""
+
+    class Pipeline:
+        files = 1
+
+        def save_pretrained(self, folder: Path) -> None:
+            folder.mkdir()
+            for index in range(2):
+                if index == self.files:
+                    raise Killed
+                (folder / str(index)).write_text("part")
+
+    def half_written(rows: object, path: Path) -> None:
+        path.write_bytes(b"half")
+        raise Killed
+
+    pipeline, kind = Pipeline(), few_steps._Kind("whole", 8, 33, 0.0, 1.0, 1)
+    (tmp_path / "base" / "transformer").mkdir(parents=True)
+    (tmp_path / "few_steps").mkdir()
+    monkeypatch.setattr(parts, "pipeline_of", lambda out: pipeline)
+    monkeypatch.setattr(few_steps, "_sampled", lambda *given: {"video": torch.ones(8, 2), "speakers": ["A person"] * 8})
+    with pytest.raises(Killed):
+        parts.base_folder(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", half_written)
+        with pytest.raises(Killed):
+            few_steps._trajectories(cast(Any, None), tmp_path, (kind,))
+    pipeline.files = 2
+    assert sorted(path.name for path in parts.base_folder(tmp_path).iterdir()) == ["0", "1"]
+    assert few_steps._trajectories(cast(Any, None), tmp_path, (kind,))["whole"]["video"].shape == (8, 2)

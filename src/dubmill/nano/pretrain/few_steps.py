@@ -150,7 +150,9 @@ def _trajectories(modules: Modules, out: Path, kinds: tuple[_Kind, ...]) -> dict
             batches = [_sampled(modules, kind, first, clips) for first in range(0, kind.num_clips, _BATCH)]
             columns = {name: [batch[name] for batch in batches] for name in batches[0]}
             speakers = [name for names in columns.pop("speakers") for name in names]
-            torch.save({name: torch.cat(values) for name, values in columns.items()} | {"speakers": speakers}, path)
+            partial = path.with_suffix(".partial")
+            torch.save({name: torch.cat(values) for name, values in columns.items()} | {"speakers": speakers}, partial)
+            partial.rename(path)
         found[kind.name] = torch.load(path)
     return found
 

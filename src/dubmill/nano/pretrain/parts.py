@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -75,7 +76,10 @@ def base_folder(out: Path) -> Path:
     folder = out / "few_steps" / "base"
     if not folder.exists():
         if (out / "base" / "transformer").exists():
-            pipeline_of(out).save_pretrained(folder)
+            partial = folder.with_name(folder.name + ".partial")
+            shutil.rmtree(partial, ignore_errors=True)
+            pipeline_of(out).save_pretrained(partial)
+            partial.rename(folder)
         else:
             unpack_weights(folder)
     return folder
