@@ -1,6 +1,6 @@
 """Do the lips of nano's dubs follow a recording that is given (`dubmill dub --audio`)?
 
-    python benchmarks/given_voice.py [--puppets 8] [--steps 20]
+    python benchmarks/given_voice.py [--puppets 8] [--steps 4]
 
 The recording is the true dub's sound, which nano's world renders with the mouth that belongs to it. Printed is the correlation
 of the dubbed mouth's opening with that mouth's, beside that of the source's mouth and of a dub whose sound the model makes.
@@ -29,7 +29,7 @@ def main() -> None:
     """Dub puppets by nano's base and print the mean correlations."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--puppets", type=int, default=8)
-    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--steps", type=int, default=4)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         loaded = params.load(ROOT / "params.yaml")
