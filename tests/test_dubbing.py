@@ -191,7 +191,7 @@ def test_an_adapter_dubs_before_any_release_exists_and_the_dub_says_so(mini_back
     folders = {"adapter": adapter.path, "backbone": mini_backbone.path, "params": ROOT / "params.yaml"}
     overlay = tmp_path / "overlay.yaml"
     overlay.write_text(
-        "synthesize: {num_frames: 33, height: 64, width: 96, frame_rate: 25.0}\ndub: {sampling: {num_steps: 2}}\n"
+        "synthesize: {num_frames: 33, height: 64, width: 96, frame_rate: 25.0}\ndub: {sampling: {num_steps: 2, lora: none}}\n"
     )
     words = ["--to", "es", "--text", "uno dos", "--consent", CONSENT, "--face", "all", "--overlay", overlay]
     assert run(monkeypatch, tmp_path, "in.mp4", "--out", "out.mp4", *words, *options(folders)) == 0
