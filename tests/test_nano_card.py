@@ -16,7 +16,7 @@ from PIL import Image
 from dubmill import media
 from dubmill.config import overlays, params
 from dubmill.media.clips import Clip
-from dubmill.model.load import load
+from dubmill.model.loras import load_for_sampling
 from dubmill.nano import world
 from dubmill.nano_card import films, page, pictures, targets
 from dubmill.nano_card.pictures import LabelledClip
@@ -39,7 +39,9 @@ def values() -> params.Params:
 def rows(values, tmp_path_factory) -> dict[str, list[dict[str, float]]]:
     """What is measured of two takes, one dubbed in its first half, one in its second."""
     nano = backbone(values.backbone, tmp_path_factory.mktemp("card") / "backbone")
-    return films.measure_clips(load(nano), NanoWorld(nano).scorers(), values, num_clips=2)
+    return films.measure_clips(
+        load_for_sampling(nano, values.synthesize.sampling.lora), NanoWorld(nano).scorers(), values, num_clips=2
+    )
 
 
 def test_a_take_says_the_same_digits_in_the_other_language_in_one_half_only():
