@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -233,20 +234,17 @@ class Dubber:
         """The dubs' latents; the sound of `spoken`, where there is any, is kept and not generated."""
         voice_BLD = encode_audio(spoken, self.modules) if spoken else None
         keep_audio_BL = None if voice_BLD is None else torch.ones(voice_BLD.shape[:2], dtype=torch.bool)
-        reference, shape = encode_clips(clips, self.modules), shape_of(clips[0], self.modules)
-        activate_loras(self.modules.transformer, self.active_adapters)  # another dubber may have used the transformer
-        return sample(
-            self.pipeline,
+        reference = encode_clips(clips, self.modules)
+        return self._sampled(
+            self.active_adapters,
             self.sampling,
+            clips[0],
             text,
             noise,
-            shape,
-            float(clips[0].frame_rate),
             reference=reference,
-            mode=self.mode,
             video_BSD=reference.video_BSD,
             audio_BLD=voice_BLD,
-            keep_video_BS=self._first_frame(shape, len(reference)),
+            keep_video_BS=self._first_frame(clips),
             keep_audio_BL=keep_audio_BL,
             on_step=on_step,
         )
@@ -271,20 +269,16 @@ class Dubber:
             output_type="latent",
             return_dict=False,
         )[0]
-        shape = shape_of(clips[0], self.modules)
         reference = Latents(encode_clips(clips, self.modules).video_BSD, first.audio_BLD)
         start = self.pipeline.pack_latents(upsampled, first.audio_BLD)
-        keep_BS, stage = self._first_frame(shape, len(reference)), self.sampling.second_stage
-        activate_loras(self.modules.transformer, self.second_stage_adapters)
-        return sample(
-            self.pipeline,
+        keep_BS, stage = self._first_frame(clips), self.sampling.second_stage
+        return self._sampled(
+            self.second_stage_adapters,
             self.sampling.model_copy(update={**UNGUIDED, "sigmas": stage.sigmas, "lora": stage.lora}),
+            clips[0],
             text,
             noise,
-            shape,
-            float(clips[0].frame_rate),
             reference=reference,
-            mode=self.mode,
             video_BSD=torch.where(keep_BS[..., None], reference.video_BSD, start.video_BSD),
             audio_BLD=first.audio_BLD,
             keep_video_BS=keep_BS,
@@ -292,11 +286,26 @@ class Dubber:
             on_step=on_step,
         )
 
-    def _first_frame(self, shape: LatentShape, num_clips: int) -> torch.Tensor:
+    def _sampled(
+        self,
+        loras: Mapping[str, float],
+        sampling: DubSamplingParams,
+        clip: Clip,
+        text: PromptFeatures,
+        noise: Sequence[torch.Generator],
+        **tokens: Any,
+    ) -> Latents:
+        """The dubs' latents at the size of `clip`, sampled with these LoRAs alone; `tokens` are the rest of what `sample` takes."""
+        activate_loras(self.modules.transformer, loras)  # another dubber may have used the transformer
+        shape, rate = shape_of(clip, self.modules), float(clip.frame_rate)
+        return sample(self.pipeline, sampling, text, noise, shape, rate, mode=self.mode, **tokens)
+
+    def _first_frame(self, clips: Sequence[Clip]) -> torch.Tensor:
         """The tokens (B, S) that keep the source's value: those of its first frame, or none."""
+        shape = shape_of(clips[0], self.modules)
         is_first_S = torch.arange(shape.video_tokens) < shape.height * shape.width
         keep_S = is_first_S & self.sampling.first_frame
-        return keep_S.to(self.modules.device).expand(num_clips, -1)
+        return keep_S.to(self.modules.device).expand(len(clips), -1)
 
 
 def half_size(clip: Clip) -> Clip:
