@@ -74,8 +74,10 @@ class Usage:
         for job in self._client.list_workflows(workflow_ids=[job_id], load_input=False, load_output=False):
             seconds = float((job.attributes or {}).get(RESERVED) or seconds)  # 0 after a refusal
         self._client.update_workflow_attributes(job_id, {RESERVED: seconds}, merge=True)
+        if not seconds or math.isinf(limit_seconds):
+            return seconds
         usage = self.of(owner, limit_seconds)
-        if seconds and usage.dubbed_seconds + usage.open_seconds > limit_seconds:
+        if usage.dubbed_seconds + usage.open_seconds > limit_seconds:
             self._client.update_workflow_attributes(job_id, {RESERVED: 0.0}, merge=True)
             others = usage.dubbed_seconds + usage.open_seconds - seconds
             raise _exceeded(f"{seconds:.1f} s are to be dubbed, and {max(0.0, limit_seconds - others):.1f} s", usage)
