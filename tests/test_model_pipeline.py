@@ -222,7 +222,9 @@ def euler(source, captions, seeds, layout, sampling, modules):
 
 def test_on_nano_guidance_by_captions_is_the_sampler_that_it_was(nano):
     modules, committed = nano
-    sampling = committed.model_copy(update={"num_steps": 6})
+    sampling = committed.model_copy(
+        update={"num_steps": 6, "lora": "none", "video_guidance": 3.0, "audio_guidance": 3.0}
+    )
     phrases = tuple(world.random_phrases(np.random.default_rng(1)))
     film = world.halves(world.film(world.puppet(1), phrases, motion_seed=1))[0]
     clip = Clip(film.frames_FHWC, Fraction(world.FRAME_RATE), film.audio_N[None], world.SAMPLE_RATE_HZ)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+import sqlite3
 import subprocess
 import threading
 import time
@@ -63,7 +64,11 @@ def client(tmp_path_factory):
     from sqlalchemy import event
     from sqlalchemy.engine import Engine
 
-    event.listen(Engine, "connect", lambda connection, _: connection.execute("PRAGMA synchronous=OFF"))
+    @event.listens_for(Engine, "connect")
+    def do_not_wait_for_the_disk(connection, _):
+        if isinstance(connection, sqlite3.Connection):  # every engine of the process is heard, those of other tests too
+            connection.execute("PRAGMA synchronous=OFF")
+
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("mlflow"))
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
