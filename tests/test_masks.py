@@ -5,7 +5,7 @@ import pytest
 import torch
 from doubles import miniature
 
-from dubmill.generation.codec import shape_of
+from dubmill.generation.codec import encode_video, shape_of
 from dubmill.generation.masks import fine_mask, pixel_mask, token_mask, widen
 from dubmill.model.shapes import LatentShape
 
@@ -38,8 +38,9 @@ def test_the_fine_mask_holds_what_the_mouth_touches_and_shrinks_with_the_thresho
     masks = np.zeros((1, 17, 64, 96), dtype=bool)
     masks[:, :, 40:60, 40:56] = True
     frames = clip.frames_FHWC[None]
-    low, high = (fine_mask(frames, masks, mini, threshold=level, norm=norm) for level in (1e-3, 1e6))
+    latents = encode_video(frames, mini)
+    low, high = (fine_mask(frames, masks, latents, mini, threshold=level, norm=norm) for level in (1e-3, 1e6))
     assert torch.from_numpy(token_mask(masks[0], shape, 8)).logical_and(~low[0]).sum() == 0
     assert not high.any()
-    nothing = fine_mask(frames, np.zeros_like(masks), mini, threshold=1e-6, norm=norm)
+    nothing = fine_mask(frames, np.zeros_like(masks), latents, mini, threshold=1e-6, norm=norm)
     assert not nothing.any()

@@ -451,12 +451,13 @@ def test_the_second_pass_makes_a_new_mouth_to_the_sound_of_the_first(mini):
     mouth_BS = torch.zeros(1, shape.video_tokens, dtype=torch.bool)
     mouth_BS[:, 0] = True
     region = Region(mouth_BS, torch.ones(1, shape.audio, dtype=torch.bool))
-    (voiced,) = inpaint_module.inpaint_clips([before], ["A person"], region, [3], SYNTHESIZE.sampling, 1, mini)
+    context = inpaint_module.encode_clips([before], mini)
+    (voiced,) = inpaint_module.inpaint_clips([before], context, ["A person"], region, [3], SYNTHESIZE.sampling, 1, mini)
     jobs, inpaint_clips = [], inpaint_module.inpaint_clips
 
-    def watched(clips, captions, region, *rest):
+    def watched(clips, context, captions, region, *rest):
         jobs.append((clips[0], captions[0], region))
-        return inpaint_clips(clips, captions, region, *rest)
+        return inpaint_clips(clips, context, captions, region, *rest)
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(inpaint_module, "inpaint_clips", watched)

@@ -135,14 +135,15 @@ def test_what_lies_outside_the_region_comes_out_as_from_a_round_trip(nano, clips
     modules = load_for_sampling(nano, values.inpaint.sampling.lora)
     clip = clips.clip(clips.split("train")[0].id, "clip")
     shape = shape_of(clip, modules)
-    boxes = [np.tile([40.0, 80.0, 88.0, 120.0], (33, 1))]
-    region = inpaint_module.half_region([clip], boxes, "first", values.inpaint, modules)
+    boxes, context = [np.tile([40.0, 80.0, 88.0, 120.0], (33, 1))], encode_clips([clip], modules)
+    touched_BS = inpaint_module.touched_tokens([clip], boxes, context, values.inpaint, modules)
+    region = inpaint_module.half_region(touched_BS, clip, "first", modules)
     is_half_F, _ = half_tokens(shape, 33, "first", 4)
     assert region.video_BS[0].reshape(shape.frames, -1)[~is_half_F].sum() == 0
     from dubmill.generation.sampling import inpaint_clips
 
-    made = inpaint_clips([clip], [""], region, [1], values.inpaint.sampling, 1, modules)[0]
-    trip = decode_clips(encode_clips([clip], modules), shape, clip.frame_rate, modules)[0]
+    made = inpaint_clips([clip], context, [""], region, [1], values.inpaint.sampling, 1, modules)[0]
+    trip = decode_clips(context, shape, clip.frame_rate, modules)[0]
     late = slice(28, 33)  # frames whose decoding sees no changed latent's far side as strongly as the border's
     before = np.abs(trip.frames_FHWC[late].astype(int) - made.frames_FHWC[late].astype(int)).mean()
     inside = np.abs(trip.frames_FHWC[:10].astype(int) - made.frames_FHWC[:10].astype(int)).mean()

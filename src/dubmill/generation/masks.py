@@ -44,15 +44,21 @@ def token_mask(mask_FHW: np.ndarray, shape: LatentShape, temporal: int) -> np.nd
 
 
 def fine_mask(
-    frames_BFHWC: np.ndarray, masks_BFHW: np.ndarray, modules: Modules, *, threshold: float, norm: str
+    frames_BFHWC: np.ndarray,
+    masks_BFHW: np.ndarray,
+    video_BSD: torch.Tensor,
+    modules: Modules,
+    *,
+    threshold: float,
+    norm: str,
 ) -> torch.Tensor:
     """Returns tokens (B, S) whose latent changes by more than `threshold` when the masked pixels are filled with green.
 
-    The residual is in units of each channel's spread, reduced over channels by `norm`, max or mean; the paper gives the
+    `video_BSD` are the latents of the frames as they are. The residual is in units of each channel's spread, reduced over channels by `norm`, max or mean; the paper gives the
     threshold 0.1 but not the norm.
     """
     filled = np.where(masks_BFHW[..., None], np.array(FILL_RGB, dtype=np.uint8), frames_BFHWC)
-    residual_BSD = (encode_video(frames_BFHWC, modules) - encode_video(filled, modules)).abs()
+    residual_BSD = (video_BSD - encode_video(filled, modules)).abs()
     reduced_BS = residual_BSD.amax(dim=-1) if norm == "max" else residual_BSD.mean(dim=-1)
     return reduced_BS > threshold
 

@@ -11,7 +11,7 @@ import torch
 
 from dubmill.config.params import SynthesizeParams
 from dubmill.config.sampling import SamplingParams
-from dubmill.generation.codec import decode_clips, encode_clips, shape_of
+from dubmill.generation.codec import decode_clips, shape_of
 from dubmill.generation.masks import keep_of
 from dubmill.generation.seeds import generators
 from dubmill.media.clips import Clip
@@ -179,6 +179,7 @@ def generate_clips(
 
 def inpaint_clips(
     clips: Sequence[Clip],
+    context: Latents,
     captions: Sequence[str],
     region: Region,
     seeds: Sequence[int],
@@ -186,8 +187,8 @@ def inpaint_clips(
     num_resamplings: int,
     modules: Modules,
 ) -> list[Clip]:
-    """Returns the clips with `region` generated anew under the captions; all other tokens stay clean at every step."""
-    context, shape, rate = encode_clips(clips, modules), shape_of(clips[0], modules), clips[0].frame_rate
+    """Returns the clips with `region` generated anew under the captions; all other tokens stay those of `context`, their latents."""
+    shape, rate = shape_of(clips[0], modules), clips[0].frame_rate
     activate_loras(modules.transformer, sampling_lora_weights(sampling.lora))
     tokens = sample(
         build_pipeline(modules),

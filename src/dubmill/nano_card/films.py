@@ -27,7 +27,7 @@ from dubmill.nano.pretrain.data import HELD_OUT_SEED, Take, pixels, video
 from dubmill.nano.pretrain.video_vae import picture_figures
 from dubmill.nano.scorers import NanoScorers
 from dubmill.nano_card.figures import PUPPET, Row, lines_of, own_row, source_row, truth_row
-from dubmill.steps.inpaint import HALVES, half_region
+from dubmill.steps.inpaint import HALVES, half_region, touched_tokens
 
 FIRST_PUPPET = HELD_OUT_SEED + 1000  # the puppets before it were measured during training
 _BATCH = 10
@@ -127,11 +127,13 @@ class _HalfClips:
 def _inpainted_halves(
     half: int, cases: Sequence[DubCase], clips: Sequence[Clip], modules: Modules, scorers: NanoScorers, params: Params
 ) -> Iterator[tuple[str, Row]]:
-    region = half_region(clips, [case.film.mouth_box_F4 for case in cases], HALVES[half], params.inpaint, modules)
+    context, boxes = encode_clips(clips, modules), [case.film.mouth_box_F4 for case in cases]
+    touched_BS = touched_tokens(clips, boxes, context, params.inpaint, modules)
+    region = half_region(touched_BS, clips[0], HALVES[half], modules)
     captions = [caption(case.puppet.describe(), case.dubbed.phrases) for case in cases]
     seeds = [params.inpaint.seed + index for index in range(len(cases))]
     inpainted = inpaint_clips(
-        clips, captions, region, seeds, params.inpaint.sampling, params.inpaint.resamplings, modules
+        clips, context, captions, region, seeds, params.inpaint.sampling, params.inpaint.resamplings, modules
     )
     sources, truths = [clip_of(case.source) for case in cases], [clip_of(case.truth) for case in cases]
     source_trips, truth_trips, whole_trips = (full_round_trip(each, modules) for each in (sources, truths, clips))

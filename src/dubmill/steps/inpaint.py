@@ -24,11 +24,12 @@ from dubmill.artifacts.store import Backbone, ClipSet, PairSet
 from dubmill.config.params import InpaintParams, WorldParams
 from dubmill.errors import InvalidArtifactError, UnreadableMediaError
 from dubmill.faces import mouth_boxes
-from dubmill.generation.codec import shape_of
+from dubmill.generation.codec import encode_clips, shape_of
 from dubmill.generation.masks import fine_mask, pixel_mask, widen
 from dubmill.generation.sampling import Region, inpaint_clips
 from dubmill.generation.seeds import half_seed, item_rng
 from dubmill.media.clips import Clip
+from dubmill.model.latents import Latents
 from dubmill.model.load import Modules
 from dubmill.model.loras import load_for_sampling
 from dubmill.model.shapes import LatentShape, half_frames, latent_of_frame
@@ -162,12 +163,13 @@ def _filmed(prompt: Prompt, world: World, difficulty: WorldParams) -> list[Pair]
 
 def _self_made(clips: Sequence[MouthClip], params: InpaintParams, modules: Modules) -> list[Pair]:
     rows, whole, boxes = zip(*clips, strict=True)
-    pairs = []
+    context, pairs = encode_clips(whole, modules), []
+    touched_BS = touched_tokens(whole, boxes, context, params, modules)
     for half in HALVES:
         captions = [getattr(row.prompt, f"caption_{half}_dubbed") for row in rows]
-        region = half_region(whole, boxes, half, params, modules)
+        region = half_region(touched_BS, whole[0], half, modules)
         seeds = [half_seed(params.seed, row.prompt.seed, HALVES.index(half)) for row in rows]
-        voiced = inpaint_clips(whole, captions, region, seeds, params.sampling, params.resamplings, modules)
+        voiced = inpaint_clips(whole, context, captions, region, seeds, params.sampling, params.resamplings, modules)
         chosen = [place for place, row in enumerate(rows) if _is_articulated(row.prompt, params)]
         for place in chosen:
             caption, one = (
@@ -208,7 +210,10 @@ def articulate(
     voiced_clip = replace(before, audio_CN=voiced.audio_CN, sample_rate_hz=voiced.sample_rate_hz)
     mouth = Region(region.video_BS, torch.zeros_like(region.audio_BL))
     seeds = [seed + SECOND_PASS]
-    (second_pass,) = inpaint_clips([voiced_clip], [caption], mouth, seeds, params.sampling, params.resamplings, modules)
+    context, sampling = encode_clips([voiced_clip], modules), params.sampling
+    (second_pass,) = inpaint_clips(
+        [voiced_clip], context, [caption], mouth, seeds, sampling, params.resamplings, modules
+    )
     return replace(voiced, frames_FHWC=second_pass.frames_FHWC)
 
 
@@ -228,18 +233,23 @@ def _find_mouths(
     return found, left_out
 
 
-def half_region(
-    clips: Sequence[Clip], boxes: Sequence[np.ndarray], half: str, params: InpaintParams, modules: Modules
-) -> Region:
-    """Returns the tokens of one half to generate: those that its mouth touches, and all of its sound."""
-    shape = shape_of(clips[0], modules)
-    is_half_F, is_half_L = half_tokens(shape, clips[0].num_frames, half, modules.geometry.temporal)
+def touched_tokens(
+    clips: Sequence[Clip], boxes: Sequence[np.ndarray], context: Latents, params: InpaintParams, modules: Modules
+) -> torch.Tensor:
+    """Returns the video tokens (B, S) that the mouths touch in clips whose latents are `context`."""
     _, height, width, _ = clips[0].frames_FHWC.shape
     masks = np.stack([pixel_mask(widen(box, params.mouth_margin, height, width), height, width) for box in boxes])
     frames = np.stack([clip.frames_FHWC for clip in clips])
-    touched_BS = fine_mask(frames, masks, modules, threshold=params.mask_threshold, norm=params.mask_norm)
+    threshold, norm = params.mask_threshold, params.mask_norm
+    return fine_mask(frames, masks, context.video_BSD, modules, threshold=threshold, norm=norm)
+
+
+def half_region(touched_BS: torch.Tensor, clip: Clip, half: str, modules: Modules) -> Region:
+    """Returns the tokens of one half to generate: those that its mouth touches, and all of its sound; `clip` tells the size."""
+    shape = shape_of(clip, modules)
+    is_half_F, is_half_L = half_tokens(shape, clip.num_frames, half, modules.geometry.temporal)
     is_half_S = is_half_F.repeat_interleave(shape.height * shape.width).to(touched_BS.device)
-    audio_BL = is_half_L.to(touched_BS.device).expand(len(clips), -1)
+    audio_BL = is_half_L.to(touched_BS.device).expand(len(touched_BS), -1)
     return Region(touched_BS & is_half_S, audio_BL)
 
 
