@@ -1,0 +1,445 @@
+"""Ablations and comparisons on nano: trains the same adapter on other pairs or with other settings, three seeds each.
+
+    python -m benchmarks.evidence FOLDER [--experiments pairs recipe ...] [--seeds 3] [--processes 2] [--quick] [--out PAGE]
+
+FOLDER keeps all artifacts: a killed run goes on, and a run with more seeds or experiments adds what is missing. Every arm of a table gets
+equally many pairs and optimizer steps and dubs the same held-out pairs; all differences are paired by clip, after the mean
+over seeds, and their intervals and tests are by puppet. `--quick`: half of the steps.
+
+An arm is a change of params.yaml, so that a single one is also `dvc exp run -S <change>`; the page lists the changes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as parquet
+import torch
+from safetensors.torch import load_file, save
+
+from dubmill.artifacts.files import write_atomically
+from dubmill.artifacts.manifest import Lineage
+from dubmill.artifacts.store import Adapter, Backbone, ClipSet, DubSet, LatentSet, PairSet
+from dubmill.config.params import EvaluateParams, Params, load
+from dubmill.errors import UsageError
+from dubmill.metrics.stats import bootstrap_interval, effect_size, holm, paired_test
+from dubmill.quality import Gate, gates
+from dubmill.report.figures import SUBJECT
+from dubmill.report.measuring import HeldOutMeasurer
+from dubmill.steps.backbone import backbone
+from dubmill.steps.dub import dub
+from dubmill.steps.encode import accepted, encode
+from dubmill.steps.gate import gate
+from dubmill.steps.inpaint import inpaint
+from dubmill.steps.prompts import prompts
+from dubmill.steps.synthesize import synthesize
+from dubmill.steps.train import train
+from dubmill.training.batches import LATENTS
+from dubmill.worlds import world_of
+
+ROOT = Path(__file__).resolve().parents[1]
+SHOWN = (
+    "words_right", "language_right", "sync_correlation", "lse_c", "truth_mouth_correlation", "voice_cosine",
+    "identity_cosine", "outside_trip_psnr_db",
+)  # fmt: skip
+TESTED = ("words_right", "sync_correlation", "truth_mouth_correlation", "voice_cosine")
+PER_PAIR, PER_CAPTION = ("video", "audio", "face"), ("text_video", "text_audio", "text_mask")
+Changes = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to make an adapter: which pairs, changed settings, and the setting as a reader sees it."""
+
+    name: str
+    pairs: tuple[str, ...] = ("gated",)  # sets of PAIRS; several give equal shares of different prompts
+    changes: Changes = field(default_factory=dict)  # of the section `train`
+    num_pairs: int = 0  # 0: the common number
+    world: Changes = field(default_factory=dict)  # difficulties of the held-out pairs
+    method: str = SUBJECT  # of the step dub
+
+
+PAIRS: dict[
+    str, Changes
+] = {  # changes of the section `inpaint`; "gated" is self-made and judged, the others are all taken
+    "gated": {},
+    "not gated": {},
+    "true": {"source": "world"},
+    "whole half": {"mask_threshold": 0.0},
+    "lip augmentation": {"lip_augmentation_share": 0.5},
+}
+PLAIN = Arm("as committed")
+
+EXPERIMENTS: dict[str, tuple[str, tuple[Arm, ...]]] = {
+    "pairs": (
+        "Do pairs that the base makes of itself train as well as true pairs?",
+        (
+            Arm("true", ("true",)),
+            Arm("self-made"),
+            Arm("half and half", ("gated", "true")),
+            Arm("no adapter", method="base"),
+            Arm("ceiling: the true dub through the codecs", method="ceiling"),
+        ),
+    ),
+    "recipe": (
+        "What does each part of the recipe give?",
+        (
+            PLAIN,
+            Arm("no gate", ("not gated",)),
+            Arm("whole half inpainted, no mask", ("whole half",)),
+            Arm("lip augmentation of half of the clips", ("lip augmentation",)),
+            Arm("no isolation of modalities", changes={"isolate_modalities": False}),
+            Arm("no weight on the face", changes={"background_weight": 1.0}),
+            Arm("shared reference positions", changes={"reference_positions": "shared"}),
+        ),
+    ),
+    "size": (
+        "How do figures grow with pairs and steps?",
+        (
+            PLAIN,
+            Arm("8 pairs", num_pairs=8),
+            Arm("16 pairs", num_pairs=16),
+            Arm("32 pairs", num_pairs=32),
+            Arm("a quarter of the steps", changes={"num_steps": 0.25}),
+            Arm("half of the steps", changes={"num_steps": 0.5}),
+        ),
+    ),
+    "difficulty": (
+        "How does the adapter, trained on plain clips, hold on harder ones?",
+        (
+            PLAIN,
+            Arm("head turn .5", world={"head_turn": 0.5}),
+            Arm("head turn 1", world={"head_turn": 1.0}),
+            Arm("occluder .5", world={"occluder": 0.5}),
+            Arm("occluder 1", world={"occluder": 1.0}),
+            Arm("noise .5", world={"noise": 0.5}),
+            Arm("noise 1", world={"noise": 1.0}),
+            Arm("music .5", world={"music": 0.5}),
+            Arm("music 1", world={"music": 1.0}),
+            Arm("tempo .8", world={"tempo": 0.8}),
+            Arm("tempo 1.2", world={"tempo": 1.2}),
+        ),
+    ),
+}
+
+
+class Line:
+    """The artifacts that all arms share, made when they are first asked for; `folder` keeps them."""
+
+    def __init__(self, folder: Path, params: Params, *, is_quick: bool) -> None:
+        self.folder, self.params = folder, params
+        self.num_steps = params.train.num_steps // (2 if is_quick else 1)
+
+    @cached_property
+    def backbone(self) -> Backbone:
+        """nano."""
+        return backbone(self.params.backbone, self.folder / "backbone")
+
+    @cached_property
+    def clips(self) -> ClipSet:
+        """The switch clips."""
+        asked = prompts(self.params.prompts, self.folder / "prompts")
+        made = synthesize(self.backbone, asked, self.params.synthesize, self.folder / "synthesize")
+        assert isinstance(made, ClipSet)
+        return made
+
+    def inpainted(self, name: str, changes: Changes) -> PairSet:
+        """Pairs made with a changed section `inpaint`."""
+        params = self.params.inpaint.model_copy(update=dict(changes))
+        made = inpaint(self.backbone, self.clips, params, self.folder / "inpaint" / slug(name))
+        assert isinstance(made, PairSet)
+        return made
+
+    def pairs(self, name: str) -> PairSet:
+        """Pairs with verdicts: the gate's for "gated", else all are accepted; "not gated" are the pairs of "gated"."""
+        made = self.inpainted("gated" if name == "not gated" else name, PAIRS[name])
+        params = self.params.gate
+        if name != "gated":
+            strict = params.strict.model_copy(update=dict.fromkeys(type(params.strict).model_fields, "none"))
+            params = params.model_copy(update={"strict": strict})
+        return gate(self.backbone, made, self.params.scorers, params, self.folder / "gate" / slug(name))
+
+    def latents(self, name: str) -> LatentSet:
+        """The accepted pairs of one set, encoded."""
+        return encode(self.backbone, self.pairs(name), self.params.encode, self.folder / "encode" / slug(name))
+
+    def heldout(self, world: Changes) -> PairSet:
+        """True pairs to dub, rendered at a difficulty."""
+        if not world:
+            return self.pairs("gated")
+        difficulty = self.params.inpaint.world.model_copy(update=dict(world))
+        return self.inpainted(json.dumps(world), {"source": "world", "world": difficulty})
+
+    def chosen(self, names: Sequence[str], count: int) -> LatentSet:
+        """Latents of `count` accepted pairs: the prompts are taken in order, from the sets in turn, so that none is in two."""
+        sets = [(self.latents(name), accepted(self.pairs(name))) for name in names]
+        places: list[tuple[int, int]] = []
+        for at, seed in enumerate(sorted({row.seed for _, rows in sets for row in rows})):
+            place = at % len(sets)
+            places += [(place, index) for index, row in enumerate(sets[place][1]) if row.seed == seed]
+        places = places[:count]
+        if len(places) < count:
+            raise UsageError(f"{names} have {len(places)} pairs, {count} are needed", cure="raise prompts.num_train")
+        sources = [latents for latents, _ in sets]
+        lineage = Lineage.of(
+            "encode", {"sets": [one.digest for one in sources], "pairs": places}, self.backbone, *sources
+        )
+        draft = LatentSet.draft(self.folder / "chosen" / slug(f"{'+'.join(names)} {count}"), lineage)
+        if draft.is_sealed:
+            return draft.seal()
+        tensors = [load_file(latents.file(LATENTS)) for latents in sources]
+        merged = {name: torch.stack([tensors[place][name][row] for place, row in places]) for name in PER_PAIR}
+        for name in PER_CAPTION:  # rows 2p and 2p + 1 of pair p, and the empty caption as the last one
+            rows = [tensors[place][name][2 * row + side] for place, row in places for side in (0, 1)]
+            merged[name] = torch.stack([*rows, tensors[0][name][-1]])
+        draft.write(LATENTS, save(merged))
+        return draft.seal({**sources[0].info, "num_pairs": count})
+
+    @cached_property
+    def common_count(self) -> int:
+        """Number of pairs that every arm gets which asks for no other: as many as the gate accepted."""
+        return len(accepted(self.pairs("gated")))
+
+    def adapter(self, arm: Arm, seed: int) -> Adapter:
+        """The adapter of an arm, trained with the `seed`-th seed."""
+        changes = dict(arm.changes)
+        num_steps = round(self.num_steps * changes.pop("num_steps", 1.0))
+        update = {**changes, "num_steps": num_steps, "seed": self.params.train.seed + seed}
+        latents = self.chosen(arm.pairs, arm.num_pairs or self.common_count)
+        params = self.params.train.model_copy(update=update)
+        return train(
+            self.backbone, latents, params, self.folder / "train" / slug(f"{_training(arm)} {num_steps} {seed}")
+        )
+
+    def rows_file(self, arm: Arm, seed: int) -> Path:
+        """The figures of an arm's dubs by clip."""
+        key = f"{arm.method} {_training(arm)} {self.num_steps} {seed} {json.dumps(dict(arm.world))}"
+        return self.folder / "rows" / f"{slug(key)}.json"
+
+    def measure(self, arm: Arm, seed: int) -> None:
+        """Train an arm, dub the held-out pairs, and write `rows_file`."""
+        if (file := self.rows_file(arm, seed)).is_file():
+            return
+        heldout, params = self.heldout(arm.world), self.params.dub.model_copy(update={"methods": [arm.method]})
+        dubs = dub(self.backbone, self.adapter(arm, seed), heldout, params, self.folder / "dub" / file.stem)
+        assert isinstance(dubs, DubSet)
+        measurer = HeldOutMeasurer(dubs, heldout, world_of(self.backbone).scorers(self.params.scorers))
+        rows = [row for row in measurer.measured() if row.method == arm.method]
+        file.parent.mkdir(exist_ok=True)
+        write_atomically(
+            file, json.dumps([{"pair": row.pair_id, "cluster": row.cluster, **row.values} for row in rows]).encode()
+        )
+
+
+def slug(text: str) -> str:
+    """A file name for an arm or a set."""
+    return re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-")
+
+
+def _training(arm: Arm) -> str:
+    """What arms that share an adapter have in common."""
+    return f"{'+'.join(arm.pairs)} {arm.num_pairs} {json.dumps(dict(arm.changes))}"
+
+
+def seeds_of(arm: Arm, num_seeds: int) -> range:
+    """A method without an adapter has no seeds."""
+    return range(num_seeds if arm.method == SUBJECT else 1)
+
+
+def run(given: argparse.Namespace, line: Line) -> None:
+    """Measure all arms that are missing, each adapter in a process of its own; says what is left."""
+    arms = [arm for name in given.experiments for arm in EXPERIMENTS[name][1]]
+    for name in {name for arm in arms for name in arm.pairs}:
+        line.latents(name)  # here, before processes would make the same sets at once
+    for world in [arm.world for arm in arms if arm.world]:
+        line.heldout(world)
+    todo: dict[tuple[str, int], list[str]] = {}
+    for seed in range(given.seeds):  # all arms once, then all a second time: a stopped run has complete tables
+        for name in given.experiments:
+            for place, arm in enumerate(EXPERIMENTS[name][1]):
+                if seed in seeds_of(arm, given.seeds) and not line.rows_file(arm, seed).is_file():
+                    line.chosen(arm.pairs, arm.num_pairs or line.common_count)
+                    todo.setdefault((_training(arm), seed), []).append(f"{name}:{place}:{seed}")
+    started, num_done = time.monotonic(), 0
+    quick = ["--quick"] if given.quick else []
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+    def work(jobs: list[str]) -> None:
+        nonlocal num_done
+        command = [sys.executable, "-m", "benchmarks.evidence", str(given.folder), *quick, "--jobs-of-one", *jobs]
+        subprocess.run(command, env=environment, cwd=ROOT, check=True, stderr=subprocess.DEVNULL)
+        num_done += 1
+        left = (time.monotonic() - started) / num_done * (len(todo) - num_done)
+        sys.stdout.write(f"{num_done} of {len(todo)} adapters ({', '.join(jobs)}), {left / 60:.0f} min left\n")
+        sys.stdout.flush()
+
+    with ThreadPoolExecutor(given.processes) as pool:
+        list(pool.map(work, todo.values()))
+
+
+def figures(line: Line, arm: Arm, num_seeds: int) -> list[pd.DataFrame]:
+    """The rows by pair of each seed that is there."""
+    files = [line.rows_file(arm, seed) for seed in seeds_of(arm, num_seeds)]
+    return [pd.DataFrame(json.loads(file.read_bytes())).set_index("pair") for file in files if file.is_file()]
+
+
+def table(line: Line, arms: Sequence[Arm], num_seeds: int, evaluate: EvaluateParams) -> str:
+    """An experiment's two tables: mean of each metric with the spread over seeds, and differences to the first arm."""
+    by_arm = {arm.name: figures(line, arm, num_seeds) for arm in arms}
+    by_arm = {name: frames for name, frames in by_arm.items() if frames}
+    lines = [f"| arm | seeds | {' | '.join(f'`{name}`' for name in SHOWN)} |", f"|{'---|' * (len(SHOWN) + 2)}"]
+    for name, frames in by_arm.items():
+        means = [frame[list(SHOWN)].mean() for frame in frames]
+        cells = [_with_spread([mean[metric] for mean in means]) for metric in SHOWN]
+        lines.append(f"| {name} | {len(frames)} | {' | '.join(cells)} |")
+    first, *others = by_arm
+    cells_of: dict[str, list[str]] = {name: [] for name in others}
+    for metric in TESTED:
+        tests = []
+        for name in others:
+            gap = (_mean_rows(by_arm[name])[metric] - _mean_rows(by_arm[first])[metric]).dropna()
+            clusters = list(by_arm[first][0].loc[gap.index, "cluster"])
+            interval = bootstrap_interval(
+                gap.to_numpy(), clusters=clusters, num_bootstrap=evaluate.num_bootstrap,
+                confidence=evaluate.confidence, seed=evaluate.seed,
+            )  # fmt: skip
+            d = effect_size(gap.to_numpy(), clusters=clusters)
+            tests.append((interval, d, paired_test(gap.to_numpy(), clusters=clusters, seed=evaluate.seed)))
+        corrected = holm([test.p for _, _, test in tests])
+        for name, (interval, d, _), p in zip(others, tests, corrected, strict=True):
+            cells_of[name].append(
+                f"{interval.mean:+.3f} ({interval.low:+.3f} to {interval.high:+.3f}), d {d:.2f}, p {p:.3g}"
+            )
+    lines += [
+        "",
+        f"Difference to `{first}`, interval by puppet, Cohen's d, p with Holm's correction over the arms of a metric:",
+        "",
+    ]
+    lines += [f"| arm | {' | '.join(f'`{name}`' for name in TESTED)} |", f"|{'---|' * (len(TESTED) + 1)}"]
+    lines += [f"| {name} | {' | '.join(cells)} |" for name, cells in cells_of.items()]
+    return "\n".join(lines)
+
+
+def _mean_rows(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    return pd.concat([frame.drop(columns="cluster") for frame in frames]).groupby(level=0).mean()
+
+
+def _with_spread(values: Sequence[float]) -> str:
+    return f"{np.mean(values):.3f}" + (f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else "")
+
+
+def failures(line: Line, num_seeds: int) -> str:
+    """Shares of clips outside each strict bound of the gate: of the base's dubs, of pairs, and of adapters trained on them."""
+    pairs = parquet.read_table(line.pairs("gated").file("measurements.parquet")).to_pandas()
+    training = pairs[pairs["split"] == "train"]
+    columns = {
+        "dubs without an adapter": figures(line, Arm("", method="base"), 1),
+        "self-made pairs": [training],
+        "accepted pairs": [training[training["verdict"] == "accepted"]],
+        "adapter of accepted pairs": figures(line, PLAIN, num_seeds),
+        "adapter of all pairs": figures(line, Arm("", ("not gated",)), num_seeds),
+        "adapter of true pairs": figures(line, Arm("", ("true",)), num_seeds),
+    }
+    columns = {name: pd.concat(frames) for name, frames in columns.items() if frames}
+    lines = [f"| bound of the gate | {' | '.join(columns)} |", f"|{'---|' * (len(columns) + 1)}"]
+    for bound in gates(line.params.gate):
+        if bound.level == "strict" and all(bound.column in frame for frame in columns.values()):
+            cells = [f"{_share_outside(frame[bound.column], bound):.1%}" for frame in columns.values()]
+            lines.append(f"| `{bound.name}` {bound.bound:g} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _share_outside(values: pd.Series, bound: Gate) -> float:
+    return float(((values < bound.bound) if bound.is_minimum else (values > bound.bound)).mean())
+
+
+CLAIMS = (
+    ("Self-made pairs can train a dubbing adapter (abstract)", "table `pairs`: self-made against true pairs, equal count and steps"),
+    ("Compare with true bilingual recordings (referee)", "table `pairs`; on nano the true pair is known exactly"),
+    ("Isolate what inpainting does (referee)", "table `recipe`: no mask, no gate, lip augmentation"),
+    ("Does the adapter repeat the base's failures? (referee)", "table `failures`"),
+    ("Higher visual fidelity than cascades (abstract)", "report of `make demo`: identity and PSNR against the cascade and the base"),
+    ("More accurate lips than cascades (abstract)", "report of `make demo`: mouth against the true dub's mouth, for every method"),
+    ("Robust to complex motion (abstract)", "table `difficulty`: head turn, occluder; real motion is open without a GPU"),
+    ("Failure cases: head motion, sound in the background (referee)", "table `difficulty`"),
+    ("Named metrics, baselines, sizes, statistics (referee)", "[metrology.md](metrology.md), [baselines.md](baselines.md), and the head of this page"),
+    ("Generalises over languages and to real people (abstract)", "open: needs LTX-2 on a GPU"),
+)  # fmt: skip
+
+
+def page(line: Line, given: argparse.Namespace) -> str:
+    """docs/evidence.md: claims, tables of the experiments that were run, and how each is made."""
+    lines = [
+        "# Evidence, on nano",
+        "",
+        f"`python -m benchmarks.evidence FOLDER{' --quick' if given.quick else ''} --seeds {given.seeds}` wrote this page: nano, "
+        f"{line.params.prompts.num_heldout * 2} held-out pairs of {line.params.prompts.num_heldout} puppets, "
+        f"{line.common_count} training pairs and {line.num_steps} optimizer steps where a row says nothing else. "
+        "Nothing here was measured on real clips or on LTX-2.",
+        "",
+        "| claim or request | where it is measured |",
+        "|---|---|",
+        *(f"| {claim} | {where} |" for claim, where in CLAIMS),
+    ]
+    for name in given.experiments:
+        question, arms = EXPERIMENTS[name]
+        lines += ["", f"## {question}", "", table(line, arms, given.seeds, line.params.evaluate)]
+        changes = [(arm.name, _command(arm)) for arm in arms if _command(arm)]
+        lines += ["", *(f"- {arm}: `{command}`" for arm, command in changes)] if changes else []
+    lines += ["", "## Do failures repeat?", "", failures(line, given.seeds)]
+    return "\n".join(lines) + "\n"
+
+
+def _command(arm: Arm) -> str:
+    """The same arm as one DVC experiment, where a change of params.yaml is all of it."""
+    (pairs, *more), train_changes = (
+        arm.pairs,
+        {name: value for name, value in arm.changes.items() if name != "num_steps"},
+    )
+    changes = {f"inpaint.{name}": value for name, value in PAIRS[pairs].items()}
+    changes |= {f"train.{name}": value for name, value in train_changes.items()}
+    if more or not changes:
+        return ""
+    return "dvc exp run " + " ".join(f"-S {name}={str(value).lower()}" for name, value in changes.items())
+
+
+def main() -> None:
+    """Measure what is missing, and write the page."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("folder", type=Path, help="keeps all artifacts")
+    parser.add_argument("--experiments", nargs="+", choices=EXPERIMENTS, default=list(EXPERIMENTS))
+    parser.add_argument("--seeds", type=int, default=3, help="trainings of each arm")
+    parser.add_argument("--processes", type=int, default=2, help="adapters trained at once, with one thread each")
+    parser.add_argument("--quick", action="store_true", help="half of the steps")
+    parser.add_argument("--out", type=Path, help="the page; printed without it")
+    parser.add_argument("--jobs-of-one", nargs="+", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    given.folder = given.folder.resolve()
+    line = Line(given.folder, load(ROOT / "params.yaml"), is_quick=given.quick)
+    if given.jobs_of_one:
+        for name, place, seed in (job.split(":") for job in given.jobs_of_one):
+            line.measure(EXPERIMENTS[name][1][int(place)], int(seed))
+        return
+    run(given, line)
+    if given.out:
+        write_atomically(given.out, page(line, given).encode())
+    else:
+        sys.stdout.write(page(line, given))
+
+
+if __name__ == "__main__":
+    main()
