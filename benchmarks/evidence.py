@@ -80,7 +80,6 @@ PAIRS: dict[
     "not gated": {},
     "true": {"source": "world"},
     "whole half": {"mask_threshold": 0.0},
-    "lip augmentation": {"lip_augmentation_share": 0.5},
 }
 PLAIN = Arm("as committed")
 
@@ -101,7 +100,6 @@ EXPERIMENTS: dict[str, tuple[str, tuple[Arm, ...]]] = {
             PLAIN,
             Arm("no gate", ("not gated",)),
             Arm("whole half inpainted, no mask", ("whole half",)),
-            Arm("lip augmentation of half of the clips", ("lip augmentation",)),
             Arm("no isolation of modalities", changes={"isolate_modalities": False}),
             Arm("no weight on the face", changes={"background_weight": 1.0}),
             Arm("shared reference positions", changes={"reference_positions": "shared"}),
@@ -370,7 +368,7 @@ def _share_outside(values: pd.Series, bound: Gate) -> float:
 CLAIMS = (
     ("Self-made pairs can train a dubbing adapter (abstract)", "table `pairs`: self-made against true pairs, equal count and steps"),
     ("Compare with true bilingual recordings (referee)", "table `pairs`; on nano the true pair is known exactly"),
-    ("Isolate what inpainting does (referee)", "table `recipe`: no mask, no gate, lip augmentation"),
+    ("Isolate what inpainting does (referee)", "table `recipe`: no mask, no gate"),
     ("Does the adapter repeat the base's failures? (referee)", "table `failures`"),
     ("Higher visual fidelity than cascades (abstract)", "report of `make demo`: identity and PSNR against the cascade and the base"),
     ("More accurate lips than cascades (abstract)", "report of `make demo`: mouth against the true dub's mouth, for every method"),
