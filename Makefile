@@ -14,7 +14,7 @@ UV_TORCH ?= --torch-backend cpu
 TORCH_CUDA_INDEX ?= https://download.pytorch.org/whl/cu130
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test coverage check check-k8s check-style check-types-of-networks check-types-of-rest lock repro serve mlflow images bench card
+.PHONY: help demo test coverage check check-k8s check-style check-types-of-networks check-types-of-rest lock repro serve mlflow images bench card evidence
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -72,10 +72,13 @@ images:  ## build the container images (needs Docker)
 		-t dubmill/predictor:$(VERSION)-cuda .
 
 # they fetch media, need a run or packages that no extra has (see benchmarks/neural_speech.py) or PYTHONPATH=tests, or make 1,000 pairs
-NOT_TIMED = $(addprefix benchmarks/,neural_speech.py train_opening.py scorers.py real_set.py real_line.py gate_kill.py endpoint.py data_versions.py metrology.py shards.py)
+NOT_TIMED = $(addprefix benchmarks/,neural_speech.py train_opening.py scorers.py real_set.py real_line.py gate_kill.py endpoint.py data_versions.py metrology.py shards.py evidence.py)
 
 bench: $(STAMP)  ## run every benchmark, one after the other
 	@for file in $(filter-out $(NOT_TIMED),$(wildcard benchmarks/*.py)); do echo "== $$file" && $(BIN)/python $$file || exit 1; done
+
+evidence: $(STAMP)  ## train the ablations on nano and write docs/evidence.md (hours; QUICK=--quick takes less)
+	@$(BIN)/python -m benchmarks.evidence work/evidence $(QUICK) --out docs/evidence.md
 
 card: $(STAMP)  ## measure the embedded nano backbone and write docs/nano-card.md with figures and pictures
 	@$(BIN)/python -m dubmill.nano_card

@@ -4,7 +4,7 @@
 
 FOLDER keeps all artifacts: a killed run goes on, and a run with more seeds or experiments adds what is missing. Every arm of a table gets
 equally many pairs and optimizer steps and dubs the same held-out pairs; all differences are paired by clip, after the mean
-over seeds, and their intervals and tests are by puppet. `--quick`: half of the steps.
+over seeds, and their intervals and tests are by puppet. `--quick`: one seed and half of the steps.
 
 An arm is a change of params.yaml, so that a single one is also `dvc exp run -S <change>`; the page lists the changes.
 """
@@ -301,8 +301,7 @@ def table(line: Line, arms: Sequence[Arm], num_seeds: int, evaluate: EvaluatePar
     by_arm = {name: frames for name, frames in by_arm.items() if frames}
     lines = [f"| arm | seeds | {' | '.join(f'`{name}`' for name in SHOWN)} |", f"|{'---|' * (len(SHOWN) + 2)}"]
     for name, frames in by_arm.items():
-        means = [frame[list(SHOWN)].mean() for frame in frames]
-        cells = [_with_spread([mean[metric] for mean in means]) for metric in SHOWN]
+        cells = [_with_spread([float(np.nanmean(frame[metric].to_numpy())) for frame in frames]) for metric in SHOWN]
         lines.append(f"| {name} | {len(frames)} | {' | '.join(cells)} |")
     first, *others = by_arm
     cells_of: dict[str, list[str]] = {name: [] for name in others}
@@ -333,7 +332,7 @@ def table(line: Line, arms: Sequence[Arm], num_seeds: int, evaluate: EvaluatePar
 
 
 def _mean_rows(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    return pd.concat([frame.drop(columns="cluster") for frame in frames]).groupby(level=0).mean()
+    return pd.DataFrame(pd.concat([frame.drop(columns="cluster") for frame in frames]).groupby(level=0).mean())
 
 
 def _with_spread(values: Sequence[float]) -> str:
@@ -420,13 +419,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("folder", type=Path, help="keeps all artifacts")
     parser.add_argument("--experiments", nargs="+", choices=EXPERIMENTS, default=list(EXPERIMENTS))
-    parser.add_argument("--seeds", type=int, default=3, help="trainings of each arm")
+    parser.add_argument("--seeds", type=int, help="trainings of each arm; 3 without it, 1 with --quick")
     parser.add_argument("--processes", type=int, default=2, help="adapters trained at once, with one thread each")
-    parser.add_argument("--quick", action="store_true", help="half of the steps")
+    parser.add_argument("--quick", action="store_true", help="one seed, half of the steps")
     parser.add_argument("--out", type=Path, help="the page; printed without it")
     parser.add_argument("--jobs-of-one", nargs="+", help=argparse.SUPPRESS)
     given = parser.parse_args()
-    given.folder = given.folder.resolve()
+    given.folder, given.seeds = given.folder.resolve(), given.seeds or (1 if given.quick else 3)
     line = Line(given.folder, load(ROOT / "params.yaml"), is_quick=given.quick)
     if given.jobs_of_one:
         for name, place, seed in (job.split(":") for job in given.jobs_of_one):

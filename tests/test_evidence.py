@@ -1,0 +1,116 @@
+"""The experiments on nano: which pairs an arm gets, and what its tables say."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save
+
+from benchmarks import evidence
+from benchmarks.evidence import PER_CAPTION, PER_PAIR, PLAIN, ROOT, SHOWN, Arm, Line, seeds_of, table
+from dubmill.artifacts.manifest import Lineage
+from dubmill.artifacts.rows import Line as Words
+from dubmill.artifacts.rows import PairRow
+from dubmill.artifacts.store import LatentSet
+from dubmill.config.params import load
+from dubmill.errors import UsageError
+from dubmill.training.batches import LATENTS
+
+PARAMS = load(ROOT / "params.yaml")
+HARD = Arm("hard", changes={"background_weight": 1.0})
+
+
+@pytest.fixture
+def line(tmp_path):
+    return Line(tmp_path, PARAMS, is_quick=False)
+
+
+def write_rows(line, arm, seed, words_right):
+    """Figures of six clips of three puppets, all 0.5 but the words."""
+    file = line.rows_file(arm, seed)
+    file.parent.mkdir(exist_ok=True)
+    rows = [
+        {"pair": f"p{place}", "cluster": f"seed-{place // 2}", **dict.fromkeys(SHOWN, 0.5), "words_right": value}
+        for place, value in enumerate(words_right)
+    ]
+    file.write_text(json.dumps(rows))
+
+
+def test_a_table_has_the_mean_over_seeds_its_spread_and_the_paired_difference_to_the_first_arm(line):
+    write_rows(line, PLAIN, 0, [0.9] * 6)
+    write_rows(line, PLAIN, 1, [0.7] * 6)
+    write_rows(line, HARD, 0, [0.6] * 6)
+    text = table(line, (PLAIN, HARD), 3, PARAMS.evaluate)
+    assert "| as committed | 2 | 0.800 ± 0.141 | 0.500 ± 0.000 |" in text
+    assert "| hard | 1 | 0.600 | 0.500 |" in text
+    # three puppets flip together: 2 of 8 sign patterns are as extreme; of equal figures nothing is shown
+    assert "| hard | -0.200 (-0.200 to -0.200), d nan, p 0.25 | +0.000 (+0.000 to +0.000), d nan, p 1 |" in text
+
+
+def test_an_arm_that_was_not_measured_is_not_in_the_table(line):
+    write_rows(line, PLAIN, 0, [0.9] * 6)
+    assert "hard" not in table(line, (PLAIN, HARD), 1, PARAMS.evaluate)
+
+
+def test_only_arms_with_an_adapter_have_seeds_and_arms_that_differ_have_files_of_their_own(line):
+    assert len(seeds_of(Arm("base", method="base"), 3)) == 1
+    arms = [
+        arm for _, arms in evidence.EXPERIMENTS.values() for arm in arms if arm.name not in ("self-made", PLAIN.name)
+    ]
+    files = [line.rows_file(arm, seed) for arm in (PLAIN, *arms) for seed in seeds_of(arm, 3)]
+    assert len(set(files)) == len(files)
+    assert line.rows_file(Arm("self-made"), 0) == line.rows_file(PLAIN, 0)  # trained once, for three tables
+
+
+def test_all_changes_of_arms_are_fields_of_the_params():
+    for arm in (arm for _, arms in evidence.EXPERIMENTS.values() for arm in arms):
+        assert set(arm.changes) <= set(type(PARAMS.train).model_fields)
+        assert set(arm.world) <= set(type(PARAMS.inpaint.world).model_fields)
+        assert all(set(evidence.PAIRS[name]) <= set(type(PARAMS.inpaint).model_fields) for name in arm.pairs)
+
+
+def pair_row(seed, half):
+    words = Words(language="en", text="one")
+    return PairRow(
+        id=f"{seed}-{half}", split="train", source="self-made", half=half, seed=seed, speaker="", original=words,
+        counterpart=words, mouth_boxes=[], consent="", accepted=True,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def two_sets(line, tmp_path, monkeypatch):
+    """Two sets of pairs: "a" of prompts 1, 2 and 4, "b" of prompts 1 to 4; a latent says which pair of which set it is."""
+    rows = {"a": [pair_row(seed, half) for seed in (1, 2, 4) for half in ("first", "second")],
+            "b": [pair_row(seed, "first") for seed in (1, 2, 3, 4)]}  # fmt: skip
+    latents = {}
+    for first, (name, of_set) in enumerate(rows.items()):
+        draft = LatentSet.draft(tmp_path / name, Lineage.of("encode", {"name": name}))
+        numbers = torch.arange(len(of_set)) + 100.0 * first
+        tensors = {each: numbers[:, None].clone() for each in PER_PAIR}
+        texts = torch.cat([numbers.repeat_interleave(2) + torch.tensor([0.0, 0.5] * len(of_set)), torch.tensor([-1.0])])
+        draft.write(LATENTS, save(tensors | {each: texts[:, None].clone() for each in PER_CAPTION}))
+        latents[name] = draft.seal({"num_pairs": len(of_set), "kept": "yes"})
+    monkeypatch.setattr(line, "pairs", rows.__getitem__)
+    monkeypatch.setattr(line, "latents", latents.__getitem__)
+    monkeypatch.setattr(evidence, "accepted", list)
+    line.backbone = latents["a"]  # of the lineage only
+    return line
+
+
+def test_arms_of_two_sets_take_their_prompts_in_turn_and_none_from_both(two_sets):
+    chosen = two_sets.chosen(("a", "b"), 4)
+    tensors = load_file(chosen.file(LATENTS))
+    # prompts 1 to 4 alternate: both pairs of prompt 1 from a, prompt 2 from b, prompt 3 from a (which lacks it), 4 from b
+    assert tensors["video"].flatten().tolist() == [0.0, 1.0, 101.0, 103.0]
+    assert chosen.info == {"num_pairs": 4, "kept": "yes"}
+
+
+def test_captions_stay_with_their_pairs_and_the_empty_one_is_last(two_sets):
+    tensors = load_file(two_sets.chosen(("b",), 2).file(LATENTS))
+    assert tensors["video"].flatten().tolist() == [100.0, 101.0]
+    assert tensors["text_mask"].flatten().tolist() == [100.0, 100.5, 101.0, 101.5, -1.0]
+
+
+def test_too_few_pairs_are_refused_before_a_training(two_sets):
+    with pytest.raises(UsageError, match="5 are needed"):
+        two_sets.chosen(("b",), 5)
