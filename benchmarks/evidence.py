@@ -14,74 +14,31 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as parquet
-import torch
-from safetensors.torch import load_file, save
 
+from benchmarks.evidence_line import NEAR_VOICE, PAIRS, PLAIN, SECOND_ROUND, Arm, Line, shared_training
 from dubmill.artifacts.files import write_atomically
-from dubmill.artifacts.manifest import Lineage
-from dubmill.artifacts.store import Adapter, Backbone, ClipSet, DubSet, LatentSet, PairSet
-from dubmill.config.params import EvaluateParams, Params, load
-from dubmill.errors import UsageError
+from dubmill.config.params import EvaluateParams, load
 from dubmill.metrics.stats import bootstrap_interval, effect_size, holm, paired_test
 from dubmill.quality import Gate, gates
 from dubmill.report.figures import SUBJECT
-from dubmill.report.measuring import HeldOutMeasurer
-from dubmill.steps.backbone import backbone
-from dubmill.steps.dub import dub
-from dubmill.steps.encode import accepted, encode
-from dubmill.steps.gate import gate
-from dubmill.steps.inpaint import inpaint
-from dubmill.steps.prompts import prompts
-from dubmill.steps.synthesize import synthesize
-from dubmill.steps.train import train
-from dubmill.training.batches import LATENTS
-from dubmill.worlds import world_of
 
 ROOT = Path(__file__).resolve().parents[1]
 SHOWN = (
     "words_right", "language_right", "sync_correlation", "lse_c", "truth_mouth_correlation", "voice_cosine",
     "identity_cosine", "outside_trip_psnr_db",
 )  # fmt: skip
+HALF = 56  # pairs
 TESTED = ("words_right", "sync_correlation", "truth_mouth_correlation", "voice_cosine")
-PER_PAIR, PER_CAPTION = ("video", "audio", "face"), ("text_video", "text_audio", "text_mask")
-Changes = Mapping[str, Any]
 
-
-@dataclass(frozen=True)
-class Arm:
-    """One way to make an adapter: which pairs, changed settings, and the setting as a reader sees it."""
-
-    name: str
-    pairs: tuple[str, ...] = ("gated",)  # sets of PAIRS; several give equal shares of different prompts
-    changes: Changes = field(default_factory=dict)  # of the section `train`
-    num_pairs: int = 0  # 0: the common number
-    world: Changes = field(default_factory=dict)  # difficulties of the held-out pairs
-    method: str = SUBJECT  # of the step dub
-
-
-PAIRS: dict[
-    str, Changes
-] = {  # changes of the section `inpaint`; "gated" is self-made and judged, the others are all taken
-    "gated": {},
-    "not gated": {},
-    "true": {"source": "world"},
-    "whole half": {"mask_threshold": 0.0},
-}
-PLAIN = Arm("as committed")
 
 EXPERIMENTS: dict[str, tuple[str, tuple[Arm, ...]]] = {
     "pairs": (
@@ -103,6 +60,17 @@ EXPERIMENTS: dict[str, tuple[str, tuple[Arm, ...]]] = {
             Arm("no isolation of modalities", changes={"isolate_modalities": False}),
             Arm("no weight on the face", changes={"background_weight": 1.0}),
             Arm("shared reference positions", changes={"reference_positions": "shared"}),
+        ),
+    ),
+    "voice": (
+        "What keeps the voice?",
+        (
+            PLAIN,
+            Arm("layers of sound at a quarter of the rate", changes={"learning_rate_groups": {".*audio.*": 0.00015}}),
+            Arm("layers of sound hardly trained", changes={"learning_rate_groups": {".*audio.*": 0.000006}}),
+            Arm("half as many pairs, in order", num_pairs=HALF),
+            Arm("half as many pairs, the nearest voices", (NEAR_VOICE,), num_pairs=HALF),
+            Arm("second round: best of four dubs by the gate", (SECOND_ROUND,)),
         ),
     ),
     "size": (
@@ -135,124 +103,6 @@ EXPERIMENTS: dict[str, tuple[str, tuple[Arm, ...]]] = {
 }
 
 
-class Line:
-    """The artifacts that all arms share, made when they are first asked for; `folder` keeps them."""
-
-    def __init__(self, folder: Path, params: Params, *, is_quick: bool) -> None:
-        self.folder, self.params = folder, params
-        self.num_steps = params.train.num_steps // (2 if is_quick else 1)
-
-    @cached_property
-    def backbone(self) -> Backbone:
-        """nano."""
-        return backbone(self.params.backbone, self.folder / "backbone")
-
-    @cached_property
-    def clips(self) -> ClipSet:
-        """The switch clips."""
-        asked = prompts(self.params.prompts, self.folder / "prompts")
-        made = synthesize(self.backbone, asked, self.params.synthesize, self.folder / "synthesize")
-        assert isinstance(made, ClipSet)
-        return made
-
-    def inpainted(self, name: str, changes: Changes) -> PairSet:
-        """Pairs made with a changed section `inpaint`."""
-        params = self.params.inpaint.model_copy(update=dict(changes))
-        made = inpaint(self.backbone, self.clips, params, self.folder / "inpaint" / slug(name))
-        assert isinstance(made, PairSet)
-        return made
-
-    def pairs(self, name: str) -> PairSet:
-        """Pairs with verdicts: the gate's for "gated", else all are accepted; "not gated" are the pairs of "gated"."""
-        made = self.inpainted("gated" if name == "not gated" else name, PAIRS[name])
-        params = self.params.gate
-        if name != "gated":
-            strict = params.strict.model_copy(update=dict.fromkeys(type(params.strict).model_fields, "none"))
-            params = params.model_copy(update={"strict": strict})
-        return gate(self.backbone, made, self.params.scorers, params, self.folder / "gate" / slug(name))
-
-    def latents(self, name: str) -> LatentSet:
-        """The accepted pairs of one set, encoded."""
-        return encode(self.backbone, self.pairs(name), self.params.encode, self.folder / "encode" / slug(name))
-
-    def heldout(self, world: Changes) -> PairSet:
-        """True pairs to dub, rendered at a difficulty."""
-        if not world:
-            return self.pairs("gated")
-        difficulty = self.params.inpaint.world.model_copy(update=dict(world))
-        return self.inpainted(json.dumps(world), {"source": "world", "world": difficulty})
-
-    def chosen(self, names: Sequence[str], count: int) -> LatentSet:
-        """Latents of `count` accepted pairs: the prompts are taken in order, from the sets in turn, so that none is in two."""
-        sets = [(self.latents(name), accepted(self.pairs(name))) for name in names]
-        places: list[tuple[int, int]] = []
-        for at, seed in enumerate(sorted({row.seed for _, rows in sets for row in rows})):
-            place = at % len(sets)
-            places += [(place, index) for index, row in enumerate(sets[place][1]) if row.seed == seed]
-        places = places[:count]
-        if len(places) < count:
-            raise UsageError(f"{names} have {len(places)} pairs, {count} are needed", cure="raise prompts.num_train")
-        sources = [latents for latents, _ in sets]
-        lineage = Lineage.of(
-            "encode", {"sets": [one.digest for one in sources], "pairs": places}, self.backbone, *sources
-        )
-        draft = LatentSet.draft(self.folder / "chosen" / slug(f"{'+'.join(names)} {count}"), lineage)
-        if draft.is_sealed:
-            return draft.seal()
-        tensors = [load_file(latents.file(LATENTS)) for latents in sources]
-        merged = {name: torch.stack([tensors[place][name][row] for place, row in places]) for name in PER_PAIR}
-        for name in PER_CAPTION:  # rows 2p and 2p + 1 of pair p, and the empty caption as the last one
-            rows = [tensors[place][name][2 * row + side] for place, row in places for side in (0, 1)]
-            merged[name] = torch.stack([*rows, tensors[0][name][-1]])
-        draft.write(LATENTS, save(merged))
-        return draft.seal({**sources[0].info, "num_pairs": count})
-
-    @cached_property
-    def common_count(self) -> int:
-        """Number of pairs that every arm gets which asks for no other: as many as the gate accepted."""
-        return len(accepted(self.pairs("gated")))
-
-    def adapter(self, arm: Arm, seed: int) -> Adapter:
-        """The adapter of an arm, trained with the `seed`-th seed."""
-        changes = dict(arm.changes)
-        num_steps = round(self.num_steps * changes.pop("num_steps", 1.0))
-        update = {**changes, "num_steps": num_steps, "seed": self.params.train.seed + seed}
-        latents = self.chosen(arm.pairs, arm.num_pairs or self.common_count)
-        params = self.params.train.model_copy(update=update)
-        return train(
-            self.backbone, latents, params, self.folder / "train" / slug(f"{_training(arm)} {num_steps} {seed}")
-        )
-
-    def rows_file(self, arm: Arm, seed: int) -> Path:
-        """The figures of an arm's dubs by clip."""
-        key = f"{arm.method} {_training(arm)} {self.num_steps} {seed} {json.dumps(dict(arm.world))}"
-        return self.folder / "rows" / f"{slug(key)}.json"
-
-    def measure(self, arm: Arm, seed: int) -> None:
-        """Train an arm, dub the held-out pairs, and write `rows_file`."""
-        if (file := self.rows_file(arm, seed)).is_file():
-            return
-        heldout, params = self.heldout(arm.world), self.params.dub.model_copy(update={"methods": [arm.method]})
-        dubs = dub(self.backbone, self.adapter(arm, seed), heldout, params, self.folder / "dub" / file.stem)
-        assert isinstance(dubs, DubSet)
-        measurer = HeldOutMeasurer(dubs, heldout, world_of(self.backbone).scorers(self.params.scorers))
-        rows = [row for row in measurer.measured() if row.method == arm.method]
-        file.parent.mkdir(exist_ok=True)
-        write_atomically(
-            file, json.dumps([{"pair": row.pair_id, "cluster": row.cluster, **row.values} for row in rows]).encode()
-        )
-
-
-def slug(text: str) -> str:
-    """A file name for an arm or a set."""
-    return re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-")
-
-
-def _training(arm: Arm) -> str:
-    """What arms that share an adapter have in common."""
-    return f"{'+'.join(arm.pairs)} {arm.num_pairs} {json.dumps(dict(arm.changes))}"
-
-
 def seeds_of(arm: Arm, num_seeds: int) -> range:
     """A method without an adapter has no seeds."""
     return range(num_seeds if arm.method == SUBJECT else 1)
@@ -271,7 +121,7 @@ def run(given: argparse.Namespace, line: Line) -> None:
             for place, arm in enumerate(EXPERIMENTS[name][1]):
                 if seed in seeds_of(arm, given.seeds) and not line.rows_file(arm, seed).is_file():
                     line.chosen(arm.pairs, arm.num_pairs or line.common_count)
-                    todo.setdefault((_training(arm), seed), []).append(f"{name}:{place}:{seed}")
+                    todo.setdefault((shared_training(arm), seed), []).append(f"{name}:{place}:{seed}")
     started, num_done = time.monotonic(), 0
     quick = ["--quick"] if given.quick else []
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -341,7 +191,7 @@ def _with_spread(values: Sequence[float]) -> str:
 
 def failures(line: Line, num_seeds: int) -> str:
     """Shares of clips outside each strict bound of the gate: of the base's dubs, of pairs, and of adapters trained on them."""
-    pairs = parquet.read_table(line.pairs("gated").file("measurements.parquet")).to_pandas()
+    pairs = pd.DataFrame(list(line.measurements("gated").values()))
     training = pairs[pairs["split"] == "train"]
     columns = {
         "dubs without an adapter": figures(line, Arm("", method="base"), 1),
@@ -407,7 +257,7 @@ def _command(arm: Arm) -> str:
         arm.pairs,
         {name: value for name, value in arm.changes.items() if name != "num_steps"},
     )
-    changes = {f"inpaint.{name}": value for name, value in PAIRS[pairs].items()}
+    changes = {f"inpaint.{name}": value for name, value in PAIRS.get(pairs, {}).items()}
     changes |= {f"train.{name}": value for name, value in train_changes.items()}
     if more or not changes:
         return ""

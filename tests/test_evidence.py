@@ -6,8 +6,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save
 
-from benchmarks import evidence
-from benchmarks.evidence import PER_CAPTION, PER_PAIR, PLAIN, ROOT, SHOWN, Arm, Line, seeds_of, table
+from benchmarks import evidence_line
+from benchmarks.evidence import EXPERIMENTS, ROOT, SHOWN, seeds_of, table
+from benchmarks.evidence_line import PAIRS, PER_CAPTION, PER_PAIR, PLAIN, Arm, Line, is_within
 from dubmill.artifacts.manifest import Lineage
 from dubmill.artifacts.rows import Line as Words
 from dubmill.artifacts.rows import PairRow
@@ -54,19 +55,17 @@ def test_an_arm_that_was_not_measured_is_not_in_the_table(line):
 
 def test_only_arms_with_an_adapter_have_seeds_and_arms_that_differ_have_files_of_their_own(line):
     assert len(seeds_of(Arm("base", method="base"), 3)) == 1
-    arms = [
-        arm for _, arms in evidence.EXPERIMENTS.values() for arm in arms if arm.name not in ("self-made", PLAIN.name)
-    ]
+    arms = [arm for _, arms in EXPERIMENTS.values() for arm in arms if arm.name not in ("self-made", PLAIN.name)]
     files = [line.rows_file(arm, seed) for arm in (PLAIN, *arms) for seed in seeds_of(arm, 3)]
     assert len(set(files)) == len(files)
     assert line.rows_file(Arm("self-made"), 0) == line.rows_file(PLAIN, 0)  # trained once, for three tables
 
 
 def test_all_changes_of_arms_are_fields_of_the_params():
-    for arm in (arm for _, arms in evidence.EXPERIMENTS.values() for arm in arms):
+    for arm in (arm for _, arms in EXPERIMENTS.values() for arm in arms):
         assert set(arm.changes) <= set(type(PARAMS.train).model_fields)
         assert set(arm.world) <= set(type(PARAMS.inpaint.world).model_fields)
-        assert all(set(evidence.PAIRS[name]) <= set(type(PARAMS.inpaint).model_fields) for name in arm.pairs)
+        assert all(set(PAIRS.get(name, {})) <= set(type(PARAMS.inpaint).model_fields) for name in arm.pairs)
 
 
 def pair_row(seed, half):
@@ -92,7 +91,7 @@ def two_sets(line, tmp_path, monkeypatch):
         latents[name] = draft.seal({"num_pairs": len(of_set), "kept": "yes"})
     monkeypatch.setattr(line, "pairs", rows.__getitem__)
     monkeypatch.setattr(line, "latents", latents.__getitem__)
-    monkeypatch.setattr(evidence, "accepted", list)
+    monkeypatch.setattr(evidence_line, "accepted", list)
     line.backbone = latents["a"]  # of the lineage only
     return line
 
@@ -114,3 +113,21 @@ def test_captions_stay_with_their_pairs_and_the_empty_one_is_last(two_sets):
 def test_too_few_pairs_are_refused_before_a_training(two_sets):
     with pytest.raises(UsageError, match="5 are needed"):
         two_sets.chosen(("b",), 5)
+
+
+def test_a_folder_of_other_params_is_refused(tmp_path):
+    Line(tmp_path, PARAMS, is_quick=False)
+    Line(tmp_path, PARAMS, is_quick=True)
+    other = PARAMS.model_copy(update={"encode": PARAMS.encode.model_copy(update={"batch_size": 3})})
+    with pytest.raises(UsageError, match="empty folder"):
+        Line(tmp_path, other, is_quick=False)
+
+
+def test_a_dub_is_taken_for_the_second_round_only_within_every_strict_bound():
+    strict = {name: bound for name, bound in PARAMS.gate.strict.model_dump().items() if bound != "none"}
+    figures = {name[4:]: bound for name, bound in strict.items()}
+    assert is_within(figures, PARAMS)
+    for name in figures:
+        worse = -1 if f"min_{name}" in strict else 1
+        assert not is_within({**figures, name: figures[name] + worse}, PARAMS)
+        assert not is_within({**figures, name: float("nan")}, PARAMS)
