@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from dubmill.cli import adapter, baseline, consent, dub, film, plan, script, step
+from dubmill.cli import adapter, baseline, consent, dub, film, plan, script, step, study
 from dubmill.errors import DiskFullError, DubmillError, UsageError
 
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
@@ -21,6 +21,7 @@ app.add_typer(film.app, name="film")
 app.add_typer(step.app, name="step")
 app.add_typer(adapter.app, name="adapter")
 app.add_typer(baseline.app, name="baseline")
+app.add_typer(study.app, name="study")
 app.add_typer(consent.app, name="consent")
 
 ParamsFile = Annotated[Path, typer.Option("--params", help="YAML file with the values of every section")]

@@ -183,18 +183,23 @@ def _percent(value: float, least: float, most: float) -> float:
     return round(100 * (value - least) / (most - least), 1) if most > least else 50.0
 
 
-def _template(name: str, view: View) -> bytes:
+def rendered(template: str, **values: object) -> str:
+    """Returns a page from one of this package's templates."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
         loader=PackageLoader("dubmill.report", "templates"),
-        autoescape=name.endswith(".html.j2"),
+        autoescape=template.endswith(".html.j2"),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    return environment.get_template(template).render(**values)
+
+
+def _template(name: str, view: View) -> bytes:
     names = {"shown": shown, "shown_p": shown_p, "subject": SUBJECT, "colours": COLOURS, "arrows": ARROWS}
-    return environment.get_template(name).render(view=view, **names).encode()
+    return rendered(name, view=view, **names).encode()
 
 
 def _plots(scores: Scores, losses: Sequence[Mapping[str, float]]) -> dict[str, bytes]:
