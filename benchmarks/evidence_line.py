@@ -94,10 +94,19 @@ class Line:
         assert isinstance(made, ClipSet)
         return made
 
-    def inpainted(self, name: str, changes: Changes) -> PairSet:
+    @cached_property
+    def heldout_clips(self) -> ClipSet:
+        """The prompts of the held-out pairs, which are rendered and have no clips."""
+        rows = [row for row in self.clips.rows if row.prompt.split == "heldout"]
+        draft = ClipSet.draft(self.folder / "heldout", Lineage.of("synthesize", {"rows": len(rows)}, self.clips))
+        if not draft.is_sealed:
+            draft.add_shard(0, rows, {})
+        return draft.seal(self.clips.info)
+
+    def inpainted(self, clips: ClipSet, name: str, changes: Changes) -> PairSet:
         """Pairs made with a changed section `inpaint`."""
         params = self.params.inpaint.model_copy(update=dict(changes))
-        made = inpaint(self.backbone, self.clips, params, self.folder / "inpaint" / slug(name))
+        made = inpaint(self.backbone, clips, params, self.folder / "inpaint" / slug(name))
         assert isinstance(made, PairSet)
         return made
 
@@ -107,7 +116,7 @@ class Line:
             return self.second_round()
         if name == NEAR_VOICE:
             return self.near_voices()
-        made = self.inpainted("gated" if name == "not gated" else name, PAIRS[name])
+        made = self.inpainted(self.clips, "gated" if name == "not gated" else name, PAIRS[name])
         params = self.params.gate
         if name != "gated":
             strict = params.strict.model_copy(update=dict.fromkeys(type(params.strict).model_fields, "none"))
@@ -120,7 +129,7 @@ class Line:
         cosines = sorted(rows[row.id]["voice_cosine"] for row in accepted(self.pairs("gated")))
         strict = self.params.gate.strict.model_copy(update={"min_voice_cosine": cosines[len(cosines) // 2]})
         params = self.params.gate.model_copy(update={"strict": strict, "min_accepted_share": 0.0})
-        made = self.inpainted("gated", PAIRS["gated"])
+        made = self.inpainted(self.clips, "gated", PAIRS["gated"])
         return gate(self.backbone, made, self.params.scorers, params, self.folder / "gate" / slug(NEAR_VOICE))
 
     def measurements(self, name: str) -> dict[str, dict[str, Any]]:
@@ -172,7 +181,7 @@ class Line:
         if not world:
             return self.pairs("gated")
         difficulty = self.params.inpaint.world.model_copy(update=dict(world))
-        return self.inpainted(json.dumps(world), {"source": "world", "world": difficulty})
+        return self.inpainted(self.heldout_clips, json.dumps(world), {"source": "world", "world": difficulty})
 
     def chosen(self, names: Sequence[str], count: int) -> LatentSet:
         """Latents of `count` accepted pairs: the prompts are taken in order, from the sets in turn, so that none is in two."""
