@@ -118,7 +118,7 @@ def test_the_number_of_people_for_a_later_study_follows_the_spread(study):
 
 def test_answers_of_another_study_of_one_rater_twice_or_unknown_ones_are_refused(study, room, tmp_path):
     file = answer(study, "ana", adapter_wins)
-    with pytest.raises(UsageError, match="'ana' is also in"):
+    with pytest.raises(UsageError, match="'ana' is in another file too"):
         read_study(study / KEY, [file, file])
     given = json.loads(file.read_text())
     file.write_text(json.dumps({**given, "study": "other"}))

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any
@@ -75,27 +75,33 @@ def make_study(dubs: DubSet, pairs: PairSet, methods: Sequence[str], num_clips: 
     Raises:
         UsageError: a method has no dubs, there are fewer clips, or `out` holds another study.
     """
-    rows = {row.id: row for row in pairs.split("heldout")}
-    dub_ids = {(row.pair_id, row.method): row.id for row in dubs.rows}
-    shown = [row for row in rows.values() if all((row.id, method) in dub_ids for method in (SUBJECT, *methods))]
-    if not methods or SUBJECT in methods or len(shown) < num_clips:
-        known = sorted({row.method for row in dubs.rows} - {SUBJECT})
-        raise UsageError(
-            f"{len(shown)} held-out clips are dubbed by {SUBJECT} and {', '.join(methods) or 'no other method'}; {num_clips} are asked for",
-            where=str(dubs.path),
-            cure=f"choose from {', '.join(known)}, and fewer clips",
-        )
+    rows = _dubbed(dubs, pairs, methods, num_clips)
     rng = np.random.default_rng(seed)
-    trials = list(_trials(_spread(shown, rng)[:num_clips], methods, rng))
+    trials = list(_trials(_spread(rows, rng)[:num_clips], methods, rng))
     study = digest_of([dubs.digest, pairs.digest, [trial.model_dump() for trial in trials]])[:12]
     if (out / KEY).is_file() and _read(Key, out / KEY).study != study:
-        raise UsageError(
-            "the folder holds another study, whose answers need its key", where=str(out), cure="give an empty one"
-        )
+        what = "the folder holds another study, whose answers need its key"
+        raise UsageError(what, where=str(out), cure="give an empty one")
+    shown = [_shown(trial, next(row for row in rows if row.id == trial.pair_id), pairs, dubs) for trial in trials]
+    page = rendered("study.html.j2", study=study, trials=shown, aspects=ASPECTS)
     out.mkdir(parents=True, exist_ok=True)
     write_atomically(out / KEY, Key(study=study, trials=trials).model_dump_json(indent=1).encode())
-    write_atomically(out / PAGE, _page(study, trials, rows, pairs, dubs, dub_ids).encode())
+    write_atomically(out / PAGE, page.encode())
     return len(trials)
+
+
+def _dubbed(dubs: DubSet, pairs: PairSet, methods: Sequence[str], num_clips: int) -> list[PairRow]:
+    """Returns the held-out pairs that all methods dubbed."""
+    done = {(row.pair_id, row.method) for row in dubs.rows}
+    rows = [row for row in pairs.split("heldout") if all((row.id, method) in done for method in (SUBJECT, *methods))]
+    if methods and SUBJECT not in methods and len(rows) >= num_clips:
+        return rows
+    known = sorted({row.method for row in dubs.rows} - {SUBJECT})
+    raise UsageError(
+        f"{len(rows)} clips are dubbed by {SUBJECT} and {', '.join(methods) or 'no other method'}; {num_clips} are asked for",
+        where=str(dubs.path),
+        cure=f"choose from {', '.join(known)}, and fewer clips",
+    )
 
 
 def _spread(rows: Sequence[PairRow], rng: np.random.Generator) -> list[PairRow]:
@@ -117,29 +123,12 @@ def _trials(rows: Sequence[PairRow], methods: Sequence[str], rng: np.random.Gene
         yield Trial(id=f"t{number}", pair_id=row.id, cluster=cluster_of(row), a=both[first], b=both[1 - first])
 
 
-def _page(
-    study: str,
-    trials: Sequence[Trial],
-    rows: Mapping[str, PairRow],
-    pairs: PairSet,
-    dubs: DubSet,
-    dub_ids: Mapping[tuple[str, str], str],
-) -> str:
-    def dub(trial: Trial, method: str) -> str:
-        return _uri(dubs.mp4(dub_ids[trial.pair_id, method], "dub"))
-
-    shown = [
-        {
-            "id": trial.id,
-            "text": rows[trial.pair_id].counterpart.text,
-            "language": rows[trial.pair_id].counterpart.language,
-            "original": _uri(pairs.mp4(trial.pair_id, "original")),
-            "a": dub(trial, trial.a),
-            "b": dub(trial, trial.b),
-        }
-        for trial in trials
-    ]
-    return rendered("study.html.j2", study=study, trials=shown, aspects=ASPECTS)
+def _shown(trial: Trial, row: PairRow, pairs: PairSet, dubs: DubSet) -> dict[str, str]:
+    """Returns what the page shows of a trial: words and three videos."""
+    dub_ids = {dub.method: dub.id for dub in dubs.rows if dub.pair_id == row.id}
+    first, second = (dubs.mp4(dub_ids[method], "dub") for method in (trial.a, trial.b))
+    videos = {"original": _uri(pairs.mp4(row.id, "original")), "a": _uri(first), "b": _uri(second)}
+    return {"id": trial.id, "text": row.counterpart.text, "language": row.counterpart.language, **videos}
 
 
 def _uri(mp4: bytes) -> str:
@@ -182,35 +171,36 @@ def read_study(key_file: Path, answer_files: Sequence[Path], *, confidence: floa
     key = _read(Key, key_file)
     trials = {trial.id: trial for trial in key.trials}
     votes: dict[tuple[str, str], list[tuple[str, int]]] = {}
-    raters: dict[str, Path] = {}
     checks: list[int] = []
-    for path in answer_files:
-        given = _read(Answers, path)
-        if given.study != key.study or not set(given.answers) <= set(trials):
-            raise UsageError(
-                f"these answers are of study {given.study}", where=str(path), cure=f"give those of {key.study}"
-            )
-        if given.rater in raters:
-            raise UsageError(
-                f"rater {given.rater!r} is also in {raters[given.rater]}", where=str(path), cure="give each rater once"
-            )
-        raters[given.rater] = path
-        for trial_id, by_aspect in given.answers.items():
-            trial = trials[trial_id]
-            for aspect, choice in by_aspect.items():
-                if aspect not in ASPECTS or choice not in CHOICES:
-                    raise InvalidArtifactError(
-                        f"{aspect!r}: {choice!r} is no answer", where=str(path), cure="use the page's own file"
-                    )
-                if trial.a == trial.b:
-                    checks.append(CHOICES[choice])
-                else:
-                    other, sign = (trial.b, -1) if trial.a == SUBJECT else (trial.a, 1)
-                    votes.setdefault((other, aspect), []).append((trial.cluster, sign * CHOICES[choice]))
+    for given in _answers(key, answer_files):
+        for trial, aspect, choice in ((trials[name], *one) for name, of in given.answers.items() for one in of.items()):
+            if trial.a == trial.b:
+                checks.append(CHOICES[choice])
+            else:
+                other, sign = (trial.b, -1) if trial.a == SUBJECT else (trial.a, 1)
+                votes.setdefault((other, aspect), []).append((trial.cluster, sign * CHOICES[choice]))
     preferences = [_preference(*asked, votes[asked], confidence, seed) for asked in sorted(votes)]
     corrected = holm([one.p_holm for one in preferences])
-    told = tuple(Preference(**{**vars(one), "p_holm": p}) for one, p in zip(preferences, corrected, strict=True))
-    return StudyResult(told, len(raters), len(checks), checks.count(0))
+    told = tuple(replace(one, p_holm=p) for one, p in zip(preferences, corrected, strict=True))
+    return StudyResult(told, len(answer_files), len(checks), checks.count(0))
+
+
+def _answers(key: Key, files: Sequence[Path]) -> Iterator[Answers]:
+    """Yields the answers of each file, checked."""
+    trials, raters = {trial.id for trial in key.trials}, set[str]()
+    for path in files:
+        given = _read(Answers, path)
+        if given.study != key.study or not set(given.answers) <= trials:
+            what = f"these answers are of study {given.study}"
+            raise UsageError(what, where=str(path), cure=f"give those of {key.study}")
+        if given.rater in raters:
+            raise UsageError(f"{given.rater!r} is in another file too", where=str(path), cure="give each rater once")
+        for aspect, choice in ((*one,) for of in given.answers.values() for one in of.items()):
+            if aspect not in ASPECTS or choice not in CHOICES:
+                what = f"{aspect!r}: {choice!r} is no answer"
+                raise InvalidArtifactError(what, where=str(path), cure="give the file as the page saved it")
+        raters.add(given.rater)
+        yield given
 
 
 def _preference(method: str, aspect: str, votes: Sequence[tuple[str, int]], confidence: float, seed: int) -> Preference:

@@ -128,10 +128,9 @@ def _make_pairs(
     rest = [row for row in batch if row not in recorded]
     from_world = [row.prompt for row in rest if params.source == "world" or world.has_true_pair(row.prompt)]
     generated = [row for row in rest if row.prompt not in from_world]
-    if params.source == FOOTAGE:  # the control without generated clips
-        left_out = {row.id: ONE_LANGUAGE for row in generated if row.prompt.split == "train"}
-    else:
-        left_out = {row.id: TWO_LANGUAGES for row in recorded if row.prompt.split == "train"}
+    is_control = params.source == FOOTAGE  # without generated clips
+    unused, why = (generated, ONE_LANGUAGE) if is_control else (recorded, TWO_LANGUAGES)
+    left_out = {row.id: why for row in unused if row.prompt.split == "train"}
     pairs = [pair for prompt in from_world for pair in _filmed(prompt, world, params.world)]
     pairs += _recorded(clips, [row for row in recorded if row.id not in left_out], detector, left_out)
     with_mouth, without_face = _find_mouths(clips, [row for row in generated if row.id not in left_out], detector)
