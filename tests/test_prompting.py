@@ -6,6 +6,7 @@ from collections import Counter
 from itertools import permutations
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from dubmill import prompting
@@ -13,6 +14,7 @@ from dubmill.artifacts.rows import Line
 from dubmill.artifacts.store import PromptSet
 from dubmill.config import params as dubmill_params
 from dubmill.errors import InvalidParamsError, ServiceUnavailableError, UnsupportedTextError
+from dubmill.prompting import slots
 from dubmill.prompting.phrases import PHRASES
 from dubmill.steps.prompts import prompts as prompts_step
 from dubmill.text.languages import LANGUAGES, is_in_script
@@ -328,3 +330,12 @@ def test_a_rerun_of_the_step_does_nothing(tmp_path):
     before = (tmp_path / "one" / "manifest.json").stat().st_mtime_ns
     assert len(prompts_step(params, tmp_path / "one").rows) == 4
     assert (tmp_path / "one" / "manifest.json").stat().st_mtime_ns == before
+
+
+def test_no_prompt_has_a_puppet_that_a_part_of_nano_was_trained_on():
+    from dubmill.nano.pretrain.data import HELD_OUT_SEED
+
+    assert slots.MIN_PROMPT_SEED == HELD_OUT_SEED
+    count = 3000  # of 3,000 seeds without a bound some fourteen are below it
+    assert min(np.random.default_rng(7).integers(slots.MAX_PROMPT_SEED, size=count)) < HELD_OUT_SEED
+    assert min(slots.unique_seeds(7, count)) >= HELD_OUT_SEED

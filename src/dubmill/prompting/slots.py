@@ -12,7 +12,8 @@ from dubmill.artifacts.rows import Line, Prompt
 from dubmill.config.params import PromptsParams
 from dubmill.errors import InvalidParamsError
 
-MAX_PROMPT_SEED = 2**31
+MIN_PROMPT_SEED, MAX_PROMPT_SEED = 10_000_000, 2**31
+"""Bounds of the seeds of prompts: puppets below the first were drawn in the training of nano's base."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,8 @@ def unique_seeds(seed: int, count: int) -> list[int]:
     """Returns `count` different seeds; the first n do not depend on `count`."""
     rng, seeds = np.random.default_rng(seed), dict[int, None]()
     while len(seeds) < count:
-        seeds[int(rng.integers(MAX_PROMPT_SEED))] = None
+        if (drawn := int(rng.integers(MAX_PROMPT_SEED))) >= MIN_PROMPT_SEED:
+            seeds[drawn] = None
     return list(seeds)
 
 
