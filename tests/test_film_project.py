@@ -170,6 +170,49 @@ def test_a_recorded_voice_is_the_sound_of_its_language_alone(film, source, stand
     assert "to dub" in film("status", "p")[1]
 
 
+def test_a_segment_with_a_recording_of_its_own_is_not_spoken_by_the_model(film, source, stand_in):
+    """The lips follow the recording from the segment's start; other segments are the model's, and keep their bytes."""
+    heard = []
+    stand_in.follow_voice = lambda clip, voice_CN, **how: heard.append(voice_CN) or clip
+    new(film, source)
+    film("render", "p")
+    before = {path.name: path.read_bytes() for path in Path("p/work/takes").glob("*.nut")}
+    tone = 0.5 * np.sin(np.arange(12000) / 8)[None].astype(np.float32)
+    for name, sound in (("s2.wav", tone), ("long.wav", np.tile(tone, 2)), ("silent.wav", 0 * tone)):
+        Path(name).write_bytes(media.wav_bytes(sound, 16000))
+    for name, sentence in (
+        ("long.wav", "until 1.50 s, and its segment lasts 0.80 s"),
+        ("silent.wav", "silent"),
+        ("no.wav", "not there"),
+    ):
+        code, _, err = film("edit", "p", "s2", "--to", "es", "--audio", name)
+        assert (code, len(err.strip().splitlines())) == (2, 1), err
+        assert sentence in err
+    assert film("edit", "p", "s2", "--to", "es", "--audio", "s2.wav")[0] == 0
+    Path("s2.wav").rename("p/s2.wav")
+    code, out, _ = film("status", "p")
+    assert (code, out.count("refused"), "not there" in out) == (0, 1, True)
+    table = Path("p/segments.csv")
+    table.write_text(table.read_text().replace(str(Path("s2.wav").absolute()), "s2.wav"))
+    assert film("edit", "p", "s2", "--to", "es", "--text", "tres y")[0] == 0
+    assert ",s2.wav\n" in table.read_text()
+    assert film("render", "p", "--language", "es")[0] == 0
+    ((voice_CN,), texts) = heard, stand_in.texts
+    assert (len(texts), len(table.read_text().splitlines())) == (4, 5)
+    loud = np.flatnonzero(np.abs(voice_CN[0]) > 0.1)
+    assert loud[-1] - loud[0] == pytest.approx(12000, abs=20)
+    after = {path.name: path.read_bytes() for path in Path("p/work/takes").glob("*.nut")}
+    assert (len(after) - len(before), after | before == after) == (1, True)
+    dub = media.read("p/renders/in.es.mp4", frame_rate=None, sample_rate_hz=16000).mono_N
+    spoken = dub[round(3.1 * 16000) : round(3.7 * 16000)]
+    assert np.argmax(np.abs(np.fft.rfft(spoken))) == pytest.approx(len(spoken) / (8 * 2 * np.pi), abs=2)
+    code, _, err = film("edit", "p", "s2", "--to", "es", "--text", "")
+    assert (code, "segment s2 has a recording without words" in err) == (2, True)
+    assert film("edit", "p", "s2", "--to", "es", "--text", "tres", "--audio", "")[0] == 0
+    assert "s2.wav" not in table.read_text()
+    assert "to dub" not in film("status", "p")[1]
+
+
 def test_a_project_keeps_the_background_of_its_film_and_says_if_it_is_gone(film, source, stand_in, monkeypatch):
     heard = []
     original = stand_in.dub

@@ -15,6 +15,7 @@ from dubmill.errors import UsageError
 
 if TYPE_CHECKING:
     from dubmill.dubbing.requests import FileDubResult
+    from dubmill.providers import Separator
 
 PARAMS, RELEASE, BACKBONE = Path("params.yaml"), Path("work/release"), Path("work/backbone")
 NO_OVERLAYS: list[Path] = []
@@ -61,6 +62,19 @@ Background = Annotated[
         show_default=False,
     ),
 ]
+Separate = Annotated[
+    str,
+    typer.Option(
+        help="instead of --background: provider that finds the speech in a film's sound, sherpa-onnx; empty: none"
+    ),
+]
+SeparationModel = Annotated[
+    str,
+    typer.Option(
+        help="its model: a UVR .onnx file, or a folder with Spleeter's two; @SHA256 behind it refuses any other"
+    ),
+]
+Duck = Annotated[float, typer.Option(help="dB by which the background is lowered while the dub speaks")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +88,9 @@ class DubOptions:
     script: Path | None
     audio: Path | None
     background: Path | None
+    separate: str
+    separation_model: str
+    duck: float
     tone_map: bool
     track: int | None
     consent: str
@@ -103,6 +120,23 @@ def refuse_unused(where: str, reason: str, options: Mapping[str, object], cure: 
         raise UsageError(f"{' and '.join(given)} {reason}", where=where, cure=cure)
 
 
+def open_separator(where: str, background: Path | None, name: str, model: str, duck_db: float) -> Separator | None:
+    """The separator that makes a film's background, after a check of the options of its music and effects; None: none is wanted.
+
+    Raises:
+        UsageError: they do not fit together, or there is no such separator or model.
+    """
+    from dubmill import providers
+
+    if not name:
+        refuse_unused(where, "without --separate", {"--separation-model": model}, "give --separate, or leave it out")
+    if not name and background is None:
+        refuse_unused(where, "without a background", {"--duck": duck_db}, "give --background or --separate")
+    if name:
+        refuse_unused(where, "beside --separate", {"--background": background}, "give one of the two")
+    return providers.separator(name, model=model) if name else None
+
+
 def refuse_overlay(where: str, adapter: Path | None, overlay: list[Path]) -> None:
     """Refuse an overlay that would be ignored, since a release holds its own values.
 
@@ -124,6 +158,9 @@ def dub(
     ] = None,
     audio: Audio = None,
     background: Background = None,
+    separate: Separate = "",
+    separation_model: SeparationModel = "",
+    duck: Duck = 0.0,
     captions: Annotated[
         Path | None, typer.Option(help="write the dubbed words here, as SRT or WebVTT", show_default=False)
     ] = None,
@@ -191,7 +228,10 @@ def _dub(options: DubOptions) -> FileDubResult:
     if options.endpoint:
         return _dub_on_endpoint(options)
     refuse_overlay("dubmill dub", options.adapter, options.overlay)
-    from dubmill.dubbing.open import dub_clip_file, dub_film_file, is_film, open_model
+    separator = open_separator(
+        "dubmill dub", options.background, options.separate, options.separation_model, options.duck
+    )
+    from dubmill.dubbing.open import dub_clip_file, dub_film_file, is_film, open_model, with_separated_background
     from dubmill.dubbing.requests import FileDubRequest, check_file_request
     from dubmill.text.languages import base_tag
     from dubmill.text.subtitles import read_cues
@@ -211,14 +251,21 @@ def _dub(options: DubOptions) -> FileDubResult:
         has_label=options.label,
         voice=options.audio,
         background=options.background,
+        duck_db=options.duck,
     )
     check_file_request(request)
     source = open_model(options.release, options.adapter, options.backbone, options.params, options.overlay)
     has_chunks = is_film(request, source.size)
     if not has_chunks:
-        cure = "leave --background out, or give --script, which dubs the video as a film"
-        refuse_unused("dubmill dub", "beside a clip", {"--background": options.background}, cure)
+        cure = "leave it out, or give --script, which dubs the video as a film"
+        unused = {"--background": options.background, "--separate": separator}
+        refuse_unused("dubmill dub", "beside a clip", unused, cure)
     options.out.parent.mkdir(parents=True, exist_ok=True)
+    if separator is not None:
+        with typer.progressbar(length=1000, label="separate", file=sys.stderr) as bar:
+            request = with_separated_background(
+                request, options.out, source, separator, lambda share: bar.update(int(1000 * share) - bar.pos)
+            )
     dub_file = dub_film_file if has_chunks else dub_clip_file
     with typer.progressbar(length=1000, label="dub", file=sys.stderr) as bar:
         return dub_file(
@@ -243,6 +290,9 @@ def _dub_on_endpoint(options: DubOptions) -> FileDubResult:
         "--quality": options.quality is not None,
         "--audio": options.audio,
         "--background": options.background,
+        "--separate": options.separate,
+        "--separation-model": options.separation_model,
+        "--duck": options.duck,
         "--picture": options.picture != "face",
         "--release": options.release != RELEASE,
         "--backbone": options.backbone != BACKBONE,

@@ -16,7 +16,7 @@ from dubmill.cli.film_new import model_of, new
 from dubmill.errors import UsageError
 
 if TYPE_CHECKING:
-    from dubmill.dubbing.project import FilmProject
+    from dubmill.dubbing.project import FilmProject, Row
     from dubmill.dubbing.project.work import ProjectWork
 
 app = typer.Typer(help="Dub a film as a project: correct one segment, and pay for one segment.", no_args_is_help=True)
@@ -53,7 +53,16 @@ def edit(
     project: Project,
     segment: SegmentName,
     text: Annotated[str | None, typer.Option(help="its words; empty: it is not dubbed", show_default=False)] = None,
-    to: Annotated[str, typer.Option(help="language of --text: a target, or the film's; empty: the only target")] = "",
+    to: Annotated[
+        str,
+        typer.Option(help="language of --text and --audio: a target, or of a text the film's; empty: the only target"),
+    ] = "",
+    audio: Annotated[
+        str | None,
+        typer.Option(
+            help="a recording of its words, which begins with it: the lips follow; empty: none", show_default=False
+        ),
+    ] = None,
     speaker: Annotated[str | None, typer.Option(help="who speaks", show_default=False)] = None,
     face: Annotated[
         str | None, typer.Option(help="whose face moves: left, right, a number, all or none", show_default=False)
@@ -63,7 +72,7 @@ def edit(
 ) -> None:
     """Change a segment in the table; nothing is dubbed."""
     from dubmill.dubbing.open import line_fitter
-    from dubmill.dubbing.project import FilmProject, Target
+    from dubmill.dubbing.project import FilmProject
     from dubmill.dubbing.project.project import locked
     from dubmill.dubbing.project.table import seconds_of
 
@@ -78,18 +87,8 @@ def edit(
             if value is not None
         }
         row = replace(row, **changes, **times)
-        if text is not None:
-            text = " ".join(text.split())
-            tag = to or (settings.languages[0] if len(settings.languages) == 1 else "")
-            if tag in settings.languages:
-                row = replace(row, targets={**row.targets, tag: Target(text)})
-            elif tag == settings.source_language:
-                row = replace(row, text=text)
-            else:
-                known = ", ".join((*settings.languages, settings.source_language))
-                raise UsageError(
-                    f"--to {tag!r} is no language of this project", where=str(project), cure=f"use {known}"
-                )
+        if text is not None or audio is not None:
+            row = _with_words(row, opened, to, text, audio)
         elif not changes and not times:
             raise UsageError("nothing was changed", where="dubmill film edit", cure="give --text, --speaker or a time")
         opened = opened.edited(row, line_fitter(settings.backbone))
@@ -98,6 +97,28 @@ def edit(
     for tag in settings.languages:
         if note := opened.row(segment).targets[tag].note:
             typer.echo(f"{segment} in {tag}: {note}", err=True)
+
+
+def _with_words(row: Row, project: FilmProject, to: str, text: str | None, audio: str | None) -> Row:
+    """The row with other words in the language `to`, another recording of them, or both."""
+    from dubmill.dubbing.longform import check_segment_recording
+
+    settings = project.settings
+    tag = to or (settings.languages[0] if len(settings.languages) == 1 else "")
+    if tag == settings.source_language not in settings.languages and audio is None:
+        return replace(row, text=" ".join((text or "").split()))
+    if tag not in settings.languages:
+        known = ", ".join(settings.languages if audio else (*settings.languages, settings.source_language))
+        where, what = str(project.folder), f"--to {tag!r} is no language of this project"
+        raise UsageError(what if text is not None else f"{what} that is dubbed", where=where, cure=f"use {known}")
+    words = row.targets[tag].without_fitting
+    if text is not None:
+        words = replace(words, text=" ".join(text.split()))
+    if audio is not None:
+        words = replace(words, recording=Path(audio).absolute() if audio else None)
+    if audio:
+        check_segment_recording(Path(audio), row.end_seconds - row.start_seconds)
+    return replace(row, targets={**row.targets, tag: words})
 
 
 @app.command()

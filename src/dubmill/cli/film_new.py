@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,10 +13,14 @@ from dubmill.cli.dub import (
     NO_OVERLAYS,
     PARAMS,
     Background,
+    Duck,
     Face,
     Picture,
     Quality,
+    Separate,
+    SeparationModel,
     Track,
+    open_separator,
     refuse_overlay,
     refuse_unused,
 )
@@ -24,9 +29,10 @@ from dubmill.errors import UsageError
 if TYPE_CHECKING:
     from dubmill.dubbing.model_source import ModelSource
     from dubmill.dubbing.project import ProjectSettings, Row
-    from dubmill.providers import Transcriber
+    from dubmill.providers import Separator, Transcriber
     from dubmill.text.subtitles import Cue
 
+NAME = "dubmill film new"
 NO_FILES: list[str] = []
 Scripts = Annotated[
     list[str],
@@ -51,6 +57,9 @@ def new(
     script: Scripts = NO_FILES,
     audio: Recordings = NO_FILES,
     background: Background = None,
+    separate: Separate = "",
+    separation_model: SeparationModel = "",
+    duck: Duck = 0.0,
     by: By = "",
     recogniser: Recogniser = "",
     url: Annotated[str, typer.Option(help="endpoint: base URL of its API; it receives the sound")] = "",
@@ -74,14 +83,11 @@ def new(
     from dubmill.dubbing.project import ProjectSettings
     from dubmill.text.languages import base_tag
 
-    transcription = {"--with": by, "--model": recogniser, "--url": url}
-    if script:
-        refuse_unused("dubmill film new", "beside --script", transcription, "leave --script out, or the others")
-    refuse_overlay("dubmill film new", adapter, overlay)
-    languages = tuple(dict.fromkeys(base_tag(tag.strip()) for tag in to.split(",") if tag.strip()))
+    languages = tuple(dict.fromkeys(map(base_tag, filter(None, map(str.strip, to.split(","))))))
+    source = base_tag(source)
     settings = ProjectSettings(
         film=film.absolute(),
-        source_language=base_tag(source),
+        source_language=source,
         languages=languages,
         consent=consent,
         release=release.absolute(),
@@ -97,37 +103,48 @@ def new(
         quality=quality,
         container=container,
         background=background.absolute() if background else None,
+        duck_db=duck,
         audio={tag: path.absolute() for tag, path in _by_language(audio, "--audio", languages).items()},
     )
-    scripts = _by_language(script, "--script", languages, settings.source_language)
-    folder = project or film.with_name(f"{film.stem}.dub")
-    _create(settings, folder, scripts, None if scripts else _transcriber(by, recogniser, url))
-    next_step = "may be edited" if scripts else "holds words that a machine recognised: correct and translate them"
+    scripts, folder = _by_language(script, "--script", languages, source), project or film.with_suffix(".dub")
+    writer = _transcriber(bool(scripts), by, recogniser, url)
+    _create(settings, folder, scripts, writer, open_separator(NAME, background, separate, separation_model, duck))
+    next_step = "holds words that a machine recognised: correct and translate them" if writer else "may be edited"
     typer.echo(f"film: {folder}, whose segments.csv {next_step}")
 
 
-def _transcriber(by: str, model: str, url: str) -> Transcriber:
-    """The provider of a transcription, which a film without a script needs.
+def _transcriber(has_script: bool, by: str, model: str, url: str) -> Transcriber | None:
+    """The provider of a transcription, which a film without a script needs, and no other.
 
     Raises:
-        UsageError: none is named, or it is none.
+        UsageError: none is named, or it is none, or there is a script too.
     """
     from dubmill import providers
 
+    if has_script:
+        options = {"--with": by, "--model": model, "--url": url}
+        refuse_unused(NAME, "beside --script", options, "leave --script out, or the others")
+        return None
     if not by:
         cure = "give --script, or --with whisper or endpoint for a transcription"
-        raise UsageError("there is no script", where="dubmill film new", cure=cure)
+        raise UsageError("there is no script", where=NAME, cure=cure)
     return providers.transcriber(by, model=model, url=url)
 
 
-def _create(settings: ProjectSettings, folder: Path, scripts: dict[str, Path], writer: Transcriber | None) -> None:
+def _create(
+    settings: ProjectSettings,
+    folder: Path,
+    scripts: dict[str, Path],
+    writer: Transcriber | None,
+    separator: Separator | None,
+) -> None:
     """Check the settings, read the film, and write the project; `writer` transcribes it where there are no scripts."""
     from dubmill.cli.script import transcript
-    from dubmill.dubbing.longform import Film
+    from dubmill.dubbing.longform import Film, separated_background
     from dubmill.dubbing.open import FILM_LIMITS, line_fitter
     from dubmill.dubbing.project import FilmProject
     from dubmill.dubbing.project.fitting import fit_rows
-    from dubmill.dubbing.project.project import check_new
+    from dubmill.dubbing.project.project import WORK, check_new
     from dubmill.dubbing.project.table import read_script
     from dubmill.text.subtitles import split_cues
 
@@ -150,6 +167,13 @@ def _create(settings: ProjectSettings, folder: Path, scripts: dict[str, Path], w
         rows = _rows(cues, {source: settings.film}, source, languages)
     for tag in languages:
         rows = fit_rows(rows, tag, film.info.seconds, fit)
+    if separator:
+        with typer.progressbar(length=1000, label="separate", file=sys.stderr) as bar:
+            made = separated_background(
+                film, separator, folder / WORK, lambda share: bar.update(int(1000 * share) - bar.pos)
+            )
+        settings = settings.model_copy(update={"background": made.relative_to(folder)})
+        film = replace(film, background=made)
     FilmProject.create(folder, settings, rows, film)
 
 
@@ -168,14 +192,15 @@ def _check_settings(settings: ProjectSettings) -> None:
     from dubmill.dubbing.output import VIDEO_SUFFIXES
     from dubmill.dubbing.requests import FileDubRequest, check_file_request
 
+    refuse_overlay(NAME, settings.adapter, settings.overlay_files)
     if not settings.languages or settings.container not in VIDEO_SUFFIXES:
         what = f"no container ends in {settings.container}" if settings.languages else "--to names no language"
-        raise UsageError(what, where="dubmill film new", cure=f"give languages, and one of {', '.join(VIDEO_SUFFIXES)}")
+        raise UsageError(what, where=NAME, cure=f"give languages, and one of {', '.join(VIDEO_SUFFIXES)}")
     for tag in settings.languages:
         check_file_request(
             FileDubRequest(
                 settings.film, "", tag, settings.consent, settings.seed, settings.tone_map, settings.face,
-                settings.track, picture=settings.picture, quality=settings.quality, voice=settings.audio.get(tag),
+                settings.track, picture=settings.picture, quality=settings.quality, voice=settings.audio.get(tag), duck_db=settings.duck_db,
             )
         )  # fmt: skip
 

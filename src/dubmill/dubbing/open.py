@@ -20,12 +20,14 @@ from dubmill.config.sampling import DubSamplingParams
 from dubmill.dubbing.clip_dubber import ClipDubber
 from dubmill.dubbing.clip_size import SLACK_SECONDS, ClipSize
 from dubmill.dubbing.consent import LEDGER, ConsentLedger
+from dubmill.dubbing.longform import Film, chunks_folder, separated_background
 from dubmill.dubbing.model_source import ModelSource
 from dubmill.dubbing.requests import FileDubRequest, FileDubResult, check_file_request
 from dubmill.dubbing.service import DubbingService
 from dubmill.errors import MediaTooLongError, UsageError
 from dubmill.faces import NO_DETECTION, FaceMasker
 from dubmill.media.clips import Clip
+from dubmill.providers import Separator
 from dubmill.text.subtitles import Cue
 from dubmill.text.timing import Fit
 from dubmill.worlds import fit_line, world_of
@@ -86,14 +88,8 @@ def open_dubber(backbone: Path, source: ModelSource, *, beside: ClipDubber | Non
     if beside is None:
         return Dubber.load(Backbone.open(backbone), adapter, strength=source.strength, sampling=sampling)
     assert isinstance(beside, Dubber), "only a loaded model has a transformer to share"
-    return Dubber.load(
-        beside.backbone,
-        adapter,
-        strength=source.strength,
-        sampling=sampling,
-        modules=beside.modules,
-        name=f"dub_{uuid.uuid4().hex[:12]}",
-    )
+    shared = {"modules": beside.modules, "name": f"dub_{uuid.uuid4().hex[:12]}"}
+    return Dubber.load(beside.backbone, adapter, strength=source.strength, sampling=sampling, **shared)
 
 
 def line_fitter(backbone: Path) -> Callable[[Line, float], Fit]:
@@ -202,6 +198,22 @@ def dub_film_file(
     """
     check_file_request(request)  # before the weights are loaded
     return film_service(backbone, source, ledger).dub_film(request, out, progress)
+
+
+def with_separated_background(
+    request: FileDubRequest, out: Path, source: ModelSource, separator: Separator, progress: Callable[[float], None]
+) -> FileDubRequest:
+    """The request with its film opened, and the background that a separator makes, kept with the chunks of `out` until it is done.
+
+    Raises:
+        DubmillError: see `DubbingService.open_film` and `separated_background`.
+    """
+    source.check_language(request.language)
+    film = Film.open(
+        request.path, source.size, limits=FILM_LIMITS, tone_map=request.tone_map, track=request.track
+    )  # fmt: skip
+    background = separated_background(film, separator, chunks_folder(out), progress)
+    return replace(request, film=replace(film, background=background))
 
 
 def film_service(backbone: Path, source: ModelSource, ledger: Path = LEDGER) -> DubbingService:

@@ -9,9 +9,12 @@ from pathlib import Path
 from dubmill import media
 from dubmill.dubbing.consent import Consent
 from dubmill.dubbing.longform import Film, FilmStore, check_recording
+from dubmill.errors import UsageError
 from dubmill.faces import FACE, check_face_choice, check_picture_choice
 from dubmill.text.languages import language as language_of
 from dubmill.text.subtitles import Cue
+
+MAX_DUCK_DB = 60.0
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,7 @@ class FileDubRequest:
     `speaker` describes who speaks (`a woman`), for the caption; empty: anybody. `words` are cues, or one text for a clip or to be distributed over the speech of a film.
     `picture` as in `faces.check_picture_choice`, `quality` as in `media.coding_like`,
     `has_label` as in `longform.dub_film`.
-    `voice` as in `longform.FilmJob`, `store` as in `longform.dub_film`, `background` as in `longform.Film`; `film` is the opened file, where the caller has it.
+    `voice` as in `longform.FilmJob`, `store` and `duck_db` as in `longform.dub_film`, `background` as in `longform.Film`; `film` is the opened file, where the caller has it.
     """
 
     path: Path
@@ -38,6 +41,7 @@ class FileDubRequest:
     has_label: bool = False
     voice: Path | None = None
     background: Path | None = None
+    duck_db: float = 0.0
     store: FilmStore | None = None
     film: Film | None = None
 
@@ -55,7 +59,7 @@ def check_file_request(request: FileDubRequest) -> None:
 
     Raises:
         MissingConsentError: the statement names nobody.
-        UsageError: the choice of face, picture or quality is none.
+        UsageError: the choice of face, picture or quality is none, or the background cannot be lowered so.
         UnreadableMediaError: the recorded voice cannot be read, or is silent.
         UnsupportedTextError: the language is unknown.
     """
@@ -64,5 +68,8 @@ def check_file_request(request: FileDubRequest) -> None:
     check_face_choice(request.face)
     check_picture_choice(request.picture)
     media.check_quality(request.quality)
+    if not 0.0 <= request.duck_db <= MAX_DUCK_DB:
+        cure = f"give 0 to {MAX_DUCK_DB:g}"
+        raise UsageError(f"the background cannot be lowered by {request.duck_db:g} dB", where="--duck", cure=cure)
     if request.voice is not None:
         check_recording(request.voice)

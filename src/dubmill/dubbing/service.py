@@ -38,6 +38,9 @@ from dubmill.media.clips import Clip
 from dubmill.text.subtitles import Cue
 
 SELFTEST_SEED = 0
+_NO_BACKGROUND = [
+    "music and effects under the dubbed words are the model's too; --background or --separate keeps the film's"
+]
 
 
 @dataclass(frozen=True)
@@ -110,10 +113,11 @@ class DubbingService:
             progress=progress,
             quality=request.quality,
             has_label=request.has_label,
+            duck_db=request.duck_db,
             store=request.store,
             before_handover=before_handover,
         )
-        notes = (*_film_notes(film, dubbed.chunks, request.picture), *dubbed.notes, *self._release_notes())
+        notes = (*_film_notes(film, dubbed.chunks, request), *dubbed.notes, *self._release_notes())
         return FileDubResult(notes, dubbed.cues)
 
     def dub_film_chunks(
@@ -185,7 +189,7 @@ class DubbingService:
         return (f"the adapter {self.source.name} was never released: nobody has measured how well it dubs",)
 
 
-def _film_notes(film: Film, chunks: Sequence[Chunk], picture: str) -> tuple[str, ...]:
+def _film_notes(film: Film, chunks: Sequence[Chunk], request: FileDubRequest) -> tuple[str, ...]:
     size, info = film.size, film.info
     num_frames = sum(chunk.fade_out[1] - chunk.fade_in[0] for chunk in chunks)
     notes = [
@@ -193,7 +197,9 @@ def _film_notes(film: Film, chunks: Sequence[Chunk], picture: str) -> tuple[str,
         "the rest is unchanged",
     ]
     stored = info.picture
-    if picture != KEEP and (stored.width, stored.height, info.frame_rate) != (size.width, size.height, size.frame_rate):
+    notes += _NO_BACKGROUND if film.background is None and request.voice is None else []
+    is_scaled = (stored.width, stored.height, info.frame_rate) != (size.width, size.height, size.frame_rate)
+    if request.picture != KEEP and is_scaled:
         notes.append(
             f"the model's picture has {size.width}x{size.height} pixels and {float(size.frame_rate):g} frames a second; it was "
             f"scaled to its place in {stored.width}x{stored.height} and {float(info.frame_rate):g}"

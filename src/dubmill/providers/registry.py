@@ -1,15 +1,17 @@
-"""Transcribers and translators by name."""
+"""Transcribers, translators and separators by name."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from dubmill.errors import UsageError
+from dubmill.providers.separation import Separator, SherpaOnnx
 from dubmill.providers.transcription import Transcriber
 from dubmill.providers.translation import Translator
 
 TRANSCRIBERS = ("whisper", "endpoint")
 TRANSLATORS = ("endpoint",)
+SEPARATORS = ("sherpa-onnx",)
 
 
 def transcriber(name: str, *, model: str, url: str) -> Transcriber:
@@ -40,6 +42,17 @@ def translator(name: str, *, model: str, url: str) -> Translator:
 
         return RemoteTranslator(_required(url), model)
     raise UsageError(f"there is no translator {name!r}", cure=f"use {', '.join(TRANSLATORS)}")
+
+
+def separator(name: str, *, model: str) -> Separator:
+    """Returns the separator called `name` with the weights in `model`, as in `SherpaOnnx`.
+
+    Raises:
+        UsageError: there is no such separator, or it is not installed, or its model is not there.
+    """
+    if name == "sherpa-onnx":
+        return SherpaOnnx(model)
+    raise UsageError(f"there is no separator {name!r}", cure=f"use {', '.join(SEPARATORS)}")
 
 
 def _required(url: str) -> str:

@@ -147,7 +147,8 @@ class ServedProject:
             self.check_segment(segment, project)
             row = project.row(segment)
             if "text" in values:
-                row = replace(row, targets={**row.targets, language: Target(values.pop("text"))})
+                words = replace(row.targets[language].without_fitting, text=values.pop("text"))
+                row = replace(row, targets={**row.targets, language: words})
             project = project.edited(replace(row, **values), line_fitter(backbone))
             project.save()
             self.touch()

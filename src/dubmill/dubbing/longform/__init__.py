@@ -11,9 +11,10 @@ from __future__ import annotations
 from dubmill.dubbing.longform.chunk_dubs import FilmJob, dub_chunks
 from dubmill.dubbing.longform.chunks import Chunk, plan_chunks
 from dubmill.dubbing.longform.film import Film, FilmAnalysis, loud_spans
-from dubmill.dubbing.longform.film_dub import FilmDub, FilmPlan, dub_film, plan_film
-from dubmill.dubbing.longform.recording import check_recording
+from dubmill.dubbing.longform.film_dub import FilmDub, FilmPlan, chunks_folder, dub_film, plan_film
+from dubmill.dubbing.longform.recording import check_recording, check_segment_recording
 from dubmill.dubbing.longform.segments import Segment
+from dubmill.dubbing.longform.separation import separated_background
 from dubmill.dubbing.longform.store import FilmStore
 
 __all__ = [
@@ -26,9 +27,12 @@ __all__ = [
     "FilmStore",
     "Segment",
     "check_recording",
+    "check_segment_recording",
+    "chunks_folder",
     "dub_chunks",
     "dub_film",
     "loud_spans",
     "plan_chunks",
     "plan_film",
+    "separated_background",
 ]

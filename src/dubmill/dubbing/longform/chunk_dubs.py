@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import pairwise, repeat
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ from dubmill.dubbing.clip_dubber import ClipDubber
 from dubmill.dubbing.longform.chunks import Chunk
 from dubmill.dubbing.longform.crops import Crop, CropReader, centre_crop, face_crop
 from dubmill.dubbing.longform.film import Film, level_dbfs, loud_spans
-from dubmill.dubbing.longform.recording import ChunkVoice, chunk_voices
+from dubmill.dubbing.longform.recording import ChunkVoice, check_segment_recordings, chunk_voices
 from dubmill.dubbing.longform.store import FilmStore, clip_key
 from dubmill.errors import UnreadableMediaError, UnsupportedTextError, UsageError
 from dubmill.faces import FACE, BlendMask, FaceMasker
@@ -35,7 +35,7 @@ class FilmJob:
 
     `release` is a digest that distinguishes the stored dubs of one model from another's. `masker` detects faces in every
     chunk, `face` says which of several is dubbed, and `speaker` who that is; `picture` as in `faces.check_picture_choice`.
-    `voice` is a recording on the film's clock that the lips follow; none: the model speaks.
+    `voice` is a recording on the film's clock that the lips follow; none: the model speaks. A segment's own recording replaces it.
     """
 
     dubber: ClipDubber
@@ -160,13 +160,15 @@ def dub_chunks(
     Raises:
         UnreadableMediaError: the film is silent where a voice is to be dubbed, or the model returned another size.
         UnsupportedTextError: the model cannot say the words of a chunk.
+        UsageError: a segment's recording is not there, or lasts longer than the segment.
         DiskFullError: the disk is full.
     """
     keys = take_keys(film, chunks, crops, job)
     missing = [index for index, key in enumerate(keys) if not store.take(key).is_file()]
+    check_segment_recordings([chunks[index] for index in missing])
     unread = [index for index in missing if not store.has_clip(film, chunks[index], crops[index])]
     clips = _clips(film, [chunks[index] for index in unread], [crops[index] for index in unread])
-    voices = _voices(film, [chunks[index] for index in missing], job)
+    voices = chunk_voices(film, job.voice, [chunks[index] for index in missing])
     for num_done, index in enumerate(missing):
         chunk, started = chunks[index], time.monotonic()
         clip = store.clip(film, chunk, crops[index], partial(next, clips)).lasting(film.size.num_frames)
@@ -184,7 +186,7 @@ def chunk_dubs(
     job: FilmJob,
 ) -> list[ChunkDub]:  # fmt: skip
     """The chunks with their dubs, ready to be joined; each one's part of a recorded voice is written beside its dub."""
-    dubs, voices = [], _voices(film, chunks, job)
+    dubs, voices = [], chunk_voices(film, job.voice, chunks)
     for chunk, mask, crop, path in zip(chunks, masks, crops, takes, strict=True):
         voice = next(voices)
         sound_path = path if voice is None else path.with_suffix(".wav")
@@ -196,8 +198,11 @@ def chunk_dubs(
 
 
 def take_keys(film: Film, chunks: Sequence[Chunk], crops: Sequence[Crop], job: FilmJob) -> list[str]:
-    """A digest for each chunk of everything that its dub depends on."""
-    voice = "" if job.voice is None else sha256_of(job.voice)
+    """A digest for each chunk of everything that its dub depends on.
+
+    Raises:
+        UsageError: a segment's recording is not there.
+    """
     return [
         digest_of(
             [
@@ -207,7 +212,7 @@ def take_keys(film: Film, chunks: Sequence[Chunk], crops: Sequence[Crop], job: F
                 job.speaker_in(chunk),
                 job.seed_of(chunk),
                 job.release,
-                voice,
+                _voice_key(chunk, job),
             ]
         )
         for chunk, crop in zip(chunks, crops, strict=True)
@@ -224,10 +229,19 @@ def _clips(film: Film, chunks: Sequence[Chunk], crops: Sequence[Crop]) -> Iterat
     yield from (crop_reader.clip(index) for index in range(len(chunks)))
 
 
-def _voices(film: Film, chunks: Sequence[Chunk], job: FilmJob) -> Iterator[ChunkVoice | None]:
-    if job.voice is None:
-        return repeat(None)
-    return chunk_voices(film, job.voice, chunks)
+def _voice_key(chunk: Chunk, job: FilmJob) -> str | list[tuple[float, str]]:
+    """What a chunk's dub depends on beside its words where they are recorded; empty where the model speaks.
+
+    Raises:
+        UsageError: a segment's recording is not there.
+    """
+    if missing := [path for path in chunk.recordings if not path.is_file()]:
+        cure = "put it back, or name another with `dubmill film edit`"
+        raise UsageError(f"the recording of {_place(chunk)} is not there", where=str(missing[0]), cure=cure)
+    if chunk.recordings:
+        starts = [start for start, _ in chunk.cues]
+        return list(zip(starts, map(sha256_of, chunk.recordings), strict=True))
+    return "" if job.voice is None else sha256_of(job.voice)
 
 
 def _place(chunk: Chunk) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 
@@ -40,6 +41,7 @@ class Chunk:
         ids: the names of its segments, where they have any.
         speaker, face: as in `Segment`, the same for all of them.
         seed: the largest of its segments' seeds; None: the seed of the whole film.
+        recordings: of its segments, of each or of none, in the order of `cues`.
     """
 
     first: int
@@ -52,6 +54,7 @@ class Chunk:
     speaker: str = ""
     face: str = ""
     seed: int | None = None
+    recordings: tuple[Path, ...] = ()
 
     def weight(self, position: float) -> float:
         """The dub's weight in the picture at a position in frames, 0 to 1."""
@@ -94,6 +97,7 @@ def plan_chunks(cues: Sequence[Cue], analysis: FilmAnalysis, size: ClipSize) -> 
             speaker=group.cues[0].speaker,
             face=group.cues[0].face,
             seed=max((cue.seed for cue in group.cues if cue.seed is not None), default=None),
+            recordings=tuple(cue.recording for cue in group.cues if cue.recording),
         )
         for index, group in enumerate(groups)
     ]
@@ -157,9 +161,9 @@ def _grouped(singles: list[_Group], analysis: FilmAnalysis, size: ClipSize) -> l
         best.append(min(options))
     groups, end = [], len(singles)
     while end:
-        begin = best[end][1]
-        cues = [cue for single in singles[begin:end] for cue in single.cues]
-        groups.append(_Group(cues, singles[begin].start, max(single.stop for single in singles[begin:end])))
+        members = singles[(begin := best[end][1]) : end]
+        cues = [cue for single in members for cue in single.cues]
+        groups.append(_Group(cues, members[0].start, max(single.stop for single in members)))
         end = begin
     return groups[::-1]
 

@@ -20,17 +20,16 @@ import numpy as np
 from dubmill import media
 from dubmill.artifacts.files import digest_of, sha256_of
 from dubmill.dubbing.clip_size import ClipSize
+from dubmill.dubbing.longform.background import LEVEL_RATE_HZ, check_background
 from dubmill.errors import UnreadableMediaError
 from dubmill.media.clips import Clip, cut_or_pad
 
 _SHOT_SIDE = 32  # pixels of the small picture in which shot changes are detected
 _OVERVIEW_SIDE = 640  # pixels of the picture in which faces are detected
-_LEVEL_RATE_HZ = 16000
 _SHOT_HISTOGRAM = 0.25  # share of pixels that change their bin in a histogram of eight brightness bins
 _SHOT_DIFFERENCE = 20.0  # mean change of brightness, of 255
 _QUIET_DBFS = -50.0
 _SPEECH_SHARE = 0.4  # threshold of speech, from the quiet level (0) to the loud one (1) in dB
-_SAME_LENGTH_SECONDS = 0.5  # by which a background may be longer or shorter than its film
 _BREATH_SECONDS = 0.2  # a shorter pause is part of the speech
 
 
@@ -73,7 +72,8 @@ class Film:
             )
         film = cls(path, info, size, tone_map, background=background)
         if background is not None:
-            film._check_background(background)
+            sound = film.sound(LEVEL_RATE_HZ, 1)
+            check_background(background, film._with_background(sound, LEVEL_RATE_HZ, 1), info.seconds)
         return film
 
     @property
@@ -130,7 +130,7 @@ class Film:
         remaining = max(
             round(self.info.num_frames / self.info.frame_rate * rate), round(self.info.sound_seconds * rate)
         )
-        blocks = self._sound(rate, self.channels)
+        blocks = self.sound(rate, self.channels)
         for block in chain(blocks, repeat(np.zeros((rate, self.channels), np.float32))):
             yield block[:remaining]
             remaining -= len(block[:remaining])
@@ -151,7 +151,7 @@ class Film:
 
     def sound_window(self) -> SlidingWindow:
         """A forward reader of its speech (N, C) at the model's sample rate."""
-        return SlidingWindow(self._speech(self.size.sample_rate_hz, self.channels))
+        return SlidingWindow(self.speech(self.size.sample_rate_hz, self.channels))
 
     def sound_parts(self) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
         """`source_sound` in blocks, each with its first sample and the background (N, C) there: zeros where there is none."""
@@ -167,17 +167,18 @@ class Film:
 
     def analyze(self) -> FilmAnalysis:
         """The loudness of each frame, and where shots change."""
-        levels_F = _levels(self, self._speech(_LEVEL_RATE_HZ, 1))
+        levels_F = _levels(self, self.speech(LEVEL_RATE_HZ, 1))
         return FilmAnalysis(levels_F, _shot_starts(self._frames(self.size.frame_rate, _SHOT_SIDE, _SHOT_SIDE)))
 
-    def _sound(self, sample_rate_hz: int, channels: int) -> Iterator[np.ndarray]:
+    def sound(self, sample_rate_hz: int, channels: int) -> Iterator[np.ndarray]:
+        """Its sound in blocks (N, C)."""
         return media.sound(
             self.path, sample_rate_hz=sample_rate_hz, channels=channels, track=self.info.track, has_picture=True
         )
 
-    def _speech(self, sample_rate_hz: int, channels: int) -> Iterator[np.ndarray]:
+    def speech(self, sample_rate_hz: int, channels: int) -> Iterator[np.ndarray]:
         """Its sound less the background, in blocks (N, C)."""
-        blocks = self._sound(sample_rate_hz, channels)
+        blocks = self.sound(sample_rate_hz, channels)
         if self.background is None:
             return blocks
         return (block - background for _, block, background in self._with_background(blocks, sample_rate_hz, channels))
@@ -194,27 +195,6 @@ class Film:
             part_NC = window.window(start, start + len(block)).reshape(-1, channels)
             yield start, block, cut_or_pad(part_NC.T, len(block)).T
             start += len(block)
-
-    def _check_background(self, background: Path) -> None:
-        """Refuse a background that is silent, or that is not in the film's sound: then the difference is louder than the film.
-
-        Raises:
-            UnreadableMediaError: with the reason.
-        """
-        power = rest = 0.0
-        for _, block, part in self._with_background(self._sound(_LEVEL_RATE_HZ, 1), _LEVEL_RATE_HZ, 1):
-            if np.abs(part).max(initial=0.0) > media.SILENCE:
-                power += float(np.square(block).sum())
-                rest += float(np.square(block - part).sum())
-        if rest >= power:
-            what = "the background is not in the film's sound" if rest else "the background is silent"
-            cure = "give the film's music and effects without speech, from the film's start and at the film's level"
-            longer_seconds = _seconds_of_sound(background) - self.info.seconds if rest else 0.0
-            if abs(longer_seconds) > _SAME_LENGTH_SECONDS:
-                share = f"{abs(longer_seconds) / self.info.seconds:.1%} {'longer' if longer_seconds > 0 else 'shorter'}"
-                what += f": it lasts {share} than the film, as another frame rate or version does"
-                cure += "; bring that of another frame rate to the film's time first"
-            raise UnreadableMediaError(what, where=str(background), cure=cure)
 
     def _frames(self, rate: Fraction, height: int, width: int) -> Iterator[np.ndarray]:
         return media.frames(self.path, self.info, frame_rate=rate, height=height, width=width, tone_map=self.tone_map)
@@ -296,13 +276,9 @@ def _exactly(frames: Iterator[np.ndarray], count: int) -> Iterator[np.ndarray]:
         yield from repeat(last, count)
 
 
-def _seconds_of_sound(path: Path) -> float:
-    return sum(map(len, media.sound(path, sample_rate_hz=_LEVEL_RATE_HZ, channels=1))) / _LEVEL_RATE_HZ
-
-
 def _levels(film: Film, sound: Iterator[np.ndarray]) -> np.ndarray:
     window = SlidingWindow(sound)
-    edges = (film.sample_at(frame, _LEVEL_RATE_HZ) for frame in range(film.num_frames + 1))
+    edges = (film.sample_at(frame, LEVEL_RATE_HZ) for frame in range(film.num_frames + 1))
     return np.fromiter((level_dbfs(window.window(*pair)) for pair in pairwise(edges)), np.float32)
 
 

@@ -53,6 +53,11 @@ class FilmPlan:
     cues: Sequence[Cue]
 
 
+def chunks_folder(out: Path) -> Path:
+    """The folder in which finished chunks are kept until the film `out` is complete."""
+    return out.with_name(f".{out.name}.chunks")
+
+
 def plan_film(film: Film, words: Sequence[Cue] | Line, job: FilmJob, store: FilmStore) -> FilmPlan:
     """What is to be dubbed, after all checks that need no model. A line without times is distributed over the film's speech.
 
@@ -79,13 +84,14 @@ def dub_film(
     progress: Progress,
     quality: int | None = None,
     has_label: bool = False,
+    duck_db: float = 0.0,
     store: FilmStore | None = None,
     before_handover: Callable[[Path], None] = lambda path: None,
 ) -> FilmDub:
     """Write `film` saying `words` to `out`, of the same frame rate, size and length; container by the ending of the name.
 
     Codec, pixel format, colour tags and bit rate follow the film; `quality` is a CRF without a bound on the bit rate;
-    `has_label` burns the visible label in.
+    `has_label` burns the visible label in; `duck_db` lowers the film's background while the dub speaks.
     `before_handover` is called with the complete film before it is at `out`.
 
     Finished chunks are stored in a folder beside `out` until the film is complete: a run that was killed continues from
@@ -95,7 +101,7 @@ def dub_film(
         UnsupportedTextError, UnreadableMediaError, UsageError: see `plan_film` and `dub_chunks`.
         DiskFullError: the disk is full; finished chunks stay.
     """
-    work = out.with_name(f".{out.name}.chunks")
+    work = chunks_folder(out)
     store = store or FilmStore(work)
     plan = plan_film(film, words, job, store)
     coding = media.coding_like(film.info, out.suffix, quality=quality, tone_map=film.tone_map)
@@ -109,7 +115,7 @@ def dub_film(
         share = _between(progress, _DUBBED, 1.0)
         pieces = plan_pieces(film, dubs, coding, has_label=has_label)
         encoded = encode_pieces(film, dubs, pieces, coding, store, share, has_label=has_label)
-        _write_film(film, dubs, encoded, joined, coding, carried, metadata, job.language)
+        _write_film(film, dubs, encoded, joined, coding, carried, metadata, job.language, duck_db)
         ends = (store.source_ends_path(piece.source_key) for piece in pieces)
         store.record_render(job.language, [*takes, *(path for path, _ in encoded), *ends])
         before_handover(joined)
@@ -128,10 +134,11 @@ def _write_film(
     carried: media.CarriedStreams,
     metadata: Mapping[str, str],
     language: str,
+    duck_db: float,
 ) -> None:
     rate, channels, wav = film.info.sample_rate_hz, film.channels, path.with_name("sound.wav")
     gain = join.gain_to_match(film, dubs)
-    media.write_sound(wav, join.joined_sound(film, dubs, gain), sample_rate_hz=rate, channels=channels)
+    media.write_sound(wav, join.joined_sound(film, dubs, gain, duck_db), sample_rate_hz=rate, channels=channels)
     media.write_film(
         path,
         pieces,

@@ -23,6 +23,7 @@ from dubmill.dubbing.longform.chunk_dubs import ChunkDub
 from dubmill.dubbing.longform.film import Film
 
 FADE_SECONDS = 0.03  # before and after speech
+_DUCK_SECONDS = 0.25  # chosen: over which the background is lowered before speech, and rises after it
 _CUT_SECONDS = 0.005  # between two dubs that do not overlap: too short to hear, long enough to avoid a click
 _MAX_GAIN_DB = 12.0
 _EDGE_SHARE = 1 / 32  # of the dubbed region's shorter side, over which it blends into what the model did not see
@@ -43,15 +44,22 @@ def picture(
         yield composite(frame, [layer for layer in layers if layer], layout)
 
 
-def joined_sound(film: Film, dubs: Sequence[ChunkDub], gain: float) -> Iterator[np.ndarray]:
-    """The film's sound in blocks (N, C), at its own rate, with the dubs' speech, multiplied by `gain`, in it."""
+def joined_sound(film: Film, dubs: Sequence[ChunkDub], gain: float, duck_db: float = 0.0) -> Iterator[np.ndarray]:
+    """The film's sound in blocks (N, C), at its own rate, with the dubs' speech, multiplied by `gain`, in it.
+
+    The film's background is lowered by `duck_db` while they speak.
+    """
     rate = film.info.sample_rate_hz
     voices: dict[ChunkDub, np.ndarray] = {}
     active_dubs = _ActiveDubs(dubs, lambda dub: _samples(film, dub))
     for start, block, background in film.sound_parts():
         active = active_dubs.between(start, start + len(block))
         voices = {dub: voices[dub] if dub in voices else dub.sound(film, rate) for dub in active}
-        yield background + _mix(film, block - background, start, voices, gain) if voices else block
+        if not voices:
+            yield block
+            continue
+        speech = _mix(film, block - background, start, voices, gain)
+        yield speech + background * _ducking(film, voices, start, len(block), duck_db)[:, None]
 
 
 def gain_to_match(film: Film, dubs: Sequence[ChunkDub]) -> float:
@@ -270,12 +278,21 @@ def _mix(film: Film, block_NC: np.ndarray, start: int, voices: dict[ChunkDub, np
     return mixed_NC.astype(np.float32)
 
 
-def _speech_weight(film: Film, dub: ChunkDub, seconds_N: np.ndarray) -> np.ndarray:
+def _ducking(film: Film, dubs: Iterable[ChunkDub], start: int, length: int, duck_db: float) -> np.ndarray:
+    """The factor (N,) of the film's background where the dubs speak, with slow slopes before and after their speech."""
+    if not duck_db:
+        return np.ones(length, np.float32)
+    seconds_N = (start + np.arange(length)) / film.info.sample_rate_hz
+    speech_N = np.max([_speech_weight(film, dub, seconds_N, _DUCK_SECONDS) for dub in dubs], axis=0)
+    return (10 ** (-duck_db / 20 * speech_N)).astype(np.float32)
+
+
+def _speech_weight(film: Film, dub: ChunkDub, seconds_N: np.ndarray, slope_seconds: float = FADE_SECONDS) -> np.ndarray:
     """Weight of a dub's sound at each moment, 0 to 1, before it is normalized with other dubs'."""
     speech_N = np.zeros(len(seconds_N))
     for begin, end in dub.speech:
         distance_N = np.maximum(begin - seconds_N, seconds_N - end)
-        speech_N = np.maximum(speech_N, np.clip(1.0 - distance_N / FADE_SECONDS, 0.0, 1.0))
+        speech_N = np.maximum(speech_N, np.clip(1.0 - distance_N / slope_seconds, 0.0, 1.0))
     fade_in, fade_out = ([film.seconds_at(frame) for frame in span] for span in (dub.chunk.fade_in, dub.chunk.fade_out))
     rising_N = (seconds_N - fade_in[0]) / max(fade_in[1] - fade_in[0], _CUT_SECONDS)
     falling_N = (fade_out[1] - seconds_N) / max(fade_out[1] - fade_out[0], _CUT_SECONDS)

@@ -1,4 +1,4 @@
-"""A recorded voice, on the film's clock, that is the dub's sound and that the lips follow.
+"""A recorded voice that is the dub's sound and that the lips follow: one on the film's clock, or one for each segment.
 
 Axes: N samples, C channels.
 """
@@ -12,10 +12,14 @@ from pathlib import Path
 import numpy as np
 
 from dubmill import media
+from dubmill.dubbing.clip_size import SLACK_SECONDS
 from dubmill.dubbing.longform.chunks import Chunk
 from dubmill.dubbing.longform.film import Film, SlidingWindow
-from dubmill.errors import UnreadableMediaError
+from dubmill.errors import UnreadableMediaError, UsageError
 from dubmill.media.clips import cut_or_pad
+
+_RATE_HZ = 16000
+_QUIET = 10 ** (-50 / 20)  # of full scale: what is softer, such as the room after the words, may go on
 
 
 @dataclass(frozen=True)
@@ -32,20 +36,80 @@ def check_recording(path: Path) -> None:
     Raises:
         UnreadableMediaError: with the reason.
     """
-    blocks = media.sound(path, sample_rate_hz=16000, channels=1)
+    blocks = media.sound(path, sample_rate_hz=_RATE_HZ, channels=1)
     if not any(np.abs(block).max(initial=0.0) > media.SILENCE for block in blocks):
         raise UnreadableMediaError("the recording is silent", where=str(path), cure="give one in which somebody speaks")
 
 
-def chunk_voices(film: Film, path: Path, chunks: Sequence[Chunk]) -> Iterator[ChunkVoice]:
-    """Yields each chunk's part of the recording at `path`; silence after its end."""
-    rates = film.size.sample_rate_hz, film.info.sample_rate_hz
-    windows = [SlidingWindow(media.sound(path, sample_rate_hz=rate, channels=film.channels)) for rate in rates]
+def check_segment_recordings(chunks: Sequence[Chunk]) -> None:
+    """Refuses recordings of segments that cannot be read, are silent, or last longer than their segment, by decoding them.
+
+    Raises:
+        UsageError: with the file and the reason.
+        UnreadableMediaError: as `check_recording`.
+    """
     for chunk in chunks:
-        model_CN, film_CN = (_part(film, window, chunk, rate) for window, rate in zip(windows, rates, strict=True))
-        yield ChunkVoice(model_CN, media.wav_bytes(film_CN, film.info.sample_rate_hz))
+        for (start, end), path in zip(chunk.cues, chunk.recordings, strict=bool(chunk.recordings)):
+            check_segment_recording(path, end - start)
 
 
-def _part(film: Film, window: SlidingWindow, chunk: Chunk, sample_rate_hz: int) -> np.ndarray:
+def check_segment_recording(path: Path, room_seconds: float) -> None:
+    """As `check_segment_recordings`, for one recording and the seconds of its segment; silence at its end may be longer.
+
+    Raises:
+        UsageError, UnreadableMediaError: with the file and the reason.
+    """
+    if not path.is_file():
+        raise UsageError("the recording is not there", where=str(path), cure="put it back, or name another")
+    sound_N = np.concatenate([np.zeros((0, 1)), *media.sound(path, sample_rate_hz=_RATE_HZ, channels=1)])[:, 0]
+    heard = np.flatnonzero(np.abs(sound_N) > _QUIET)
+    if not len(heard):
+        raise UnreadableMediaError("the recording is silent", where=str(path), cure="give one in which somebody speaks")
+    seconds = float(heard[-1] + 1) / _RATE_HZ
+    if seconds > room_seconds + SLACK_SECONDS:
+        raise UsageError(
+            f"somebody speaks in the recording until {seconds:.2f} s, and its segment lasts {room_seconds:.2f} s",
+            where=str(path),
+            cure="give the segment a later --end, or a shorter recording",
+        )
+
+
+def chunk_voices(film: Film, path: Path | None, chunks: Sequence[Chunk]) -> Iterator[ChunkVoice | None]:
+    """Yields each chunk's recorded sound: those of its segments, else its part of the recording at `path`, silence after its end.
+
+    None where it has neither.
+    """
+    rates = film.size.sample_rate_hz, film.info.sample_rate_hz
+    windows = [
+        SlidingWindow(media.sound(path, sample_rate_hz=rate, channels=film.channels))
+        for rate in rates
+        if path is not None
+    ]
+    for chunk in chunks:
+        if not chunk.recordings and path is None:
+            yield None
+        elif chunk.recordings:
+            yield _voice(film, *(_placed(film, chunk, rate) for rate in rates))
+        else:
+            yield _voice(film, *(_part(film, *pair, chunk) for pair in zip(windows, rates, strict=True)))
+
+
+def _voice(film: Film, model_CN: np.ndarray, film_CN: np.ndarray) -> ChunkVoice:
+    return ChunkVoice(model_CN, media.wav_bytes(film_CN, film.info.sample_rate_hz))
+
+
+def _placed(film: Film, chunk: Chunk, sample_rate_hz: int) -> np.ndarray:
+    """The recordings of a chunk's segments (C, N), each where its segment begins."""
+    start, stop = (film.sample_at(frame, sample_rate_hz) for frame in (chunk.first, chunk.last))
+    voice_CN = np.zeros((film.channels, stop - start), np.float32)
+    for (begin, _), path in zip(chunk.cues, chunk.recordings, strict=True):
+        first = min(max(0, round(begin * sample_rate_hz) - start), stop - start)
+        blocks = media.sound(path, sample_rate_hz=sample_rate_hz, channels=film.channels)
+        part_CN = np.concatenate(list(blocks)).T[:, : stop - start - first]
+        voice_CN[:, first : first + part_CN.shape[1]] += part_CN
+    return voice_CN
+
+
+def _part(film: Film, window: SlidingWindow, sample_rate_hz: int, chunk: Chunk) -> np.ndarray:
     start, stop = (film.sample_at(frame, sample_rate_hz) for frame in (chunk.first, chunk.last))
     return cut_or_pad(window.window(start, stop).reshape(-1, film.channels).T, stop - start)

@@ -69,8 +69,8 @@ def shorten_rows(
 def _fitted(row: Row, language: str, limit_seconds: float, fit: LineFitter) -> Row:
     """One row; its words may last until shortly before `limit_seconds`."""
     words = row.targets[language]
-    if not words.text:
-        return _with_target(row, language, Target())
+    if words.recording or not words.text:  # a recording lasts as long as it lasts
+        return _with_target(row, language, words.without_fitting)
     room = row.end_seconds - row.start_seconds
     try:
         found = fit(Line(language=language, text=words.text), room)

@@ -29,7 +29,7 @@ from dubmill.dubbing.project.table import Row, Target, check_row, check_rows, re
 from dubmill.errors import ChangedArtifactError, InvalidArtifactError, UsageError
 from dubmill.text.subtitles import Cue
 
-SETTINGS, TABLE, LOCK, FACTS = "project.json", "segments.csv", ".lock", "film.json"
+SETTINGS, TABLE, LOCK, FACTS, WORK = "project.json", "segments.csv", ".lock", "film.json", "work"
 
 
 class BusyProjectError(UsageError):
@@ -39,7 +39,7 @@ class BusyProjectError(UsageError):
 class ProjectSettings(BaseModel):
     """What `film new` was given: the film, the languages, who agreed, and the model.
 
-    `adapter` empty: the release. `audio`: the recorded voice of a language, where it has one. `label`: the visible label is burned in. `background` as in `longform.Film`. Other values as in `requests.FileDubRequest`.
+    `adapter` empty: the release. `audio`: the recorded voice of a language, where it has one. `label`: the visible label is burned in. `background` as in `longform.Film`, in full or from the project's folder; `duck_db` as in `longform.dub_film`. Other values as in `requests.FileDubRequest`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -63,6 +63,7 @@ class ProjectSettings(BaseModel):
     audio: dict[str, Path] = {}  # a default: older projects have none
     label: bool = False  # a default: older projects have none
     background: Path | None = None  # a default: older projects have none
+    duck_db: float = 0.0  # a default: older projects have none
 
     @property
     def overlay_files(self) -> list[Path]:
@@ -149,9 +150,14 @@ class FilmProject:
         return cls(folder, settings, tuple(read_table(folder / TABLE, settings.languages)))
 
     @property
+    def background(self) -> Path | None:
+        """The recording of the film's music and effects, where the project has one."""
+        return self.settings.background and self.folder / self.settings.background
+
+    @property
     def store(self) -> FilmStore:
         """What was read from the film, and the dubs made so far."""
-        return FilmStore(self.folder / "work", keeps_source=True)
+        return FilmStore(self.folder / WORK, keeps_source=True)
 
     def save(self) -> None:
         """Write the table."""
@@ -191,7 +197,7 @@ class FilmProject:
         path, settings = self.settings.film, self.settings
         try:
             state = path.stat()
-            background = settings.background and settings.background.stat()
+            background = self.background and self.background.stat()
         except OSError as error:
             what = f"the project's {'film' if str(error.filename) == str(path) else 'background'} is not there ({error.strerror})"
             raise UsageError(what, where=str(error.filename), cure=f"put it back, or correct {SETTINGS}") from error
@@ -202,12 +208,12 @@ class FilmProject:
                 "the film is another one than the project was made for", where=str(path), cure="make a new project"
             )
         known = facts.background if facts.background and background and facts.background.is_still(background) else None
-        film = Film(path, facts.info, size, settings.tone_map, facts.sha256, settings.background)
+        film = Film(path, facts.info, size, settings.tone_map, facts.sha256, self.background)
         return replace(film, known_background_sha256=known.sha256) if known else film
 
     def remember_background(self) -> None:
         """Keep the digest of a background that is not the one of before; the caller holds the project's lock alone."""
-        path, background = self.store.folder / FACTS, self.settings.background
+        path, background = self.store.folder / FACTS, self.background
         facts = _read_facts(path)
         if background and not (facts.background and facts.background.is_still(background.stat())):
             _write_facts(path, replace(facts, background=KnownFile.of(background)))
@@ -267,7 +273,7 @@ def check_new(folder: Path) -> None:
     """
     if (folder / SETTINGS).exists():
         raise UsageError("there is a project already", where=str(folder), cure="give another --project")
-    left_behind = {TABLE, LOCK, "work"}  # by a killed `film new`
+    left_behind = {TABLE, LOCK, WORK}  # by a killed `film new`
     if folder.exists() and (not folder.is_dir() or {path.name for path in folder.iterdir()} - left_behind):
         raise UsageError("this is no empty folder", where=str(folder), cure="give another --project")
     check_writable(folder / SETTINGS)
@@ -311,11 +317,8 @@ def match_targets(rows: Sequence[Row], cues: Sequence[Cue], language: str, where
         if overlaps[best] <= 0 or best in words:
             is_apart = overlaps[best] <= 0
             trouble = "is where the first script has no words" if is_apart else "shares its segment with another"
-            raise UsageError(
-                f"the cue at {cue.start_seconds:.2f} s {trouble}",
-                where=where,
-                cure=f"give {language} a script with the times of the first one",
-            )
+            cure = f"give {language} a script with the times of the first one"
+            raise UsageError(f"the cue at {cue.start_seconds:.2f} s {trouble}", where=where, cure=cure)
         words[best] = cue.text
     return words
 

@@ -1,7 +1,8 @@
 """The table of a project's segments: a CSV file that a person can edit and compare line by line.
 
 Columns: id, start and end (seconds), speaker, face, seed, text (what the film says), and for each target language its words,
-their end where it is another, and a note on what was done to make them fit.
+their end where it is another, a note on what was done to make them fit, and, where a segment has one, the file of their recording,
+in full or from the project's folder.
 """
 
 from __future__ import annotations
@@ -22,16 +23,29 @@ from dubmill.faces import check_face_choice
 from dubmill.text.subtitles import Cue, read_cues
 
 COLUMNS = ("id", "start", "end", "speaker", "face", "seed", "text")
-_END, _NOTE = " end", " note"  # after the language, in the name of a column
+_END, _NOTE, _AUDIO = " end", " note", " audio"  # after the language, in the name of a column
 
 
 @dataclass(frozen=True)
 class Target:
-    """The words of a segment in one language, what was done to make them fit, and their own end; None: the segment's."""
+    """The words of a segment in one language.
+
+    Attributes:
+        text: the words.
+        note: what was done to make them fit.
+        end_seconds: their own end; None: the segment's.
+        recording: of the words, which begins with the segment; None: as in `Segment`.
+    """
 
     text: str = ""
     note: str = ""
     end_seconds: float | None = None
+    recording: Path | None = None
+
+    @property
+    def without_fitting(self) -> Target:
+        """The words and their recording alone, without what was done to make them fit."""
+        return Target(self.text, recording=self.recording)
 
 
 @dataclass(frozen=True)
@@ -57,12 +71,14 @@ class Row:
         """The segment that is dubbed into `language`."""
         words = self.targets[language]
         end = self.end_seconds if words.end_seconds is None else words.end_seconds
-        return Segment(self.start_seconds, end, words.text, self.speaker, self.id, self.face, self.seed)
+        return Segment(
+            self.start_seconds, end, words.text, self.speaker, self.id, self.face, self.seed, words.recording
+        )
 
 
 def without_fitting(row: Row) -> Row:
-    """The row with its words alone: without what was done to make them fit."""
-    return replace(row, targets={tag: Target(words.text) for tag, words in row.targets.items()})
+    """The row without what was done to make its words fit."""
+    return replace(row, targets={tag: words.without_fitting for tag, words in row.targets.items()})
 
 
 def rows_of(cues: Sequence[Cue]) -> list[Row]:
@@ -77,13 +93,16 @@ def write_table(path: Path, rows: Sequence[Row], languages: Sequence[str]) -> No
     """Write the table atomically, in order of time."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow([*COLUMNS, *(name for tag in languages for name in (tag, tag + _END, tag + _NOTE))])
+    recorded = [tag for tag in languages if any(row.targets.get(tag, Target()).recording for row in rows)]
+    columns = [name for tag in languages for name in (tag, tag + _END, tag + _NOTE)]
+    writer.writerow([*COLUMNS, *columns, *(tag + _AUDIO for tag in recorded)])
     for row in sorted(rows, key=lambda row: row.start_seconds):
         seed = "" if row.seed is None else str(row.seed)
         times = (_shown(seconds) for seconds in (row.start_seconds, row.end_seconds))
         targets = (row.targets.get(tag, Target()) for tag in languages)
         words = (part for target in targets for part in (target.text, _shown(target.end_seconds), target.note))
-        writer.writerow([row.id, *times, row.speaker, row.face, seed, row.text, *words])
+        recordings = (_shown_file(row.targets.get(tag, Target()).recording, path.parent) for tag in recorded)
+        writer.writerow([row.id, *times, row.speaker, row.face, seed, row.text, *words, *recordings])
     write_atomically(path, stream.getvalue().encode())
 
 
@@ -95,7 +114,7 @@ def read_table(path: Path, languages: Sequence[str]) -> list[Row]:
     """
     head, lines = _read_lines(path, (*COLUMNS, *languages))
     rows = [
-        _row(dict(zip(head, line, strict=False)), languages, f"{path}, line {number}", len(line) == len(head))
+        _row(dict(zip(head, line, strict=False)), languages, path, number, len(line) == len(head))
         for number, line in lines
     ]
     rows.sort(key=lambda row: row.start_seconds)
@@ -155,10 +174,11 @@ def check_rows(rows: Sequence[Row], where: str) -> None:
             )
 
 
-def _row(values: Mapping[str, str], languages: Sequence[str], where: str, is_complete: bool) -> Row:
+def _row(values: Mapping[str, str], languages: Sequence[str], path: Path, number: int, is_complete: bool) -> Row:
+    where = f"{path}, line {number}"
     if not is_complete:
         raise UsageError("the line has another number of columns than the head", where=where, cure="correct it")
-    targets = {tag: _target(values, tag, where) for tag in languages}
+    targets = {tag: _target(values, tag, path.parent, where) for tag in languages}
     start, end = (seconds_of(values[name], name, where) for name in ("start", "end"))
     seed = values["seed"].strip()
     if seed and not (seed.isascii() and seed.isdigit() and int(seed) < 2**53):
@@ -170,18 +190,27 @@ def _row(values: Mapping[str, str], languages: Sequence[str], where: str, is_com
     return check_row(row, where)
 
 
-def _target(values: Mapping[str, str], tag: str, where: str) -> Target:
+def _target(values: Mapping[str, str], tag: str, folder: Path, where: str) -> Target:
     end = values.get(tag + _END, "").strip()
     end_seconds = seconds_of(end, tag + _END, where) if end else None
-    return Target(values[tag].strip(), values.get(tag + _NOTE, "").strip(), end_seconds)
+    recording = values.get(tag + _AUDIO, "").strip()
+    note = values.get(tag + _NOTE, "").strip()
+    return Target(values[tag].strip(), note, end_seconds, folder.absolute() / recording if recording else None)
 
 
 def _shown(seconds: float | None) -> str:
     return "" if seconds is None else f"{seconds:.3f}"
 
 
+def _shown_file(path: Path | None, folder: Path) -> str:
+    """The name of a file from `folder` where it is in it, else its whole path."""
+    if path is None:
+        return ""
+    return str(path.relative_to(folder.absolute()) if path.is_relative_to(folder.absolute()) else path)
+
+
 def check_row(row: Row, where: str) -> Row:
-    """Refuse a segment that does not last, has control characters, or whose choice of face is none.
+    """Refuse a segment that does not last, has control characters, a recording without words, or whose choice of face is none.
 
     Raises:
         UsageError: with the reason.
@@ -192,6 +221,9 @@ def check_row(row: Row, where: str) -> Row:
     texts = [row.id, row.speaker, row.text, *(part for one in row.targets.values() for part in (one.text, one.note))]
     if any(unicodedata.category(character) == "Cc" and character not in "\n\t" for character in "".join(texts)):
         raise UsageError(f"segment {row.id!r} has control characters", where=where, cure="remove them")
+    if any(words.recording and not words.text for words in row.targets.values()):
+        cure = "give its words too, which the model's caption holds, or leave the recording out"
+        raise UsageError(f"segment {row.id} has a recording without words", where=where, cure=cure)
     try:
         check_face_choice(row.face)
     except DubmillError as error:

@@ -157,6 +157,7 @@ class ProjectWork:
             picture=settings.picture,
             quality=settings.quality,
             voice=settings.audio.get(language),
+            duck_db=settings.duck_db,
             store=self.project.store,
             film=self.film,
         )
