@@ -180,6 +180,12 @@ def test_music_and_effects_stay_under_the_dub_and_the_model_hears_speech_alone(s
         ("asetrate=48000*24/25,aresample=48000", "lasts 4.1% longer than the film, as another frame rate"),
         ("adelay=0.3:all=1", "not in the film's sound; give"),
         ("volume=0", "is silent"),
+        (
+            "aselect=not(between(t\\,8\\,8.1)),asetpts=N/SR/TB",
+            r"^[^:]*: from 0:00:0[68]\.[12] on, the background is not in",
+        ),
+        ("asetrate=48001,aresample=48000", r"from 0:00:\d\d\.\d on, the background is not in the film's sound: it is slower, faster"),
+        ("atrim=0:12", r"the background ends at 0:00:12\.0, and the film goes on to 0:00:20"),
     ],
 )
 def test_a_background_that_is_not_the_films_is_refused(scored_film, tmp_path, change, sentence):

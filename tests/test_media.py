@@ -428,8 +428,9 @@ def test_another_ffmpeg_is_used_where_the_environment_names_it(tmp_path, monkeyp
     [
         ('echo "ffmpeg version 5.1.6-0+deb12u1 Copyright"; echo "libavutil      57. 28.100"', "FFmpeg 5.1.6"),
         ('echo "ffmpeg version N-47683-g0e8eb07980"; echo "libavutil      56. 19.101"', "FFmpeg N-47683"),
-        ('echo "ffmpeg version 8.0 Copyright"; echo "libavutil      60.  8.100"', "lack"),
-        ('echo "something else"', "needs 7"),
+        ('echo "ffmpeg version 8.0 Copyright"; echo "libavutil      60.  8.100"', "needs 9"),
+        ('echo "ffmpeg version 9.0 Copyright"; echo "libavutil      61.  1.100"', "lack"),
+        ('echo "something else"', "needs 9"),
         ("exit 1", "does not run"),
     ],
 )

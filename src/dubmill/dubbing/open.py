@@ -20,7 +20,7 @@ from dubmill.config.sampling import DubSamplingParams
 from dubmill.dubbing.clip_dubber import ClipDubber
 from dubmill.dubbing.clip_size import SLACK_SECONDS, ClipSize
 from dubmill.dubbing.consent import LEDGER, ConsentLedger
-from dubmill.dubbing.longform import Film, chunks_folder, separated_background
+from dubmill.dubbing.longform import Film, FilmAnalysis, chunks_folder, plan_chunks, separated_background
 from dubmill.dubbing.model_source import ModelSource
 from dubmill.dubbing.requests import FileDubRequest, FileDubResult, check_file_request
 from dubmill.dubbing.service import DubbingService
@@ -212,6 +212,8 @@ def with_separated_background(
     film = Film.open(
         request.path, source.size, limits=FILM_LIMITS, tone_map=request.tone_map, track=request.track
     )  # fmt: skip
+    if not isinstance(request.words, str):  # what no chunk can hold is refused before minutes of separation
+        plan_chunks(request.words, FilmAnalysis(np.zeros(film.num_frames, np.float32), ()), film.size)
     background = separated_background(film, separator, chunks_folder(out), progress)
     return replace(request, film=replace(film, background=background))
 

@@ -14,7 +14,9 @@ from pathlib import Path
 from dubmill.errors import ServiceUnavailableError, UsageError
 
 FFMPEG = "DUBMILL_FFMPEG"  # path of another FFmpeg
-MIN_VERSION = 7  # 5.1, which Debian 12 has, reads and writes some files differently; 6 was not tried
+MIN_VERSION = (
+    9  # 6 to 8 repeat the first frame of a Matroska film with AAC; 4 and 5 read and write more files differently
+)
 _RELEASE_OF_LIBAVUTIL = 52  # FFmpeg 4 to 9 have libavutil 56 to 61; a build between releases states only that
 FILTERS = ("aresample", "crop", "ebur128", "fps", "scale", "setsar", "tonemap", "zscale")
 ENCODERS = ("aac", "libx264", "libx264rgb", "pcm_f32le", "pcm_s16le")

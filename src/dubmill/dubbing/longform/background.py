@@ -39,9 +39,10 @@ def check_background(
     if not is_loud_B.any():
         raise UnreadableMediaError("the background is silent", where=str(background), cure=_CURE)
     length_seconds = _seconds_of_sound(background)
-    if part_B[is_loud_B].sum() >= 2 * product_B[is_loud_B].sum():  # the difference is louder than the film
-        raise _other_background(background, length_seconds - film_seconds, film_seconds)
     lost_seconds = _first_lost_second(start_B, part_B > _AUDIBLE_SHARE * film_B, product_B > _MIN_SHARE * part_B)
+    is_louder = part_B[is_loud_B].sum() >= 2 * product_B[is_loud_B].sum()  # the difference, than the film
+    if is_louder and not lost_seconds:
+        raise _other_background(background, length_seconds - film_seconds, film_seconds)
     if lost_seconds is not None:
         what = f"from {clock(lost_seconds)} on, the background is not in the film's sound: it is slower, faster, or cut otherwise"
         raise UnreadableMediaError(what, where=str(background), cure=_CURE)
