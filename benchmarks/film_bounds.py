@@ -31,7 +31,7 @@ from dubmill.faces import NO_DETECTION
 from dubmill.media.clips import Clip
 from dubmill.text.subtitles import Cue
 
-LIMITS = media.Limits(max_seconds=3600.0)
+LIMITS = media.Limits(max_seconds=7200.0)
 PERIOD_SECONDS, CUE_SECONDS = 8, 3.5
 PHASES = ("dub", "word", "nothing")
 
