@@ -360,6 +360,8 @@ def test_a_wrong_table_is_refused_in_one_sentence_with_its_line(film, source, fi
             "leave --overlay out, or give --adapter",
         ),
         (("new", "f.mp4", "--to", "es", "--script", "a.srt", "--url", "http://x"), "--url beside --script"),
+        (("new", ".", "--to", "es", "--script", "es.srt"), "there is no consent statement"),
+        (("new", "f.mp4", "--to", ",", "--script", "es.srt"), "--to names no language"),
     ],
 )
 def test_a_wrong_command_is_refused_in_one_sentence(film, source, arguments, sentence):

@@ -184,7 +184,10 @@ def test_music_and_effects_stay_under_the_dub_and_the_model_hears_speech_alone(s
             "aselect=not(between(t\\,8\\,8.1)),asetpts=N/SR/TB",
             r"^[^:]*: from 0:00:0[68]\.[12] on, the background is not in",
         ),
-        ("asetrate=48001,aresample=48000", r"from 0:00:\d\d\.\d on, the background is not in the film's sound: it is slower, faster"),
+        (
+            "asetrate=48001,aresample=48000",
+            r"from 0:00:\d\d\.\d on, the background is not in the film's sound: it is slower, faster",
+        ),
         ("atrim=0:12", r"the background ends at 0:00:12\.0, and the film goes on to 0:00:20"),
     ],
 )

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from dubmill.text.subtitles import Cue
 
 NAME = "dubmill film new"
+RECOGNISED = "holds words that a machine recognised: correct and translate them"
 NO_FILES: list[str] = []
 Scripts = Annotated[
     list[str],
@@ -106,11 +107,11 @@ def new(
         duck_db=duck,
         audio={tag: path.absolute() for tag, path in _by_language(audio, "--audio", languages).items()},
     )
-    scripts, folder = _by_language(script, "--script", languages, source), project or film.with_suffix(".dub")
+    scripts = _by_language(script, "--script", languages, source)
+    folder = project or film.parent / f"{film.absolute().stem}.dub"
     writer = _transcriber(bool(scripts), by, recogniser, url)
     _create(settings, folder, scripts, writer, open_separator(NAME, background, separate, separation_model, duck))
-    next_step = "holds words that a machine recognised: correct and translate them" if writer else "may be edited"
-    typer.echo(f"film: {folder}, whose segments.csv {next_step}")
+    typer.echo(f"film: {folder}, whose segments.csv {RECOGNISED if writer else 'may be edited'}")
 
 
 def _transcriber(has_script: bool, by: str, model: str, url: str) -> Transcriber | None:
@@ -193,9 +194,9 @@ def _check_settings(settings: ProjectSettings) -> None:
     from dubmill.dubbing.requests import FileDubRequest, check_file_request
 
     refuse_overlay(NAME, settings.adapter, settings.overlay_files)
-    if not settings.languages or settings.container not in VIDEO_SUFFIXES:
-        what = f"no container ends in {settings.container}" if settings.languages else "--to names no language"
-        raise UsageError(what, where=NAME, cure=f"give languages, and one of {', '.join(VIDEO_SUFFIXES)}")
+    if settings.container not in VIDEO_SUFFIXES:
+        what = f"no container ends in {settings.container}"
+        raise UsageError(what, where=NAME, cure=f"give one of {', '.join(VIDEO_SUFFIXES)}")
     for tag in settings.languages:
         check_file_request(
             FileDubRequest(
@@ -207,6 +208,8 @@ def _check_settings(settings: ProjectSettings) -> None:
 
 def _by_language(given: list[str], option: str, languages: tuple[str, ...], source: str = "") -> dict[str, Path]:
     """The files of a repeated option LANGUAGE=FILE; FILE alone is of the first language."""
+    if not languages:
+        raise UsageError("--to names no language", where=NAME, cure="give tags such as es,fr")
     known = [tag for tag in (source, *languages) if tag]
     files: dict[str, Path] = {}
     for text in given:
