@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -108,6 +109,13 @@ class DubOptions:
     params: Path
     overlay: list[Path]
     backbone: Path
+
+
+@contextlib.contextmanager
+def progress_bar(label: str) -> Iterator[Callable[[float], None]]:
+    """A progress bar with the time left, and the callback that moves it, 0 to 1."""
+    with typer.progressbar(length=1000, label=label, file=sys.stderr) as bar:
+        yield lambda share: bar.update(int(1000 * share) - bar.pos)
 
 
 def refuse_unused(where: str, reason: str, options: Mapping[str, object], cure: str) -> None:
@@ -262,19 +270,11 @@ def _dub(options: DubOptions) -> FileDubResult:
         refuse_unused("dubmill dub", "beside a clip", unused, cure)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     if separator is not None:
-        with typer.progressbar(length=1000, label="separate", file=sys.stderr) as bar:
-            request = with_separated_background(
-                request, options.out, source, separator, lambda share: bar.update(int(1000 * share) - bar.pos)
-            )
+        with progress_bar("separate") as progress:
+            request = with_separated_background(request, options.out, source, separator, progress)
     dub_file = dub_film_file if has_chunks else dub_clip_file
-    with typer.progressbar(length=1000, label="dub", file=sys.stderr) as bar:
-        return dub_file(
-            request,
-            options.out,
-            source=source,
-            backbone=options.backbone,
-            progress=lambda share: bar.update(int(1000 * share) - bar.pos),
-        )
+    with progress_bar("dub") as progress:
+        return dub_file(request, options.out, source=source, backbone=options.backbone, progress=progress)
 
 
 def _dub_on_endpoint(options: DubOptions) -> FileDubResult:
@@ -313,8 +313,8 @@ def _dub_on_endpoint(options: DubOptions) -> FileDubResult:
         track=options.track,
         label=options.label,
     )
-    with typer.progressbar(length=1000, label="dub", file=sys.stderr) as bar:
-        job = client.wait(job["id"], lambda share: bar.update(int(1000 * share) - bar.pos))
+    with progress_bar("dub") as progress:
+        job = client.wait(job["id"], progress)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(options.out, client.result(job["id"]))
     return FileDubResult(tuple(job["result"]["notes"]), ())

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import sys
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dubmill.cli.dub import refuse_unused
+from dubmill.cli.dub import progress_bar, refuse_unused
 from dubmill.cli.film_new import model_of, new
 from dubmill.errors import UsageError
 
@@ -170,7 +167,7 @@ def speakers(project: Project) -> None:
     from dubmill.dubbing.project.project import locked
     from dubmill.dubbing.project.speakers import assign_speakers, observe, open_tools
 
-    with locked(project), _bar("speakers") as progress:
+    with locked(project), progress_bar("speakers") as progress:
         work = _open(project)
         tools = open_tools(work.project.settings)
         rows = work.project.rows
@@ -192,7 +189,7 @@ def redo(
     """Dub a segment again with another seed; the film is not joined."""
     from dubmill.dubbing.project.project import locked
 
-    with locked(project), _bar("redo") as progress:
+    with locked(project), progress_bar("redo") as progress:
         _, seed, count = _open(project).redo(segment, seed, progress)
     typer.echo(f"film: {count} chunk(s) with segment {segment} dubbed with seed {seed}")
 
@@ -207,7 +204,7 @@ def dub(
     from dubmill.dubbing.project.project import locked
 
     number, count = _shard(shard)
-    with locked(project, is_shared=True), _bar("dub") as progress:
+    with locked(project, is_shared=True), progress_bar("dub") as progress:
         work = _open(project)
         done = work.dub(_languages(work.project, language), progress, lambda index, _: index % count == number - 1)
     typer.echo(f"film: {done} chunk(s) of shard {shard} are dubbed")
@@ -222,7 +219,7 @@ def render(project: Project, language: Languages = "") -> None:
         work = _open(project)
         work.project.store.sweep()
         for tag in _languages(work.project, language):
-            with _bar(f"render {tag}") as progress:
+            with progress_bar(f"render {tag}") as progress:
                 out, result = work.render(tag, progress)
             for note in result.notes:
                 typer.echo(note, err=True)
@@ -276,10 +273,3 @@ def _shard(text: str) -> tuple[int, int]:
     if not (number.isdigit() and count.isdigit() and 1 <= int(number) <= int(count)):
         raise UsageError(f"{text[:40]!r} is no shard", where="--shard", cure="give 1/8 to 8/8")
     return int(number), int(count)
-
-
-@contextlib.contextmanager
-def _bar(label: str) -> Iterator[Callable[[float], None]]:
-    """A progress bar with the time left."""
-    with typer.progressbar(length=1000, label=label, file=sys.stderr) as bar:
-        yield lambda share: bar.update(int(1000 * share) - bar.pos)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -21,6 +20,7 @@ from dubmill.cli.dub import (
     SeparationModel,
     Track,
     open_separator,
+    progress_bar,
     refuse_overlay,
     refuse_unused,
 )
@@ -169,13 +169,12 @@ def _create(
     for tag in languages:
         rows = fit_rows(rows, tag, film.info.seconds, fit)
     if separator:
-        with typer.progressbar(length=1000, label="separate", file=sys.stderr) as bar:
-            made = separated_background(
-                film, separator, folder / WORK, lambda share: bar.update(int(1000 * share) - bar.pos)
-            )
+        with progress_bar("separate") as progress:
+            made = separated_background(film, separator, folder / WORK, progress)
         settings = settings.model_copy(update={"background": made.relative_to(folder)})
         film = replace(film, background=made)
-    FilmProject.create(folder, settings, rows, film)
+    with progress_bar("read") as progress:
+        FilmProject.create(folder, settings, rows, film, progress)
 
 
 def model_of(settings: ProjectSettings) -> ModelSource:

@@ -316,7 +316,7 @@ def _create_dub(folder: Path, fields: DubFields, film: Film, model: Mapping[str,
         film=path.absolute(), source_language="und", languages=(tag,), params=Path(), overlay=(),
         consent=fields.consent_record(), label=fields.label, adapter=None, seed=fields.seed, tone_map=fields.tone_map,
         track=fields.track, face=fields.face, picture="face", quality=None, container=".mp4", audio={},
-        **{name: place.absolute() for name, place in model.items()},
+        release=model["release"].absolute(), backbone=model["backbone"].absolute(),
     )  # fmt: skip
     FilmProject.create(folder / DUB, settings, rows, replace(film, path=path, known_sha256=film.sha256))
 

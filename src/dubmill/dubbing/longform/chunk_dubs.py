@@ -20,7 +20,7 @@ from dubmill.artifacts.rows import Line
 from dubmill.dubbing.clip_dubber import ClipDubber
 from dubmill.dubbing.longform.chunks import Chunk
 from dubmill.dubbing.longform.crops import Crop, CropReader, centre_crop, face_crop
-from dubmill.dubbing.longform.film import Film, level_dbfs, loud_spans
+from dubmill.dubbing.longform.film import Film, Progress, counted, level_dbfs, loud_spans, no_progress
 from dubmill.dubbing.longform.recording import ChunkVoice, check_segment_recordings, chunk_voices
 from dubmill.dubbing.longform.store import FilmStore, clip_key
 from dubmill.errors import UnreadableMediaError, UnsupportedTextError, UsageError
@@ -105,7 +105,9 @@ def check_lines(film: Film, chunks: Sequence[Chunk], job: FilmJob) -> None:
         raise UnsupportedTextError("; ".join(sentences), cure=", ".join(dict.fromkeys(cure for _, cure in faults)))
 
 
-def chunk_masks(film: Film, chunks: Sequence[Chunk], job: FilmJob, store: FilmStore) -> list[BlendMask]:
+def chunk_masks(
+    film: Film, chunks: Sequence[Chunk], job: FilmJob, store: FilmStore, progress: Progress = no_progress
+) -> list[BlendMask]:
     """The blend mask of each chunk; faces are detected in all of them before anything is dubbed.
 
     Raises:
@@ -114,7 +116,7 @@ def chunk_masks(film: Film, chunks: Sequence[Chunk], job: FilmJob, store: FilmSt
     """
     overview = None
     masks = []
-    for chunk in chunks:
+    for chunk in counted(chunks, len(chunks), progress):
         overview = overview or film.overview_reader()
         masks.append(chunk_mask(film, chunk, job, store, partial(overview.clip, chunk.first, chunk.last)))
     return masks

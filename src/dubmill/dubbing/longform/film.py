@@ -9,11 +9,12 @@ Axes: F frames at the model's rate, H height, W width, N samples, C channels.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain, islice, pairwise, repeat
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -31,6 +32,25 @@ _SHOT_DIFFERENCE = 20.0  # mean change of brightness, of 255
 _QUIET_DBFS = -50.0
 _SPEECH_SHARE = 0.4  # threshold of speech, from the quiet level (0) to the loud one (1) in dB
 _BREATH_SECONDS = 0.2  # a shorter pause is part of the speech
+
+Progress = Callable[[float], None]
+Item = TypeVar("Item")
+
+
+def no_progress(share: float) -> None:
+    """Reports to nobody."""
+
+
+def between(progress: Progress, start: float, stop: float) -> Progress:
+    """A progress callback whose 0 to 1 is reported as `start` to `stop`."""
+    return lambda share: progress(start + (stop - start) * share)
+
+
+def counted(items: Iterable[Item], total: int, progress: Progress) -> Iterator[Item]:
+    """The items; after each, the share of `total` that has been taken is reported."""
+    for number, item in enumerate(items, start=1):
+        yield item
+        progress(min(1.0, number / max(1, total)))
 
 
 @dataclass(frozen=True)
@@ -165,10 +185,11 @@ class Film:
         sound_CN = np.ascontiguousarray(np.clip(sound_CN, -1.0, 1.0))
         return Clip(frames_FHWC, self.size.frame_rate, sound_CN, rate).lasting(last - first)
 
-    def analyze(self) -> FilmAnalysis:
+    def analyze(self, progress: Progress = no_progress) -> FilmAnalysis:
         """The loudness of each frame, and where shots change."""
         levels_F = _levels(self, self.speech(LEVEL_RATE_HZ, 1))
-        return FilmAnalysis(levels_F, _shot_starts(self._frames(self.size.frame_rate, _SHOT_SIDE, _SHOT_SIDE)))
+        frames = self._frames(self.size.frame_rate, _SHOT_SIDE, _SHOT_SIDE)
+        return FilmAnalysis(levels_F, _shot_starts(counted(frames, self.num_frames, progress)))
 
     def sound(self, sample_rate_hz: int, channels: int) -> Iterator[np.ndarray]:
         """Its sound in blocks (N, C)."""

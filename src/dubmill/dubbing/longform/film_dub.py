@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ from dubmill.dubbing.longform.chunk_dubs import (
 )
 from dubmill.dubbing.longform.chunks import Chunk, cues_over_speech, plan_chunks
 from dubmill.dubbing.longform.crops import Crop
-from dubmill.dubbing.longform.film import Film
+from dubmill.dubbing.longform.film import Film, Progress, between, counted, no_progress
 from dubmill.dubbing.longform.pieces import encode_pieces, plan_pieces
 from dubmill.dubbing.longform.store import FilmStore
 from dubmill.errors import DubmillError
@@ -30,8 +31,8 @@ from dubmill.faces import BlendMask, timed_sentences
 from dubmill.text.languages import ISO_639_2
 from dubmill.text.subtitles import Cue
 
-Progress = Callable[[float], None]
-_ANALYZED, _DUBBED = 0.05, 0.85  # share of the work done after each phase, as reported to `progress`
+SOUND_BLOCK = 1 << 15  # samples of a block, as `media.sound` reads them
+_ANALYZED, _DUBBED, _ENCODED = 0.05, 0.85, 0.97  # share of the work done after each phase, as reported to `progress`
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,9 @@ def chunks_folder(out: Path) -> Path:
     return out.with_name(f".{out.name}.chunks")
 
 
-def plan_film(film: Film, words: Sequence[Cue] | Line, job: FilmJob, store: FilmStore) -> FilmPlan:
+def plan_film(
+    film: Film, words: Sequence[Cue] | Line, job: FilmJob, store: FilmStore, progress: Progress = no_progress
+) -> FilmPlan:
     """What is to be dubbed, after all checks that need no model. A line without times is distributed over the film's speech.
 
     Raises:
@@ -66,11 +69,11 @@ def plan_film(film: Film, words: Sequence[Cue] | Line, job: FilmJob, store: Film
         UnreadableMediaError: nobody speaks; see `chunk_masks`.
         UsageError: see `chunk_masks`.
     """
-    analysis = store.analysis(film)
+    analysis = store.analysis(film, between(progress, 0.0, 0.5))
     cues = cues_over_speech(words, film, analysis) if isinstance(words, Line) else words
     chunks = plan_chunks(cues, analysis, film.size)
     check_lines(film, chunks, job)
-    masks = chunk_masks(film, chunks, job, store)
+    masks = chunk_masks(film, chunks, job, store, between(progress, 0.5, 1.0))
     return FilmPlan(chunks, masks, chunk_crops(film, chunks, masks, analysis.shots, job.picture), cues)
 
 
@@ -103,19 +106,20 @@ def dub_film(
     """
     work = chunks_folder(out)
     store = store or FilmStore(work)
-    plan = plan_film(film, words, job, store)
+    plan = plan_film(film, words, job, store, between(progress, 0.0, _ANALYZED))
     coding = media.coding_like(film.info, out.suffix, quality=quality, tone_map=film.tone_map)
     carried = media.carried_streams(film.info, coding.container)
     progress(_ANALYZED)
     work.mkdir(parents=True, exist_ok=True)
     joined = work / f"film{out.suffix.lower()}"
     with _naming(store.takes):
-        takes = dub_chunks(film, plan.chunks, plan.crops, job, store, _between(progress, _ANALYZED, _DUBBED))
+        takes = dub_chunks(film, plan.chunks, plan.crops, job, store, between(progress, _ANALYZED, _DUBBED))
         dubs = chunk_dubs(film, plan.chunks, plan.masks, plan.crops, takes, job)
-        share = _between(progress, _DUBBED, 1.0)
+        share = between(progress, _DUBBED, _ENCODED)
         pieces = plan_pieces(film, dubs, coding, has_label=has_label)
         encoded = encode_pieces(film, dubs, pieces, coding, store, share, has_label=has_label)
-        _write_film(film, dubs, encoded, joined, coding, carried, metadata, job.language, duck_db)
+        share = between(progress, _ENCODED, 1.0)
+        _write_film(film, dubs, encoded, joined, coding, carried, metadata, job.language, duck_db, share)
         ends = (store.source_ends_path(piece.source_key) for piece in pieces)
         store.record_render(job.language, [*takes, *(path for path, _ in encoded), *ends])
         before_handover(joined)
@@ -135,10 +139,13 @@ def _write_film(
     metadata: Mapping[str, str],
     language: str,
     duck_db: float,
+    progress: Progress,
 ) -> None:
     rate, channels, wav = film.info.sample_rate_hz, film.channels, path.with_name("sound.wav")
+    num_blocks = math.ceil(film.info.seconds * rate / SOUND_BLOCK)
     gain = join.gain_to_match(film, dubs)
-    media.write_sound(wav, join.joined_sound(film, dubs, gain, duck_db), sample_rate_hz=rate, channels=channels)
+    sound = counted(join.joined_sound(film, dubs, gain, duck_db), num_blocks, progress)
+    media.write_sound(wav, sound, sample_rate_hz=rate, channels=channels)
     media.write_film(
         path,
         pieces,
@@ -165,8 +172,3 @@ def _naming(work: Path) -> Iterator[None]:
             cure = f"{error.cure}; finished chunks are kept in {work}, and the same command continues"
             raise type(error)(error.what, where=error.where, cure=cure) from error
         raise
-
-
-def _between(progress: Progress, start: float, stop: float) -> Progress:
-    """A progress callback whose 0 to 1 is reported as `start` to `stop`."""
-    return lambda share: progress(start + (stop - start) * share)

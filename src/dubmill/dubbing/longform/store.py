@@ -21,7 +21,7 @@ from dubmill import media
 from dubmill.artifacts.files import PARTIAL_FILES, digest_of, write_atomically
 from dubmill.dubbing.longform.chunks import Chunk
 from dubmill.dubbing.longform.crops import Crop
-from dubmill.dubbing.longform.film import Film, FilmAnalysis
+from dubmill.dubbing.longform.film import Film, FilmAnalysis, Progress, no_progress
 from dubmill.faces import Face, FaceMasker, FacesInClip
 from dubmill.media.clips import Clip
 
@@ -44,13 +44,13 @@ class FilmStore:
             for path in (self.folder / folder).glob(PARTIAL_FILES):
                 path.unlink(missing_ok=True)
 
-    def analysis(self, film: Film) -> FilmAnalysis:
+    def analysis(self, film: Film, progress: Progress = no_progress) -> FilmAnalysis:
         """The film's analysis, made on first use."""
         if not self.keeps_source:
-            return film.analyze()
+            return film.analyze(progress)
         path = self.analysis_path(film)
         if not path.is_file():
-            analysis = film.analyze()
+            analysis = film.analyze(progress)
             _write_arrays(path, levels_F=analysis.levels_F, shots=np.array(analysis.shots, np.int64))
         with np.load(path) as arrays:
             return FilmAnalysis(arrays["levels_F"], tuple(arrays["shots"].tolist()))

@@ -23,6 +23,7 @@ from dubmill.artifacts.files import hash_file, sha256_of, write_atomically
 from dubmill.dubbing.clip_size import ClipSize
 from dubmill.dubbing.consent import Consent
 from dubmill.dubbing.longform import Film, FilmStore, Segment
+from dubmill.dubbing.longform.film import Progress, no_progress
 from dubmill.dubbing.output import check_writable
 from dubmill.dubbing.project.fitting import LineFitter, fit_rows
 from dubmill.dubbing.project.table import Row, Target, check_row, check_rows, read_table, without_fitting, write_table
@@ -111,7 +112,9 @@ class FilmProject:
     rows: tuple[Row, ...]
 
     @classmethod
-    def create(cls, folder: Path, settings: ProjectSettings, rows: Sequence[Row], film: Film) -> FilmProject:
+    def create(
+        cls, folder: Path, settings: ProjectSettings, rows: Sequence[Row], film: Film, progress: Progress = no_progress
+    ) -> FilmProject:
         """A new project in `folder`, which is complete when its settings are written, last.
 
         Raises:
@@ -122,7 +125,7 @@ class FilmProject:
         project.store.folder.mkdir(parents=True, exist_ok=True)
         with locked(folder):
             check_rows([check_row(row, str(settings.film)) for row in rows], str(settings.film))
-            project.store.analysis(film)
+            project.store.analysis(film, progress)
             state, background = film.path.stat(), KnownFile.of(film.background) if film.background else None
             facts = FilmFacts(state.st_size, state.st_mtime_ns, film.sha256, film.info, background)
             _write_facts(project.store.folder / FACTS, facts)
