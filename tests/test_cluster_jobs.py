@@ -13,6 +13,7 @@ from pathlib import Path
 import kubernetes_validate
 import pytest
 from doubles.cluster_jobs import DISRUPTED, ClusterJobs
+from doubles.kubernetes_api import kubectl
 from doubles.trainer_status import TrainerStatus
 
 from dubmill.cluster import jobs, kubernetes, progress
@@ -128,9 +129,21 @@ def test_after_a_task_that_was_told_to_end_no_pods_of_two_generations_run_at_onc
     assert (len(api.created), api.num_overlaps) == (2, 0)
 
 
+def test_kubectl_waits_for_the_same_end_of_a_job_as_we_do(start):
+    """Another client than ours; it deletes as we do, too."""
+    api, apply = start({1: [jobs.USER_ERROR]}), ("apply", "--server-side", "--validate=false", "-f", "-")
+    job = jobs.indexed_job(NAME, COMMAND, SPEC)
+    assert kubectl(api, *apply, body=job)[0] == 0
+    assert kubectl(api, "wait", "--for=condition=Failed", f"job/{NAME}", "--timeout=60s")[0] == 0
+    assert api.objects[f"/apis/batch/v1/namespaces/dubmill/jobs/{NAME}"]["status"]["failedIndexes"] == "1"
+    assert kubectl(api, "delete", f"job/{NAME}", "--cascade=foreground", "--timeout=60s")[0] == 0
+    jobs.run_shards(NAME, COMMAND, SPEC)
+    assert not api.num_overlaps
+
+
 def test_a_job_that_somebody_deletes_ends_its_task_with_a_sentence(start, monkeypatch):
     api = start()
-    monkeypatch.setattr(jobs.time, "sleep", lambda seconds: api.jobs.clear())
+    monkeypatch.setattr(jobs.time, "sleep", lambda seconds: api.objects.clear())
     with pytest.raises(FailedJobError, match="the job was deleted"):
         jobs.run_shards(NAME, COMMAND, SPEC)
 
@@ -277,6 +290,8 @@ def test_the_task_that_waits_for_a_training_says_how_far_it_is(start, caplog):
     caplog.set_level("INFO")
     api = start()
     path = "/apis/trainer.kubeflow.org/v1alpha1/namespaces/dubmill/trainjobs/dubmill-train-1"
-    api.run_pod = lambda command, index: api.jobs[path]["status"].update(trainerStatus={"progressPercentage": 45}) or 0
+    api.run_pod = lambda command, index: (
+        api.objects[path]["status"].update(trainerStatus={"progressPercentage": 45}) or 0
+    )
     jobs.run_training("dubmill-train-1", [], SPEC)
     assert "dubmill-train-1: 0 active, 1 succeeded, 0 failed, 45 % trained" in caplog.messages

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import json
 
 import pytest
 import yaml
-from doubles.kubernetes_api import KubernetesApi
+from doubles.kserve_controller import DEPLOYMENTS, SERVICES, KServe
+from doubles.kubernetes_api import kubectl
 
 from dubmill.cluster import kubernetes
 from dubmill.errors import ServiceUnavailableError, UsageError
 from dubmill.tracking import endpoint, git
 from dubmill.tracking.endpoint import Folders, RolloutError, rollout
 
+DEPLOYMENT = f"{DEPLOYMENTS}/dubmill-predictor"
 OLD, NEW = Folders.of("b" * 64, "1" * 64), Folders.of("b" * 64, "2" * 64)
 
 
 @pytest.fixture
 def api(monkeypatch):
     """An endpoint that serves the release OLD."""
-    with KubernetesApi() as found:
+    with KServe() as found:
         monkeypatch.setenv("DUBMILL_ENDPOINT", "dubmill/dubmill")
         monkeypatch.setenv("DUBMILL_KUBERNETES", found.address)
         monkeypatch.setattr(endpoint, "POLL_SECONDS", 0.0)
@@ -45,7 +49,7 @@ class Alias:
             raise OSError("the answer was lost")
 
 
-def served(api: KubernetesApi) -> Folders:
+def served(api: KServe) -> Folders:
     return Folders(api.pods["dubmill/backbone-folder"], api.pods["dubmill/release-folder"])
 
 
@@ -57,10 +61,10 @@ def promote(alias: Alias, folders: Folders = NEW, check=None) -> None:
 def test_the_endpoint_is_ready_with_the_release_before_the_alias_moves(api):
     alias, seen = Alias(), []
     with rollout(NEW, alias.is_at):
-        seen.append((served(api), api.deployment()["status"]["replicas"]))
+        seen.append((served(api), api.objects[DEPLOYMENT]["status"]["replicas"]))
         alias.move()
     assert seen == [(NEW, 1)]
-    assert api.service["metadata"]["annotations"] == {}
+    assert api.notes == {}
     assert api.pods["team"] == "a"  # of another manager
 
 
@@ -70,13 +74,11 @@ def test_a_release_that_fails_its_selftest_is_taken_back_and_the_alias_stays(api
     with pytest.raises(RolloutError, match="do not become ready"):
         promote(alias)
     assert (alias.place, served(api)) == (OLD, OLD)
-    assert api.service["metadata"]["annotations"] == {}
+    assert api.notes == {}
 
 
 def test_pods_that_take_too_long_are_taken_back(api, monkeypatch):
-    monkeypatch.setattr(
-        api, "deployment", lambda: {"metadata": {"generation": 9}, "spec": {"template": {"metadata": {}}}}
-    )
+    monkeypatch.setattr(api, "look", lambda path: None)
     with pytest.raises(RolloutError), rollout(NEW, lambda served: False, ready_seconds=0):
         pass
     assert served(api) == OLD
@@ -96,7 +98,7 @@ def test_an_alias_that_moved_though_the_call_failed_keeps_the_endpoint(api):
     assert served(api) == NEW
 
 
-NUM_CALLS = 6  # of a roll without faults; more come where calls are tried again
+NUM_CALLS = 7  # of a roll without faults; more come where calls are tried again
 
 
 def test_a_roll_has_as_many_calls_as_are_made_to_fail(api):
@@ -128,7 +130,7 @@ def test_an_api_that_goes_away_leaves_what_the_next_call_sets_right(api, first, 
         promote(alias, third)
     assert served(api) == alias.place
     assert alias.place in (OLD, NEW)
-    assert api.service["metadata"]["annotations"] == {}
+    assert api.notes == {}
 
 
 @pytest.mark.parametrize("has_moved", [True, False])
@@ -140,7 +142,7 @@ def test_a_process_killed_in_the_middle_leaves_what_the_next_call_sets_right(api
     with rollout(alias.place, alias.is_at):
         pass
     assert served(api) == alias.place
-    assert api.service["metadata"]["annotations"] == {}
+    assert api.notes == {}
 
 
 def test_without_an_endpoint_only_the_alias_moves(api, monkeypatch):
@@ -201,7 +203,7 @@ def test_a_canary_has_no_volume_to_write_no_queue_or_key_of_the_endpoint_and_no_
     api.service["spec"]["predictor"] |= {"volumes": volumes, "containers": [container], "maxReplicas": 4}
     api.service["metadata"]["annotations"] = {"serving.kserve.io/deploymentMode": "Standard", "other": "x"}
     seen = []
-    promote(Alias(), check=lambda address: seen.append(api.canary))
+    promote(Alias(), check=lambda address: seen.append(copy.deepcopy(api.canary)))
     (canary,) = seen
     predictor = canary["spec"]["predictor"]
     assert predictor["volumes"] == [volumes[0], {"name": "ledger", "emptyDir": {}}]
@@ -211,7 +213,7 @@ def test_a_canary_has_no_volume_to_write_no_queue_or_key_of_the_endpoint_and_no_
     assert canary["metadata"]["labels"] == {"networking.kserve.io/visibility": "cluster-local"}
 
 
-NUM_CANARY_CALLS = 17  # of a roll with a canary and without faults
+NUM_CANARY_CALLS = 19  # of a roll with a canary and without faults
 
 
 def test_a_roll_with_a_canary_has_as_many_calls_as_are_made_to_fail(api):
@@ -242,7 +244,53 @@ def test_an_api_that_goes_away_with_a_canary_leaves_what_the_next_call_sets_righ
         promote(alias, third, check=accept)
     assert served(api) == alias.place
     assert api.canary is None
-    assert api.service["metadata"]["annotations"] == {}
+    assert api.notes == {}
+
+
+# Another client than ours speaks with the emulated API: kubectl
+
+
+APPLY = ("apply", "--server-side", "--validate=false", "--field-manager")
+STATUS = ("rollout", "status", "deployment/dubmill-predictor", "--timeout=60s")
+
+
+def body_of(folders: Folders) -> dict:
+    return endpoint.Endpoint("dubmill/dubmill")._pointing_to(folders, None)
+
+
+def test_kubectl_sees_a_roll_as_we_do_and_counts_it_in_the_same_way(api):
+    with rollout(NEW, lambda served: False):
+        assert kubectl(api, *STATUS) == (0, 'deployment "dubmill-predictor" successfully rolled out\n')
+        code, told = kubectl(api, "get", "inferenceservices/dubmill", "-o", "json")
+        shown = json.loads(told)
+        assert (code, endpoint._state_in(shown)) == (0, (NEW, OLD))
+    third = Folders.of("b" * 64, "3" * 64)
+    api.broken_folders.add(third.release)
+    assert kubectl(api, *APPLY, "dubmill", "-f", "-", body=body_of(third))[0] == 0
+    code, told = kubectl(api, *STATUS)
+    assert (code, "exceeded its progress deadline" in told) == (1, True)
+    with pytest.raises(RolloutError):
+        endpoint.Endpoint("dubmill/dubmill").wait_ready(third, 60)
+
+
+def test_a_field_of_ours_is_not_another_managers_unless_it_is_taken_by_force(api):
+    code, told = kubectl(api, *APPLY, "somebody", "-f", "-", body=body_of(NEW))
+    assert (code, "conflict" in told, served(api)) == (1, True, OLD)
+    assert kubectl(api, *APPLY, "somebody", "--force-conflicts", "-f", "-", body=body_of(NEW))[0] == 0
+    promote(Alias(), OLD)  # ours is by force
+    assert served(api) == OLD
+
+
+def test_kubectl_waits_as_we_do_until_a_deleted_canary_is_gone(api):
+    seen = []
+
+    def check(address):
+        seen.append(kubectl(api, "delete", "inferenceservice/dubmill-canary", "--cascade=foreground")[0])
+        assert api.canary is None
+
+    promote(Alias(), check=check)
+    assert seen == [0]
+    assert kubectl(api, "get", "inferenceservice/dubmill-canary")[0] == 1
 
 
 # GitOps: changes are commits
@@ -271,11 +319,12 @@ class Controller:
     """Argo CD's part: what is committed reaches the cluster when the Deployment is looked at."""
 
     def __init__(self, api, repository):
-        self.api, self.repository, self.deployment = api, repository, api.deployment
+        self.api, self.repository, self.look = api, repository, api.look
 
-    def __call__(self):
-        self.api.apply(yaml.safe_load(committed(self.repository)))
-        return self.deployment()
+    def __call__(self, path):
+        if path == DEPLOYMENT:
+            self.api.apply(f"{SERVICES}/dubmill", yaml.safe_load(committed(self.repository)), "argocd")
+        self.look(path)
 
 
 def committed(repository):
@@ -283,7 +332,7 @@ def committed(repository):
 
 
 def test_with_gitops_the_endpoint_is_changed_by_commits_and_the_api_is_only_read(api, repository, monkeypatch):
-    monkeypatch.setattr(api, "deployment", Controller(api, repository))
+    monkeypatch.setattr(api, "look", Controller(api, repository))
     alias = Alias()
     promote(alias)
     assert (alias.place, served(api)) == (NEW, NEW)
@@ -297,7 +346,7 @@ def test_with_gitops_the_endpoint_is_changed_by_commits_and_the_api_is_only_read
 
 
 def test_with_gitops_a_release_that_does_not_become_ready_is_reverted_by_a_commit(api, repository, monkeypatch):
-    monkeypatch.setattr(api, "deployment", Controller(api, repository))
+    monkeypatch.setattr(api, "look", Controller(api, repository))
     alias = Alias()
     promote(alias)
     third = Folders.of("b" * 64, "3" * 64)
@@ -308,7 +357,7 @@ def test_with_gitops_a_release_that_does_not_become_ready_is_reverted_by_a_commi
 
 
 def test_with_gitops_a_push_of_somebody_else_in_between_is_kept(api, repository, monkeypatch, tmp_path):
-    monkeypatch.setattr(api, "deployment", Controller(api, repository))
+    monkeypatch.setattr(api, "look", Controller(api, repository))
     push, rivals = git.is_pushed, ["RIVAL"]
 
     def after_a_rival(folder, *refs):

@@ -18,7 +18,7 @@ import kubernetes_validate
 import pytest
 import yaml
 from doubles.cluster_jobs import ClusterJobs
-from doubles.kubernetes_api import KubernetesApi
+from doubles.kserve_controller import KServe
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -327,7 +327,7 @@ VERBS = {"GET": {"get"}, "DELETE": {"delete"}, "PATCH": {"patch"}}
 def test_the_promoter_may_do_what_a_roll_calls_and_nothing_more(overlay, monkeypatch):
     """The calls are those of a real roll with a canary, recorded by the emulated API; apply creates what is missing."""
     called = set()
-    with KubernetesApi() as api:
+    with KServe() as api:
         monkeypatch.setenv(
             "DUBMILL_ENDPOINT", f"dubmill/{named(overlay, 'InferenceService', 'dubmill')['metadata']['name']}"
         )
@@ -352,14 +352,13 @@ def test_a_task_may_do_with_jobs_what_it_calls_and_nothing_more(overlay, tmp_pat
     monkeypatch.setattr(jobs, "POLL_SECONDS", 0.0)
     spec, called = JobSpec(1, "image", 1, 1, 0, "work", "/work"), {("create", "batch/jobs", "*")}
     called |= {("create", "trainer.kubeflow.org/trainjobs", "*")}  # apply creates what is missing
-    with ClusterJobs(lambda command, index: jobs.USER_ERROR if not called_paths else 0) as api:
-        called_paths, answer = [], api.answer
-        monkeypatch.setattr(api, "answer", lambda *given: (called_paths.append(given[:2]), answer(*given))[1])
+    with ClusterJobs(lambda command, index: 0) as api:
         monkeypatch.setenv("DUBMILL_KUBERNETES", api.address)
         for run in (jobs.run_shards, jobs.run_training):
             run("one", [], spec)
             run("one", [], spec)  # a finished one is removed first
-    for method, path in called_paths:
+    for call in api.calls:
+        method, path = call.split()
         parts = path.split("/")
         if len(parts) > 4:  # not the discovery, which everybody may call
             called |= {(verb, f"{parts[2]}/{parts[6]}", "*") for verb in VERBS[method]}
@@ -376,44 +375,93 @@ def metric_names(text):
     return set(re.findall(r"[a-z_]{4,}(?![a-z_]*\()", bare)) - {"absent"}
 
 
-def expressions():
+def labels_of(text):
+    """Labels in PromQL: (those that each metric is selected by, those that results are grouped by)."""
+    selected = {
+        (name, label)
+        for name, selector in re.findall(r"([a-z_]+)\{([^}]*)\}", text)
+        for label in re.findall(r'([a-z_]+)\s*(?:=|!=|=~|!~)\s*"', selector)
+    }
+    return selected, {label for group in re.findall(r"by \(([^)]*)\)", text) for label in group.split(", ")}
+
+
+def alerts():
     (rules,) = manifests("platform", "PrometheusRule")
-    yield from (rule["expr"] for group in rules["spec"]["groups"] for rule in group["rules"])
+    return [rule for group in rules["spec"]["groups"] for rule in group["rules"]]
+
+
+def expressions():
+    yield from (rule["expr"] for rule in alerts())
     dashboard = json.loads(named("platform", "ConfigMap", "dubmill-dashboard")["data"]["dubmill.json"])
     yield from (target["expr"] for panel in dashboard["panels"] for target in panel["targets"])
     scaled = named("platform", "InferenceService", "dubmill")["spec"]["predictor"]["autoScaling"]["metrics"]
     yield from (metric["external"]["metric"]["query"] for metric in scaled)
 
 
-def test_alerts_dashboard_and_autoscaling_use_metrics_that_the_endpoint_exposes():
+def exposed_metrics():
+    """Name and labels of every series of the endpoint, as Prometheus stores it, and of two of kube-state-metrics."""
     pytest.importorskip("kserve")
     from prometheus_client import REGISTRY
 
     import dubmill.serving.model
     import dubmill.serving.problems  # noqa: F401 (their metrics are registered)
 
-    exposed = {
-        f"{family.name}{suffix}"
-        for family in REGISTRY.collect()
-        for suffix in {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_sum", "_count")}.get(
-            family.type, ()
-        )
+    names = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_sum", "_count")}
+    found = {
+        f"{family.name}{suffix}": {*metric._labelnames, *(["le"] if suffix == "_bucket" else [])}
+        for metric in set(REGISTRY._collector_to_names)
+        if hasattr(metric, "_labelnames")
+        for family in metric.describe()
+        for suffix in names.get(family.type, ())
     }
-    exposed |= {"kube_cronjob_created", "kube_cronjob_status_last_successful_time"}  # of kube-state-metrics
-    used = {name for text in expressions() for name in metric_names(text)}
-    assert used <= exposed
+    found |= dict.fromkeys(["kube_cronjob_created", "kube_cronjob_status_last_successful_time"], {"cronjob"})
+    return {name: labels | {"namespace", "pod"} for name, labels in found.items()}  # which Prometheus adds
+
+
+def test_alerts_dashboard_and_autoscaling_use_metrics_and_labels_that_the_endpoint_exposes():
+    exposed, used = exposed_metrics(), {name for text in expressions() for name in metric_names(text)}
+    assert used <= set(exposed)
     assert {"dub_queue_age_seconds", "dubs_total", "dub_rejections_total"} <= used
+    for text in expressions():
+        selected, grouped = labels_of(text)
+        assert all(label in exposed[name] for name, label in selected), text
+        assert all(grouped <= exposed[name] for name in metric_names(text)), text
 
 
-def test_a_metric_that_does_not_exist_would_be_noticed():
-    text = 'sum by (model) (rate(dubs_total{outcome!="done"}[30m])) / count(no_such_metric) > 0.1'
+def test_a_metric_or_label_that_does_not_exist_would_be_noticed():
+    text = 'sum by (model, stage) (rate(dubs_total{outcome!="done"}[30m])) / count(no_such_metric) > 0.1'
     assert metric_names(text) == {"dubs_total", "no_such_metric"}
+    assert labels_of(text) == ({("dubs_total", "outcome")}, {"model", "stage"})
+
+
+ALERT_TESTS = yaml.safe_load((ROOT / "tests" / "alerts.yaml").read_text())["tests"]
+
+
+def test_each_alert_is_tried_on_series_of_the_endpoint_that_raise_it_and_that_do_not():
+    tried = {(one["alertname"], "exp_alerts" in one) for test in ALERT_TESTS for one in test["alert_rule_test"]}
+    assert tried == {(rule["alert"], is_raised) for rule in alerts() for is_raised in (True, False)}
+    exposed = exposed_metrics()
+    for text in {series["series"] for test in ALERT_TESTS for series in test["input_series"]}:
+        name, labels = text.split("{")
+        found = set(re.findall(r"(\w+)=", labels))
+        assert found == exposed[name] - ({"pod"} if name.startswith("kube") else set()), text
+
+
+@pytest.mark.skipif(not shutil.which("promtool"), reason="promtool is not installed (Debian's package prometheus)")
+def test_every_expression_is_promql_and_each_alert_is_raised_when_it_should_be(tmp_path):
+    untold = [{name: value for name, value in rule.items() if name != "annotations"} for rule in alerts()]
+    recorded = [{"record": f"expression_{number}", "expr": text} for number, text in enumerate(expressions())]
+    for name, rules in {"rules.yaml": untold, "expressions.yaml": recorded}.items():
+        (tmp_path / name).write_text(yaml.safe_dump({"groups": [{"name": "dubmill", "rules": rules}]}))
+    shutil.copy(ROOT / "tests" / "alerts.yaml", tmp_path)
+    for command in (["check", "rules", "expressions.yaml"], ["test", "rules", "alerts.yaml"]):
+        done = subprocess.run(["promtool", *command], cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_every_alert_says_where_in_the_operators_page_to_read():
-    (rules,) = manifests("platform", "PrometheusRule")
     page = (ROOT / "docs" / "operating.md").read_text()
-    for rule in (rule for group in rules["spec"]["groups"] for rule in group["rules"]):
+    for rule in alerts():
         named_part = re.search(r'docs/operating.md, "(.*?)"', rule["annotations"]["summary"])
         assert named_part is None or f"### {named_part[1]}" in page
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import yaml
 from doubles.gated_pairs import make_pairs
-from doubles.kubernetes_api import KubernetesApi
+from doubles.kserve_controller import KServe
 from doubles.scorers import PlainScorers, plain_clip
 
 from dubmill import media, tracking
@@ -658,7 +658,7 @@ def test_a_recurring_run_trains_where_data_or_champion_is_a_new_one_and_only_the
 @pytest.fixture
 def api(tmp_path, monkeypatch):
     """An emulated Kubernetes API with one InferenceService, and the volume that its pods read."""
-    with KubernetesApi() as found:
+    with KServe() as found:
         monkeypatch.setenv("DUBMILL_ENDPOINT", "dubmill/dubmill")
         monkeypatch.setenv("DUBMILL_KUBERNETES", found.address)
         monkeypatch.setenv("DUBMILL_MODELS", str(tmp_path / "volume"))

@@ -1,82 +1,68 @@
-"""Indexed Jobs and TrainJobs of the Kubernetes API, on loopback: each GET runs one pod.
+"""Indexed Jobs and TrainJobs of the Kubernetes API, on loopback: each look at one runs one pod.
 
 Rules (kubernetes.io, "Jobs", "Pod failure policy", "Backoff limit per index"): with Ignore on DisruptionTarget a pod that the cluster took
 away counts as nothing; FailIndex ends an index by exit code; an index is tried backoffLimitPerIndex + 1 times; the Job ends as Complete when
 all indexes succeeded, and as Failed, with `failedIndexes`, when all indexes ended and some failed. A suspended Job starts nothing until
-Kueue, which the API server asks, clears `suspend`. A custom resource of a group that is not installed is 404.
-
-A DELETE with propagationPolicy Foreground keeps the object, with a deletionTimestamp, until its pods are gone, and what is applied
-meanwhile is lost; with Background the object is gone at once and its pods go on for a while (kubernetes.io, "Garbage Collection"). A name
-that is no DNS label is invalid (422), and JobSet's webhook refuses names whose pods `<name>-node-0-0-abcde` would exceed 63 characters.
+Kueue, which the API server asks, clears `suspend`. Pods of a Job that is deleted go on for a while: with propagationPolicy Foreground the Job
+stays so long, with Background it is gone at once (kubernetes.io, "Garbage Collection"). JobSet's webhook refuses names whose pods
+`<name>-node-0-0-abcde` would exceed 63 characters.
 """
 
 from __future__ import annotations
 
-import http.server
-import json
-import re
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import urlsplit
 
-from doubles.loopback import Loopback
+from doubles.kubernetes_api import KubernetesApi, Refusal
 
-DNS_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
-NUM_POLLS_TO_END = 3  # GETs until the pods of a deleted object are gone
+NUM_LOOKS_TO_END = 3  # until the pods of a deleted object are gone
 DISRUPTED = -1  # in place of an exit code: the cluster took the pod away
+TRAINER = "trainer.kubeflow.org/v1alpha1"
 
 
-class ClusterJobs(Loopback):
+class ClusterJobs(KubernetesApi):
     """The server; `run_pod` gets the command and the index of a pod and returns its exit code, or DISRUPTED."""
 
     def __init__(self, run_pod: Callable[[list[str], int], int], *, has_trainer: bool = True) -> None:
-        self.run_pod, self.has_trainer = run_pod, has_trainer
-        self.jobs: dict[str, dict[str, Any]] = {}
+        super().__init__()
+        self.run_pod = run_pod
+        if not has_trainer:
+            del self.kinds[TRAINER]
         self.created: list[dict[str, Any]] = []
         self.deleted: list[str] = []
-        self.ending: dict[str, int] = {}  # GETs until the pods of a deleted object are gone, by path
+        self.ending: dict[str, int] = {}  # looks until the pods of a deleted object are gone, by path
         self.num_overlaps = 0  # objects that were created while the pods of the one before ran
         self.num_failures: dict[int, int] = {}
-        super().__init__(_handler(self))
 
-    def answer(self, method: str, path: str, body: dict[str, Any], query: str = "") -> dict[str, Any] | None:
-        if "trainer.kubeflow.org" in path and not self.has_trainer:
-            return None
-        if path.endswith("/v1alpha1"):
-            return {"kind": "APIResourceList"}
-        if method == "DELETE":
-            return self.delete(path, is_foreground=query == "propagationPolicy=Foreground")
-        if method == "GET" and path in self.ending:
-            self.end(path)
-        elif method == "PATCH" and path in self.ending and path in self.jobs:
-            return self.jobs[path]  # what is applied to an object that goes away is lost
-        elif method == "PATCH":
+    def apply(
+        self, path: str, body: dict[str, Any], manager: str = "dubmill", *, is_forced: bool = True
+    ) -> dict[str, Any]:
+        if body["kind"] == "TrainJob" and len(body["metadata"]["name"]) > 48:
+            raise Refusal(422, "admission webhook: the generated pod names are longer than 63 characters")
+        if path not in self.objects:
             self.num_overlaps += path in self.ending
             self.num_failures = {}
-            self.jobs[path] = {**body, "status": {"done": []}}
             self.created.append(body)
-        elif path in self.jobs:
-            self.advance(self.jobs[path])
-        return self.jobs.get(path)
+        return super().apply(path, body, manager, is_forced=is_forced)
 
-    def delete(self, path: str, *, is_foreground: bool) -> dict[str, Any] | None:
-        found = self.jobs.get(path)
-        if found is not None:
-            self.deleted.append(path)
-            self.ending.setdefault(path, NUM_POLLS_TO_END)
-            found["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
-            if not is_foreground:
-                del self.jobs[path]
+    def delete(self, path: str, policy: str) -> dict[str, Any]:
+        found = super().delete(path, policy)
+        self.deleted.append(path)
+        self.ending.setdefault(path, NUM_LOOKS_TO_END)
         return found
 
-    def end(self, path: str) -> None:
-        self.ending[path] -= 1
-        if not self.ending[path]:
-            del self.ending[path]
-            self.jobs.pop(path, None)
+    def look(self, path: str) -> None:
+        if path in self.ending:
+            self.ending[path] -= 1
+            if not self.ending[path]:
+                del self.ending[path]
+                if path in self.objects:
+                    self.drop(path)
+        elif path in self.objects:
+            self.advance(self.objects[path])
 
     def advance(self, job: dict[str, Any]) -> None:
-        spec, status = job["spec"], job["status"]
+        spec, status = job["spec"], job.setdefault("status", {"done": []})
         if spec["suspend"]:  # Kueue admits it
             spec["suspend"] = False
             return
@@ -110,36 +96,3 @@ def command_of(job: dict[str, Any], index: int) -> list[str]:
     """The command of one pod, with the variable replaced as the kubelet does."""
     (container,) = job["spec"]["template"]["spec"]["containers"]
     return [part.replace("$(JOB_COMPLETION_INDEX)", str(index)) for part in container["command"]]
-
-
-def is_valid_name(body: dict[str, Any]) -> bool:
-    """Whether the API takes the name of an object, and JobSet that of a TrainJob."""
-    name = body["metadata"]["name"]
-    return DNS_LABEL.fullmatch(name) is not None and (body["kind"] != "TrainJob" or len(name) <= 48)
-
-
-def _handler(api: ClusterJobs) -> type[http.server.BaseHTTPRequestHandler]:
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self._run({})
-
-        def do_DELETE(self) -> None:
-            self._run({})
-
-        def do_PATCH(self) -> None:
-            self._run(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-
-        def _run(self, body: dict[str, Any]) -> None:
-            url = urlsplit(self.path)
-            if body and not is_valid_name(body):
-                self.send_error(422)
-                return
-            answer = api.answer(self.command, url.path, body, url.query)
-            self.send_response(404 if answer is None else 200)
-            self.end_headers()
-            self.wfile.write(json.dumps(answer or {}).encode())
-
-        def log_message(self, *_: object) -> None:
-            """Nothing on the screen."""
-
-    return Handler
