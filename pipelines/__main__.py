@@ -176,12 +176,14 @@ def submit(
     data_remote: DataRemote = "",
 ) -> None:
     """Upload the pipeline to a cluster, as a new version if code or params changed, and start a run of it."""
-    from pipelines.cluster import Cluster
+    from pipelines.cluster import Cluster, check_schedule
     from pipelines.dubbing import VARIANTS, compile_to
     from pipelines.login import Login, default_token_file
 
     if cron and wait:
         raise UsageError("a schedule has no end to wait for", cure="leave --wait or --cron out")
+    if cron:
+        check_schedule(cron)
     values, data = _params(params, overlay), DataPlace(data_repository, data_branch, data_remote)
     target = _cluster_target(
         values,

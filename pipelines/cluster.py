@@ -23,6 +23,7 @@ TIMEOUT_SECONDS = 5
 POLL_SECONDS = 15
 PAGE_SIZE = 100
 EQUALS = 1  # of the API's filter operations
+NUM_CRON_FIELDS = 6
 FINAL_STATES = ("SUCCEEDED", "FAILED", "SKIPPED", "CANCELED")
 
 
@@ -215,9 +216,9 @@ class Cluster:
             self.client.pipelines.pipeline_service_list_pipelines,
             "pipelines",
             namespace=self.namespace or "",
-            filter=_display_name_is(name),
+            filter=_name_is(name),
         )
-        return next((found.pipeline_id for found in pages if found.display_name == name), None)
+        return next((found.pipeline_id for found in pages if found.name == name), None)
 
     def _create_pipeline(self, package: Path, name: str) -> str:
         return self._unless_it_exists(
@@ -236,9 +237,9 @@ class Cluster:
             self.client.pipelines.pipeline_service_list_pipeline_versions,
             "pipeline_versions",
             pipeline_id=pipeline_id,
-            filter=_display_name_is(name),
+            filter=_name_is(name),
         )
-        return next((found.pipeline_version_id for found in pages if found.display_name == name), None)
+        return next((found.pipeline_version_id for found in pages if found.name == name), None)
 
     def _create_version(self, package: Path, pipeline_id: str, name: str) -> str:
         return self._unless_it_exists(
@@ -288,8 +289,25 @@ def _pages(list_page: Callable[..., Any], field: str, **arguments: Any) -> Itera
             return
 
 
-def _display_name_is(name: str) -> str:
-    return json.dumps({"predicates": [{"operation": EQUALS, "key": "display_name", "stringValue": name}]})
+def _name_is(name: str) -> str:
+    """Returns a filter for the name that is unique; a person may have changed the display name."""
+    return json.dumps({"predicates": [{"operation": EQUALS, "key": "name", "stringValue": name}]})
+
+
+def check_schedule(cron: str) -> None:
+    """Checks that a schedule has the six fields of Kubeflow, or is one like `@daily`.
+
+    Kubeflow takes five as well, but reads them as second, minute, hour, day and month: `0 2 * * *` would start a run every hour.
+
+    Raises:
+        UsageError: it has not.
+    """
+    if not cron.startswith("@") and len(cron.split()) != NUM_CRON_FIELDS:
+        raise UsageError(
+            f"the schedule {cron!r} has {len(cron.split())} fields, and Kubeflow reads six",
+            where="--cron",
+            cure='give second, minute, hour, day, month and weekday: "0 0 2 * * *" is two in the night',
+        )
 
 
 def _is_schedule(found: Any, cron: str, chosen: dict[str, Any]) -> bool:

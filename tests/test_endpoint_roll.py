@@ -77,6 +77,17 @@ def test_a_release_that_fails_its_selftest_is_taken_back_and_the_alias_stays(api
     assert api.notes == {}
 
 
+def test_the_promotion_after_one_that_failed_is_not_told_of_its_failure(api):
+    """The Deployment shows the old condition until its controller has seen the new release."""
+    alias = Alias()
+    api.broken_folders.add(NEW.release)
+    with pytest.raises(RolloutError):
+        promote(alias)
+    third = Folders.of("b" * 64, "3" * 64)
+    promote(alias, third)
+    assert (alias.place, served(api)) == (third, third)
+
+
 def test_pods_that_take_too_long_are_taken_back(api, monkeypatch):
     monkeypatch.setattr(api, "look", lambda path: None)
     with pytest.raises(RolloutError), rollout(NEW, lambda served: False, ready_seconds=0):

@@ -12,7 +12,7 @@ from doubles.kubeflow import Kubeflow
 
 from dubmill.config.params import load
 from dubmill.errors import ServiceUnavailableError, UsageError
-from pipelines.cluster import Cluster, FailedRunError, version_name
+from pipelines.cluster import Cluster, FailedRunError, check_schedule, version_name
 from pipelines.dubbing import VARIANTS, compile_to
 from pipelines.login import Login, default_token_file
 from pipelines.placement import Target
@@ -334,8 +334,24 @@ def test_an_experiment_that_somebody_else_creates_meanwhile_is_used(package, mon
     assert [run["experiment_id"] for run in server.state.runs] == ["e1"]
 
 
+@pytest.mark.parametrize("cron", ["0 2 * * *", "0 0 2 * * * 2027", "daily"])
+def test_a_schedule_without_six_fields_is_refused_since_kubeflow_would_read_another(cron):
+    """The server takes five fields for seconds to months; it refuses others."""
+    with pytest.raises(UsageError, match="six"):
+        check_schedule(cron)
+    check_schedule("0 0 2 * * *")
+    check_schedule("@daily")
+
+
 def test_a_schedule_that_kubeflow_cannot_read_is_refused_with_its_reason(package):
+    with Kubeflow() as server, pytest.raises(ServiceUnavailableError, match="5 to 6 fields"):
+        schedule(server, package, "0 0 2 * * * 2027")
+
+
+def test_a_pipeline_and_a_version_whose_display_names_somebody_changed_are_found(package):
     with Kubeflow() as server:
-        cluster = Cluster(server.address, namespace="", login=NO_LOGIN)
-        with pytest.raises(ServiceUnavailableError, match="6 fields"):
-            cluster.start(package, pipeline=NAME, experiment="dubmill", account="", cron="0 2 * * *")
+        submit(server, package)
+        for one in server.state.pipelines + server.state.versions:
+            one["display_name"] = "shown otherwise"
+        run = submit(server, package)
+    assert (run.is_new_version, len(server.state.runs), len(server.state.uploads)) == (False, 2, 2)

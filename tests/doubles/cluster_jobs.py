@@ -84,9 +84,11 @@ class ClusterJobs(KubernetesApi):
         if code == 0:
             status["done"].append(index)
             status["succeeded"] = len(status["done"])
-        elif code != DISRUPTED:
+            return
+        rules = job["spec"].get("podFailurePolicy", {}).get("rules", [])
+        is_ignored = any(rule["action"] == "Ignore" and "DisruptionTarget" in str(rule) for rule in rules)
+        if code != DISRUPTED or not is_ignored:
             self.num_failures[index] = self.num_failures.get(index, 0) + 1
-            rules = job["spec"].get("podFailurePolicy", {}).get("rules", [])
             is_final = any(code in rule.get("onExitCodes", {}).get("values", []) for rule in rules)
             if is_final or self.num_failures[index] > job["spec"].get("backoffLimitPerIndex", 0):
                 status.setdefault("failed_list", []).append(index)

@@ -84,12 +84,14 @@ class KServe(KubernetesApi):
         is_ready = (
             looks > 3 and self.takes_new_releases and pods.get("dubmill/release-folder") not in self.broken_folders
         )
-        has_old_pod = path not in self.objects or not is_ready
+        has_old_pod = generation > 1 and not is_ready
         conditions = [{"type": "Available", "status": "True"}]
         if looks > 4 and not is_ready:
             conditions.append({"type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded"})
-        status = {"observedGeneration": generation - (looks == 2), "conditions": conditions}
-        status |= {"replicas": 1 + has_old_pod, "updatedReplicas": 1, "availableReplicas": 1}
+        status = {"observedGeneration": generation, "conditions": conditions, "replicas": 1 + has_old_pod}
+        status |= {"updatedReplicas": 1, "availableReplicas": int(is_ready or has_old_pod)}
+        if looks == 2:  # the Deployment's controller has not seen the change: all is as it was
+            status = found.get("status", {})
         return found | {"spec": spec, "status": status}
 
     def _deployment_of(self, path: str) -> str:
