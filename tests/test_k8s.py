@@ -1,6 +1,7 @@
 """Manifests, overlays and Containerfiles, as far as they can be held to account without a cluster or an engine."""
 
 import ast
+import ipaddress
 import json
 import os
 import re
@@ -475,6 +476,92 @@ def test_the_network_is_closed_but_for_named_ways(overlay):
             assert way.get("from") or way.get("to"), f"{name} opens to everybody"
     everywhere = [name for name, spec in policies.items() if "0.0.0.0/0" in str(spec)]
     assert everywhere == ([] if overlay == "kind" else ["downloads"])
+
+
+def is_selected(selector, labels):
+    """Whether a label selector takes what has these labels."""
+    wanted = selector.get("matchLabels", {}).items() <= labels.items()
+    return wanted and all(
+        one["key"] in labels and (one["operator"] == "Exists" or labels[one["key"]] in one["values"])
+        for one in selector.get("matchExpressions", [])
+    )
+
+
+def is_peer(peer, labels, namespace, address):
+    if "ipBlock" in peer:
+        block = peer["ipBlock"]
+        inside = ipaddress.ip_address(address) in ipaddress.ip_network(block["cidr"])
+        return inside and not any(
+            ipaddress.ip_address(address) in ipaddress.ip_network(one) for one in block.get("except", [])
+        )
+    here = {"matchLabels": {"kubernetes.io/metadata.name": "dubmill"}}
+    return (
+        namespace != ""
+        and is_selected(peer.get("podSelector", {}), labels)
+        and is_selected(peer.get("namespaceSelector", here), {"kubernetes.io/metadata.name": namespace})
+    )
+
+
+def may_pass(overlay, kind, own, other, port):
+    """Whether some policy lets a pod of the namespace send (egress) or take (ingress) what goes from or to another."""
+    of_peer, ways = {"egress": "to", "ingress": "from"}[kind], []
+    for policy in (one["spec"] for one in manifests(overlay, "NetworkPolicy")):
+        if is_selected(policy["podSelector"], own):
+            ways += policy.get(kind, [])
+    return any(
+        any(is_peer(peer, *other) for peer in way[of_peer])
+        and ("ports" not in way or port in [one["port"] for one in way["ports"]])
+        for way in ways
+    )
+
+
+TASK, MLFLOW = {"workflows.argoproj.io/workflow": "run-1"}, {"app.kubernetes.io/name": "mlflow"}
+ENDPOINT, CANARY = ({"serving.kserve.io/inferenceservice": name} for name in ("dubmill", "dubmill-canary"))
+CLIENT, DOWNLOADS = {"dubmill/client": "true"}, TASK | {"dubmill/downloads": "true"}
+POD_ADDRESS, INTERNET = "203.0.113.9", "198.51.100.7"  # of documentation: in no private block
+ASKED = [  # from, to, port; a pod of this namespace is its labels, another (labels, namespace), and the rest an address
+    (TASK, MLFLOW, 5000),
+    (TASK, CANARY, 8080),
+    (TASK, ({}, "kubeflow"), 9000),
+    (TASK, "10.96.0.1", 443),
+    (({}, "kubeflow"), MLFLOW, 5000),
+    (({}, "envoy-gateway-system"), ENDPOINT, 8080),
+    (ENDPOINT, ({"k8s-app": "kube-dns"}, "kube-system"), 53),
+]
+NOT_ASKED = [
+    (TASK, INTERNET, 443),
+    (TASK, ENDPOINT, 8080),
+    (CLIENT, MLFLOW, 5000),
+    (ENDPOINT, MLFLOW, 5000),
+    (ENDPOINT, INTERNET, 443),
+    (MLFLOW, INTERNET, 443),
+    ({"app.kubernetes.io/name": "loader"}, INTERNET, 443),
+    ({"app.kubernetes.io/name": "shard"}, MLFLOW, 5000),
+    (({}, "default"), ENDPOINT, 8080),
+    (({}, "default"), MLFLOW, 5000),
+]
+
+
+def is_way(overlay, source, target, port):
+    """Both ends have to allow it, as far as they are in the namespace."""
+    ends = [
+        (*one, POD_ADDRESS)
+        if isinstance(one, tuple)
+        else (one, "dubmill", POD_ADDRESS)
+        if isinstance(one, dict)
+        else ({}, "", one)
+        for one in (source, target)
+    ]
+    goes = ends[0][1] != "dubmill" or may_pass(overlay, "egress", ends[0][0], ends[1], port)
+    return goes and (ends[1][1] != "dubmill" or may_pass(overlay, "ingress", ends[1][0], ends[0], port))
+
+
+@every_overlay
+def test_the_policies_open_each_way_that_is_asked_and_none_of_those_that_are_not(overlay):
+    assert [way for way in ASKED if not is_way(overlay, *way)] == []
+    assert [way for way in NOT_ASKED if is_way(overlay, *way)] == []
+    assert is_way(overlay, DOWNLOADS, INTERNET, 443) == (overlay != "kind")
+    assert is_way(overlay, ({}, "monitoring"), CANARY, 8080) == (overlay == "platform")
 
 
 @every_overlay
