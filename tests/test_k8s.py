@@ -775,6 +775,38 @@ def instructions(path):
     return [line.strip() for line in joined.splitlines() if line.strip() and not line.startswith("#")]
 
 
+@pytest.mark.skipif(
+    "DUBMILL_REPLAY" not in os.environ,
+    reason="DUBMILL_REPLAY=1 installs the packages of all three images: gigabytes, minutes; TORCH_INDEX names torch's index",
+)
+@every_containerfile
+def test_the_install_lines_of_an_image_work_in_a_fresh_environment(path, tmp_path):
+    """The lines of the stages `wheel` and `install`, with folders of their own in place of /src, /wheels and /opt/dubmill."""
+    lines = instructions(path)
+    lines = lines[: [number for number, line in enumerate(lines) if line.startswith("FROM")][2]]
+    for name in next(line for line in lines if line.startswith("COPY pyproject")).split()[1:-1] + ["src"]:
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copyfile
+        copy(ROOT / name, tmp_path / name)
+    shutil.copyfile(ROOT / "constraints.txt", tmp_path / "constraints.txt")
+    arguments = dict(line.removeprefix("ARG ").split("=", 1) for line in lines if line.startswith("ARG TORCH"))
+    places = {
+        "/opt/dubmill": f"{tmp_path}/made",
+        "/wheels": f"{tmp_path}/wheels",
+        "/constraints": f"{tmp_path}/constraints",
+    }
+    environment = {**arguments, **os.environ, "PATH": f"{tmp_path}/made/bin:{os.environ['PATH']}"}
+    environment.pop("PYTHONPATH", None)
+    commands = [line.removeprefix("RUN ") for line in lines if line.startswith("RUN ")]
+    assert any("pip check" in command for command in commands)
+    for command in commands:
+        for before, after in places.items():
+            command = command.replace(before, after)
+        done = subprocess.run(
+            ["sh", "-c", command], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
+
+
 def test_there_is_one_containerfile_per_need():
     assert [path.name for path in CONTAINERFILES] == ["Containerfile", "Containerfile.gpu", "Containerfile.predictor"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import sqlite3
 import subprocess
@@ -71,6 +72,9 @@ def client(tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("mlflow"))
+        if given := os.environ.get("DUBMILL_TEST_MLFLOW"):  # a server, such as one on PostgreSQL and S3
+            patch.setenv("MLFLOW_TRACKING_URI", given)
+            return given, tracking.client()
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         uri = tracking.tracking_uri()  # the default: in the working directory
         assert uri == f"sqlite:///{Path.cwd()}/mlflow.db"

@@ -19,12 +19,12 @@ import http.server
 import json
 import os
 import re
+import select
 import shutil
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -39,7 +39,6 @@ KINDS = {
     "trainer.kubeflow.org/v1alpha1": {"trainjobs": "TrainJob"},
 }
 APPLY = "application/apply-patch+yaml"
-WATCH_SECONDS = 30.0
 REASONS = {400: "BadRequest", 404: "NotFound", 409: "Conflict", 415: "UnsupportedMediaType", 422: "Invalid"}
 Fields = dict[tuple[str, ...], Any]
 
@@ -123,12 +122,12 @@ class KubernetesApi(Loopback):
         kind = f"{self.kinds[version][resource]}List"
         return {"kind": kind, "apiVersion": version, "metadata": {"resourceVersion": str(self.version)}, "items": items}
 
-    def watch(self, path: str, query: dict[str, str]) -> Iterator[dict[str, Any]]:
-        """Yields each change of what a list shows."""
+    def watch(self, path: str, query: dict[str, str], is_left: Callable[[], bool]) -> Iterator[dict[str, Any]]:
+        """Yields each change of what a list shows, until the client has left."""
         version, resource, _ = self.place(path)
-        deadline, before = time.monotonic() + WATCH_SECONDS, dict[str, Any]()
+        before = dict[str, Any]()
         is_awaited = query.get("sendInitialEvents") == "true"
-        while time.monotonic() < deadline:
+        while not is_left():
             now = {one["metadata"]["name"]: one for one in self.list(path, query)["items"]}
             yield from ({"type": "DELETED", "object": before[name]} for name in before.keys() - now.keys())
             for name, one in now.items():
@@ -139,7 +138,6 @@ class KubernetesApi(Loopback):
                 mark = {"kind": self.kinds[version][resource], "apiVersion": version, "metadata": end}
                 yield {"type": "BOOKMARK", "object": mark}
             before, is_awaited = now, False
-            time.sleep(0.02)
 
     def apply(
         self, path: str, body: dict[str, Any], manager: str = "dubmill", *, is_forced: bool = True
@@ -274,7 +272,7 @@ def _handler(api: KubernetesApi) -> type[http.server.BaseHTTPRequestHandler]:
             if fault == "refused":
                 self.send_error(500)
             elif query.get("watch") in ("true", "1"):
-                self._stream(api.watch(url.path, query))
+                self._stream(api.watch(url.path, query, self._is_left))
             else:
                 self._tell(fault, url.path, query, data)
 
@@ -294,6 +292,10 @@ def _handler(api: KubernetesApi) -> type[http.server.BaseHTTPRequestHandler]:
             self.send_header("Content-Type", "application/json")
             self.end_headers()
             self.wfile.write(json.dumps(found).encode())
+
+        def _is_left(self) -> bool:
+            """Whether the client closes the connection within a moment: it sends nothing more."""
+            return bool(select.select([self.connection], [], [], 0.02)[0])
 
         def _stream(self, events: Iterator[dict[str, Any]]) -> None:
             self.send_response(200)
