@@ -182,8 +182,7 @@ def submit(
 
     if cron and wait:
         raise UsageError("a schedule has no end to wait for", cure="leave --wait or --cron out")
-    if cron:
-        check_schedule(cron)
+    check_schedule(cron)
     values, data = _params(params, overlay), DataPlace(data_repository, data_branch, data_remote)
     target = _cluster_target(
         values,

@@ -295,14 +295,14 @@ def _name_is(name: str) -> str:
 
 
 def check_schedule(cron: str) -> None:
-    """Checks that a schedule has the six fields of Kubeflow, or is one like `@daily`.
+    """Checks that a schedule, if any, has the six fields of Kubeflow, or is one like `@daily`.
 
     Kubeflow takes five as well, but reads them as second, minute, hour, day and month: `0 2 * * *` would start a run every hour.
 
     Raises:
         UsageError: it has not.
     """
-    if not cron.startswith("@") and len(cron.split()) != NUM_CRON_FIELDS:
+    if cron and not cron.startswith("@") and len(cron.split()) != NUM_CRON_FIELDS:
         raise UsageError(
             f"the schedule {cron!r} has {len(cron.split())} fields, and Kubeflow reads six",
             where="--cron",
