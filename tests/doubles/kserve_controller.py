@@ -51,14 +51,16 @@ class KServe(KubernetesApi):
     def apply(
         self, path: str, body: dict[str, Any], manager: str = "dubmill", *, is_forced: bool = True
     ) -> dict[str, Any]:
-        is_new = path not in self.objects
+        is_new, place = path not in self.objects, self._deployment_of(path)
+        if place in self.looks:  # KServe has seen the change before this one, the Deployment's controller maybe not
+            self.store(place, self.deployment(place, 2))
         before = None if is_new else self.objects[path]["metadata"]["generation"]
         found = super().apply(path, body, manager, is_forced=is_forced)
         if is_new:
             self.objects[path]["metadata"]["finalizers"] = ["inferenceservice.finalizers"]
             self.num_canaries += path.endswith("-canary")
         if found["metadata"]["generation"] != before:
-            self.looks[self._deployment_of(path)] = 0
+            self.looks[place] = 0
         return found
 
     def look(self, path: str) -> None:
