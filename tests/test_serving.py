@@ -32,7 +32,7 @@ from dubmill.errors import (
 )
 from dubmill.serving import server, wire
 from dubmill.serving.fields import STATEMENT
-from dubmill.serving.jobs import QueueFullError
+from dubmill.serving.open_jobs import QueueFullError
 from dubmill.serving.openapi import DUB_BODY
 
 

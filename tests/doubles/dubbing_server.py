@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from doubles.dubbers import HELD, ToneDubber
@@ -11,6 +12,10 @@ from doubles.releases import tiny_backbone, tiny_release
 from dubmill.dubbing import open as opening
 from dubmill.faces import NO_DETECTION
 from dubmill.serving import server
+
+MODEL_SECONDS = (
+    "DUBMILL_TEST_MODEL_SECONDS"  # names a file: nano itself dubs, and the seconds of its calls are written there
+)
 
 
 def free_port():
@@ -47,11 +52,36 @@ def start(folder, *, has_selftest=True, more=()):
         return subprocess.Popen(command, env=environment, stderr=log, stdout=log), port
 
 
-if __name__ == "__main__":
+def time_the_model(path):
+    """Let the model itself dub, and write the seconds of each of its calls to a file."""
+    from dubmill.dubbing.dubber import Dubber
+
+    dub_batch = Dubber.dub_batch
+
+    def timed(self, clips, *arguments, **options):
+        started = time.monotonic()
+        dubs = dub_batch(self, clips, *arguments, **options)
+        with path.open("a") as log:
+            log.write(f"{time.monotonic() - started}\n")
+        return dubs
+
+    Dubber.dub_batch = timed
+
+
+def replace_the_model(*, is_worker):
+    """Let a tone stand in for the model."""
     opening.open_dubber = lambda backbone, source, beside=None: ToneDubber()
-    if "--status_fd" in sys.argv:  # the worker
+    opening.open_face_masker = lambda backbone: NO_DETECTION
+    if is_worker:
         from dubmill.serving import adapters
 
         adapters.room_for_clips = lambda dubber, size: lambda: 3
-    opening.open_face_masker = lambda backbone: NO_DETECTION
+
+
+if __name__ == "__main__":
+    is_worker = "--status_fd" in sys.argv
+    if MODEL_SECONDS not in os.environ:
+        replace_the_model(is_worker=is_worker)
+    elif is_worker:
+        time_the_model(Path(os.environ[MODEL_SECONDS]))
     sys.exit(server.main(module="doubles.dubbing_server"))

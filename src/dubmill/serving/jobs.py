@@ -12,7 +12,7 @@ import shutil
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,25 +22,17 @@ from dbos import EnqueueOptions
 
 from dubmill.artifacts.files import digest_of, hash_file, write_atomically
 from dubmill.errors import DubmillError, UsageError
-from dubmill.serving.database import AWAY, DatabaseWatch, RetryLaterError, open_queue
+from dubmill.serving.database import DatabaseWatch, open_queue
 from dubmill.serving.job import OPEN, Job, job_of
+from dubmill.serving.open_jobs import OpenJob, OpenJobs
 from dubmill.serving.usage import Usage
 
 WORKFLOW, QUEUE = "dub", "dubs"
 QUEUE_VERSION = "2"  # of the workflow's document and steps: a worker takes only the jobs of its own version
 RESULT = "result.mp4"  # a job's dub, beside its upload
 ENDING = "saving"  # last stage of a job
-SNAPSHOT_SECONDS = 0.2  # age of the list of open jobs by which places and waits are counted
 NUM_KEY_LOCKS = 64
 METERED = ("clip", "dub", "redo")  # tasks that surely dub something
-
-
-class QueueFullError(RetryLaterError):
-    """Too many jobs are waiting, in all or of one caller; `retry_after_seconds` is when a place is likely to be free."""
-
-    def __init__(self, what: str, *, where: str = "", cure: str = "", retry_after_seconds: int = 1) -> None:
-        super().__init__(what, where=where, cure=cure)
-        self.retry_after_seconds = retry_after_seconds
 
 
 class UnknownJobError(UsageError):
@@ -49,14 +41,6 @@ class UnknownJobError(UsageError):
 
 class JobConflictError(UsageError):
     """A job's state does not allow what is requested, or its idempotency key was used for another request."""
-
-
-@dataclass(frozen=True)
-class OpenJob:
-    """Who submitted a job that is queued or running, and when."""
-
-    owner: str
-    created: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,16 +60,18 @@ class JobStore:
         self.folder, self.limits = folder, limits
         self.client = open_queue(database)
         self.usage, self.watch = Usage(self.client), DatabaseWatch(self.client)
-        self.mean_seconds = 1.0  # between the ends of two dubs, as measured lately
-        self._lock, self._counting = threading.RLock(), threading.Lock()
+        self.open_jobs = OpenJobs(
+            self._count_open, max_waiting=limits.max_waiting, max_per_caller=limits.max_per_caller
+        )
+        self._enqueuing = threading.Lock()  # SQLite lets a second writer sleep and try again; here they take turns
         self._key_locks = [threading.Lock() for _ in range(NUM_KEY_LOCKS)]
-        self._snapshot: dict[str, OpenJob] = {}
-        self._snapshot_time = 0.0
 
-    def submit(self, document: Mapping[str, Any], media: bytes | Path, *, owner: str, key: str = "") -> Job:
+    def submit(
+        self, document: Mapping[str, Any], media: bytes | Path, *, owner: str, key: str = "", job_id: str = ""
+    ) -> Job:
         """Store a job, of the `fields` in `document`; with an idempotency `key` that its owner used before, the job of that time.
 
-        A file at the path `media` is moved.
+        A file at the path `media` is moved. Without a key the job gets the id `job_id`, or a new one.
 
         Raises:
             QueueFullError: too many are waiting.
@@ -93,7 +79,7 @@ class JobStore:
             JobConflictError: the key belongs to another request.
             DiskFullError: the disk is full.
         """
-        job_id = job_id_of(owner, key) if key else uuid.uuid4().hex
+        job_id = job_id_of(owner, key) if key else job_id or uuid.uuid4().hex
         digest = digest_of([dict(document), _sha256(media)])
         document = {
             **document,
@@ -112,30 +98,30 @@ class JobStore:
 
     def _enqueue(self, job_id: str, document: Mapping[str, Any], media: bytes | Path, owner: str, digest: str) -> Job:
         upload, quota_seconds = document["upload"], self.limits.quota_of(owner)
-        self._check_room(owner)
-        if document["task"]["kind"] in METERED:
-            self.usage.check(owner, quota_seconds)
-        if quota_seconds < math.inf:  # which is not JSON
-            document = {**document, "quota_seconds": quota_seconds}
-        self._write_upload(self.folder / job_id / upload, media)  # outside the lock: it waits for the disk
-        with self._lock:
-            try:
-                num_own = self._check_room(owner)
-            except QueueFullError:
-                self._delete_upload(job_id, upload)
-                raise
-            options = EnqueueOptions(
-                workflow_name=WORKFLOW,
-                queue_name=QUEUE,
-                workflow_id=job_id,
-                app_version=QUEUE_VERSION,
-                authenticated_user=owner,
-                attributes={"digest": digest},
-                priority=1 + num_own,  # callers take turns: everyone's first job comes before anyone's second
-            )
-            self.client.enqueue(options, dict(document))
-            created = time.time()
-            self._snapshot[job_id] = OpenJob(owner, created)
+        num_own = self.open_jobs.add(job_id, owner)
+        try:
+            if document["task"]["kind"] in METERED:
+                self.usage.check(owner, quota_seconds)
+            if quota_seconds < math.inf:  # which is not JSON
+                document = {**document, "quota_seconds": quota_seconds}
+            self._write_upload(self.folder / job_id / upload, media)
+        except BaseException:
+            self.open_jobs.remove(job_id)
+            raise
+        options = EnqueueOptions(
+            workflow_name=WORKFLOW,
+            queue_name=QUEUE,
+            workflow_id=job_id,
+            app_version=QUEUE_VERSION,
+            authenticated_user=owner,
+            attributes={"digest": digest},
+            priority=1 + num_own,  # callers take turns: everyone's first job comes before anyone's second
+        )
+        try:
+            with self._enqueuing:
+                self.client.enqueue(options, dict(document))
+        finally:  # after an error too: the answer may be lost, and not the job, whose upload stays
+            created = self.open_jobs.set_stored(job_id)
         attributes = {"digest": digest}
         return Job(
             job_id, owner, "queued", document["fields"], upload, created, None, None, document["task"], attributes
@@ -177,7 +163,7 @@ class JobStore:
         if job.is_over and job.state != "cancelled":
             raise JobConflictError(f"the job is {job.state}", where=job_id, cure="only a job that is open is cancelled")
         self.client.cancel_workflow(job_id)
-        self._forget(job_id)
+        self.open_jobs.remove(job_id)
         if job.upload:
             self._delete_upload(job_id, job.upload)
         return self.get(job_id, owner)
@@ -187,16 +173,16 @@ class JobStore:
         if self.find(job_id, owner) is not None:
             self.client.cancel_workflow(job_id)
             self.client.delete_workflow(job_id)
-            self._forget(job_id)
+            self.open_jobs.remove(job_id)
             shutil.rmtree(self.folder / job_id, ignore_errors=True)
 
     def num_open(self) -> int:
         """Number of jobs queued or running."""
-        return len(self._open())
+        return len(self.open_jobs.all())
 
     def oldest_age_seconds(self) -> float:
         """How long the oldest open job has waited or run; 0 without one."""
-        return max((time.time() - one.created for one in self._open()), default=0.0)
+        return max((time.time() - one.created for one in self.open_jobs.all()), default=0.0)
 
     def wait_seconds(self, job: Job) -> float:
         """Estimated time until the job is done, from the mean duration of a dub."""
@@ -205,8 +191,8 @@ class JobStore:
         if job.state == "running" and job.progress > 0.05 and job.attributes.get("dubbing_since"):
             elapsed = time.time() - float(job.attributes["dubbing_since"])
             return elapsed * (1.0 - job.progress) / job.progress
-        num_before = sum(one.created < job.created for one in self._open())
-        return (num_before + 1) * self.mean_seconds
+        num_before = sum(one.created < job.created for one in self.open_jobs.all())
+        return (num_before + 1) * self.open_jobs.mean_seconds
 
     def result_path(self, job_id: str) -> Path:
         """The file of a job's dub."""
@@ -240,48 +226,11 @@ class JobStore:
             shutil.rmtree(path, ignore_errors=True)
         return len(orphans)
 
-    def _open(self) -> Sequence[OpenJob]:
-        """Returns the open jobs as they were about `SNAPSHOT_SECONDS` ago, with those submitted here since.
-
-        One thread counts them anew, and the others do not wait for it. While the database is away they are as they were.
-        """
-        if time.monotonic() - self._snapshot_time > SNAPSHOT_SECONDS and self._counting.acquire(blocking=False):
-            try:
-                with suppress(*AWAY):
-                    self._count_open()
-            finally:
-                self._counting.release()
-        with self._lock:
-            return list(self._snapshot.values())
-
-    def _forget(self, job_id: str) -> None:
-        with self._lock:
-            self._snapshot.pop(job_id, None)
-
-    def _count_open(self) -> None:
-        begun = time.time()
+    def _count_open(self) -> dict[str, OpenJob]:
         found = self.client.list_workflows(
             name=WORKFLOW, app_version=QUEUE_VERSION, status=OPEN, load_input=False, load_output=False
         )
-        counted = {
-            one.workflow_id: OpenJob(one.authenticated_user or "", (one.created_at or 0) / 1000) for one in found
-        }
-        with self._lock:
-            later = {job_id: job for job_id, job in self._snapshot.items() if job.created > begun}
-            self._snapshot, self._snapshot_time = counted | later, time.monotonic()
-
-    def _check_room(self, owner: str) -> int:
-        """How many open jobs the caller has."""
-        jobs = self._open()
-        num_own = sum(job.owner == owner for job in jobs)
-        seconds = max(1, math.ceil(min(len(jobs), self.limits.max_waiting) * self.mean_seconds))
-        if len(jobs) > self.limits.max_waiting:
-            what = f"{len(jobs)} dubs are waiting or running"
-        elif num_own >= self.limits.max_per_caller:
-            what = f"{num_own} dubs of yours are waiting or running, which is the limit"
-        else:
-            return num_own
-        raise QueueFullError(what, cure=f"try again in {seconds} s", retry_after_seconds=seconds)
+        return {one.workflow_id: OpenJob(one.authenticated_user or "", (one.created_at or 0) / 1000) for one in found}
 
     def _delete_upload(self, job_id: str, upload: str) -> None:
         (self.folder / job_id / upload).unlink(missing_ok=True)

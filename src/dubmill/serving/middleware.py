@@ -41,23 +41,24 @@ class BodyLimit:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass on one request, counting the bytes of its body as they arrive."""
         num_received = 0
-        error = MediaTooLargeError(
-            f"the request is larger than {self.max_bytes} bytes", cure=f"send a shorter clip, or {FILM_HINT}"
-        )
 
         async def counted() -> Message:
             nonlocal num_received
             message = await receive()
             num_received += len(message.get("body", b""))
             if num_received > self.max_bytes:
-                raise error
+                raise self._error()
             return message
 
         content_length = _headers(scope).get(b"content-length", b"0")
         if content_length.isdigit() and int(content_length) > self.max_bytes:
-            await (await error_response(Request(scope), error))(scope, receive, send)
+            await (await error_response(Request(scope), self._error()))(scope, receive, send)
             return
         await self.app(scope, counted, send)
+
+    def _error(self) -> MediaTooLargeError:
+        what = f"the request is larger than {self.max_bytes} bytes"
+        return MediaTooLargeError(what, cure=f"send a shorter clip, or {FILM_HINT}")
 
 
 class CallerCheck:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+import uuid
 from collections import defaultdict
 from collections.abc import Mapping
 from contextlib import suppress
@@ -18,7 +19,7 @@ from prometheus_client import Counter, Gauge, Histogram
 from dubmill.artifacts.store import Release
 from dubmill.dubbing.clip_size import FILM_HINT
 from dubmill.dubbing.model_source import ModelSource
-from dubmill.errors import ServiceUnavailableError, UnreadableMediaError, UsageError
+from dubmill.errors import DubmillError, ServiceUnavailableError, UnreadableMediaError, UsageError
 from dubmill.serving import wire
 from dubmill.serving.adapters import RELEASE
 from dubmill.serving.database import AWAY, WATCH_SECONDS, DatabaseUnavailableError
@@ -107,7 +108,7 @@ class DubModel(Model):
         """Take in an event of the worker; called in the thread that watches it."""
         kind = event["event"]
         if kind == "ready":
-            self.jobs.mean_seconds = float(event["seconds"])
+            self.jobs.open_jobs.mean_seconds = float(event["seconds"])
             self.ready, self.unready_reason = True, ""
         elif kind in ("unready", "stopped"):
             self.ready, self.unready_reason = False, str(event["reason"])
@@ -143,7 +144,8 @@ class DubModel(Model):
         for stage, value in seconds.items():
             STAGE_SECONDS.labels(self.name, stage).observe(value)
         DUB_SECONDS.labels(self.name).observe(seconds["dub"])
-        self.jobs.mean_seconds += 0.3 * (seconds["dub"] / max(1, num_together) - self.jobs.mean_seconds)
+        open_jobs = self.jobs.open_jobs
+        open_jobs.mean_seconds += 0.3 * (seconds["dub"] / max(1, num_together) - open_jobs.mean_seconds)
 
     def _wake(self, job_id: str) -> None:
         for change in self._waiting.get(job_id, ()):
@@ -168,7 +170,7 @@ class DubModel(Model):
             raise NotReadyError(f"{self.name} is not ready, because {self.unready_reason}")
         return True
 
-    async def submit(self, submission: Submission, *, key: str = "", kind: str = "dub") -> Job:
+    async def submit(self, submission: Submission, *, key: str = "", kind: str = "dub", job_id: str = "") -> Job:
         """A job for the submission, stored; what can be refused without decoding is refused.
 
         `kind` as in `job.TASKS`: of a clip, a script is refused, and later a video that is longer than one clip of the model.
@@ -193,7 +195,7 @@ class DubModel(Model):
             key and await asyncio.to_thread(self.jobs.find, job_id_of(CALLER.get(), key), CALLER.get())
         ):
             await asyncio.to_thread(self.projects.check_room, CALLER.get())
-        return await self._store(fields, video, {"kind": kind}, key)
+        return await self._store(fields, video, {"kind": kind}, key, job_id)
 
     async def submit_task(self, project_id: str, task: Mapping[str, Any], language: str, *, key: str = "") -> Job:
         """A job on one language of the caller's project, or without one its first, stored.
@@ -210,9 +212,9 @@ class DubModel(Model):
         await asyncio.to_thread(served.touch)  # it does not expire while the job waits
         return await self._store(fields, b"", {**task, "project": project_id}, key)
 
-    async def _store(self, fields: DubFields, video: bytes, task: Mapping[str, Any], key: str) -> Job:
+    async def _store(self, fields: DubFields, video: bytes, task: Mapping[str, Any], key: str, job_id: str = "") -> Job:
         document = {"fields": fields.model_dump(mode="json"), "task": dict(task)}
-        return await asyncio.to_thread(self.jobs.submit, document, video, owner=CALLER.get(), key=key)
+        return await asyncio.to_thread(self.jobs.submit, document, video, owner=CALLER.get(), key=key, job_id=job_id)
 
     async def changed(self, job: Job) -> None:
         """Return when something of the job may have changed."""
@@ -237,9 +239,10 @@ class DubModel(Model):
             DubmillError: the job's problem; `QueueFullError` if too many wait.
         """
         await self.healthy()
-        job = await self.submit(submission, kind="clip")
-        owner, job_id = job.owner, job.id
+        owner, job_id = CALLER.get(), uuid.uuid4().hex
+        storing = asyncio.create_task(self.submit(submission, kind="clip", job_id=job_id))
         try:
+            job = await asyncio.shield(storing)  # a caller that leaves now would not end the thread that stores
             while not job.is_over:
                 await self.changed(job)
                 with suppress(*AWAY):  # the dub goes on
@@ -248,13 +251,18 @@ class DubModel(Model):
                     raise ServiceUnavailableError("the server is stopping", cure="send the request again")
             return await asyncio.to_thread(self._result, job)
         finally:
-            discard = asyncio.create_task(self._discard(job_id, owner))
+            discard = asyncio.create_task(self._discard(storing, job_id, owner))
             self._discards.add(discard)
             discard.add_done_callback(self._discards.discard)
             await asyncio.wait({discard}, timeout=WATCH_SECONDS)  # the answer does not wait for a database that is away
 
-    async def _discard(self, job_id: str, owner: str) -> None:
-        """Discard a job that nobody waits for any more, as soon as the database answers."""
+    async def _discard(self, storing: asyncio.Task[Job], job_id: str, owner: str) -> None:
+        """Discard a job that nobody waits for any more, once it is stored and as soon as the database answers."""
+        with suppress(*AWAY):  # it may be stored all the same
+            try:
+                await storing
+            except DubmillError:
+                return  # it was refused
         deadline = time.monotonic() + DISCARD_SECONDS
         while time.monotonic() < deadline:
             try:

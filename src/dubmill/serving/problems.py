@@ -29,7 +29,8 @@ from dubmill.errors import (
 from dubmill.serving.adapters import UnknownAdapterError
 from dubmill.serving.database import DatabaseUnavailableError, RetryLaterError
 from dubmill.serving.job import Job
-from dubmill.serving.jobs import JobConflictError, QueueFullError, UnknownJobError
+from dubmill.serving.jobs import JobConflictError, UnknownJobError
+from dubmill.serving.open_jobs import QueueFullError
 from dubmill.serving.outbound import ForbiddenSourceError
 from dubmill.serving.projects import TooManyProjectsError, UnknownProjectError
 from dubmill.serving.usage import QuotaExceededError

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import logging
 import math
 import sys
@@ -156,6 +157,8 @@ def _serve_api(options: argparse.Namespace, release: Release, source: ModelSourc
     with _hidden_arguments():
         from dubmill.serving.app import DubServer, mount_model
         from dubmill.serving.model import DubModel
+    import uvloop
+
     from dubmill.serving.jobs import JobLimits, JobStore
     from dubmill.serving.keys import Callers
     from dubmill.serving.outbound import Outbound
@@ -195,6 +198,8 @@ def _serve_api(options: argparse.Namespace, release: Release, source: ModelSourc
     threading.Thread(target=jobs.watch.watch, name="database", daemon=True).start()
     threading.Thread(target=_delete_expired, args=(jobs, projects), name="expiry", daemon=True).start()
     log.info("listening on http://%s:%d", options.host, options.http_port)
+    asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())  # KServe runs the default one, whatever its options say
+    asyncio.set_event_loop(asyncio.new_event_loop())  # which KServe asks for before it runs
     server.start([])  # the model is already registered: start() would refuse one that is still loading
 
 
