@@ -1,13 +1,15 @@
-"""Content credentials: signed here, read back by c2pa's own reader, and by a walk through the boxes of the file."""
+"""Content credentials: signed here, read back by c2pa's own reader, and by one that shares nothing with it."""
 
 import json
 
 import c2pa
 import pytest
+from doubles import c2pa_reader
 from doubles.releases import small_clip
 
 from dubmill import media
-from dubmill.dubbing.credentials import ASSERTION, DEVELOPMENT, ContentCredentials
+from dubmill.dubbing.credentials import ASSERTION, DEVELOPMENT, ContentCredentials, read_credentials
+from dubmill.dubbing.watermark import watermark_of
 from dubmill.errors import UsageError
 
 FACTS = {"source_sha256": "a" * 64, "language": "es", "release": "r"}
@@ -46,21 +48,40 @@ def test_a_dub_says_what_it_is_and_plays_as_before(signed):
     assert media.probe(signed).num_frames == 13
 
 
-def test_one_flipped_bit_is_found(signed):
+def test_another_reader_finds_the_manifest_and_its_signature_in_order(signed):
+    found = c2pa_reader.read(signed.read_bytes())
+    assert (found.is_signed, found.has_its_assertions, found.is_unchanged) == (True, True, True)
+    assert found.claim["claim_generator_info"]["name"] == "dubmill"
+    assert found.certificate.subject.rfc4514_string() == "CN=development signer,O=dubmill development"
+
+
+@pytest.mark.parametrize(
+    ("place", "what"),
+    [(b"mdat", "is_unchanged"), (b"moov", "is_unchanged"), (FACTS["source_sha256"].encode(), "has_its_assertions")],
+)
+def test_one_flipped_bit_is_found_by_both_readers(signed, place, what):
+    """In the picture, in the description of the streams, and in what was signed."""
     data = bytearray(signed.read_bytes())
-    data[data.rindex(b"mdat") + 100] ^= 1
+    data[data.rindex(place) + 40] ^= 1
     signed.write_bytes(data)
-    assert "assertion.bmffHash.mismatch" in failures(read_manifest(signed))
+    assert not getattr(c2pa_reader.read(data), what)
+    told = read_credentials(signed)
+    assert not told["is_unchanged"]
+    assert {failure.rpartition(".")[2] for failure in told["failures"]} == {"mismatch"}
 
 
-def test_the_manifest_is_a_box_that_other_readers_find(signed):
-    """ISO 14496-12: boxes of a size, a name, and for `uuid` an extended type; C2PA's is d8fec3d6-…"""
-    data, place, found = signed.read_bytes(), 0, []
-    while place < len(data):
-        size, name = int.from_bytes(data[place : place + 4], "big"), data[place + 4 : place + 8]
-        found.append(data[place + 8 : place + 24] if name == b"uuid" else name)
-        place += size
-    assert bytes.fromhex("d8fec3d61b0e483c92975828877ec481") in found
+def test_a_signature_of_another_key_is_found(signed):
+    data = signed.read_bytes()
+    place = data.index(b"dubmill", data.index(b"c2pa.claim"))  # in the claim, which is what is signed
+    assert not c2pa_reader.read(data[:place] + b"d0bmill" + data[place + 7 :]).is_signed
+
+
+def test_what_a_file_says_is_read_from_the_file(signed, tmp_path):
+    told = read_credentials(signed)
+    assert (told["issuer"], told["signer"]) == ("dubmill development", "development signer")
+    assert (told["is_development"], told["is_unchanged"], told["claims"]) == (True, True, FACTS)
+    (tmp_path / "bare.mp4").write_bytes(media.mp4_bytes(small_clip()))
+    assert read_credentials(tmp_path / "bare.mp4") == {}
 
 
 def test_the_development_certificate_is_made_once_and_a_key_needs_certificates(tmp_path):
@@ -70,3 +91,17 @@ def test_the_development_certificate_is_made_once_and_a_key_needs_certificates(t
         ContentCredentials.open(str(tmp_path / "development-key.pem"), None, tmp_path)
     with pytest.raises(UsageError):
         ContentCredentials.open(str(tmp_path / "none.pem"), tmp_path / "none.pem", tmp_path)
+
+
+def test_a_watermark_is_any_function_of_a_file(monkeypatch, tmp_path):
+    (tmp_path / "marking.py").write_text(
+        "def mark(path, facts):\n    path.write_bytes(path.read_bytes() + b'!')\n\nNUMBER = 1\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "dub.mp4").write_bytes(b"dub")
+    watermark_of("marking:mark")(tmp_path / "dub.mp4", {})
+    assert (tmp_path / "dub.mp4").read_bytes() == b"dub!"
+    assert watermark_of("") is None
+    for name in ("marking:none", "marking:NUMBER", "no_such_module:mark", "marking", ":"):
+        with pytest.raises(UsageError, match="watermark"):
+            watermark_of(name)

@@ -23,6 +23,7 @@ from doubles.dubbers import tone_hz
 from doubles.releases import CONSENT, small_clip, tiny_backbone, tiny_release
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from sqlalchemy import update
 from sqlalchemy.exc import OperationalError
 
 from dubmill import media
@@ -39,6 +40,7 @@ from dubmill.serving.fields import DubFields
 from dubmill.serving.jobs import JobConflictError, JobLimits, JobStore, UnknownJobError
 from dubmill.serving.model import DubModel
 from dubmill.serving.openapi import ResultView
+from dubmill.serving.queue_table import LostClaims, QueueTable
 from dubmill.serving.routes import facts_routes
 from dubmill.serving.runner import Runner
 from dubmill.serving.videos import video_routes
@@ -146,6 +148,89 @@ def test_a_longer_video_becomes_a_film_with_the_same_routes(served):
     assert done["state"] == "done", done
     assert media.probe(served.get(done["links"]["result"]).content).num_frames == 40
     assert [entry["job"] for entry in served.ledger()].count(job["id"]) == 1
+
+
+def test_the_credentials_of_a_dub_are_read_from_its_file(served):
+    done = served.wait(served.submit(seed=7).json()["id"], "done")
+    told = served.get(done["links"]["credentials"]).json()
+    assert (told["has_manifest"], told["is_unchanged"], told["is_development"]) == (True, True, True)
+    assert (told["signer"], told["claims"]["source_sha256"]) == ("development signer", done["result"]["source_sha256"])
+    path = served.folder / "jobs" / done["id"] / "result.mp4"
+    data = bytearray(path.read_bytes())
+    data[data.rindex(b"mdat") + 40] ^= 1
+    path.write_bytes(data)
+    told = served.get(done["links"]["credentials"]).json()
+    assert (told["is_unchanged"], told["failures"]) == (False, ["assertion.bmffHash.mismatch"])
+    failed = served.wait(served.submit(text="indecible").json()["id"], "failed")
+    assert served.get(f"/v1/dubs/{failed['id']}/credentials").json()["code"] == "unsupported_text"
+
+
+def test_a_claim_whose_answer_was_lost_goes_back_and_what_began_does_not(tmp_path, caplog):
+    """It waited until its worker was started again; a job whose outcome waits for the database must not be dubbed twice."""
+    store = JobStore(
+        tmp_path, f"sqlite:///{tmp_path}/jobs.sqlite", JobLimits(max_waiting=9, max_per_caller=9, result_hours=1.0)
+    )
+    document = {"fields": {"language": "es"}, "task": {"kind": "dub"}}
+    lost, begun, over = (store.submit(document, b"video", owner="ana").id for _ in range(3))
+    rows = store.client._sys_db.tables.workflow_status
+
+    def set_rows(status, *ids):
+        with store.client._sys_db.engine.begin() as connection:
+            values = {"status": status, "executor_id": "worker", "recovery_attempts": 1}
+            connection.execute(update(rows).where(rows.c.workflow_uuid.in_(ids)).values(values))
+
+    claims = LostClaims(QueueTable(store.client, "worker"))
+    set_rows("PENDING", lost, begun, over)
+    claims.begin(begun)
+    claims.begin(over)
+    claims.look()
+    assert {store.get(one, "ana").state for one in (lost, begun, over)} == {"running"}  # it may be about to begin
+    set_rows("SUCCESS", over)
+    claims.look()
+    assert [store.get(one, "ana").state for one in (lost, begun)] == ["queued", "running"]
+    assert f"{lost} was claimed and never began" in caplog.text
+    claims.look()
+    set_rows("PENDING", over)  # another claim of the same job
+    claims.look()
+    claims.look()
+    assert store.get(over, "ana").state == "queued"
+    assert store.get(begun, "ana").state == "running"
+
+
+def test_a_caller_that_leaves_while_its_job_is_stored_cancels_it(tmp_path):
+    """The job stayed in the queue: the thread that stores it does not end with its caller."""
+    store = JobStore(
+        tmp_path, f"sqlite:///{tmp_path}/jobs.sqlite", JobLimits(max_waiting=9, max_per_caller=9, result_hours=1.0)
+    )
+    storing, goes_on, submit = threading.Event(), threading.Event(), store.submit
+
+    def slow_submit(*arguments, **options):
+        storing.set()
+        assert goes_on.wait(30)
+        return submit(*arguments, **options)
+
+    store.submit = slow_submit
+    model = DubModel.__new__(DubModel)
+    model.jobs, model.ready, model.unready_reason, model._discards = store, True, "", set()
+    fields = SimpleNamespace(
+        check=print, script="", video_url="", webhook_url="", model_dump=lambda mode: {"language": "es"}
+    )
+    model.sources = {}
+
+    async def leave():
+        call = asyncio.create_task(model.dub(Submission(fields, b"video")))
+        await asyncio.to_thread(storing.wait, 30)
+        call.cancel()
+        await asyncio.sleep(0.05)
+        goes_on.set()
+        with suppress(asyncio.CancelledError):
+            await call
+        await asyncio.gather(*model._discards)
+
+    asyncio.run(leave())
+    assert store.list("anonymous", limit=5, offset=0) == []
+    assert store.num_open() == 0
+    assert [path for path in tmp_path.iterdir() if path.is_dir()] == []
 
 
 def test_an_idempotency_key_makes_one_job_and_refuses_another_request(served):
@@ -670,15 +755,36 @@ def test_jobs_are_listed_newest_first_in_pages(served):
     assert not {job["id"] for job in page["dubs"]} & {job["id"] for job in rest["dubs"]}
 
 
-def test_every_curl_line_of_the_page_works(served):
-    page = (Path(__file__).parents[1] / "docs" / "endpoint.md").read_text()
-    script = page.partition("```bash\n")[2].partition("```")[0].replace("http://localhost:8080", served.url)
+DOCUMENTS = Path(__file__).parents[1]
+
+
+def run_block(served, kind, script):
+    """Run a block of a document, word for word but for the server's address, in the server's folder."""
     (served.folder / "in.mp4").write_bytes(served.clip)
-    ran = subprocess.run(["bash", "-euo", "pipefail", "-c", script], cwd=served.folder, capture_output=True, text=True)
+    script = script.replace("http://localhost:8080", served.url)
+    command = [sys.executable, "-c"] if kind == "python" else ["bash", "-euo", "pipefail", "-c"]
+    ran = subprocess.run([*command, script], cwd=served.folder, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
+
+
+def test_every_curl_line_of_the_page_works(served):
+    page = (DOCUMENTS / "docs/endpoint.md").read_text()
+    blocks = re.findall(r"```bash\n(.*?)```", page, re.DOTALL)
+    assert len(blocks) == 2
+    run_block(served, "bash", "".join(blocks))  # the second one uses the address in the first one
     assert media.probe(served.folder / "out.mp4").num_frames == 13
     assert media.probe(served.folder / "clip.mp4").num_frames == 13
     assert len((served.folder / "start.bin").read_bytes()) == 100
+
+
+def test_the_readmes_section_on_the_endpoint_works_word_for_word(served):
+    section = (DOCUMENTS / "README.md").read_text().partition("## The endpoint\n")[2].partition("\n## ")[0]
+    blocks = re.findall(r"```(bash|python)\n(.*?)```", section, re.DOTALL)
+    assert [kind for kind, _ in blocks] == ["bash", "python"]
+    for kind, script in blocks:
+        run_block(served, kind, script)
+    for name in ("dub.mp4", "job.mp4", "python.mp4"):
+        assert media.probe(served.folder / name).num_frames == 13
 
 
 def test_the_command_dubs_on_an_endpoint(served, monkeypatch, capsys):

@@ -28,7 +28,8 @@ from dubmill.serving.database import AWAY, DUBBED, DatabaseWatch, open_queue
 from dubmill.serving.jobs import JobConflictError, JobLimits, JobStore, UnknownJobError
 from dubmill.serving.model import DubModel
 from dubmill.serving.problems import database_away_response, error_response
-from dubmill.serving.worker import PLACES, QueueTable
+from dubmill.serving.queue_table import QueueTable
+from dubmill.serving.worker import PLACES
 
 
 def test_jobs_are_stored_found_and_cancelled_in_postgresql(postgresql, tmp_path):

@@ -593,12 +593,33 @@ def test_the_arguments_are_plain_and_typed():
 @pytest.mark.parametrize(
     "name", ["max_dubbed_seconds", "max_film_seconds", "result_hours", "project_hours", "grace_seconds"]
 )
-def test_limits_in_seconds_and_hours_are_no_nan_and_not_negative(name, capsys):
-    """With `nan` a quota refused nobody, and results were never deleted."""
-    for text in ("nan", "-1", "-inf", "1 s"):
+def test_limits_in_seconds_and_hours_are_finite_numbers_and_not_negative(name, capsys):
+    """With `nan` a quota refused nobody, and results were never deleted; with `inf` a stop failed, and /v1/limits was no JSON."""
+    for text in ("nan", "-1", "-inf", "1 s", *(["inf", "1e999"] if name != "max_dubbed_seconds" else [])):
         with pytest.raises(SystemExit):
             server.arguments().parse_args(["--backbone=b", "--release=r", f"--{name}={text}"])
         assert f"argument --{name}: " in capsys.readouterr().err
     for text in ("0", "2.5", *(["inf"] if name == "max_dubbed_seconds" else [])):
         options = server.arguments().parse_args(["--backbone=b", "--release=r", f"--{name}={text}"])
         assert getattr(options, name) == float(text)
+
+
+@pytest.mark.parametrize(
+    ("name", "least", "wrong"),
+    [
+        ("max_waiting", 0, "-1"),
+        ("max_per_caller", 1, "0"),
+        ("max_projects_per_caller", 0, "-1"),
+        ("max_body_bytes", 1, "0"),
+        ("batch_size", 1, "0"),
+        ("http_port", 1, "65536"),
+        ("grpc_port", 1, "0"),
+    ],
+)
+def test_numbers_of_things_are_whole_and_not_too_small(name, least, wrong, capsys):
+    for text in (wrong, "-5", "nan", "inf", "1.5", ""):
+        with pytest.raises(SystemExit):
+            server.arguments().parse_args(["--backbone=b", "--release=r", f"--{name}={text}"])
+        assert f"argument --{name}: " in capsys.readouterr().err
+    options = server.arguments().parse_args(["--backbone=b", "--release=r", f"--{name}={least}"])
+    assert getattr(options, name) == least

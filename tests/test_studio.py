@@ -92,7 +92,9 @@ def tabs_of(port):
 
 @pytest.fixture
 def page(tmp_path):
-    server, http_port = dubbing_server.start(tmp_path, more=["--adapters", str(tmp_path / "adapters")])
+    server, http_port = dubbing_server.start(
+        tmp_path, more=["--adapters", str(tmp_path / "adapters"), "--c2pa_key", "development"]
+    )
     tiny_release(tmp_path / "adapters" / "french", Backbone.open(tmp_path / "backbone"), version="8", languages=["fr"])
     port, url = dubbing_server.free_port(), f"http://127.0.0.1:{http_port}"
     options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1200,1000"]
@@ -130,6 +132,13 @@ def test_a_clip_is_dubbed_by_clicks_with_the_adapter_that_was_chosen(page):
     assert page.wait_for("document.getElementById('dub').videoWidth") == 64
     job = httpx.get(f"{page.url}/v1/dubs", timeout=30).json()["dubs"][0]
     assert (job["result"]["model_version"], job["language"]) == ("8", "fr")
+    facts = page.wait_for(
+        "(text => text.includes('as it was signed') && text)(document.getElementById('facts').innerText)"
+    )
+    assert "C2PA, signed by development signer (dubmill development), a development certificate" in facts
+    assert "version 8, seed 1, into fr" in facts
+    page.click("again")
+    page.wait_for("document.getElementById('facts').innerText.includes('seed 2')")
     assert page.shot("desk", 1200, 1000), "nothing is wider than the window"
     assert page.shot("tablet", 800, 1100), "nothing is wider than the window"
     assert page.shot("phone", 390, 1500), "nothing is wider than the window"
@@ -165,6 +174,7 @@ def test_a_film_is_opened_corrected_dubbed_again_and_rendered_in_two_languages_b
     page.click("render")
     page.wait_for(f"!document.getElementById('download').hidden && {states} === 'dubbed,dubbed' && !busy")
     assert page.wait_for("document.getElementById('dub').videoWidth") == 64
+    page.wait_for("document.getElementById('facts').innerText.includes('signed by development signer')")
     page.click("play")
     page.wait_for(
         "document.getElementById('dub').currentTime > 0.2 && document.getElementById('source').currentTime > 0.2"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ from dubmill.errors import UsageError
 DEVELOPMENT = "development"
 SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
 ASSERTION = "org.dubmill.dub"
+DEVELOPMENT_ISSUER = "dubmill development"
+UNTRUSTED = "signingCredential.untrusted"  # of every certificate, where no list of trusted ones is given
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,38 @@ class ContentCredentials:
             ) from error
 
 
+def read_credentials(path: Path) -> dict[str, Any]:
+    """What the manifest in the MP4 at `path` says, and whether the file is as it was signed; `{}` where it has none.
+
+    Keys: `issuer`, `signer`, `is_development`, `is_unchanged`, `failures` (C2PA's codes), `generator`, `claims` (what was signed).
+    """
+    import c2pa
+
+    try:
+        with path.open("rb") as stream, c2pa.Reader("video/mp4", stream) as reader:
+            store = json.loads(reader.json())
+    except c2pa.C2paError.ManifestNotFound:
+        return {}
+    return _facts(
+        store["manifests"][store["active_manifest"]], store["validation_results"]["activeManifest"]["failure"]
+    )
+
+
+def _facts(manifest: Mapping[str, Any], failed: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    signature, generator = manifest.get("signature_info", {}), manifest["claim_generator_info"][0]
+    failures = {one["code"] for one in failed} - {UNTRUSTED}
+    assertions = {one["label"]: one["data"] for one in manifest["assertions"]}
+    return {
+        "issuer": signature.get("issuer", ""),
+        "signer": signature.get("common_name", ""),
+        "is_development": signature.get("issuer") == DEVELOPMENT_ISSUER,
+        "is_unchanged": not failures,
+        "failures": sorted(failures),
+        "generator": f"{generator.get('name', '')} {generator.get('version', '')}",
+        "claims": assertions.get(ASSERTION, {}),
+    }
+
+
 def _development_files(folder: Path) -> tuple[Path, Path]:
     """A key and certificates that no viewer trusts, made once."""
     key, certificates = folder / "development-key.pem", folder / "development-certificates.pem"
@@ -112,7 +146,7 @@ def development_certificates() -> tuple[bytes, bytes]:
     from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
     def name(common: str) -> x509.Name:
-        pairs = ((NameOID.ORGANIZATION_NAME, "dubmill development"), (NameOID.COMMON_NAME, common))
+        pairs = ((NameOID.ORGANIZATION_NAME, DEVELOPMENT_ISSUER), (NameOID.COMMON_NAME, common))
         return x509.Name([x509.NameAttribute(oid, value) for oid, value in pairs])
 
     def usage(*, signs_certificates: bool) -> x509.KeyUsage:

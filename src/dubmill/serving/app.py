@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import signal
 import threading
@@ -21,6 +22,7 @@ from kserve.protocol.rest.server import TimingMiddleware
 from starlette.exceptions import HTTPException
 
 from dubmill import __version__, media
+from dubmill.artifacts.files import METRICS_FILE
 from dubmill.dubbing.service import selftest_clip
 from dubmill.errors import DubmillError
 from dubmill.serving.database import AWAY
@@ -199,4 +201,7 @@ def describe(model: DubModel) -> dict[str, Any]:
             "width": size.width,
         },
         "example": release.info.get("selftest", {}),
+        "figures": json.loads(release.file(METRICS_FILE).read_bytes())["summary"]
+        if release.has_file(METRICS_FILE)
+        else {},
     }

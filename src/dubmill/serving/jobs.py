@@ -108,21 +108,12 @@ class JobStore:
         except BaseException:
             self.open_jobs.remove(job_id)
             raise
-        options = EnqueueOptions(
-            workflow_name=WORKFLOW,
-            queue_name=QUEUE,
-            workflow_id=job_id,
-            app_version=QUEUE_VERSION,
-            authenticated_user=owner,
-            attributes={"digest": digest},
-            priority=1 + num_own,  # callers take turns: everyone's first job comes before anyone's second
-        )
+        options, attributes = _options(job_id, owner, digest, num_own), {"digest": digest}
         try:
             with self._enqueuing:
                 self.client.enqueue(options, dict(document))
         finally:  # after an error too: the answer may be lost, and not the job, whose upload stays
             created = self.open_jobs.set_stored(job_id)
-        attributes = {"digest": digest}
         return Job(
             job_id, owner, "queued", document["fields"], upload, created, None, None, document["task"], attributes
         )
@@ -245,6 +236,19 @@ class JobStore:
             write_atomically(place, media)
         else:
             media.replace(place)
+
+
+def _options(job_id: str, owner: str, digest: str, num_own: int) -> EnqueueOptions:
+    """`num_own`: how many open jobs the owner has beside it; callers take turns: everyone's first job comes before anyone's second."""
+    return EnqueueOptions(
+        workflow_name=WORKFLOW,
+        queue_name=QUEUE,
+        workflow_id=job_id,
+        app_version=QUEUE_VERSION,
+        authenticated_user=owner,
+        attributes={"digest": digest},
+        priority=1 + num_own,
+    )
 
 
 def job_id_of(owner: str, key: str) -> str:

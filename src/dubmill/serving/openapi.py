@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from fastapi import FastAPI
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from dubmill.serving.fields import DubFields
 from dubmill.serving.problems import MEDIA_TYPE
@@ -49,6 +49,19 @@ class ResultView(BaseModel):
     notes: list[str]
     machine_generated: bool
     expires: str
+
+
+class CredentialsView(BaseModel):
+    """The C2PA manifest of a dub, as the server reads it from the file; without one, `has_manifest` is false and the rest empty."""
+
+    has_manifest: bool
+    is_unchanged: bool = Field(False, description="whether file and signature fit")
+    is_development: bool = Field(False, description="signed by a certificate that no viewer trusts")
+    issuer: str = ""
+    signer: str = ""
+    generator: str = ""
+    failures: list[str] = Field([], description="C2PA's codes of what does not fit")
+    claims: dict[str, str] = Field({}, description="what was signed: language, model, release, sha256 of the source")
 
 
 class JobView(BaseModel):

@@ -15,6 +15,7 @@ from fastapi import APIRouter, Header, Path, Query, Request
 from fastapi.responses import FileResponse, Response, StreamingResponse
 from starlette.datastructures import UploadFile
 
+from dubmill.dubbing.credentials import read_credentials
 from dubmill.dubbing.model_source import ModelSource
 from dubmill.errors import UsageError
 from dubmill.serving.adapters import RELEASE
@@ -23,7 +24,7 @@ from dubmill.serving.fields import DubFields, FormFields, parse_fields
 from dubmill.serving.job import FILE_TASKS, Job
 from dubmill.serving.jobs import JobConflictError
 from dubmill.serving.model import CALLER, DubModel
-from dubmill.serving.openapi import DUB_BODY, ERRORS, EVENTS, RESULT, JobPage, JobView, UsageView
+from dubmill.serving.openapi import DUB_BODY, ERRORS, EVENTS, RESULT, CredentialsView, JobPage, JobView, UsageView
 from dubmill.serving.problems import UnsupportedBodyError, job_error, problem, raise_problem
 from dubmill.serving.wire import Submission, result_fields
 from dubmill.text.languages import LANGUAGES
@@ -77,11 +78,19 @@ def job_routes(model: DubModel) -> APIRouter:
         """The dubbed MP4; ranges are answered."""
         return result_file(model, jobs.get(job_id, CALLER.get()))
 
+    @router.get("/v1/dubs/{job_id}/credentials", response_model=CredentialsView, responses=ERRORS)
+    def credentials(job_id: JobId) -> dict[str, Any]:
+        """Who signed the dub's C2PA manifest, what it says, and whether the file is as it was signed."""
+        job = jobs.get(job_id, CALLER.get())
+        check_has_file(job)
+        found = read_credentials(jobs.result_path(job.id))
+        return {"has_manifest": bool(found), **found}
+
     return router
 
 
-def result_file(model: DubModel, job: Job) -> FileResponse:
-    """The dubbed MP4 of a job.
+def check_has_file(job: Job) -> None:
+    """Do nothing for a job that is done and made a file.
 
     Raises:
         DubmillError: the job's problem, or it is not done, or makes no file.
@@ -89,6 +98,15 @@ def result_file(model: DubModel, job: Job) -> FileResponse:
     raise_problem(job)
     if job.task["kind"] not in FILE_TASKS:
         raise JobConflictError("this job makes no file", where=job.id, cure="render its project")
+
+
+def result_file(model: DubModel, job: Job) -> FileResponse:
+    """The dubbed MP4 of a job.
+
+    Raises:
+        DubmillError: see `check_has_file`.
+    """
+    check_has_file(job)
     headers = {"Expires": _http_date(_expiry(model, job)), "Cache-Control": "private"}
     return FileResponse(model.jobs.result_path(job.id), media_type="video/mp4", filename="dub.mp4", headers=headers)
 
@@ -222,7 +240,7 @@ def view(model: DubModel, job: Job) -> dict[str, Any]:
     if job.state == "done":
         fields["result"] = {**job.result, "machine_generated": True, "expires": iso(_expiry(model, job))}
         if job.task["kind"] in FILE_TASKS:
-            fields["links"]["result"] = f"/v1/dubs/{job.id}/result"
+            fields["links"] |= {name: f"/v1/dubs/{job.id}/{name}" for name in ("result", "credentials")}
     if job.state == "failed":
         fields["problem"] = problem(job_error(job))
     return fields

@@ -25,6 +25,7 @@ from dubmill.dubbing.open import clip_as_film
 from dubmill.dubbing.project.project import BusyProjectError
 from dubmill.dubbing.requests import FileDubRequest
 from dubmill.dubbing.service import DubbingService
+from dubmill.dubbing.watermark import Watermark
 from dubmill.errors import DubmillError, MediaTooLongError
 from dubmill.serving.adapters import LoadedReleases
 from dubmill.serving.fields import DubFields
@@ -89,9 +90,10 @@ class Runner:
         film_limits: media.Limits,
         fetch: Callable[[str, Path], None],
         credentials: ContentCredentials | None,
+        watermark: Watermark | None = None,
     ) -> None:
         """A job has one of `places` from its first dub until its film is joined; `fetch` writes what is at a URL to a file; without `credentials`, dubs have no C2PA manifest."""
-        self._fetch, self._credentials = fetch, credentials
+        self._fetch, self._credentials, self._watermark = fetch, credentials, watermark
         self.releases, self.ledger = releases, ledger
         self.folder, self.projects, self.table, self.report = folder, projects, table, report
         self._film_limits = film_limits
@@ -272,7 +274,9 @@ class Runner:
         return self.table.reserve(job_id, document["owner"], seconds, document.get("quota_seconds", math.inf))
 
     def _sealed(self, out: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
-        """Sign the file where there is a key; returns what identifies it."""
+        """Watermark the file where there is a plug, and sign it where there is a key; returns what identifies it."""
+        if self._watermark is not None:
+            self._watermark(out, facts)
         if self._credentials is not None:
             self._credentials.sign(out, facts)
         name = self._credentials.name if self._credentials is not None else ""

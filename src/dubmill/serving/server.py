@@ -61,14 +61,17 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--adapters", type=Path, help="directory of further releases, each in a folder of its own")
     parser.add_argument("--name", default="dubmill", help="model name in the URLs")
     parser.add_argument("--host", default="0.0.0.0", help="address to listen on; a pod needs 0.0.0.0, all of them")  # noqa: S104
-    parser.add_argument("--http_port", type=int, default=8080, help="port of V1, V2, metrics and the studio page")
-    parser.add_argument("--grpc_port", type=int, help="port of V2 over gRPC; without it there is only HTTP")
+    parser.add_argument("--http_port", type=_port, default=8080, help="port of V1, V2, metrics and the studio page")
+    parser.add_argument("--grpc_port", type=_port, help="port of V2 over gRPC; without it there is only HTTP")
     parser.add_argument("--ledger", type=Path, default=LEDGER, help="file of consent statements")
     parser.add_argument(
-        "--max_waiting", type=int, default=100, help="number of jobs that may wait; the next one gets status 429"
+        "--max_waiting", type=_count, default=100, help="number of jobs that may wait; the next one gets status 429"
     )
     parser.add_argument(
-        "--max_per_caller", type=int, default=50, help="number of open jobs of one caller; the next one gets status 429"
+        "--max_per_caller",
+        type=_positive,
+        default=50,
+        help="number of open jobs of one caller; the next one gets status 429",
     )
     parser.add_argument(
         "--batch_size",
@@ -82,23 +85,23 @@ def arguments() -> argparse.ArgumentParser:
         default=math.inf,
         help="seconds of video that are dubbed for one caller in a calendar month (UTC), where --api_keys says nothing else; unlimited by default",
     )
-    parser.add_argument("--max_projects_per_caller", type=int, default=50, help="the next one gets status 409")
-    parser.add_argument("--max_film_seconds", type=_not_negative, default=7200.0, help="longer films are refused")
+    parser.add_argument("--max_projects_per_caller", type=_count, default=50, help="the next one gets status 409")
+    parser.add_argument("--max_film_seconds", type=_finite, default=7200.0, help="longer films are refused")
     parser.add_argument(
-        "--max_body_bytes", type=int, default=64 * 1024**2, help="larger requests are refused with status 413"
+        "--max_body_bytes", type=_positive, default=64 * 1024**2, help="larger requests are refused with status 413"
     )
     parser.add_argument("--jobs", type=Path, default=Path("jobs"), help="directory of uploads, results and the queue")
     parser.add_argument(
         "--database", default="", help="SQLAlchemy URL of the queue, postgresql://…; without it, SQLite in --jobs"
     )
     parser.add_argument("--executor", default="worker", help="name of this worker, which must not change at a restart")
-    parser.add_argument("--result_hours", type=_not_negative, default=24.0, help="how long results are kept")
+    parser.add_argument("--result_hours", type=_finite, default=24.0, help="how long results are kept")
     parser.add_argument(
-        "--project_hours", type=_not_negative, default=720.0, help="how long a film project is kept after its last use"
+        "--project_hours", type=_finite, default=720.0, help="how long a film project is kept after its last use"
     )
     parser.add_argument(
         "--grace_seconds",
-        type=_not_negative,
+        type=_finite,
         default=110.0,
         help="how long a stop waits for the jobs that have a place at the model: two for each clip of a batch",
     )
@@ -125,18 +128,37 @@ def _add_trust_arguments(parser: argparse.ArgumentParser) -> None:
         default="",
         help="PEM file of an ES256 key that signs dubs, or `development` for one nobody trusts",
     )
+    parser.add_argument(
+        "--watermark", default="", help="PACKAGE.MODULE:FUNCTION that watermarks the MP4 at a path, before it is signed"
+    )
     parser.add_argument("--c2pa_certificates", type=Path, help="PEM file of the key's certificates, the signer's first")
 
 
-def _positive(text: str) -> int:
-    if (value := int(text)) < 1:
-        raise argparse.ArgumentTypeError("it is at least 1")
+def _count(text: str, least: int = 0, most: float = math.inf) -> int:
+    if not least <= (value := int(text)) <= most:
+        raise argparse.ArgumentTypeError(
+            f"it is at least {least}" + (f" and at most {most}" if most < math.inf else "")
+        )
     return value
+
+
+def _positive(text: str) -> int:
+    return _count(text, 1)
+
+
+def _port(text: str) -> int:
+    return _count(text, 1, 65535)
 
 
 def _not_negative(text: str) -> float:
     if not (value := float(text)) >= 0.0:  # which is true of nan too
         raise argparse.ArgumentTypeError("it is at least 0")
+    return value
+
+
+def _finite(text: str) -> float:
+    if (value := _not_negative(text)) == math.inf:
+        raise argparse.ArgumentTypeError("it is a number that ends: no timer and no JSON has inf")
     return value
 
 

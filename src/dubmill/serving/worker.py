@@ -10,13 +10,12 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any, NoReturn, TypeVar
+from typing import IO, Any, NoReturn
 
 from dbos import DBOS, DBOSClient, DBOSConfig, DBOSPortableJSONSerializer, SetWorkflowID
-from sqlalchemy import update
 from sqlalchemy.exc import SQLAlchemyError
 
 from dubmill.artifacts.store import Release
@@ -25,85 +24,29 @@ from dubmill.dubbing.consent import ConsentLedger
 from dubmill.dubbing.credentials import ContentCredentials
 from dubmill.dubbing.model_source import ModelSource
 from dubmill.dubbing.service import DubbingService, selftest_clip
+from dubmill.dubbing.watermark import watermark_of
 from dubmill.errors import DubmillError, ServiceUnavailableError
 from dubmill.media import Limits
 from dubmill.serving.adapters import LoadedReleases, ReleaseFolders
-from dubmill.serving.database import AWAY, WATCH_SECONDS, DatabaseWatch, open_queue
+from dubmill.serving.database import WATCH_SECONDS, DatabaseWatch, open_queue
 from dubmill.serving.job import FILE_TASKS
 from dubmill.serving.jobs import QUEUE, QUEUE_VERSION, WORKFLOW
 from dubmill.serving.outbound import Outbound
 from dubmill.serving.projects import Projects
+from dubmill.serving.queue_table import LostClaims, QueueTable
 from dubmill.serving.runner import Report, Runner
 from dubmill.serving.server import PROJECTS
-from dubmill.serving.usage import Usage
 from dubmill.serving.webhooks import BACKOFF, INTERVAL_SECONDS, Webhooks, message_of
 from dubmill.serving.webhooks import MAX_ATTEMPTS as ATTEMPTS
 from dubmill.serving.worker_process import WRONG_MODEL
 
 log = logging.getLogger("dubmill.serving")
-Value = TypeVar("Value")
 
 WEBHOOKS = "webhooks"  # the queue of their deliveries
 PLACES = 2  # for each clip of a batch: while some are dubbed, the films of others are joined
 POLL_SECONDS = 0.05  # of the queue
 # starts of one job that no polite stop ended, after which it has failed: it kills the worker each time
 MAX_ATTEMPTS = 20
-
-
-class QueueTable:
-    """A job's row in the queue's database, as a runner uses it.
-
-    While the database is away dubs go on, nobody sees their progress, and what has to be known or written waits.
-    """
-
-    def __init__(self, client: DBOSClient, executor: str) -> None:
-        """`executor` is the name of the worker whose jobs are put back."""
-        self._client, self._executor, self._usage = client, executor, Usage(client)
-
-    def set_attributes(self, job_id: str, attributes: Mapping[str, Any]) -> None:
-        """Merge `attributes` into the job's, which is only for those who look at it."""
-        with suppress(*AWAY):
-            self._client.update_workflow_attributes(job_id, dict(attributes), merge=True)
-
-    def is_cancelled(self, job_id: str) -> bool:
-        """Whether the caller cancelled the job, or it is gone."""
-        try:
-            found = self._client.list_workflows(workflow_ids=[job_id], load_input=False, load_output=False)
-        except AWAY:
-            return False  # it is looked at again soon
-        return not found or found[0].status == "CANCELLED"
-
-    def reserve(self, job_id: str, owner: str, seconds: float, limit_seconds: float) -> float:
-        """See `Usage.reserve`; waits for the database."""
-        return _when_it_answers(lambda: self._usage.reserve(job_id, owner, seconds, limit_seconds))
-
-    def count(self, job_id: str, owner: str, seconds: float) -> None:
-        """See `Usage.add`; waits for the database."""
-        _when_it_answers(lambda: self._usage.add(job_id, owner, seconds))
-
-    def put_back(self, job_id: str) -> None:
-        """Put a job that this worker has, and that is not over, back into the queue, where any worker takes it; this start does not count."""
-        rows = self._client._sys_db.tables.workflow_status.c
-        own = (rows.workflow_uuid == job_id, rows.executor_id == self._executor, rows.status == "PENDING")
-        with self._client._sys_db.engine.begin() as connection:
-            connection.execute(
-                update(rows.status.table).where(*own).values(recovery_attempts=rows.recovery_attempts - 1)
-            )
-        self._client._sys_db.reenqueue_for_recovery(job_id, [self._executor], QUEUE)  # the client has no such method
-
-    def put_all_back(self) -> None:
-        """Put all that this worker has and that is not over back into its queue: jobs and deliveries of webhooks."""
-        for one in self._client.list_workflows(executor_id=self._executor, status="PENDING", load_input=False):
-            self.put_back(one.workflow_id)
-
-
-def _when_it_answers(call: Callable[[], Value]) -> Value:
-    """What `call` returns once the database answers; `DatabaseWatch` logs that it does not."""
-    while True:
-        try:
-            return call()
-        except AWAY:
-            time.sleep(WATCH_SECONDS)
 
 
 def run_worker(options: argparse.Namespace, release: Release, source: ModelSource) -> int:
@@ -114,7 +57,7 @@ def run_worker(options: argparse.Namespace, release: Release, source: ModelSourc
     signal.signal(signal.SIGTERM, lambda *_: stopped.set())
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to both processes; the API passes on its own
     try:
-        credentials = None
+        credentials, watermark = None, watermark_of(options.watermark)
         if options.c2pa_key:
             credentials = ContentCredentials.open(options.c2pa_key, options.c2pa_certificates, options.jobs)
         service, seconds = load_service(options, release, source)
@@ -151,8 +94,11 @@ def run_worker(options: argparse.Namespace, release: Release, source: ModelSourc
             film_limits=Limits(max_seconds=options.max_film_seconds),
             fetch=lambda url, out: fetching.fetch(url, out, max_bytes=options.max_body_bytes),
             credentials=credentials,
+            watermark=watermark,
         )
-        queue = _start_queue(runner, options)
+        claims = LostClaims(table)
+        queue = _start_queue(runner, options, claims)
+        threading.Thread(target=claims.watch, name="claims", daemon=True).start()
         stopped.wait()
         for event in queue.background_thread_stop_events:  # as `DBOS.destroy` does first: nothing more is taken
             event.set()
@@ -203,17 +149,9 @@ def load_service(options: argparse.Namespace, release: Release, source: ModelSou
     return service, seconds
 
 
-def _start_queue(runner: Runner, options: argparse.Namespace) -> DBOS:
+def _start_queue(runner: Runner, options: argparse.Namespace, claims: LostClaims) -> DBOS:
     """Register the workflow of a dub and begin to take jobs; those that a killed worker had are put back first."""
-    config = DBOSConfig(
-        name="dubmill",
-        system_database_url=options.database,
-        application_version=QUEUE_VERSION,
-        executor_id=options.executor,
-        serializer=DBOSPortableJSONSerializer(),
-        log_level="WARNING",
-    )
-    queue = DBOS(config=config)
+    queue = DBOS(config=_config(options))
     webhooks = _webhooks(options)
 
     @DBOS.step(name="dub")
@@ -237,12 +175,14 @@ def _start_queue(runner: Runner, options: argparse.Namespace) -> DBOS:
 
     @DBOS.workflow(name="notify")
     def notify(url: str, job_id: str, message: dict[str, Any]) -> None:
+        claims.begin(f"{job_id}-webhook")
         send(url, job_id, message)
 
     @DBOS.workflow(name=WORKFLOW, max_recovery_attempts=MAX_ATTEMPTS)
     def workflow(document: dict[str, Any]) -> dict[str, Any]:
         job_id = DBOS.workflow_id
         assert job_id is not None, "DBOS calls this as a workflow"
+        claims.begin(job_id)
         with runner.under_way(job_id):  # DBOS may end a cancelled job between any two steps
             return all_steps(job_id, document)
 
@@ -263,6 +203,17 @@ def _start_queue(runner: Runner, options: argparse.Namespace) -> DBOS:
     DBOS.register_queue(WEBHOOKS, worker_concurrency=8, polling_interval_sec=1.0)
     DBOS.register_queue(QUEUE, worker_concurrency=PLACES * options.batch_size + 1, polling_interval_sec=POLL_SECONDS)
     return queue
+
+
+def _config(options: argparse.Namespace) -> DBOSConfig:
+    return DBOSConfig(
+        name="dubmill",
+        system_database_url=options.database,
+        application_version=QUEUE_VERSION,
+        executor_id=options.executor,
+        serializer=DBOSPortableJSONSerializer(),
+        log_level="WARNING",
+    )
 
 
 def _webhooks(options: argparse.Namespace) -> Webhooks | None:

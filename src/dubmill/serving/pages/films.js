@@ -140,6 +140,7 @@ function showDub(done) {
   if (done) $("dub").src = $("download").href = done.links.result.slice(1);
   else $("dub").removeAttribute("src");
   hear(!done);
+  return showFacts(done);
 }
 $("render").onclick = () => attempt(async () => {
   const done = await follow(await json(path("render"), {method: "POST"}));

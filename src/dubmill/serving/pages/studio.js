@@ -51,6 +51,23 @@ function fillLanguages(select, languages, skipped = []) {
 }
 function consentOf(who) { return `${who}, the person shown, agrees to being dubbed (confirmed in the studio)`; }
 function sentences(notes) { return notes.map(note => `${note[0].toUpperCase()}${note.slice(1)}.`).join(" "); }
+async function showFacts(done) {  // what is known of a dub: figures of its job, and the credentials that the server reads in its file
+  const list = $("facts"), result = done && done.result;
+  list.replaceChildren(); list.hidden = !done;
+  if (!done) return;
+  const add = (name, words, kind) => {
+    const text = Object.assign(document.createElement("dd"), {textContent: words, className: kind || ""});
+    list.append(Object.assign(document.createElement("dt"), {textContent: name}), text);
+  };
+  add("Dub", `${result.seconds.toFixed(2)} s in ${Math.max(0, (new Date(done.finished) - new Date(done.started)) / 1000).toFixed(0)} s, ${result.size}, ${(result.num_bytes / 1e6).toFixed(2)} MB`);
+  add("Model", `version ${result.model_version}, seed ${result.seed}, into ${result.language}`);
+  add("Consent", `entry ${result.consent_entry.slice(0, 16)}… of the ledger`);
+  const found = await json(done.links.credentials.slice(1)).catch(error => ({failures: [error.message]}));
+  if (!found.has_manifest) return add("Credentials", found.failures.join() || "none: this server does not sign its dubs");
+  const trust = found.is_development ? ", a development certificate that no viewer trusts" : "";
+  add("Credentials", `C2PA, signed by ${found.signer || "a signer"} (${found.issuer})${trust}`, found.is_development ? "warn" : "fine");
+  add("File", found.is_unchanged ? "as it was signed" : `changed since it was signed (${found.failures.join(", ")})`, found.is_unchanged ? "fine" : "bad");
+}
 function dropped(screen, take) {  // files that are dropped on an element
   for (const kind of ["dragover", "dragleave", "drop"]) screen.addEventListener(kind, event => {
     event.preventDefault();
