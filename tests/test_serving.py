@@ -515,8 +515,35 @@ def test_the_client_does_not_wait_beyond_its_timeout(monkeypatch):
 def test_nobody_can_take_the_model_away_over_the_network(url):
     """KServe's own unload route is open to every caller, and the next dub would meet a 404."""
     for verb in ("unload", "load"):
-        assert httpx.post(f"{url}/v2/repository/models/dubmill/{verb}", timeout=5).status_code == 501
+        refused = httpx.post(f"{url}/v2/repository/models/dubmill/{verb}", timeout=5)
+        assert (refused.status_code, refused.json()["code"]) == (403, "fixed_model")
     assert httpx.get(f"{url}/v2/models/dubmill/ready", timeout=5).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [
+        ("GET", "/v1/models/nobody", 404, "unknown_model"),
+        ("POST", "/v1/models/nobody:predict", 404, "unknown_model"),
+        ("GET", "/v2/models/nobody/ready", 404, "unknown_model"),
+        ("GET", "/v2/models/dubmill?model_version=9", 404, "unknown_model"),
+        ("GET", "/v2/models/dubmill/versions/9/ready", 404, "unknown_model"),
+        ("POST", "/v2/models/nobody/infer", 404, "unknown_model"),
+        ("POST", "/v1/models/dubmill:predict", 400, "usage"),
+        ("PUT", "/v1/models/dubmill", 405, "method_not_allowed"),
+    ],
+)
+def test_refusals_of_kserves_own_routes_are_problems_too(url, method, path, status, code):
+    body = {"inputs": []} if path.endswith("infer") else [1]
+    answer = httpx.request(method, f"{url}{path}", json=body if method == "POST" else None, timeout=10)
+    assert (answer.status_code, answer.json()["code"]) == (status, code)
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.json()["error"] == answer.json()["detail"], "KServe's clients read `error`"
+    if status == 405:
+        assert answer.headers["allow"] == "GET"
+    template = re.sub(r"nobody|dubmill", "{model_name}", path.partition("?")[0]).replace("/9/", "/{model_version}/")
+    operation = httpx.get(f"{url}/openapi.json", timeout=10).json()["paths"][template].get(method.lower())
+    assert operation is None or str(status) in operation["responses"]
 
 
 def test_who_speaks_reaches_the_dubber_and_is_anybody_without():

@@ -15,6 +15,7 @@ from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, Response
 from kserve import InferRequest, ModelServer
+from kserve.errors import InvalidInput, ModelNotFound
 from kserve.model_server import app as kserve_app
 from kserve.protocol.dataplane import DataPlane
 from kserve.protocol.model_repository_extension import ModelRepositoryExtension
@@ -30,12 +31,13 @@ from dubmill.serving.grpc_server import DubGRPCServer
 from dubmill.serving.keys import Callers
 from dubmill.serving.middleware import BodyLimit, CallerCheck, RequestLog
 from dubmill.serving.model import DubModel
-from dubmill.serving.openapi import add_body_schemas
+from dubmill.serving.openapi import complete_document
 from dubmill.serving.problems import (
     database_away_response,
     error_response,
     http_error_response,
     invalid_request_response,
+    kserve_error_response,
 )
 from dubmill.serving.project_routes import project_routes
 from dubmill.serving.routes import facts_routes, job_routes, languages_of
@@ -72,7 +74,7 @@ class ReadinessDataPlane(DataPlane):
 
 
 class FixedModelRepository(ModelRepositoryExtension):
-    """Refuses loading and unloading over the network, which KServe would allow to any caller: NotImplementedError is its 501."""
+    """Refuses loading and unloading over the network, which KServe would allow to any caller: NotImplementedError becomes a 403."""
 
     async def load(self, model_name: str) -> None:
         """Refuse: the model is fixed for the life of the server."""
@@ -109,8 +111,13 @@ class DubServer(ModelServer):
     async def _serve(self) -> None:
         assert self._rest_server is not None, "KServe makes it in start()"
         self._rest_server.config.host = self.host  # KServe has no option for it; uvicorn reads it later
-        # it measures for a log that nobody reads, 0.2 ms of each request
-        kserve_app.user_middleware = [one for one in kserve_app.user_middleware if one.cls is not TimingMiddleware]
+        create = self._rest_server.create_application
+
+        def create_application() -> None:
+            create()
+            _adjust_application()
+
+        self._rest_server.create_application = create_application
         self._drain_before_exit(self._rest_server._server)
         await super()._serve()
 
@@ -130,6 +137,13 @@ class DubServer(ModelServer):
             threading.Thread(target=drain_and_end, args=(number, frame), name="drain").start()
 
         server.handle_exit = handle
+
+
+def _adjust_application() -> None:
+    """Take out of KServe's app what measures for a log that nobody reads, and let its errors be problem details."""
+    kserve_app.user_middleware = [one for one in kserve_app.user_middleware if one.cls is not TimingMiddleware]
+    for kind in (ModelNotFound, InvalidInput, NotImplementedError):
+        kserve_app.add_exception_handler(kind, kserve_error_response)
 
 
 def mount_model(
@@ -153,7 +167,7 @@ def mount_model(
     kserve_app.include_router(project_routes(model))
     kserve_app.include_router(video_routes(model))
     add_pages(kserve_app, model)
-    add_body_schemas(kserve_app)
+    complete_document(kserve_app)
 
 
 def add_pages(app: FastAPI, model: DubModel) -> None:

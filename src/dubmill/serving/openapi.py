@@ -203,8 +203,8 @@ DUB_BODY: dict[str, Any] = {
 }
 
 
-def add_body_schemas(app: FastAPI) -> None:
-    """Put the schemas that `DUB_BODY` refers to into the app's OpenAPI document, where FastAPI does not see them."""
+def complete_document(app: FastAPI) -> None:
+    """Put into the app's OpenAPI document what FastAPI does not see: the schemas that `DUB_BODY` refers to, and what KServe's routes answer."""
     original = app.openapi
     body = DubFields.model_json_schema(ref_template="#/components/schemas/{model}")
     schemas = {**body.pop("$defs"), "DubFields": body}
@@ -212,6 +212,20 @@ def add_body_schemas(app: FastAPI) -> None:
     def openapi() -> dict[str, Any]:
         document = original()
         document["components"]["schemas"] |= schemas
+        document["paths"].pop("/", None)  # the studio's page, for KServe's answer to a probe
+        for path, operations in document["paths"].items():
+            if path.startswith(("/v1/models", "/v2", "/metrics")):
+                for operation in operations.values():
+                    _complete(operation["responses"], path)
         return document
 
     app.openapi = openapi
+
+
+def _complete(responses: dict[str, Any], path: str) -> None:
+    """Add the answers of one of KServe's routes to what FastAPI says of it."""
+    responses |= {str(status): {"description": title, **_PROBLEM} for status, title in _TITLES.items()}
+    if path == "/metrics":
+        responses["200"]["content"] = {"text/plain": {"schema": {"type": "string"}}}
+    elif path.endswith("/infer"):  # JSON, with tensors in binary behind it where the caller asks for them
+        responses["200"]["content"]["application/octet-stream"] = {"schema": {"type": "string", "format": "binary"}}

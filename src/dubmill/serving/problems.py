@@ -10,6 +10,7 @@ from typing import Any
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from kserve.errors import InvalidInput
 from prometheus_client import Counter
 from starlette.exceptions import HTTPException
 
@@ -124,6 +125,17 @@ async def database_away_response(request: Request, error: Exception) -> JSONResp
     return await error_response(request, DatabaseUnavailableError())
 
 
+async def kserve_error_response(request: Request, error: Exception) -> JSONResponse:
+    """What KServe raises for a caller's fault as problem details: no such model or version, a body it cannot read, a model that is fixed."""
+    detail = str(getattr(error, "reason", error))
+    status, code = HTTPStatus.NOT_FOUND, "unknown_model"
+    if isinstance(error, InvalidInput):
+        status, code = HTTPStatus.BAD_REQUEST, "usage"
+    elif isinstance(error, NotImplementedError) and "/repository/" in request.url.path:
+        status, code = HTTPStatus.FORBIDDEN, "fixed_model"
+    return _response(request, _problem(status, code, detail), {})
+
+
 async def http_error_response(request: Request, error: Exception) -> JSONResponse:
     """An error of the HTTP framework, such as an unknown path, as problem details."""
     assert isinstance(error, HTTPException)
@@ -137,10 +149,10 @@ async def http_error_response(request: Request, error: Exception) -> JSONRespons
 
 def allowed_methods(document: Mapping[str, Any], path: str) -> list[str]:
     """Returns the methods of all operations at a path, for the header Allow: Starlette names those of one route."""
-    names, wanted = set(), path.split("/")
+    names = set()
     for template, operations in document["paths"].items():
-        parts = template.split("/")
-        if len(parts) == len(wanted) and all(a == b or a.startswith("{") for a, b in zip(parts, wanted, strict=True)):
+        parts = (re.escape(part) for part in re.split(r"\{\w+\}", template))
+        if re.fullmatch("[^/:]+".join(parts), path):  # a colon begins KServe's verbs
             names |= {method.upper() for method in operations}
     return sorted(names)
 
