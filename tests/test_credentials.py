@@ -82,6 +82,11 @@ def test_what_a_file_says_is_read_from_the_file(signed, tmp_path):
     assert (told["is_development"], told["is_unchanged"], told["claims"]) == (True, True, FACTS)
     (tmp_path / "bare.mp4").write_bytes(media.mp4_bytes(small_clip()))
     assert read_credentials(tmp_path / "bare.mp4") == {}
+    data = signed.read_bytes()
+    signed.write_bytes(data.replace(b"c2pa.signature", b"c2pa.sognature"))  # no store of manifests any more
+    told = read_credentials(signed)
+    assert not told["is_unchanged"]
+    assert told["failures"]
 
 
 def test_the_development_certificate_is_made_once_and_a_key_needs_certificates(tmp_path):

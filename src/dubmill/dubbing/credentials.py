@@ -104,8 +104,12 @@ def read_credentials(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as stream, c2pa.Reader("video/mp4", stream) as reader:
             store = json.loads(reader.json())
-    except c2pa.C2paError.ManifestNotFound:
-        return {}
+    except c2pa.C2paError as error:  # its kinds are added at import, where no type checker sees them
+        return (
+            {}
+            if "ManifestNotFound" in type(error).__name__
+            else {"is_unchanged": False, "failures": [str(error)[:300]]}
+        )
     return _facts(
         store["manifests"][store["active_manifest"]], store["validation_results"]["activeManifest"]["failure"]
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from dubmill.errors import UsageError
 
@@ -24,11 +24,11 @@ def watermark_of(name: str) -> Watermark | None:
         return None
     module, _, function = name.partition(":")
     try:
-        found = getattr(importlib.import_module(module), function)
+        found: Any = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError, ValueError) as error:
         raise UsageError(
             f"the watermark cannot be imported ({error})", where=name, cure="give --watermark PACKAGE.MODULE:FUNCTION"
         ) from error
     if not callable(found):
         raise UsageError("the watermark is no function", where=name, cure="give --watermark PACKAGE.MODULE:FUNCTION")
-    return found
+    return cast(Watermark, found)
