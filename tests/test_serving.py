@@ -29,9 +29,10 @@ from dubmill.errors import (
     MediaTooLongError,
     MissingConsentError,
     ServiceUnavailableError,
+    UsageError,
 )
 from dubmill.serving import server, wire
-from dubmill.serving.fields import STATEMENT
+from dubmill.serving.fields import STATEMENT, FormFields, parse_fields
 from dubmill.serving.open_jobs import QueueFullError
 from dubmill.serving.openapi import DUB_BODY
 
@@ -544,6 +545,14 @@ def test_refusals_of_kserves_own_routes_are_problems_too(url, method, path, stat
     template = re.sub(r"nobody|dubmill", "{model_name}", path.partition("?")[0]).replace("/9/", "/{model_version}/")
     operation = httpx.get(f"{url}/openapi.json", timeout=10).json()["paths"][template].get(method.lower())
     assert operation is None or str(status) in operation["responses"]
+
+
+def test_an_empty_number_in_a_form_is_none():
+    form = {"language": "es", "consent": CONSENT}
+    tracks = [parse_fields(form | {"track": text}, "form", kind=FormFields).track for text in ("", "null", "2")]
+    assert tracks == [None, None, 2]
+    with pytest.raises(UsageError, match="track"):
+        parse_fields(form | {"track": "0"}, "form", kind=FormFields)
 
 
 def test_who_speaks_reaches_the_dubber_and_is_anybody_without():

@@ -40,6 +40,11 @@ def _parsed_json(value: Any) -> Any:
     return value
 
 
+def _nothing(value: Any) -> Any:
+    """A form cannot leave a number out: an empty field, or `null`, is none."""
+    return None if value in ("", "null") else value
+
+
 class ConsentFields(BaseModel):
     """Who agreed, to what, until when, and the sha256 of the evidence; see `dubbing.consent.Consent`."""
 
@@ -120,9 +125,10 @@ class DubFields(BaseModel):
 
 
 class FormFields(DubFields):
-    """The fields as a form sends them, where consent may be JSON in text."""
+    """The fields as a form sends them, where consent may be JSON in text, and a number empty."""
 
     consent: Annotated[str | ConsentFields, BeforeValidator(_parsed_json)] = ""
+    track: Annotated[int | None, BeforeValidator(_nothing)] = Field(None, ge=1, le=1000)
 
 
 def parse_fields(
