@@ -1,6 +1,6 @@
 """The endpoint's bounds: latency under load, overhead, exchanged adapters, memory, start, hostile uploads, kills.
 
-Run with `PYTHONPATH=tests python benchmarks/endpoint.py [--latency 10] [--kills 20] [--uploads 500] [--jobs 500] [--starts 3] [--swaps 5]
+Run with `PYTHONPATH=tests python benchmarks/endpoint.py [--latency 8] [--kills 20] [--uploads 200] [--jobs 500] [--starts 2] [--swaps 5]
 [--overhead 5] [--batches 0] [--nano_jobs 0]`, or one part with `--only NAME`; a part with 0 is left out. For latency, memory, uploads and kills a
 tone stands in for the model (`doubles.dubbers`), so that what is measured is the server: API, queue, worker, media. The other parts take
 nano itself, with random LoRA weights of the size that params.yaml trains.
@@ -247,13 +247,13 @@ def mutated_uploads(server: Server, num_uploads: int) -> dict[str, Any]:
 
 
 def memory(server: Server, num_jobs: int) -> dict[str, Any]:
-    """Memory of the API and the worker (unique set size) after every 25 jobs, of which the first 100 warm up: mean, and half the range in percent of it."""
+    """Memory of the API and the worker (unique set size) after every 25 jobs, of which the first 50 warm up: mean, and half the range in percent of it."""
     api = psutil.Process(server.process.pid)
     processes = {"api": api, "worker": api.children()[0]}
     sizes: dict[str, list[float]] = {name: [] for name in processes}
-    for index in range(0, num_jobs + 100, 25):
+    for index in range(0, num_jobs + 50, 25):
         assert all(job["state"] == "done" for job in server.dub(25))
-        if index >= 100:
+        if index >= 50:
             time.sleep(0.5)
             for name, process in processes.items():
                 sizes[name].append(process.memory_full_info().uss / 2**20)
@@ -424,11 +424,11 @@ def main() -> None:
 
 def _arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--latency", type=float, default=10.0, help="seconds at 100 requests a second, of each kind")
+    parser.add_argument("--latency", type=float, default=8.0, help="seconds at 100 requests a second, of each kind")
     parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--uploads", type=int, default=500)
+    parser.add_argument("--uploads", type=int, default=200)
     parser.add_argument("--jobs", type=int, default=500, help="over which memory is watched")
-    parser.add_argument("--starts", type=int, default=3)
+    parser.add_argument("--starts", type=int, default=2)
     parser.add_argument("--swaps", type=int, default=5)
     parser.add_argument("--overhead", type=int, default=5, help="number of jobs on nano")
     parser.add_argument("--batches", type=int, default=0, help="rounds of batches of 1, 2 and 4 clips")

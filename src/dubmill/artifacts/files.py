@@ -32,15 +32,18 @@ def digest_of(value: Any) -> str:
 
 
 _digests: dict[tuple[str, int, int, int], str] = {}  # file as it was hashed: path, inode, size, time of change
+_MAX_DIGESTS = 10_000  # a server hashes files for months
 
 
 def sha256_of(path: Path) -> str:
     """Returns the sha256 of a file; a file that did not change since this process hashed it is not read again."""
     state = path.stat()
     key = (str(path.resolve()), state.st_ino, state.st_size, state.st_mtime_ns)
-    if key not in _digests:
-        _digests[key] = hash_file(path)
-    return _digests[key]
+    if (digest := _digests.get(key)) is None:
+        if len(_digests) >= _MAX_DIGESTS:
+            _digests.clear()
+        digest = _digests[key] = hash_file(path)
+    return digest
 
 
 def hash_file(path: Path) -> str:
