@@ -60,8 +60,8 @@ def unique_seeds(seed: int, count: int) -> list[int]:
     """Returns `count` different seeds; the first n do not depend on `count`."""
     rng, seeds = np.random.default_rng(seed), dict[int, None]()
     while len(seeds) < count:
-        if (drawn := int(rng.integers(MAX_PROMPT_SEED))) >= MIN_PROMPT_SEED:
-            seeds[drawn] = None
+        drawn = int(rng.integers(MAX_PROMPT_SEED))
+        seeds[drawn if drawn >= MIN_PROMPT_SEED else drawn + MIN_PROMPT_SEED] = None
     return list(seeds)
 
 
