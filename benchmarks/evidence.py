@@ -3,10 +3,10 @@
     python -m benchmarks.evidence FOLDER [--experiments pairs recipe ...] [--seeds 3] [--processes 2] [--quick] [--out PAGE]
 
 FOLDER keeps all artifacts: a killed run goes on, and a run with more seeds or experiments adds what is missing. Every arm of a table gets
-equally many pairs and optimizer steps and dubs the same held-out pairs; all differences are paired by clip, after the mean
+equally many pairs and optimizer steps, where its row says nothing else, and dubs the same held-out pairs; all differences are paired by clip, after the mean
 over seeds, and their intervals and tests are by puppet. `--quick`: one seed and half of the steps.
 
-An arm is a change of params.yaml, so that a single one is also `dvc exp run -S <change>`; the page lists the changes.
+What only changes the training is also a DVC experiment, with all accepted pairs: `dvc exp run -S train.isolate_modalities=false`.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from benchmarks.evidence_line import NEAR_VOICE, PAIRS, PLAIN, SECOND_ROUND, Arm, Line, shared_training
+from benchmarks.evidence_line import NEAR_VOICE, PLAIN, SECOND_ROUND, Arm, Line, shared_training, slug
 from dubmill.artifacts.files import write_atomically
 from dubmill.config.params import EvaluateParams, load
+from dubmill.errors import UsageError
 from dubmill.metrics.stats import bootstrap_interval, effect_size, holm, paired_test
 from dubmill.quality import Gate, gates
 from dubmill.report.figures import SUBJECT
@@ -36,7 +37,6 @@ SHOWN = (
     "words_right", "language_right", "sync_correlation", "lse_c", "truth_mouth_correlation", "voice_cosine",
     "identity_cosine", "outside_trip_psnr_db",
 )  # fmt: skip
-HALF = 56  # pairs
 TESTED = ("words_right", "sync_correlation", "truth_mouth_correlation", "voice_cosine")
 
 
@@ -68,8 +68,8 @@ EXPERIMENTS: dict[str, tuple[str, tuple[Arm, ...]]] = {
             PLAIN,
             Arm("layers of sound at a quarter of the rate", changes={"learning_rate_groups": {".*audio.*": 0.00015}}),
             Arm("layers of sound hardly trained", changes={"learning_rate_groups": {".*audio.*": 0.000006}}),
-            Arm("half as many pairs, in order", num_pairs=HALF),
-            Arm("half as many pairs, the nearest voices", (NEAR_VOICE,), num_pairs=HALF),
+            Arm("half as many pairs, in order", share_of_pairs=0.5),
+            Arm("half as many pairs, the nearest voices", (NEAR_VOICE,), share_of_pairs=0.5),
             Arm("second round: best of four dubs by the gate", (SECOND_ROUND,)),
         ),
     ),
@@ -77,9 +77,9 @@ EXPERIMENTS: dict[str, tuple[str, tuple[Arm, ...]]] = {
         "How do figures grow with pairs and steps?",
         (
             PLAIN,
-            Arm("8 pairs", num_pairs=8),
-            Arm("16 pairs", num_pairs=16),
-            Arm("32 pairs", num_pairs=32),
+            Arm("a sixteenth of the pairs", share_of_pairs=1 / 16),
+            Arm("an eighth of the pairs", share_of_pairs=1 / 8),
+            Arm("a quarter of the pairs", share_of_pairs=1 / 4),
             Arm("a quarter of the steps", changes={"num_steps": 0.25}),
             Arm("half of the steps", changes={"num_steps": 0.5}),
         ),
@@ -120,7 +120,7 @@ def run(given: argparse.Namespace, line: Line) -> None:
         for name in given.experiments:
             for place, arm in enumerate(EXPERIMENTS[name][1]):
                 if seed in seeds_of(arm, given.seeds) and not line.rows_file(arm, seed).is_file():
-                    line.chosen(arm.pairs, arm.num_pairs or line.common_count)
+                    line.chosen(arm.pairs, line.num_pairs(arm))
                     todo.setdefault((shared_training(arm), seed), []).append(f"{name}:{place}:{seed}")
     started, num_done = time.monotonic(), 0
     quick = ["--quick"] if given.quick else []
@@ -129,7 +129,12 @@ def run(given: argparse.Namespace, line: Line) -> None:
     def work(jobs: list[str]) -> None:
         nonlocal num_done
         command = [sys.executable, "-m", "benchmarks.evidence", str(given.folder), *quick, "--jobs-of-one", *jobs]
-        subprocess.run(command, env=environment, cwd=ROOT, check=True, stderr=subprocess.DEVNULL)
+        log = line.folder / "logs" / f"{slug(jobs[0])}.txt"
+        log.parent.mkdir(exist_ok=True)
+        with log.open("w") as stream:
+            done = subprocess.run(command, env=environment, cwd=ROOT, check=False, stdout=stream, stderr=stream)
+        if done.returncode:
+            raise UsageError(f"{' '.join(jobs)} failed", where=str(log), cure="read its end; the same command goes on")
         num_done += 1
         left = (time.monotonic() - started) / num_done * (len(todo) - num_done)
         sys.stdout.write(f"{num_done} of {len(todo)} adapters ({', '.join(jobs)}), {left / 60:.0f} min left\n")
@@ -149,10 +154,12 @@ def table(line: Line, arms: Sequence[Arm], num_seeds: int, evaluate: EvaluatePar
     """An experiment's two tables: mean of each metric with the spread over seeds, and differences to the first arm."""
     by_arm = {arm.name: figures(line, arm, num_seeds) for arm in arms}
     by_arm = {name: frames for name, frames in by_arm.items() if frames}
-    lines = [f"| arm | seeds | {' | '.join(f'`{name}`' for name in SHOWN)} |", f"|{'---|' * (len(SHOWN) + 2)}"]
+    pairs = {arm.name: line.pairs_in_words(arm) for arm in arms}
+    names = [f"`{name}`" for name in SHOWN]
+    lines = [f"| arm | pairs (puppets) | seeds | {' | '.join(names)} |", f"|{'---|' * (len(SHOWN) + 3)}"]
     for name, frames in by_arm.items():
         cells = [_with_spread([float(np.nanmean(frame[metric].to_numpy())) for frame in frames]) for metric in SHOWN]
-        lines.append(f"| {name} | {len(frames)} | {' | '.join(cells)} |")
+        lines.append(f"| {name} | {pairs[name]} | {len(frames)} | {' | '.join(cells)} |")
     first, *others = by_arm
     cells_of: dict[str, list[str]] = {name: [] for name in others}
     for metric in TESTED:
@@ -211,7 +218,8 @@ def failures(line: Line, num_seeds: int) -> str:
 
 
 def _share_outside(values: pd.Series, bound: Gate) -> float:
-    return float(((values < bound.bound) if bound.is_minimum else (values > bound.bound)).mean())
+    """A figure that is not finite is outside."""
+    return 1.0 - float(((values >= bound.bound) if bound.is_minimum else (values <= bound.bound)).mean())
 
 
 CLAIMS = (
@@ -235,7 +243,8 @@ def page(line: Line, given: argparse.Namespace) -> str:
         "",
         f"`python -m benchmarks.evidence FOLDER{' --quick' if given.quick else ''} --seeds {given.seeds}` wrote this page: nano, "
         f"{line.params.prompts.num_heldout * 2} held-out pairs of {line.params.prompts.num_heldout} puppets, "
-        f"{line.common_count} training pairs and {line.num_steps} optimizer steps where a row says nothing else. "
+        f"{line.num_steps} optimizer steps where a row says nothing else. Of each prompt one pair is taken before a second one; "
+        "true pairs and pairs without a mask are of the same prompts and halves as the self-made ones that the gate accepted. "
         "Nothing here was measured on real clips or on LTX-2.",
         "",
         "| claim or request | where it is measured |",
@@ -244,24 +253,14 @@ def page(line: Line, given: argparse.Namespace) -> str:
     ]
     for name in given.experiments:
         question, arms = EXPERIMENTS[name]
-        lines += ["", f"## {question}", "", table(line, arms, given.seeds, line.params.evaluate)]
-        changes = [(arm.name, _command(arm)) for arm in arms if _command(arm)]
-        lines += ["", *(f"- {arm}: `{command}`" for arm, command in changes)] if changes else []
-    lines += ["", "## Do failures repeat?", "", failures(line, given.seeds)]
+        lines += ["", f"## `{name}`: {question}", "", table(line, arms, given.seeds, line.params.evaluate)]
+    lines += [
+        "",
+        "## `failures`: does the adapter repeat those of the base and of its pairs?",
+        "",
+        failures(line, given.seeds),
+    ]
     return "\n".join(lines) + "\n"
-
-
-def _command(arm: Arm) -> str:
-    """The same arm as one DVC experiment, where a change of params.yaml is all of it."""
-    (pairs, *more), train_changes = (
-        arm.pairs,
-        {name: value for name, value in arm.changes.items() if name != "num_steps"},
-    )
-    changes = {f"inpaint.{name}": value for name, value in PAIRS.get(pairs, {}).items()}
-    changes |= {f"train.{name}": value for name, value in train_changes.items()}
-    if more or not changes:
-        return ""
-    return "dvc exp run " + " ".join(f"-S {name}={str(value).lower()}" for name, value in changes.items())
 
 
 def main() -> None:

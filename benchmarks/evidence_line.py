@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -51,7 +52,7 @@ class Arm:
     name: str
     pairs: tuple[str, ...] = ("gated",)  # sets of PAIRS; several give equal shares of different prompts
     changes: Changes = field(default_factory=dict)  # of the section `train`
-    num_pairs: int = 0  # 0: the common number
+    share_of_pairs: float = 1.0  # of those that the gate accepted
     world: Changes = field(default_factory=dict)  # difficulties of the held-out pairs
     method: str = SUBJECT  # of the step dub
 
@@ -65,6 +66,7 @@ PAIRS: dict[
     "whole half": {"mask_threshold": 0.0},
 }
 SECOND_ROUND, NEAR_VOICE = "best of four", "nearest voices"  # sets made of others
+SAME_PAIRS = ("true", "whole half")  # sets of which those pairs are taken that the gate accepted of the self-made ones
 PLAIN = Arm("as committed")
 
 
@@ -73,11 +75,11 @@ class Line:
 
     def __init__(self, folder: Path, params: Params, *, is_quick: bool) -> None:
         """Raises UsageError where the folder was filled with other params."""
-        known, text = folder / "params.json", params.model_dump_json(indent=1)
+        file, text = folder / "params.json", params.model_dump_json(indent=1)
         folder.mkdir(parents=True, exist_ok=True)
-        if known.is_file() and known.read_text() != text:
+        if file.is_file() and file.read_text() != text:
             raise UsageError("it was filled with other params", where=str(folder), cure="give an empty folder")
-        write_atomically(known, text.encode())
+        write_atomically(file, text.encode())
         self.folder, self.params = folder, params
         self.num_steps = params.train.num_steps // (2 if is_quick else 1)
 
@@ -89,8 +91,8 @@ class Line:
     @cached_property
     def clips(self) -> ClipSet:
         """The switch clips."""
-        asked = prompts(self.params.prompts, self.folder / "prompts")
-        made = synthesize(self.backbone, asked, self.params.synthesize, self.folder / "synthesize")
+        prompt_set = prompts(self.params.prompts, self.folder / "prompts")
+        made = synthesize(self.backbone, prompt_set, self.params.synthesize, self.folder / "synthesize")
         assert isinstance(made, ClipSet)
         return made
 
@@ -183,34 +185,69 @@ class Line:
         difficulty = self.params.inpaint.world.model_copy(update=dict(world))
         return self.inpainted(self.heldout_clips, json.dumps(world), {"source": "world", "world": difficulty})
 
-    def chosen(self, names: Sequence[str], count: int) -> LatentSet:
-        """Latents of `count` accepted pairs: the prompts are taken in order, from the sets in turn, so that none is in two."""
-        sets = [(self.latents(name), accepted(self.pairs(name))) for name in names]
-        places: list[tuple[int, int]] = []
-        for at, seed in enumerate(sorted({row.seed for _, rows in sets for row in rows})):
-            place = at % len(sets)
-            places += [(place, index) for index, row in enumerate(sets[place][1]) if row.seed == seed]
-        places = places[:count]
+    def candidates(self, name: str) -> list[tuple[int, int]]:
+        """Accepted pairs of a set as (seed of the prompt, row in its latents): one of each prompt before a second one.
+
+        Of the sets in `SAME_PAIRS` only those that the gate accepted of the self-made ones, so that these sets show the same puppets.
+        """
+        wanted = {row.id for row in accepted(self.pairs("gated"))} if name in SAME_PAIRS else None
+        seen: Counter[int] = Counter()
+        turns: list[tuple[int, int, int]] = []
+        for place, row in enumerate(accepted(self.pairs(name))):
+            if wanted is None or row.id in wanted:
+                turns.append((seen[row.seed], row.seed, place))
+                seen[row.seed] += 1
+        return [(seed, place) for _, seed, place in sorted(turns)]
+
+    def pair_places(self, names: Sequence[str], count: int) -> list[tuple[int, int, int]]:
+        """The pairs of an arm as (number of the set, seed, row): equally many of each set, of prompts that no other set has.
+
+        Raises:
+            UsageError: there are too few.
+        """
+        by_set = [self.candidates(name) for name in names]
+        seeds = sorted({seed for pairs in by_set for seed, _ in pairs})
+        places = []
+        for number, pairs in enumerate(by_set):
+            own = set(seeds[number :: len(names)])
+            share = count // len(names) + (number < count % len(names))
+            places += [(number, seed, row) for seed, row in pairs if seed in own][:share]
         if len(places) < count:
-            raise UsageError(f"{names} have {len(places)} pairs, {count} are needed", cure="raise prompts.num_train")
-        sources = [latents for latents, _ in sets]
-        lineage = Lineage.of(
-            "encode", {"sets": [one.digest for one in sources], "pairs": places}, self.backbone, *sources
-        )
+            what = f"{' and '.join(names)} have {len(places)} pairs, and {count} are needed"
+            raise UsageError(what, cure="raise prompts.num_train")
+        return places
+
+    def chosen(self, names: Sequence[str], count: int) -> LatentSet:
+        """The latents of an arm's pairs."""
+        places, sources = self.pair_places(names, count), [self.latents(name) for name in names]
+        params = {"sets": [one.digest for one in sources], "pairs": places}
+        lineage = Lineage.of("encode", params, self.backbone, *sources)
         draft = LatentSet.draft(self.folder / "chosen" / slug(f"{'+'.join(names)} {count}"), lineage)
         if draft.is_sealed:
             return draft.seal()
         tensors = [load_file(latents.file(LATENTS)) for latents in sources]
-        merged = {name: torch.stack([tensors[place][name][row] for place, row in places]) for name in PER_PAIR}
+        merged = {name: torch.stack([tensors[of][name][row] for of, _, row in places]) for name in PER_PAIR}
         for name in PER_CAPTION:  # rows 2p and 2p + 1 of pair p, and the empty caption as the last one
-            rows = [tensors[place][name][2 * row + side] for place, row in places for side in (0, 1)]
+            rows = [tensors[of][name][2 * row + side] for of, _, row in places for side in (0, 1)]
             merged[name] = torch.stack([*rows, tensors[0][name][-1]])
         draft.write(LATENTS, save(merged))
         return draft.seal({**sources[0].info, "num_pairs": count})
 
+    def num_pairs(self, arm: Arm) -> int:
+        """Number of pairs that an arm trains on: its share of what the gate accepted, or fewer where a set has fewer."""
+        wanted = round(arm.share_of_pairs * self.common_count)
+        return min(wanted, len(self.candidates(arm.pairs[0]))) if len(arm.pairs) == 1 else wanted
+
+    def pairs_in_words(self, arm: Arm) -> str:
+        """How many pairs of how many puppets an arm trains on."""
+        if arm.method != SUBJECT:
+            return ""
+        places = self.pair_places(arm.pairs, self.num_pairs(arm))
+        return f"{len(places)} ({len({seed for _, seed, _ in places})})"
+
     @cached_property
     def common_count(self) -> int:
-        """Number of pairs that every arm gets which asks for no other: as many as the gate accepted."""
+        """Number of pairs that the gate accepted."""
         return len(accepted(self.pairs("gated")))
 
     def adapter(self, arm: Arm, seed: int) -> Adapter:
@@ -218,7 +255,7 @@ class Line:
         changes = dict(arm.changes)
         num_steps = round(self.num_steps * changes.pop("num_steps", 1.0))
         update = {**changes, "num_steps": num_steps, "seed": self.params.train.seed + seed}
-        latents = self.chosen(arm.pairs, arm.num_pairs or self.common_count)
+        latents = self.chosen(arm.pairs, self.num_pairs(arm))
         params = self.params.train.model_copy(update=update)
         return train(
             self.backbone, latents, params, self.folder / "train" / slug(f"{shared_training(arm)} {num_steps} {seed}")
@@ -260,4 +297,4 @@ def slug(text: str) -> str:
 
 def shared_training(arm: Arm) -> str:
     """What arms that share an adapter have in common."""
-    return f"{'+'.join(arm.pairs)} {arm.num_pairs} {json.dumps(dict(arm.changes))}"
+    return f"{'+'.join(arm.pairs)} {arm.share_of_pairs} {json.dumps(dict(arm.changes))}"

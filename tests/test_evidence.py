@@ -23,7 +23,9 @@ HARD = Arm("hard", changes={"background_weight": 1.0})
 
 @pytest.fixture
 def line(tmp_path):
-    return Line(tmp_path, PARAMS, is_quick=False)
+    line = Line(tmp_path, PARAMS, is_quick=False)
+    line.pairs_in_words = lambda arm: "4 (2)"
+    return line
 
 
 def write_rows(line, arm, seed, words_right):
@@ -42,8 +44,8 @@ def test_a_table_has_the_mean_over_seeds_its_spread_and_the_paired_difference_to
     write_rows(line, PLAIN, 1, [0.7] * 6)
     write_rows(line, HARD, 0, [0.6] * 6)
     text = table(line, (PLAIN, HARD), 3, PARAMS.evaluate)
-    assert "| as committed | 2 | 0.800 ± 0.141 | 0.500 ± 0.000 |" in text
-    assert "| hard | 1 | 0.600 | 0.500 |" in text
+    assert "| as committed | 4 (2) | 2 | 0.800 ± 0.141 | 0.500 ± 0.000 |" in text
+    assert "| hard | 4 (2) | 1 | 0.600 | 0.500 |" in text
     # three puppets flip together: 2 of 8 sign patterns are as extreme; of equal figures nothing is shown
     assert "| hard | -0.200 (-0.200 to -0.200), d nan, p 0.25 | +0.000 (+0.000 to +0.000), d nan, p 1 |" in text
 
@@ -76,43 +78,62 @@ def pair_row(seed, half):
     )  # fmt: skip
 
 
+SETS = {"gated": [(1, "first"), (1, "second"), (2, "first"), (4, "second")], "true": [(seed, half) for seed in (1, 2, 3, 4) for half in ("first", "second")],
+        "not gated": [(1, "first"), (1, "second"), (2, "first"), (3, "first")]}  # fmt: skip
+
+
 @pytest.fixture
-def two_sets(line, tmp_path, monkeypatch):
-    """Two sets of pairs: "a" of prompts 1, 2 and 4, "b" of prompts 1 to 4; a latent says which pair of which set it is."""
-    rows = {"a": [pair_row(seed, half) for seed in (1, 2, 4) for half in ("first", "second")],
-            "b": [pair_row(seed, "first") for seed in (1, 2, 3, 4)]}  # fmt: skip
+def sets(line, tmp_path, monkeypatch):
+    """Three sets of pairs, of prompts 1 to 4; a latent says which row of which set it is: 0, 100 or 200 and more."""
     latents = {}
-    for first, (name, of_set) in enumerate(rows.items()):
+    for first, (name, of_set) in enumerate(SETS.items()):
         draft = LatentSet.draft(tmp_path / name, Lineage.of("encode", {"name": name}))
         numbers = torch.arange(len(of_set)) + 100.0 * first
         tensors = {each: numbers[:, None].clone() for each in PER_PAIR}
         texts = torch.cat([numbers.repeat_interleave(2) + torch.tensor([0.0, 0.5] * len(of_set)), torch.tensor([-1.0])])
         draft.write(LATENTS, save(tensors | {each: texts[:, None].clone() for each in PER_CAPTION}))
         latents[name] = draft.seal({"num_pairs": len(of_set), "kept": "yes"})
-    monkeypatch.setattr(line, "pairs", rows.__getitem__)
+    monkeypatch.setattr(line, "pairs", lambda name: [pair_row(*pair) for pair in SETS[name]])
     monkeypatch.setattr(line, "latents", latents.__getitem__)
     monkeypatch.setattr(evidence_line, "accepted", list)
-    line.backbone = latents["a"]  # of the lineage only
+    line.backbone = latents["gated"]  # of the lineage only
     return line
 
 
-def test_arms_of_two_sets_take_their_prompts_in_turn_and_none_from_both(two_sets):
-    chosen = two_sets.chosen(("a", "b"), 4)
-    tensors = load_file(chosen.file(LATENTS))
-    # prompts 1 to 4 alternate: both pairs of prompt 1 from a, prompt 2 from b, prompt 3 from a (which lacks it), 4 from b
-    assert tensors["video"].flatten().tolist() == [0.0, 1.0, 101.0, 103.0]
-    assert chosen.info == {"num_pairs": 4, "kept": "yes"}
+def video(line, names, count):
+    return load_file(line.chosen(names, count).file(LATENTS))["video"].flatten().tolist()
 
 
-def test_captions_stay_with_their_pairs_and_the_empty_one_is_last(two_sets):
-    tensors = load_file(two_sets.chosen(("b",), 2).file(LATENTS))
-    assert tensors["video"].flatten().tolist() == [100.0, 101.0]
-    assert tensors["text_mask"].flatten().tolist() == [100.0, 100.5, 101.0, 101.5, -1.0]
+def test_of_each_prompt_one_pair_is_taken_before_a_second_one(sets):
+    assert video(sets, ("gated",), 3) == [0.0, 2.0, 3.0]
+    assert video(sets, ("gated",), 4) == [0.0, 2.0, 3.0, 1.0]
+    assert video(sets, ("not gated",), 3) == [200.0, 202.0, 203.0]
 
 
-def test_too_few_pairs_are_refused_before_a_training(two_sets):
+def test_true_pairs_are_of_the_prompts_and_halves_that_the_gate_accepted(sets):
+    assert [SETS["true"][int(number) - 100] for number in video(sets, ("true",), 4)] == [
+        (1, "first"), (2, "first"), (4, "second"), (1, "second")]  # fmt: skip
+
+
+def test_arms_of_two_sets_have_equal_shares_of_different_prompts(sets):
+    chosen = sets.chosen(("gated", "true"), 3)
+    # prompts 1 and 4 are of the first set, prompt 2 of the second, which has no other that the gate accepted
+    assert load_file(chosen.file(LATENTS))["video"].flatten().tolist() == [0.0, 3.0, 102.0]
+    assert chosen.info == {"num_pairs": 3, "kept": "yes"}
+    assert type(sets).pairs_in_words(sets, Arm("half", ("gated", "true"), share_of_pairs=0.75)) == "3 (3)"
+
+
+def test_captions_stay_with_their_pairs_and_the_empty_one_is_last(sets):
+    tensors = load_file(sets.chosen(("not gated",), 2).file(LATENTS))
+    assert tensors["text_mask"].flatten().tolist() == [200.0, 200.5, 202.0, 202.5, -1.0]
+
+
+def test_too_few_pairs_are_refused_before_a_training_and_a_smaller_set_says_its_number(sets):
     with pytest.raises(UsageError, match="5 are needed"):
-        two_sets.chosen(("b",), 5)
+        sets.chosen(("gated",), 5)
+    sets.common_count = 6
+    assert sets.num_pairs(Arm("second round", ("not gated",))) == 4
+    assert sets.num_pairs(Arm("half", share_of_pairs=0.5)) == 3
 
 
 def test_a_folder_of_other_params_is_refused(tmp_path):
