@@ -288,7 +288,7 @@ def test_a_text_alone_is_distributed_over_the_speech_of_a_film_and_written_as_ca
     words = ["--to", "es", "--text", "uno, dos.", "--out", "out.mp4", "--consent", "Ana Ruiz agrees"]
     opened, analyzed, open_film, analyze = [], [], Film.open, Film.analyze
     monkeypatch.setattr(Film, "open", lambda *what, **how: opened.append(what) or open_film(*what, **how))
-    monkeypatch.setattr(Film, "analyze", lambda film: analyzed.append(film) or analyze(film))
+    monkeypatch.setattr(Film, "analyze", lambda film, *progress: analyzed.append(film) or analyze(film, *progress))
     code = run(monkeypatch, tmp_path, "in.mp4", *words, "--captions", "out.srt", *options(folders))
     assert code == 0, capsys.readouterr().err
     cues = subtitles.read_cues(Path("out.srt"))

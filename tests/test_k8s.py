@@ -909,6 +909,7 @@ IMAGE_STEPS = {
 
 MEASURING = {
     "faster_whisper",
+    "sherpa_onnx",
     "jiwer",
     "num2words",
     "onnxruntime",
