@@ -38,9 +38,7 @@ from dubmill.media.clips import Clip
 from dubmill.text.subtitles import Cue
 
 SELFTEST_SEED = 0
-_NO_BACKGROUND = [
-    "music and effects under the dubbed words are the model's too; --background or --separate keeps the film's"
-]
+_NO_BACKGROUND = ["music and effects under the dubbed words are the model's too"]
 
 
 @dataclass(frozen=True)
