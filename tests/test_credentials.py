@@ -10,7 +10,9 @@ from doubles.releases import small_clip
 from dubmill import media
 from dubmill.dubbing.credentials import ASSERTION, DEVELOPMENT, ContentCredentials, read_credentials
 from dubmill.dubbing.watermark import watermark_of
-from dubmill.errors import UsageError
+from dubmill.errors import ServiceUnavailableError, UsageError
+from dubmill.serving.openapi import CredentialsView
+from dubmill.serving.runner import Runner
 
 FACTS = {"source_sha256": "a" * 64, "language": "es", "release": "r"}
 
@@ -81,12 +83,29 @@ def test_what_a_file_says_is_read_from_the_file(signed, tmp_path):
     assert (told["issuer"], told["signer"]) == ("dubmill development", "development signer")
     assert (told["is_development"], told["is_unchanged"], told["claims"]) == (True, True, FACTS)
     (tmp_path / "bare.mp4").write_bytes(media.mp4_bytes(small_clip()))
-    assert read_credentials(tmp_path / "bare.mp4") == {}
+    assert read_credentials(tmp_path / "bare.mp4") == {"has_manifest": False}
     data = signed.read_bytes()
     signed.write_bytes(data.replace(b"c2pa.signature", b"c2pa.sognature"))  # no store of manifests any more
     told = read_credentials(signed)
     assert not told["is_unchanged"]
     assert told["failures"]
+
+
+@pytest.mark.parametrize("damage", ["empty", "garbage", "cut off", "bytes of the manifest"])
+def test_a_damaged_file_is_told_as_one_that_cannot_be_read(signed, damage):
+    """It was told as signed by undefined and changed since; a store without its active manifest was an error 500."""
+    data = signed.read_bytes()
+    begin = data.index(b"urn:c2pa:")
+    damages = {
+        "empty": b"",
+        "garbage": b"garbage" * 100,
+        "cut off": data[:1000],
+        "bytes of the manifest": data[:begin] + b"\xff" + data[begin + 1 :],
+    }
+    signed.write_bytes(damages[damage])
+    told = read_credentials(signed)
+    assert (told["has_manifest"], told["is_readable"], len(told["failures"])) == (False, False, 1)
+    assert CredentialsView(**told).is_unchanged is False
 
 
 def test_the_development_certificate_is_made_once_and_a_key_needs_certificates(tmp_path):
@@ -103,10 +122,29 @@ def test_a_watermark_is_any_function_of_a_file(monkeypatch, tmp_path):
         "def mark(path, facts):\n    path.write_bytes(path.read_bytes() + b'!')\n\nNUMBER = 1\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
+    for name, line in {"fails": "raise RuntimeError", "leaves": "raise SystemExit", "unreadable": "def"}.items():
+        (tmp_path / f"marking_{name}.py").write_text(line)
     (tmp_path / "dub.mp4").write_bytes(b"dub")
     watermark_of("marking:mark")(tmp_path / "dub.mp4", {})
     assert (tmp_path / "dub.mp4").read_bytes() == b"dub!"
     assert watermark_of("") is None
-    for name in ("marking:none", "marking:NUMBER", "no_such_module:mark", "marking", ":"):
+    wrong = ("marking:none", "marking:NUMBER", "no_such_module:mark", "marking", ":")
+    for name in (*wrong, "marking_fails:mark", "marking_leaves:mark", "marking_unreadable:mark"):
         with pytest.raises(UsageError, match="watermark"):
             watermark_of(name)
+
+
+def test_a_watermark_that_fails_is_a_problem_of_the_job_and_leaves_no_unmarked_result(tmp_path, caplog):
+    """The job had no end that was reported, and its upload and its dub without a mark stayed."""
+
+    def fail(path, facts):
+        raise RuntimeError("no licence for this machine")
+
+    for watermark in (fail, lambda path, facts: path.unlink()):
+        runner, out = Runner.__new__(Runner), tmp_path / "result.mp4"
+        runner._watermark, runner._credentials = watermark, None
+        out.write_bytes(b"dub")
+        with pytest.raises(ServiceUnavailableError, match=r"no watermark.*failed \((RuntimeError|FileNotFoundError)\)"):
+            runner._sealed(out, FACTS)
+        assert not out.exists()
+    assert "no licence for this machine" in caplog.text

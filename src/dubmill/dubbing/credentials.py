@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,38 +95,40 @@ class ContentCredentials:
 
 
 def read_credentials(path: Path) -> dict[str, Any]:
-    """What the manifest in the MP4 at `path` says, and whether the file is as it was signed; `{}` where it has none.
+    """What the manifest in the MP4 at `path` says, and whether the file is as it was signed.
 
-    Keys: `issuer`, `signer`, `is_development`, `is_unchanged`, `failures` (C2PA's codes), `generator`, `claims` (what was signed).
+    Keys: `has_manifest`; with one `issuer`, `signer`, `is_development`, `is_unchanged`, `failures` (C2PA's codes), `generator` and
+    `claims` (what was signed). Of a damaged file or manifest `is_readable` is false, and `failures` has one sentence.
     """
     import c2pa
 
     try:
         with path.open("rb") as stream, c2pa.Reader("video/mp4", stream) as reader:
-            store = json.loads(reader.json())
+            return _facts(json.loads(reader.json()))
     except c2pa.C2paError as error:  # its kinds are added at import, where no type checker sees them
-        return (
-            {}
-            if "ManifestNotFound" in type(error).__name__
-            else {"is_unchanged": False, "failures": [str(error)[:300]]}
-        )
-    return _facts(
-        store["manifests"][store["active_manifest"]], store["validation_results"]["activeManifest"]["failure"]
-    )
+        return {"has_manifest": False} if "ManifestNotFound" in type(error).__name__ else _unreadable(str(error))
+    except (LookupError, TypeError, AttributeError) as error:  # c2pa returns a damaged manifest without some parts
+        return _unreadable(f"the manifest lacks a part ({error})")
 
 
-def _facts(manifest: Mapping[str, Any], failed: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _unreadable(reason: str) -> dict[str, Any]:
+    return {"has_manifest": False, "is_readable": False, "failures": [reason[:300]]}
+
+
+def _facts(store: Mapping[str, Any]) -> dict[str, Any]:
+    manifest, failed = store["manifests"][store["active_manifest"]], store["validation_results"]["activeManifest"]
     signature, generator = manifest.get("signature_info", {}), manifest["claim_generator_info"][0]
-    failures = {one["code"] for one in failed} - {UNTRUSTED}
+    failures = {one["code"] for one in failed["failure"]} - {UNTRUSTED}
     assertions = {one["label"]: one["data"] for one in manifest["assertions"]}
     return {
+        "has_manifest": True,
         "issuer": signature.get("issuer", ""),
         "signer": signature.get("common_name", ""),
         "is_development": signature.get("issuer") == DEVELOPMENT_ISSUER,
         "is_unchanged": not failures,
         "failures": sorted(failures),
         "generator": f"{generator.get('name', '')} {generator.get('version', '')}",
-        "claims": assertions.get(ASSERTION, {}),
+        "claims": {name: str(value) for name, value in assertions.get(ASSERTION, {}).items()},
     }
 
 

@@ -54,13 +54,16 @@ class ResultView(BaseModel):
 class CredentialsView(BaseModel):
     """The C2PA manifest of a dub, as the server reads it from the file; without one, `has_manifest` is false and the rest empty."""
 
-    has_manifest: bool
+    has_manifest: bool = Field(description="whether a manifest was read")
+    is_readable: bool = Field(True, description="false where the file or its manifest is damaged")
     is_unchanged: bool = Field(False, description="whether file and signature fit")
     is_development: bool = Field(False, description="signed by a certificate that no viewer trusts")
     issuer: str = ""
     signer: str = ""
     generator: str = ""
-    failures: list[str] = Field([], description="C2PA's codes of what does not fit")
+    failures: list[str] = Field(
+        [], description="C2PA's codes of what does not fit; where `is_readable` is false, one sentence that says why"
+    )
     claims: dict[str, str] = Field({}, description="what was signed: language, model, release, sha256 of the source")
 
 

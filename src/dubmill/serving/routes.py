@@ -83,8 +83,7 @@ def job_routes(model: DubModel) -> APIRouter:
         """Who signed the dub's C2PA manifest, what it says, and whether the file is as it was signed."""
         job = jobs.get(job_id, CALLER.get())
         check_has_file(job)
-        found = read_credentials(jobs.result_path(job.id))
-        return {"has_manifest": bool(found), **found}
+        return read_credentials(jobs.result_path(job.id))
 
     return router
 

@@ -25,7 +25,7 @@ from dubmill.dubbing.open import clip_as_film
 from dubmill.dubbing.project.project import BusyProjectError
 from dubmill.dubbing.requests import FileDubRequest
 from dubmill.dubbing.service import DubbingService
-from dubmill.dubbing.watermark import Watermark
+from dubmill.dubbing.watermark import Watermark, put_watermark
 from dubmill.errors import DubmillError, MediaTooLongError
 from dubmill.serving.adapters import LoadedReleases
 from dubmill.serving.fields import DubFields
@@ -274,11 +274,19 @@ class Runner:
         return self.table.reserve(job_id, document["owner"], seconds, document.get("quota_seconds", math.inf))
 
     def _sealed(self, out: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
-        """Watermark the file where there is a plug, and sign it where there is a key; returns what identifies it."""
-        if self._watermark is not None:
-            self._watermark(out, facts)
-        if self._credentials is not None:
-            self._credentials.sign(out, facts)
+        """Watermark the file where there is a plug, and sign it where there is a key; returns what identifies it.
+
+        Raises:
+            DubmillError: that failed, and the file is deleted.
+        """
+        try:
+            if self._watermark is not None:
+                put_watermark(self._watermark, out, facts)
+            if self._credentials is not None:
+                self._credentials.sign(out, facts)
+        except BaseException:
+            out.unlink(missing_ok=True)
+            raise
         name = self._credentials.name if self._credentials is not None else ""
         return {"credentials": name, "sha256": hash_file(out), "num_bytes": out.stat().st_size}
 
