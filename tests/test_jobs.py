@@ -147,6 +147,7 @@ def test_a_longer_video_becomes_a_film_with_the_same_routes(served):
     done = served.wait(job["id"], "done", "failed")
     assert done["state"] == "done", done
     assert media.probe(served.get(done["links"]["result"]).content).num_frames == 40
+    assert not [note for note in done["result"]["notes"] if "--" in note], "the endpoint has no options"
     assert [entry["job"] for entry in served.ledger()].count(job["id"]) == 1
 
 
@@ -231,6 +232,22 @@ def test_a_caller_that_leaves_while_its_job_is_stored_cancels_it(tmp_path):
     assert store.list("anonymous", limit=5, offset=0) == []
     assert store.num_open() == 0
     assert [path for path in tmp_path.iterdir() if path.is_dir()] == []
+
+
+def test_a_job_that_is_cancelled_while_it_is_stored_is_answered_and_not_counted(tmp_path):
+    """Its submission was an error 500: the list of open jobs did not have it any more."""
+    limits = JobLimits(max_waiting=9, max_per_caller=9, result_hours=1.0)
+    store = JobStore(tmp_path, f"sqlite:///{tmp_path}/jobs.sqlite", limits)
+    enqueue = store.client.enqueue
+
+    def enqueue_and_cancel(options, document):
+        enqueue(options, document)
+        store.cancel(options["workflow_id"], "ana")
+
+    store.client.enqueue = enqueue_and_cancel
+    job = store.submit({"fields": {"language": "es"}, "task": {"kind": "dub"}}, b"video", owner="ana")
+    assert job.created == pytest.approx(time.time(), abs=60)
+    assert (store.get(job.id, "ana").state, store.num_open()) == ("cancelled", 0)
 
 
 def test_an_idempotency_key_makes_one_job_and_refuses_another_request(served):

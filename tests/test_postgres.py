@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -45,6 +46,15 @@ def test_jobs_are_stored_found_and_cancelled_in_postgresql(postgresql, tmp_path)
     assert store.cancel(job.id, "ana").state == "cancelled"
     store.discard(job.id, "ana")
     assert store.num_open() == 0
+
+
+def test_submissions_do_not_wait_for_each_other_in_postgresql(postgresql, tmp_path):
+    store = JobStore(tmp_path, postgresql, JobLimits(max_waiting=5, max_per_caller=5, result_hours=1.0))
+    document, together = {"fields": {"language": "es"}, "task": {"kind": "dub"}}, threading.Barrier(2, timeout=30)
+    store.client.enqueue = lambda *_: together.wait()
+    with ThreadPoolExecutor() as pool:
+        jobs = [pool.submit(store.submit, document, b"video", owner="ana") for _ in range(2)]
+        assert {job.result().state for job in jobs} == {"queued"}
 
 
 def test_a_database_that_is_away_is_logged_once_answered_with_503_and_used_again_when_it_is_back(

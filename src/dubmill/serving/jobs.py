@@ -13,7 +13,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,7 +63,9 @@ class JobStore:
         self.open_jobs = OpenJobs(
             self._count_open, max_waiting=limits.max_waiting, max_per_caller=limits.max_per_caller
         )
-        self._enqueuing = threading.Lock()  # SQLite lets a second writer sleep and try again; here they take turns
+        self._enqueuing = (  # SQLite lets a second writer sleep and try again: here they take turns
+            threading.Lock() if database.startswith("sqlite") else nullcontext()
+        )
         self._key_locks = [threading.Lock() for _ in range(NUM_KEY_LOCKS)]
 
     def submit(

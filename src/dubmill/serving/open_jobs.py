@@ -79,11 +79,13 @@ class OpenJobs:
         raise QueueFullError(what, cure=f"try again in {seconds} s", retry_after_seconds=seconds)
 
     def set_stored(self, job_id: str) -> float:
-        """From now on the job is in the database; returns the time."""
+        """From now on the job is in the database, unless it was removed meanwhile; returns the time."""
         with self._lock:
             self._unstored.discard(job_id)
-            self._jobs[job_id] = job = OpenJob(self._jobs[job_id].owner, time.time())
-        return job.created
+            stored = time.time()
+            if job_id in self._jobs:
+                self._jobs[job_id] = OpenJob(self._jobs[job_id].owner, stored)
+        return stored
 
     def remove(self, job_id: str) -> None:
         """The job is over, or was not stored."""
