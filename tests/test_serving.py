@@ -17,6 +17,8 @@ import pytest
 from doubles import dubbing_server
 from doubles.dubbers import tone_hz
 from doubles.releases import CONSENT, small_clip, tiny_backbone, tiny_release
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
 
 from dubmill import media
 from dubmill.artifacts.store import Release
@@ -35,6 +37,7 @@ from dubmill.serving import server, wire
 from dubmill.serving.fields import STATEMENT, FormFields, parse_fields
 from dubmill.serving.open_jobs import QueueFullError
 from dubmill.serving.openapi import DUB_BODY
+from dubmill.serving.problems import kserve_error_response
 
 
 @pytest.fixture(scope="module")
@@ -547,6 +550,26 @@ def test_refusals_of_kserves_own_routes_are_problems_too(url, method, path, stat
     assert operation is None or str(status) in operation["responses"]
 
 
+def test_what_is_not_implemented_beyond_kserves_routes_is_an_error_500_and_no_unknown_model():
+    api = FastAPI()
+    api.add_exception_handler(NotImplementedError, kserve_error_response)
+
+    @api.get("/{path:path}")
+    def fail(path):
+        raise NotImplementedError("this part is missing")
+
+    client, statuses = TestClient(api, raise_server_exceptions=False), {}
+    for path in (
+        "/v2/models/dubmill",
+        "/v1/models/dubmill",
+        "/v2/repository/models/dubmill/load",
+        "/v1/dubs",
+        "/films",
+    ):
+        statuses[path] = client.get(path).status_code
+    assert list(statuses.values()) == [404, 404, 403, 500, 500]
+
+
 def test_an_empty_number_in_a_form_is_none():
     form = {"language": "es", "consent": CONSENT}
     tracks = [parse_fields(form | {"track": text}, "form", kind=FormFields).track for text in ("", "null", "2")]
@@ -634,7 +657,8 @@ def test_limits_in_seconds_and_hours_are_finite_numbers_and_not_negative(name, c
     for text in ("nan", "-1", "-inf", "1 s", *(["inf", "1e999"] if name != "max_dubbed_seconds" else [])):
         with pytest.raises(SystemExit):
             server.arguments().parse_args(["--backbone=b", "--release=r", f"--{name}={text}"])
-        assert f"argument --{name}: " in capsys.readouterr().err
+        assert f"argument --{name}: " in (error := capsys.readouterr().err)
+        assert "it must be finite" in error or text not in ("inf", "1e999")
     for text in ("0", "2.5", *(["inf"] if name == "max_dubbed_seconds" else [])):
         options = server.arguments().parse_args(["--backbone=b", "--release=r", f"--{name}={text}"])
         assert getattr(options, name) == float(text)

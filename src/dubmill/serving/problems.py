@@ -39,6 +39,7 @@ from dubmill.serving.usage import QuotaExceededError
 MAX_ERROR_CHARACTERS = 800  # the longest of our own; fields that are quoted have limits of their own
 MEDIA_TYPE = "application/problem+json"
 VIDEOS = "/v1/videos"  # the routes in the dialect of OpenAI
+KSERVE = ("/v1/models", "/v2")  # the paths of its own routes
 REJECTIONS = Counter("dub_rejections", "requests that were refused, by status and code", ["status", "code"])
 
 
@@ -127,6 +128,8 @@ async def database_away_response(request: Request, error: Exception) -> JSONResp
 
 async def kserve_error_response(request: Request, error: Exception) -> JSONResponse:
     """What KServe raises for a caller's fault as problem details: no such model or version, a body it cannot read, a model that is fixed."""
+    if isinstance(error, NotImplementedError) and not request.url.path.startswith(KSERVE):
+        raise error  # a fault of ours, which is a 500
     detail = str(getattr(error, "reason", error))
     status, code = HTTPStatus.NOT_FOUND, "unknown_model"
     if isinstance(error, InvalidInput):

@@ -158,7 +158,7 @@ def _not_negative(text: str) -> float:
 
 def _finite(text: str) -> float:
     if (value := _not_negative(text)) == math.inf:
-        raise argparse.ArgumentTypeError("it is a number that ends: no timer and no JSON has inf")
+        raise argparse.ArgumentTypeError("it must be finite")
     return value
 
 
