@@ -144,6 +144,28 @@ def test_a_clip_is_dubbed_by_clicks_with_the_adapter_that_was_chosen(page):
     assert page.shot("phone", 390, 1500), "nothing is wider than the window"
 
 
+def test_the_facts_are_those_of_the_dub_that_is_shown_last(page):
+    """The answer on an earlier dub's credentials came into the list of a later one; a damaged file was signed by undefined."""
+    page.wait_for("document.getElementById('state').className === 'ready'")
+    texts = page.value("""(async () => {
+      const answers = {};
+      json = path => new Promise(resolve => { answers[path] = resolve; });
+      const result = {seconds: 1, size: "64x64", num_bytes: 1, model_version: "7", seed: 1, language: "es", consent_entry: ""};
+      const dub = name => ({started: 0, finished: 0, links: {credentials: `/${name}`}, result});
+      const first = showFacts(dub("first")), second = showFacts(dub("second"));
+      answers.second({has_manifest: false, is_readable: false, failures: ["it is empty"]});
+      await second;
+      answers.first({has_manifest: true, signer: "Ana", issuer: "the first", failures: [], is_unchanged: true});
+      await first;
+      const told = $("facts").textContent, third = showFacts(dub("third"));
+      answers.third({has_manifest: true, signer: "", issuer: "", failures: ["claimSignature.missing"], is_unchanged: false});
+      await third;
+      return [told, $("facts").textContent];
+    })()""")
+    assert texts[0].endswith("Credentialscannot be read, the file is damaged (it is empty)")
+    assert "its signature cannot be read" in texts[1]
+
+
 SCRIPT = "1\n00:00:00,400 --> 00:00:01,200\nuno\n\n2\n00:00:02,000 --> 00:00:02,800\ndos\n"
 
 

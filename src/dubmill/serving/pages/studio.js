@@ -2,7 +2,7 @@
 // Shared by the pages of the studio: messages, answers of the server, its state, and jobs that are followed.
 // A page has `onAbout(isFirst)`, called when the server has said what it serves, and `refresh()`, which enables its buttons.
 const $ = id => document.getElementById(id);
-let about = null, timer = null, busy = false;
+let about = null, timer = null, busy = false, numShown = 0;
 
 function showMessage(sentence, bad) {
   $("message").hidden = !sentence;
@@ -52,7 +52,7 @@ function fillLanguages(select, languages, skipped = []) {
 function consentOf(who) { return `${who}, the person shown, agrees to being dubbed (confirmed in the studio)`; }
 function sentences(notes) { return notes.map(note => `${note[0].toUpperCase()}${note.slice(1)}.`).join(" "); }
 async function showFacts(done) {  // what is known of a dub: figures of its job, and the credentials that the server reads in its file
-  const list = $("facts"), result = done && done.result;
+  const list = $("facts"), result = done && done.result, number = ++numShown;
   list.replaceChildren(); list.hidden = !done;
   if (!done) return;
   const add = (name, words, kind) => {
@@ -63,9 +63,12 @@ async function showFacts(done) {  // what is known of a dub: figures of its job,
   add("Model", `version ${result.model_version}, seed ${result.seed}, into ${result.language}`);
   add("Consent", `entry ${result.consent_entry.slice(0, 16)}… of the ledger`);
   const found = await json(done.links.credentials.slice(1)).catch(error => ({failures: [error.message]}));
+  if (number !== numShown) return;  // another dub is shown meanwhile
+  if (found.is_readable === false) return add("Credentials", `cannot be read, the file is damaged (${found.failures.join()})`, "bad");
   if (!found.has_manifest) return add("Credentials", found.failures.join() || "none: this server does not sign its dubs");
   const trust = found.is_development ? ", a development certificate that no viewer trusts" : "";
-  add("Credentials", `C2PA, signed by ${found.signer || "a signer"} (${found.issuer})${trust}`, found.is_development ? "warn" : "fine");
+  const signer = found.issuer ? `signed by ${found.signer || "a signer"} (${found.issuer})` : "its signature cannot be read";
+  add("Credentials", `C2PA, ${signer}${trust}`, !found.issuer ? "bad" : found.is_development ? "warn" : "fine");
   add("File", found.is_unchanged ? "as it was signed" : `changed since it was signed (${found.failures.join(", ")})`, found.is_unchanged ? "fine" : "bad");
 }
 function dropped(screen, take) {  // files that are dropped on an element
