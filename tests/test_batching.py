@@ -12,6 +12,7 @@ import torch
 from doubles.dubbers import ToneDubber
 from doubles.releases import small_clip
 
+from benchmarks import endpoint
 from dubmill.artifacts.rows import Line
 from dubmill.config import params
 from dubmill.dubbing.clip_size import ClipSize
@@ -240,3 +241,16 @@ def test_clips_that_do_not_fit_the_memory_of_a_decoder_are_sampled_in_smaller_ba
         results = dub_together(dubber, requests, model=model, is_ready=lambda: len(dubber._waiting) == 2)
         assert sizes == expected
         assert not any(isinstance(result, Exception) for result in results)
+
+
+def test_the_benchmark_of_the_endpoint_refuses_parts_that_it_does_not_have_or_that_run_nothing(capsys):
+    """A wrong name ran nothing, and the benchmark ended well."""
+    for wrong in ("memory", "batches", "nano_jobs"):
+        with pytest.raises(SystemExit):
+            endpoint.parse(["--only", wrong])
+    assert "give --nano_jobs a number too" in capsys.readouterr().err
+    options = endpoint.parse(["--only", "batches", "kills", "--batches", "3"])
+    assert {name: getattr(options, name) for name in endpoint.PARTS if getattr(options, name)} == {
+        "batches": 3,
+        "kills": 20,
+    }
