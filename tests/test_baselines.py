@@ -121,6 +121,18 @@ def test_an_output_of_one_frame_more_is_cut_to_its_source(room, tmp_path):
     assert [dubs.clip(f"{name}-other", "dub").num_frames for name in IDS] == [6, 6]
 
 
+def test_the_title_of_an_output_which_may_name_its_system_is_not_kept(room, tmp_path):
+    """A blind study's page carries these bytes."""
+    folder = outputs(room, tmp_path / "outputs")
+    for name in IDS:
+        mp4 = media.mp4_bytes(clip(9), {"title": "by the other system", "comment": "the other system, version 3"})
+        (folder / f"{name}-source.mp4").write_bytes(mp4)
+    assert media.metadata(folder / "p0-source.mp4")["title"] == "by the other system"
+    dubs = add(room, folder, tmp_path / "all")
+    for name in IDS:
+        assert b"other system" not in dubs.mp4(f"{name}-other", "dub")
+
+
 @pytest.mark.parametrize("method", ["adapter", "oracle", "Other", "", "a b", "x" * 41])
 def test_a_name_that_is_taken_or_cannot_be_a_column_is_refused(room, tmp_path, method):
     with pytest.raises(UsageError, match="cannot be the name of a baseline"):

@@ -26,7 +26,7 @@ def room(tmp_path_factory):
     pairs = PairSet.draft(folder / "gate", Lineage(step="gate", params={}))
     dubs = DubSet.draft(folder / "dub", Lineage(step="dub", params={}))
     for person in range(PEOPLE):
-        rows, made, files, dubbed = [], [], {}, {}
+        rows, dub_rows, files, dubbed = [], [], {}, {}
         for half in ("first", "second"):
             pair_id = f"p{person}-{half}"
             rows.append(
@@ -45,10 +45,10 @@ def room(tmp_path_factory):
             )
             files[f"{pair_id}/original.mp4"] = b"original"
             for method in METHODS:
-                made.append(DubRow(id=f"{pair_id}-{method}", pair_id=pair_id, method=method, line=SPANISH, seed=1))
+                dub_rows.append(DubRow(id=f"{pair_id}-{method}", pair_id=pair_id, method=method, line=SPANISH, seed=1))
                 dubbed[f"{pair_id}-{method}/dub.mp4"] = f"{pair_id} {person}".encode()
         pairs.add_shard(person, rows, files)
-        dubs.add_shard(person, made, dubbed)
+        dubs.add_shard(person, dub_rows, dubbed)
     return pairs.seal({"gated": True}), dubs.seal({"methods": list(METHODS)})
 
 
@@ -83,6 +83,9 @@ def test_the_page_shows_all_trials_and_names_no_method(study):
     assert not [name for name in METHODS if name in words]
     assert "uno &lt;dos&gt;" in page
     assert "http" not in words  # offline
+    players = re.findall("<video [^>]*>", page)
+    assert len(players) == 3 * (4 + NUM_CHECKS)
+    assert not [one for one in players if " src=" in one]  # a browser has few players: the script sets those of a trial
 
 
 def test_clips_of_other_people_come_before_a_second_clip_of_one_and_sides_are_drawn(room, tmp_path):
@@ -120,15 +123,21 @@ def test_answers_of_another_study_of_one_rater_twice_or_unknown_ones_are_refused
     file = answer(study, "ana", adapter_wins)
     with pytest.raises(UsageError, match="'ana' is in another file too"):
         read_study(study / KEY, [file, file])
-    given = json.loads(file.read_text())
-    file.write_text(json.dumps({**given, "study": "other"}))
+    twin = answer(study, "Ana ", adapter_wins)
+    with pytest.raises(UsageError, match="'Ana ' is in another file too"):
+        read_study(study / KEY, [file, twin])
+    content = json.loads(file.read_text())
+    file.write_text(json.dumps({**content, "study": "other"}))
     with pytest.raises(UsageError, match="study other"):
         read_study(study / KEY, [file])
-    file.write_text(json.dumps({**given, "answers": {"t1": {"overall": "c"}}}))
+    file.write_text(json.dumps({**content, "answers": {"t1": {"overall": "c"}}}))
     with pytest.raises(InvalidArtifactError, match="'c' is no answer"):
         read_study(study / KEY, [file])
     with pytest.raises(InvalidArtifactError, match="not a file of a study"):
         read_study(study / PAGE, [])
+    file.write_text("[" * 100_000)
+    with pytest.raises(InvalidArtifactError, match="RecursionError"):
+        read_study(study / KEY, [file])
 
 
 def test_a_folder_with_another_study_keeps_its_key_and_a_method_without_dubs_is_refused(study, room):
@@ -138,15 +147,17 @@ def test_a_folder_with_another_study_keeps_its_key_and_a_method_without_dubs_is_
         make_study(dubs, pairs, ["base"], 3, 5, study)
     assert (study / KEY).read_bytes() == before
     for methods, count in ((["none"], 1), ([], 1), (["adapter"], 1), (["base"], 2 * PEOPLE + 1)):
-        with pytest.raises(UsageError, match="are asked for"):
+        with pytest.raises(UsageError, match="are needed"):
             make_study(dubs, pairs, methods, count, 5, study / "other")
 
 
 def test_the_commands_make_a_study_and_print_its_results(room, tmp_path):
     pairs, dubs = room
-    asked = ["study", "new", "--dubs", str(dubs.path), "--pairs", str(pairs.path), "--against", "base", "--clips", "2"]
-    done = CliRunner().invoke(app, [*asked, "--out", str(tmp_path)])
-    assert done.output.startswith("study: 4 comparisons in ")
+    options = ["study", "new", "--dubs", str(dubs.path), "--pairs", str(pairs.path), "--clips", "2"]
+    options += ["--against", "base", "--against", "base", "--out", str(tmp_path)]
+    result = CliRunner().invoke(app, options)
+    assert result.output.startswith("study: 4 comparisons in ")
     answers = answer(tmp_path, "ana", adapter_wins)
-    done = CliRunner().invoke(app, ["study", "results", str(tmp_path / KEY), str(answers)])
-    assert "| base | overall | 2 | 0 | 0 |" in done.output
+    result = CliRunner().invoke(app, ["study", "results", str(tmp_path / KEY), str(answers)])
+    assert "| base | overall | 2 | 0 | 0 |" in result.output
+    assert CliRunner().invoke(app, [*options, "--seed", "-1"]).exit_code == 2

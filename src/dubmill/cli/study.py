@@ -21,13 +21,14 @@ def new(
     against: Annotated[list[str], typer.Option(help="method to compare the adapter with; may be repeated")],
     out: Annotated[Path, typer.Option(help="folder for the page and its key")],
     clips: Annotated[int, typer.Option(min=1, help="held-out clips to show")] = 12,
-    seed: Annotated[int, typer.Option(help="seed of the choice and order of the clips")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="seed of the choice and order of the clips")] = 0,
 ) -> None:
     """Write a page to send to raters, and the key that stays with you."""
     from dubmill.artifacts.store import DubSet, PairSet
     from dubmill.report.study import KEY, PAGE, make_study
 
-    count = make_study(DubSet.open(dubs), PairSet.open(pairs), against, clips, seed, out)
+    methods = list(dict.fromkeys(against))
+    count = make_study(DubSet.open(dubs), PairSet.open(pairs), methods, clips, seed, out)
     typer.echo(f"study: {count} comparisons in {out / PAGE}; keep {out / KEY} to yourself")
 
 

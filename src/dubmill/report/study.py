@@ -10,12 +10,13 @@ import base64
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from dubmill.artifacts.files import digest_of, write_atomically
 from dubmill.artifacts.rows import PairRow
@@ -36,7 +37,7 @@ ASPECTS = {
 CHOICES = {"a": -1, "same": 0, "b": 1}
 PAGE, KEY = "study.html", "key.json"
 NUM_CHECKS = 2  # trials that show one dub twice
-POWER, SHOWN_DIFFERENCE = 0.8, 0.2  # of the number of puppets that a later study needs
+POWER, DIFFERENCE = 0.8, 0.2  # of the number of people that a later study needs
 
 
 class Trial(BaseModel):
@@ -82,8 +83,8 @@ def make_study(dubs: DubSet, pairs: PairSet, methods: Sequence[str], num_clips: 
     if (out / KEY).is_file() and _read(Key, out / KEY).study != study:
         what = "the folder holds another study, whose answers need its key"
         raise UsageError(what, where=str(out), cure="give an empty one")
-    shown = [_shown(trial, next(row for row in rows if row.id == trial.pair_id), pairs, dubs) for trial in trials]
-    page = rendered("study.html.j2", study=study, trials=shown, aspects=ASPECTS)
+    views = [_view(trial, next(row for row in rows if row.id == trial.pair_id), pairs, dubs) for trial in trials]
+    page = rendered("study.html.j2", study=study, trials=views, aspects=ASPECTS)
     out.mkdir(parents=True, exist_ok=True)
     write_atomically(out / KEY, Key(study=study, trials=trials).model_dump_json(indent=1).encode())
     write_atomically(out / PAGE, page.encode())
@@ -92,13 +93,13 @@ def make_study(dubs: DubSet, pairs: PairSet, methods: Sequence[str], num_clips: 
 
 def _dubbed(dubs: DubSet, pairs: PairSet, methods: Sequence[str], num_clips: int) -> list[PairRow]:
     """Returns the held-out pairs that all methods dubbed."""
-    done = {(row.pair_id, row.method) for row in dubs.rows}
-    rows = [row for row in pairs.split("heldout") if all((row.id, method) in done for method in (SUBJECT, *methods))]
+    dubbed = {(row.pair_id, row.method) for row in dubs.rows}
+    rows = [row for row in pairs.split("heldout") if all((row.id, method) in dubbed for method in (SUBJECT, *methods))]
     if methods and SUBJECT not in methods and len(rows) >= num_clips:
         return rows
     known = sorted({row.method for row in dubs.rows} - {SUBJECT})
     raise UsageError(
-        f"{len(rows)} clips are dubbed by {SUBJECT} and {', '.join(methods) or 'no other method'}; {num_clips} are asked for",
+        f"{len(rows)} clips are dubbed by {SUBJECT} and {', '.join(methods) or 'no other method'}; {num_clips} are needed",
         where=str(dubs.path),
         cure=f"choose from {', '.join(known)}, and fewer clips",
     )
@@ -123,7 +124,7 @@ def _trials(rows: Sequence[PairRow], methods: Sequence[str], rng: np.random.Gene
         yield Trial(id=f"t{number}", pair_id=row.id, cluster=cluster_of(row), a=both[first], b=both[1 - first])
 
 
-def _shown(trial: Trial, row: PairRow, pairs: PairSet, dubs: DubSet) -> dict[str, str]:
+def _view(trial: Trial, row: PairRow, pairs: PairSet, dubs: DubSet) -> dict[str, str]:
     """Returns what the page shows of a trial: words and three videos."""
     dub_ids = {dub.method: dub.id for dub in dubs.rows if dub.pair_id == row.id}
     first, second = (dubs.mp4(dub_ids[method], "dub") for method in (trial.a, trial.b))
@@ -148,7 +149,7 @@ class Preference:
     low: float
     high: float
     p_holm: float
-    needed: int  # persons shown that a difference of SHOWN_DIFFERENCE needs, at this spread, to be seen with POWER
+    needed: int  # persons shown that one test alone, without Holm's correction, needs to see DIFFERENCE with POWER
 
 
 @dataclass(frozen=True)
@@ -172,45 +173,51 @@ def read_study(key_file: Path, answer_files: Sequence[Path], *, confidence: floa
     trials = {trial.id: trial for trial in key.trials}
     votes: dict[tuple[str, str], list[tuple[str, int]]] = {}
     checks: list[int] = []
-    for given in _answers(key, answer_files):
-        for trial, aspect, choice in ((trials[name], *one) for name, of in given.answers.items() for one in of.items()):
-            if trial.a == trial.b:
-                checks.append(CHOICES[choice])
-            else:
-                other, sign = (trial.b, -1) if trial.a == SUBJECT else (trial.a, 1)
-                votes.setdefault((other, aspect), []).append((trial.cluster, sign * CHOICES[choice]))
-    preferences = [_preference(*asked, votes[asked], confidence, seed) for asked in sorted(votes)]
-    corrected = holm([one.p_holm for one in preferences])
-    told = tuple(replace(one, p_holm=p) for one, p in zip(preferences, corrected, strict=True))
-    return StudyResult(told, len(answer_files), len(checks), checks.count(0))
+    for trial_id, aspect, choice in chain.from_iterable(map(_choices, _answers(key, answer_files))):
+        trial = trials[trial_id]
+        if trial.a == trial.b:
+            checks.append(CHOICES[choice])
+        else:
+            other, sign = (trial.b, -1) if trial.a == SUBJECT else (trial.a, 1)
+            votes.setdefault((other, aspect), []).append((trial.cluster, sign * CHOICES[choice]))
+    preferences = [_preference(*question, votes[question], confidence, seed) for question in sorted(votes)]
+    corrected = zip(preferences, holm([preference.p_holm for preference in preferences]), strict=True)
+    preferences = [replace(preference, p_holm=p) for preference, p in corrected]
+    return StudyResult(tuple(preferences), len(answer_files), len(checks), checks.count(0))
+
+
+def _choices(answers: Answers) -> list[tuple[str, str, str]]:
+    """Returns trial, aspect and choice of every answer."""
+    return [(trial, *pair) for trial, by_aspect in answers.answers.items() for pair in by_aspect.items()]
 
 
 def _answers(key: Key, files: Sequence[Path]) -> Iterator[Answers]:
     """Yields the answers of each file, checked."""
     trials, raters = {trial.id for trial in key.trials}, set[str]()
     for path in files:
-        given = _read(Answers, path)
-        if given.study != key.study or not set(given.answers) <= trials:
-            what = f"these answers are of study {given.study}"
+        answers = _read(Answers, path)
+        if answers.study != key.study or not set(answers.answers) <= trials:
+            what = f"these answers are of study {answers.study}"
             raise UsageError(what, where=str(path), cure=f"give those of {key.study}")
-        if given.rater in raters:
-            raise UsageError(f"{given.rater!r} is in another file too", where=str(path), cure="give each rater once")
-        for aspect, choice in ((*one,) for of in given.answers.values() for one in of.items()):
+        rater = answers.rater.strip().casefold()
+        if rater in raters:
+            raise UsageError(f"{answers.rater!r} is in another file too", where=str(path), cure="give each rater once")
+        for _, aspect, choice in _choices(answers):
             if aspect not in ASPECTS or choice not in CHOICES:
                 what = f"{aspect!r}: {choice!r} is no answer"
                 raise InvalidArtifactError(what, where=str(path), cure="give the file as the page saved it")
-        raters.add(given.rater)
-        yield given
+        raters.add(rater)
+        yield answers
 
 
 def _preference(method: str, aspect: str, votes: Sequence[tuple[str, int]], confidence: float, seed: int) -> Preference:
     clusters, values = [cluster for cluster, _ in votes], [vote for _, vote in votes]
     interval = bootstrap_interval(values, clusters=clusters, num_bootstrap=2000, confidence=confidence, seed=seed)
     test = paired_test(values, clusters=clusters, seed=seed)
-    means = [np.mean([vote for cluster, vote in votes if cluster == one]) for one in dict.fromkeys(clusters)]
+    means = [np.mean([vote for cluster, vote in votes if cluster == person]) for person in dict.fromkeys(clusters)]
     quantiles = NormalDist().inv_cdf(1 - (1 - confidence) / 2) + NormalDist().inv_cdf(POWER)
     spread = float(np.std(means, ddof=1)) if len(means) > 1 else float("nan")
-    needed = int(np.ceil((quantiles * spread / SHOWN_DIFFERENCE) ** 2)) if spread > 0 else 0
+    needed = int(np.ceil((quantiles * spread / DIFFERENCE) ** 2)) if spread > 0 else 0
     return Preference(
         method, aspect, values.count(1), values.count(0), values.count(-1),
         interval.mean, interval.low, interval.high, test.p, needed,
@@ -225,16 +232,16 @@ def study_page(result: StudyResult) -> str:
         f"| against | aspect | {SUBJECT} preferred | same | other preferred | mean (-1 to 1) | p, Holm | persons needed |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for one in result.preferences:
-        mean = f"{one.mean:+.2f} ({one.low:+.2f} to {one.high:+.2f})"
-        needed = one.needed or "unknown"
+    for row in result.preferences:
+        mean = f"{row.mean:+.2f} ({row.low:+.2f} to {row.high:+.2f})"
+        counts = f"{row.wins} | {row.same} | {row.losses}"
         lines.append(
-            f"| {one.method} | {one.aspect} | {one.wins} | {one.same} | {one.losses} | {mean} | {one.p_holm:.3g} | {needed} |"
+            f"| {row.method} | {row.aspect} | {counts} | {mean} | {row.p_holm:.3g} | {row.needed or 'unknown'} |"
         )
     lines += [
         "",
-        f"Intervals and tests are by the person shown. Persons needed: so many different ones show a mean of {SHOWN_DIFFERENCE} in "
-        f"{POWER:.0%} of studies with this spread.",
+        f"Intervals and tests are by the person shown. Persons needed: so many different ones show a mean of {DIFFERENCE} in "
+        f"{POWER:.0%} of studies with this spread, by one test alone; with Holm's correction of several tests more are needed.",
     ]
     return "\n".join(lines) + "\n"
 
@@ -242,7 +249,7 @@ def study_page(result: StudyResult) -> str:
 def _read(model: type[Any], path: Path) -> Any:
     try:
         return model.model_validate(json.loads(path.read_bytes()))
-    except (OSError, ValueError, ValidationError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InvalidArtifactError(
             f"it is not a file of a study ({type(error).__name__})",
             where=str(path),
