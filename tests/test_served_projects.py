@@ -8,6 +8,7 @@ import shutil
 import threading
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import date
 from types import SimpleNamespace
 
@@ -256,6 +257,25 @@ def test_a_project_gets_another_language_and_each_keeps_its_own_words(projects, 
     assert (served.language_of(""), served.language_of("EN")) == ("es", "en")
     with pytest.raises(UnknownProjectError, match="use es, en"):
         served.language_of("fr")
+
+
+def test_a_new_script_keeps_the_recordings_of_its_segments(projects, model, tmp_path):
+    """They were dropped without a word."""
+    served, backbone = create(projects, model), model[1]["backbone"]
+    project, recording = served.open(), tmp_path / "s1.wav"
+    row = project.row("s1")
+    words = replace(row.targets["es"], recording=recording)
+    project.with_rows([replace(row, targets={**row.targets, "es": words})]).save()
+    served.put_script("es", SCRIPT.replace("uno", "tres"), backbone)
+    served.put_script("en", SCRIPT, backbone)
+    rows = served.open().rows
+    assert [(row.targets["es"].text, row.targets["es"].recording) for row in rows] == [
+        ("tres", recording),
+        ("dos", None),
+    ]
+    assert [row.targets["en"].recording for row in rows] == [None, None]
+    with pytest.raises(UsageError, match="segment s1 has a recording without words"):
+        served.put_script("es", SCRIPT[SCRIPT.index("2\n00") :], backbone)
 
 
 def test_a_language_whose_writing_was_interrupted_leaves_the_project_as_it_was(projects, model, monkeypatch):

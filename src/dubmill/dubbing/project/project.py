@@ -174,12 +174,16 @@ class FilmProject:
     def with_script(self, cues: Sequence[Cue], language: str, fit: LineFitter) -> FilmProject:
         """The project with the words of a translated script in `language`, which is added where it is new; not saved yet.
 
+        Segments keep their recordings.
+
         Raises:
-            UsageError: the cues do not suit the segments.
+            UsageError: the cues do not suit the segments, or a segment with a recording has no words.
         """
         words = match_targets(self.rows, cues, language, "script")
+        texts = {row.id: " ".join(words.get(row.id, "").split()) for row in self.rows}
+        kept = {row.id: row.targets.get(language, Target()).without_fitting for row in self.rows}
         rows = [
-            replace(row, targets={**row.targets, language: Target(" ".join(words.get(row.id, "").split()))})
+            replace(row, targets={**row.targets, language: replace(kept[row.id], text=texts[row.id])})
             for row in self.rows
         ]
         languages = tuple(dict.fromkeys([*self.settings.languages, language]))
