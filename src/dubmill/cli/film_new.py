@@ -170,9 +170,9 @@ def _create(
         rows = fit_rows(rows, tag, film.info.seconds, fit)
     if separator:
         with progress_bar("separate") as progress:
-            made = separated_background(film, separator, folder / WORK, progress)
-        settings = settings.model_copy(update={"background": made.relative_to(folder)})
-        film = replace(film, background=made)
+            background = separated_background(film, separator, folder / WORK, progress)
+        settings = settings.model_copy(update={"background": background.relative_to(folder)})
+        film = replace(film, background=background)
     with progress_bar("read") as progress:
         FilmProject.create(folder, settings, rows, film, progress)
 
