@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,6 +15,7 @@ import typer
 from dubmill.errors import UsageError
 
 if TYPE_CHECKING:
+    from dubmill.dubbing.longform.film import Progress
     from dubmill.dubbing.requests import FileDubResult
     from dubmill.providers import Separator
 
@@ -112,7 +113,7 @@ class DubOptions:
 
 
 @contextlib.contextmanager
-def progress_bar(label: str) -> Iterator[Callable[[float], None]]:
+def progress_bar(label: str) -> Iterator[Progress]:
     """A progress bar with the time left, and the callback that moves it, 0 to 1."""
     with typer.progressbar(length=1000, label=label, file=sys.stderr) as bar:
         yield lambda share: bar.update(int(1000 * share) - bar.pos)
@@ -194,7 +195,7 @@ def dub(
         ),
     ] = NO_OVERLAYS,
     backbone: Annotated[Path, typer.Option(help="sealed backbone")] = BACKBONE,
-    seed: Annotated[int, typer.Option(help="seed of the dub")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="seed of the dub")] = 0,
     endpoint: Endpoint = "",
 ) -> None:
     """Dub a video file into another language: a clip, or a film chunk by chunk where it is longer or has a script."""

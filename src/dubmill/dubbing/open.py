@@ -21,6 +21,7 @@ from dubmill.dubbing.clip_dubber import ClipDubber
 from dubmill.dubbing.clip_size import SLACK_SECONDS, ClipSize
 from dubmill.dubbing.consent import LEDGER, ConsentLedger
 from dubmill.dubbing.longform import Film, FilmAnalysis, chunks_folder, plan_chunks, separated_background
+from dubmill.dubbing.longform.film import Progress
 from dubmill.dubbing.model_source import ModelSource
 from dubmill.dubbing.requests import FileDubRequest, FileDubResult, check_file_request
 from dubmill.dubbing.service import DubbingService
@@ -165,7 +166,7 @@ def dub_clip_file(
     *,
     source: ModelSource,
     backbone: Path,
-    progress: Callable[[float], None],
+    progress: Progress,
     ledger: Path = LEDGER,
 ) -> FileDubResult:
     """Dub a file of one clip without a server, into `out`: a film whose one text lasts from start to end.
@@ -188,7 +189,7 @@ def dub_film_file(
     *,
     source: ModelSource,
     backbone: Path,
-    progress: Callable[[float], None],
+    progress: Progress,
     ledger: Path = LEDGER,
 ) -> FileDubResult:
     """Dub a video of any length without a server, into `out`.
@@ -201,7 +202,7 @@ def dub_film_file(
 
 
 def with_separated_background(
-    request: FileDubRequest, out: Path, source: ModelSource, separator: Separator, progress: Callable[[float], None]
+    request: FileDubRequest, out: Path, source: ModelSource, separator: Separator, progress: Progress
 ) -> FileDubRequest:
     """The request with its film opened, and the background that a separator makes, kept with the chunks of `out` until it is done.
 

@@ -23,6 +23,7 @@ from dubmill.dubbing.longform import (
     dub_film,
     plan_film,
 )
+from dubmill.dubbing.longform.film import Progress
 from dubmill.dubbing.model_source import ModelSource
 from dubmill.dubbing.requests import (
     FileDubRequest,
@@ -66,7 +67,7 @@ class DubbingService:
         media.mp4_bytes(dubbed)
         return dub_seconds
 
-    def dub_film(self, request: FileDubRequest, out: Path, progress: Callable[[float], None]) -> FileDubResult:
+    def dub_film(self, request: FileDubRequest, out: Path, progress: Progress) -> FileDubResult:
         """Write the dub of a video of any length to `out`; its consent is checked before the model runs, and recorded with the dub.
 
         Raises:
@@ -92,7 +93,7 @@ class DubbingService:
         film: Film,
         request: FileDubRequest,
         out: Path,
-        progress: Callable[[float], None],
+        progress: Progress,
         *,
         before_handover: Callable[[Path], None],
     ) -> FileDubResult:
@@ -121,7 +122,7 @@ class DubbingService:
     def dub_film_chunks(
         self,
         request: FileDubRequest,
-        progress: Callable[[float], None],
+        progress: Progress,
         *,
         is_wanted: Callable[[int, Chunk], bool],
     ) -> int:

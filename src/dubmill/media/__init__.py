@@ -16,6 +16,7 @@ from dubmill.media.probing import Limits, MediaInfo, probe
 from dubmill.media.process import CONTAINERS, Source, media_type_of, name_of
 from dubmill.media.reading import (
     SILENCE,
+    SOUND_BLOCK_SAMPLES,
     converted_frames,
     film_frames,
     frames,
@@ -28,7 +29,7 @@ from dubmill.media.reading import (
 from dubmill.media.writing import METADATA_KEYS, lossless_bytes, mp4_bytes, wav_bytes, write_sound
 
 __all__ = [
-    "BT709", "CONTAINERS", "METADATA_KEYS", "OUTPUT_CONTAINERS", "SILENCE", "SILENCE_LUFS", "CarriedStreams", "Coding", "Colour",
+    "BT709", "CONTAINERS", "METADATA_KEYS", "OUTPUT_CONTAINERS", "SILENCE", "SILENCE_LUFS", "SOUND_BLOCK_SAMPLES", "CarriedStreams", "Coding", "Colour",
     "EncodedPiece", "Layout", "Limits", "MediaInfo", "PictureFormat", "SoundTrack", "Source", "carried_streams", "check_quality", "coding_like", "converted_frames",
     "executable", "film_frames", "frames", "loudness", "lossless_bytes", "media_type_of", "metadata", "mp4_bytes", "name_of", "probe",
     "read", "read_lossless", "sound", "stored_frames", "version", "wav_bytes", "write_film", "write_piece", "write_sound",

@@ -33,7 +33,7 @@ from dubmill.media.process import (
     url,
 )
 
-SILENCE = 1e-4  # peak: below -80 dBFS there is no voice
+SILENCE, SOUND_BLOCK_SAMPLES = 1e-4, 1 << 15  # peak below which, at -80 dBFS, there is no voice; length of a block
 _SEEK_MARGIN_SECONDS = 2.0  # deinterlacing and frames that are stored out of order need what comes before
 _ABSOLUTE_TIME = ("-copyts", "-start_at_zero")  # after a seek, time is counted as if there had been none
 _TONE_MAPPED = (
@@ -202,7 +202,7 @@ def sound(
     *,
     sample_rate_hz: int,
     channels: int,
-    block_samples: int = 1 << 15,
+    block_samples: int = SOUND_BLOCK_SAMPLES,
     track: int = 0,
     has_picture: bool = False,
 ) -> Iterator[np.ndarray]:

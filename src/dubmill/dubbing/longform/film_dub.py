@@ -31,7 +31,6 @@ from dubmill.faces import BlendMask, timed_sentences
 from dubmill.text.languages import ISO_639_2
 from dubmill.text.subtitles import Cue
 
-SOUND_BLOCK = 1 << 15  # samples of a block, as `media.sound` reads them
 _ANALYZED, _DUBBED, _ENCODED = 0.05, 0.85, 0.97  # share of the work done after each phase, as reported to `progress`
 
 
@@ -142,7 +141,7 @@ def _write_film(
     progress: Progress,
 ) -> None:
     rate, channels, wav = film.info.sample_rate_hz, film.channels, path.with_name("sound.wav")
-    num_blocks = math.ceil(film.info.seconds * rate / SOUND_BLOCK)
+    num_blocks = math.ceil(film.info.seconds * rate / media.SOUND_BLOCK_SAMPLES)
     gain = join.gain_to_match(film, dubs)
     sound = counted(join.joined_sound(film, dubs, gain, duck_db), num_blocks, progress)
     media.write_sound(wav, sound, sample_rate_hz=rate, channels=channels)

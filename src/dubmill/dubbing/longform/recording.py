@@ -13,12 +13,12 @@ import numpy as np
 
 from dubmill import media
 from dubmill.dubbing.clip_size import SLACK_SECONDS
+from dubmill.dubbing.longform.background import LEVEL_RATE_HZ
 from dubmill.dubbing.longform.chunks import Chunk
 from dubmill.dubbing.longform.film import Film, SlidingWindow
 from dubmill.errors import UnreadableMediaError, UsageError
 from dubmill.media.clips import cut_or_pad
 
-_RATE_HZ = 16000
 _QUIET = 10 ** (-50 / 20)  # of full scale: what is softer, such as the room after the words, may go on
 
 
@@ -36,9 +36,7 @@ def check_recording(path: Path) -> None:
     Raises:
         UnreadableMediaError: with the reason.
     """
-    blocks = media.sound(path, sample_rate_hz=_RATE_HZ, channels=1)
-    if not any(np.abs(block).max(initial=0.0) > media.SILENCE for block in blocks):
-        raise UnreadableMediaError("the recording is silent", where=str(path), cure="give one in which somebody speaks")
+    next(_speech_ends(path, media.SILENCE))
 
 
 def check_segment_recordings(chunks: Sequence[Chunk]) -> None:
@@ -61,17 +59,30 @@ def check_segment_recording(path: Path, room_seconds: float) -> None:
     """
     if not path.is_file():
         raise UsageError("the recording is not there", where=str(path), cure="put it back, or name another")
-    sound_N = np.concatenate([np.zeros((0, 1)), *media.sound(path, sample_rate_hz=_RATE_HZ, channels=1)])[:, 0]
-    heard = np.flatnonzero(np.abs(sound_N) > _QUIET)
-    if not len(heard):
-        raise UnreadableMediaError("the recording is silent", where=str(path), cure="give one in which somebody speaks")
-    seconds = float(heard[-1] + 1) / _RATE_HZ
+    seconds = max(_speech_ends(path, _QUIET))
     if seconds > room_seconds + SLACK_SECONDS:
         raise UsageError(
             f"somebody speaks in the recording until {seconds:.2f} s, and its segment lasts {room_seconds:.2f} s",
             where=str(path),
             cure="give the segment a later --end, or a shorter recording",
         )
+
+
+def _speech_ends(path: Path, threshold: float) -> Iterator[float]:
+    """Yields, block by block, the second in a recording after which the block's peak stays below `threshold` (of full scale).
+
+    Raises:
+        UnreadableMediaError: it cannot be read, or no block is louder.
+    """
+    num_samples, seconds = 0, 0.0
+    for block in media.sound(path, sample_rate_hz=LEVEL_RATE_HZ, channels=1):
+        loud = np.flatnonzero(np.abs(block[:, 0]) > threshold)
+        if len(loud):
+            seconds = float(num_samples + loud[-1] + 1) / LEVEL_RATE_HZ
+            yield seconds
+        num_samples += len(block)
+    if not seconds:
+        raise UnreadableMediaError("the recording is silent", where=str(path), cure="give one in which somebody speaks")
 
 
 def chunk_voices(film: Film, path: Path | None, chunks: Sequence[Chunk]) -> Iterator[ChunkVoice | None]:

@@ -6,7 +6,7 @@ Axes: N samples, C channels.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from dubmill import media
 from dubmill.artifacts.files import digest_of
-from dubmill.dubbing.longform.film import Film, SlidingWindow
+from dubmill.dubbing.longform.film import Film, Progress, SlidingWindow, no_progress
 from dubmill.media.clips import cut_or_pad
 from dubmill.providers import SEPARATION_RATE_HZ, Separator
 
@@ -22,9 +22,7 @@ _WINDOW_SECONDS = 30  # of sound that is separated at once
 _CONTEXT_SECONDS = 2  # of sound that the model hears before and after it
 
 
-def separated_background(
-    film: Film, separator: Separator, folder: Path, progress: Callable[[float], None] = lambda share: None
-) -> Path:
+def separated_background(film: Film, separator: Separator, folder: Path, progress: Progress = no_progress) -> Path:
     """The recording of the film's sound less the speech in it, made in `folder` on first use.
 
     Only the speech is resampled: all that the separator does not take for speech stays to the sample.
@@ -50,7 +48,7 @@ def separated_background(
     return path
 
 
-def _speech_blocks(film: Film, separator: Separator, progress: Callable[[float], None]) -> Iterator[np.ndarray]:
+def _speech_blocks(film: Film, separator: Separator, progress: Progress) -> Iterator[np.ndarray]:
     """The speech in the film in blocks (N, C) at the separator's rate."""
     step, context = (seconds * SEPARATION_RATE_HZ for seconds in (_WINDOW_SECONDS, _CONTEXT_SECONDS))
     window, start = SlidingWindow(film.sound(SEPARATION_RATE_HZ, film.channels)), 0

@@ -9,7 +9,7 @@ Axes: F frames, N samples, E embedding, 4 box edges as x0, y0, x1, y1 pixels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,7 +20,7 @@ from dubmill.artifacts.store import Backbone
 from dubmill.config.params import load
 from dubmill.dubbing.longform import Film
 from dubmill.dubbing.longform.crops import resized
-from dubmill.dubbing.longform.film import SlidingWindow
+from dubmill.dubbing.longform.film import Progress, SlidingWindow
 from dubmill.dubbing.project.project import ProjectSettings
 from dubmill.dubbing.project.table import Row
 from dubmill.errors import UsageError
@@ -77,7 +77,7 @@ def open_tools(settings: ProjectSettings) -> SpeakerTools:
 
 
 def observe(
-    film: Film, rows: Sequence[Row], detector: FaceDetector, scorers: Scorers, progress: Callable[[float], None]
+    film: Film, rows: Sequence[Row], detector: FaceDetector, scorers: Scorers, progress: Progress
 ) -> list[Observation]:
     """The voice and the faces of every segment, in one reading of the film."""
     reader = film.overview_reader()

@@ -10,13 +10,13 @@ from pathlib import Path
 from dubmill.dubbing.longform import Chunk, Film, plan_chunks
 from dubmill.dubbing.longform.chunk_dubs import FilmJob, chunk_crops, chunk_mask, take_keys
 from dubmill.dubbing.longform.crops import Crop
+from dubmill.dubbing.longform.film import Progress
 from dubmill.dubbing.project.project import FilmProject
 from dubmill.dubbing.requests import FileDubRequest, FileDubResult
 from dubmill.dubbing.service import DubbingService
 from dubmill.errors import DubmillError
 from dubmill.media.clips import Clip
 
-Progress = Callable[[float], None]
 NO_WORDS, TO_DUB, DUBBED, REFUSED = "no words", "to dub", "dubbed", "refused"
 
 
