@@ -270,7 +270,7 @@ def test_languages_share_what_was_read_from_the_film(film, source, stand_in, mon
     read = []
     frames = Film.clip_reader
     monkeypatch.setattr(Film, "clip_reader", lambda film: read.append(film) or frames(film))
-    monkeypatch.setattr(Film, "analyze", lambda film: pytest.fail("the film is analysed again"))
+    monkeypatch.setattr(Film, "analyze", lambda *_: pytest.fail("the film is analysed again"))
     monkeypatch.setattr(Film, "open", lambda *_: pytest.fail("the film's frames are counted again"))
     code, out, err = film("render", "p")
     assert code == 0, err

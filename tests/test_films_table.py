@@ -13,7 +13,7 @@ from dubmill import media
 from dubmill.dubbing import longform
 from dubmill.dubbing.clip_size import ClipSize
 from dubmill.dubbing.longform import Film, FilmJob, pieces
-from dubmill.errors import UnreadableMediaError, UnsupportedTextError
+from dubmill.errors import UnreadableMediaError, UnsupportedTextError, UsageError
 from dubmill.faces import NO_DETECTION
 from dubmill.text.subtitles import Cue
 
@@ -202,3 +202,13 @@ def test_a_silent_recording_is_refused_before_anything_is_opened(tmp_path):
     (tmp_path / "voice.wav").write_bytes(media.wav_bytes(np.zeros((1, 16000), np.float32), 16000))
     with pytest.raises(UnreadableMediaError, match="silent"):
         longform.check_recording(tmp_path / "voice.wav")
+
+
+def test_the_length_of_a_segments_recording_is_that_of_its_speech(tmp_path):
+    """The room's noise after the words, and blocks without any sound, do not count."""
+    sound_N = np.full(80_000, 1e-3, np.float32)  # 5 s, in three blocks
+    sound_N[:40_000] = 0.5
+    (tmp_path / "voice.wav").write_bytes(media.wav_bytes(sound_N[None], 16000))
+    longform.check_segment_recording(tmp_path / "voice.wav", 2.5)
+    with pytest.raises(UsageError, match=r"until 2\.50 s, and its segment lasts 2\.00 s"):
+        longform.check_segment_recording(tmp_path / "voice.wav", 2.0)
