@@ -909,7 +909,6 @@ IMAGE_STEPS = {
 
 MEASURING = {
     "faster_whisper",
-    "sherpa_onnx",
     "jiwer",
     "num2words",
     "onnxruntime",
