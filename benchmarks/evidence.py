@@ -158,7 +158,7 @@ def table(line: Line, arms: Sequence[Arm], num_seeds: int, evaluate: EvaluatePar
     names = [f"`{name}`" for name in SHOWN]
     lines = [f"| arm | pairs (puppets) | seeds | {' | '.join(names)} |", f"|{'---|' * (len(SHOWN) + 3)}"]
     for name, frames in by_arm.items():
-        cells = [_with_spread([float(np.nanmean(frame[metric].to_numpy())) for frame in frames]) for metric in SHOWN]
+        cells = [_with_spread([float(frame[metric].mean()) for frame in frames]) for metric in SHOWN]
         lines.append(f"| {name} | {pairs[name]} | {len(frames)} | {' | '.join(cells)} |")
     first, *others = by_arm
     cells_of: dict[str, list[str]] = {name: [] for name in others}
@@ -241,7 +241,8 @@ def page(line: Line, given: argparse.Namespace) -> str:
     lines = [
         "# Evidence, on nano",
         "",
-        f"`python -m benchmarks.evidence FOLDER{' --quick' if given.quick else ''} --seeds {given.seeds}` wrote this page: nano, "
+        f"`python -m benchmarks.evidence FOLDER --experiments {' '.join(given.experiments)}{' --quick' if given.quick else ''} "
+        f"--seeds {given.seeds}` wrote this page: nano, "
         f"{line.params.prompts.num_heldout * 2} held-out pairs of {line.params.prompts.num_heldout} puppets, "
         f"{line.num_steps} optimizer steps where a row says nothing else. Of each prompt one pair is taken before a second one; "
         "true pairs and pairs without a mask are of the same prompts and halves as the self-made ones that the gate accepted. "
