@@ -197,7 +197,10 @@ def _with_spread(values: Sequence[float]) -> str:
 
 
 def failures(line: Line, num_seeds: int) -> str:
-    """Shares of clips outside each strict bound of the gate: of the base's dubs, of pairs, and of adapters trained on them."""
+    """Shares of clips outside each strict bound of the gate: of the base's dubs, of pairs, and of adapters trained on them.
+
+    The ceiling, the true dub after the codecs, tells which bounds of pairs no dub can keep.
+    """
     pairs = pd.DataFrame(list(line.measurements("gated").values()))
     training = pairs[pairs["split"] == "train"]
     columns = {
@@ -207,6 +210,7 @@ def failures(line: Line, num_seeds: int) -> str:
         "adapter of accepted pairs": figures(line, PLAIN, num_seeds),
         "adapter of all pairs": figures(line, Arm("", ("not gated",)), num_seeds),
         "adapter of true pairs": figures(line, Arm("", ("true",)), num_seeds),
+        "ceiling": figures(line, Arm("", method="ceiling"), 1),
     }
     columns = {name: pd.concat(frames) for name, frames in columns.items() if frames}
     lines = [f"| bound of the gate | {' | '.join(columns)} |", f"|{'---|' * (len(columns) + 1)}"]

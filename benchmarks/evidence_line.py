@@ -26,7 +26,7 @@ from dubmill.errors import UsageError
 from dubmill.generation.seeds import item_seed
 from dubmill.media.clips import Clip
 from dubmill.metrics import measure_pair
-from dubmill.quality import gates
+from dubmill.quality import apply_gates
 from dubmill.report.figures import SUBJECT
 from dubmill.report.measuring import HeldOutMeasurer
 from dubmill.steps.backbone import backbone
@@ -160,10 +160,14 @@ class Line:
                 seeds = [item_seed(self.params.dub.seed + 1 + attempt, row.seed) for row in rows]
                 speakers = [row.speaker for row in rows]
                 dubs = dubber.dub_batch(originals, [row.counterpart for row in rows], seeds, speakers=speakers)
-                for row, original, made in zip(rows, originals, dubs, strict=True):
-                    figures = measure_pair(original, made, row=row, scorers=scorers)
+                measured = [
+                    measure_pair(original, made, row=row, scorers=scorers)
+                    for row, original, made in zip(rows, originals, dubs, strict=True)
+                ]
+                good = passing(measured, self.params)
+                for row, made, figures in zip(rows, dubs, measured, strict=True):
                     voice = float(figures["voice_cosine"])
-                    if is_within(figures, self.params) and voice > best.get(row.id, (-1.0, made))[0]:
+                    if row.id in good and voice > best.get(row.id, (-1.0, made))[0]:
                         best[row.id] = voice, made
             files, kept = {}, []
             for row, original in zip(rows, originals, strict=True):
@@ -281,13 +285,9 @@ class Line:
         )
 
 
-def is_within(figures: Mapping[str, Any], params: Params) -> bool:
-    """Whether a pair's figures pass every strict gate; a figure that is not finite does not."""
-    return all(
-        figures[one.column] >= one.bound if one.is_minimum else figures[one.column] <= one.bound
-        for one in gates(params.gate)
-        if one.level == "strict"
-    )
+def passing(measurements: Sequence[Mapping[str, Any]], params: Params) -> set[str]:
+    """The ids of the measured pairs that the gate accepts."""
+    return {verdict.id for verdict in apply_gates(measurements, params.gate).verdicts if verdict.is_accepted}
 
 
 def slug(text: str) -> str:

@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save
 
 from benchmarks import evidence_line
 from benchmarks.evidence import EXPERIMENTS, ROOT, SHOWN, seeds_of, table
-from benchmarks.evidence_line import PAIRS, PER_CAPTION, PER_PAIR, PLAIN, Arm, Line, is_within
+from benchmarks.evidence_line import PAIRS, PER_CAPTION, PER_PAIR, PLAIN, Arm, Line, passing
 from dubmill.artifacts.manifest import Lineage
 from dubmill.artifacts.rows import Line as Words
 from dubmill.artifacts.rows import PairRow
@@ -147,8 +147,8 @@ def test_a_folder_of_other_params_is_refused(tmp_path):
 def test_a_dub_is_taken_for_the_second_round_only_within_every_strict_bound():
     strict = {name: bound for name, bound in PARAMS.gate.strict.model_dump().items() if bound != "none"}
     figures = {name[4:]: bound for name, bound in strict.items()}
-    assert is_within(figures, PARAMS)
-    for name in figures:
-        worse = -1 if f"min_{name}" in strict else 1
-        assert not is_within({**figures, name: figures[name] + worse}, PARAMS)
-        assert not is_within({**figures, name: float("nan")}, PARAMS)
+    worse = {name: figures[name] + (-1 if f"min_{name}" in strict else 1) for name in figures}
+    rows = [{**figures, "id": "good"}]
+    rows += [{**figures, name: value, "id": f"worse {name}"} for name, value in worse.items()]
+    rows += [{**figures, name: float("nan"), "id": f"unknown {name}"} for name in figures]
+    assert passing(rows, PARAMS) == {"good"}

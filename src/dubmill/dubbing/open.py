@@ -89,8 +89,14 @@ def open_dubber(backbone: Path, source: ModelSource, *, beside: ClipDubber | Non
     if beside is None:
         return Dubber.load(Backbone.open(backbone), adapter, strength=source.strength, sampling=sampling)
     assert isinstance(beside, Dubber), "only a loaded model has a transformer to share"
-    shared = {"modules": beside.modules, "name": f"dub_{uuid.uuid4().hex[:12]}"}
-    return Dubber.load(beside.backbone, adapter, strength=source.strength, sampling=sampling, **shared)
+    return Dubber.load(
+        beside.backbone,
+        adapter,
+        strength=source.strength,
+        sampling=sampling,
+        modules=beside.modules,
+        name=f"dub_{uuid.uuid4().hex[:12]}",
+    )
 
 
 def line_fitter(backbone: Path) -> Callable[[Line, float], Fit]:
@@ -210,9 +216,7 @@ def with_separated_background(
         DubmillError: see `DubbingService.open_film` and `separated_background`.
     """
     source.check_language(request.language)
-    film = Film.open(
-        request.path, source.size, limits=FILM_LIMITS, tone_map=request.tone_map, track=request.track
-    )  # fmt: skip
+    film = Film.open(request.path, source.size, limits=FILM_LIMITS, tone_map=request.tone_map, track=request.track)
     if not isinstance(request.words, str):  # what no chunk can hold is refused before minutes of separation
         plan_chunks(request.words, FilmAnalysis(np.zeros(film.num_frames, np.float32), ()), film.size)
     background = separated_background(film, separator, chunks_folder(out), progress)
